@@ -1,0 +1,65 @@
+// Package digest has the hash values that the project's documents carry:
+// fixed-size, lower-case hex in JSON, refused in any other spelling.
+package digest
+
+import (
+	"crypto/sha256"
+	"crypto/sha512"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"strings"
+)
+
+// ErrFormat is returned for text that is not lower-case hex of the right
+// length.
+var ErrFormat = errors.New("not lower-case hex of the right length")
+
+// SHA256 is a 32-byte value, usually a SHA-256.
+type SHA256 [32]byte
+
+// SHA384 is a 48-byte value: a TDX or SNP measurement.
+type SHA384 [48]byte
+
+// Sum256 returns the SHA-256 of b.
+func Sum256(b []byte) SHA256 { return sha256.Sum256(b) }
+
+// Sum384 returns the SHA-384 of b.
+func Sum384(b []byte) SHA384 { return sha512.Sum384(b) }
+
+// Parse256 reads 64 lower-case hex digits.
+func Parse256(s string) (SHA256, error) {
+	var d SHA256
+	return d, parse(d[:], s)
+}
+
+// String returns lower-case hex.
+func (d SHA256) String() string { return hex.EncodeToString(d[:]) }
+
+// IsZero reports whether every byte is zero.
+func (d SHA256) IsZero() bool { return d == SHA256{} }
+
+// MarshalText returns lower-case hex.
+func (d SHA256) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads 64 lower-case hex digits.
+func (d *SHA256) UnmarshalText(b []byte) error { return parse(d[:], string(b)) }
+
+// String returns lower-case hex.
+func (d SHA384) String() string { return hex.EncodeToString(d[:]) }
+
+// MarshalText returns lower-case hex.
+func (d SHA384) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// UnmarshalText reads 96 lower-case hex digits.
+func (d *SHA384) UnmarshalText(b []byte) error { return parse(d[:], string(b)) }
+
+func parse(dst []byte, s string) error {
+	if len(s) != 2*len(dst) || strings.ToLower(s) != s {
+		return fmt.Errorf("reading hash %.16q: %w of %d digits", s, ErrFormat, 2*len(dst))
+	}
+	if _, err := hex.Decode(dst, []byte(s)); err != nil {
+		return fmt.Errorf("reading hash %.16q: %w", s, ErrFormat)
+	}
+	return nil
+}

@@ -1,0 +1,158 @@
+package evidence
+
+import (
+	"errors"
+	"fmt"
+	"regexp"
+
+	"cocoon/internal/jcs"
+	"cocoon/measurements/digest"
+)
+
+// Roles and engine kinds that a config may name.
+const (
+	RoleWorker        = "worker"
+	EngineLlamaServer = "llama-server"
+	GPUModeNone       = "none"
+)
+
+// Verity fixes the bytes of a read-only disk: the parameters of its dm-verity
+// target (SHA-256, 4096-byte data and hash blocks, hash format 1). The hash
+// tree follows the data on the same disk, without a superblock.
+type Verity struct {
+	Root       digest.SHA256 `json:"root"`
+	Salt       digest.SHA256 `json:"salt"`
+	DataBlocks uint64        `json:"data_blocks"`
+}
+
+// Config is the guest's configuration: closed, typed, measured before any key
+// is derived (DESIGN section 4). What an operator may change at any time is in
+// Operator instead.
+type Config struct {
+	Version   int          `json:"version"` // 1
+	Role      string       `json:"role"`
+	Model     ConfigModel  `json:"model"`
+	Engine    ConfigEngine `json:"engine"`
+	GPUs      ConfigGPUs   `json:"gpus"`
+	NetworkID int32        `json:"network_id"` // TON global id, 0 without a ledger
+	Registry  string       `json:"registry"`   // TON address of the registry, empty without a ledger
+}
+
+// ConfigModel is the model pack and the name under which it is served.
+type ConfigModel struct {
+	Name   string `json:"name"`
+	Verity Verity `json:"verity"`
+}
+
+// ConfigEngine is the inference engine: its root file system's pack and its
+// arguments, which the supervisor checks against the allow-list of its kind.
+// The engine's image digest is the verity root of its pack.
+type ConfigEngine struct {
+	Kind   string   `json:"kind"`
+	Verity Verity   `json:"verity"`
+	Args   []string `json:"args"`
+}
+
+// ConfigGPUs is what the supervisor must find, and find attested.
+type ConfigGPUs struct {
+	Count int    `json:"count"`
+	Mode  string `json:"mode"` // none, on, ppcie
+}
+
+var nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+
+// ParseConfig reads a config, which must be in RFC 8785 form, and validates
+// it.
+func ParseConfig(b []byte) (*Config, error) {
+	var c Config
+	if err := jcs.DecodeCanonical(b, MaxConfig, &c); err != nil {
+		return nil, fmt.Errorf("parsing config: %w", err)
+	}
+	if err := c.Validate(); err != nil {
+		return nil, fmt.Errorf("parsing config: %w", err)
+	}
+	return &c, nil
+}
+
+// Validate reports every field that is out of its range.
+func (c *Config) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if c.Version != 1 {
+		bad("config version %d, want 1", c.Version)
+	}
+	if c.Role != RoleWorker {
+		bad("role %q is unknown", c.Role)
+	}
+	if !nameRE.MatchString(c.Model.Name) {
+		bad("model name %q is not of the form a-z0-9._-", c.Model.Name)
+	}
+	if c.Engine.Kind != EngineLlamaServer {
+		bad("engine kind %q is unknown", c.Engine.Kind)
+	}
+	if len(c.Engine.Args) > 64 {
+		bad("%d engine arguments, at most 64", len(c.Engine.Args))
+	}
+	for _, a := range c.Engine.Args {
+		if len(a) > 256 {
+			bad("an engine argument of %d bytes, at most 256", len(a))
+		}
+	}
+	for what, v := range map[string]Verity{"model": c.Model.Verity, "engine": c.Engine.Verity} {
+		if v.Root.IsZero() || v.DataBlocks == 0 || v.DataBlocks > 1<<36 {
+			bad("%s verity parameters are out of range", what)
+		}
+	}
+	switch c.GPUs.Mode {
+	case GPUModeNone:
+		if c.GPUs.Count != 0 {
+			bad("gpu mode none with %d gpus", c.GPUs.Count)
+		}
+	case "on", "ppcie":
+		if c.GPUs.Count < 1 || c.GPUs.Count > MaxGPUs {
+			bad("gpu count %d, want 1 to %d", c.GPUs.Count, MaxGPUs)
+		}
+	default:
+		bad("gpu mode %q is unknown", c.GPUs.Mode)
+	}
+	if len(c.Registry) > 128 {
+		bad("registry address of %d bytes", len(c.Registry))
+	}
+	return errors.Join(errs...)
+}
+
+// Hash returns the SHA-256 of the JCS of the config.
+func (c *Config) Hash() (digest.SHA256, error) {
+	sum, err := jcs.Hash(c)
+	return digest.SHA256(sum), err
+}
+
+// Operator is operator.json: what the machine's operator may change at any
+// time. It is untrusted input that decides nothing about secrecy or identity.
+type Operator struct {
+	Version  int      `json:"version"`  // 1
+	Payout   string   `json:"payout"`   // TON address; it is bound by the claims
+	Verifier string   `json:"verifier"` // base URL of the verifier service
+	Gateways []string `json:"gateways"` // host:port of each gateway to dial
+	Limits   Limits   `json:"limits"`
+}
+
+// Limits bound what the worker takes on.
+type Limits struct {
+	MaxRequests int `json:"max_requests"` // concurrent requests, 0 for the default
+}
+
+// ParseOperator reads operator.json, strictly.
+func ParseOperator(b []byte) (*Operator, error) {
+	var o Operator
+	if err := jcs.Decode(b, MaxConfig, &o); err != nil {
+		return nil, fmt.Errorf("parsing operator config: %w", err)
+	}
+	if o.Version != 1 {
+		return nil, fmt.Errorf("parsing operator config: version %d, want 1", o.Version)
+	}
+	if len(o.Gateways) > 16 || o.Limits.MaxRequests < 0 || o.Limits.MaxRequests > 4096 {
+		return nil, errors.New("parsing operator config: at most 16 gateways and 4096 requests")
+	}
+	return &o, nil
+}

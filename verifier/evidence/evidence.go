@@ -1,0 +1,138 @@
+package evidence
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"cocoon/internal/jcs"
+	"cocoon/measurements/digest"
+)
+
+// Profile names this version of the evidence format.
+const Profile = "urn:cocoon:evidence:1"
+
+// MediaType is the media type of Evidence.
+const MediaType = "application/vnd.cocoon.evidence+json"
+
+// Types of CPU evidence.
+const (
+	TypeTDX   = "tdx"
+	TypeSNP   = "snp"
+	TypeSGX   = "sgx"
+	TypeTPM   = "tpm"
+	TypeAzTDX = "az-tdx"
+	TypeAzSNP = "az-snp"
+)
+
+// Evidence is what a VM shows a verifier or a client.
+type Evidence struct {
+	Profile     string          `json:"profile"`
+	Claims      Claims          `json:"claims"`
+	Config      Config          `json:"config"`
+	NonceInputs []digest.SHA256 `json:"nonce_inputs"` // sorted contributions to the nonce
+	CPU         CPU             `json:"cpu"`
+	GPUs        []GPU           `json:"gpus"`                 // never null
+	Collateral  json.RawMessage `json:"collateral,omitempty"` // helps an offline verifier; never trusted unverified
+}
+
+// CPU is the evidence of the CPU's TEE, or of a TPM.
+type CPU struct {
+	Type          string         `json:"type"`
+	Quote         []byte         `json:"quote"`               // TDX/SGX quote, SNP report, or TPMS_ATTEST
+	Signature     []byte         `json:"signature,omitempty"` // TPM only: TPMT_SIGNATURE
+	CertChain     [][]byte       `json:"cert_chain"`          // DER, leaf first: AK certificate, VCEK/VLEK; never null
+	EventLog      []byte         `json:"event_log,omitempty"` // TCG log (crypto-agile) or CCEL
+	RuntimeEvents []RuntimeEvent `json:"runtime_events"`      // RTMR3 or PCR 15, in order; never null
+}
+
+// GPU is the evidence of one GPU.
+type GPU struct {
+	Report []byte   `json:"report"` // SPDM GET_MEASUREMENTS request and response
+	Chain  [][]byte `json:"chain"`  // DER, leaf first
+}
+
+// Names of runtime events, in the order in which they must occur.
+const (
+	EventConfig = "config" // value: hex of the config's SHA-256
+	EventModel  = "model"  // value: hex of the model's verity root
+	EventGPU    = "gpu"    // value: count ":" mode
+)
+
+// RuntimeEvent is one extension of RTMR3 or PCR 15 by the supervisor. The
+// register is extended with the bank's hash of the JCS of the event.
+type RuntimeEvent struct {
+	Event string `json:"event"`
+	Value string `json:"value"`
+}
+
+// Bytes returns what the register's hash is taken over.
+func (e RuntimeEvent) Bytes() ([]byte, error) { return jcs.Marshal(e) }
+
+// RuntimeEvents returns the events that a supervisor with this config
+// records, in order (DESIGN section 4, runtime measurements).
+func RuntimeEvents(c *Config) ([]RuntimeEvent, error) {
+	h, err := c.Hash()
+	if err != nil {
+		return nil, fmt.Errorf("hashing config: %w", err)
+	}
+	return []RuntimeEvent{
+		{EventConfig, h.String()},
+		{EventModel, c.Model.Verity.Root.String()},
+		{EventGPU, fmt.Sprintf("%d:%s", c.GPUs.Count, c.GPUs.Mode)},
+	}, nil
+}
+
+// Parse reads evidence and checks its form: known profile and CPU type,
+// bounded counts, valid config. It does not decide whether it is true.
+func Parse(b []byte) (*Evidence, error) {
+	var e Evidence
+	if err := jcs.Decode(b, MaxEvidence, &e); err != nil {
+		return nil, fmt.Errorf("parsing evidence: %w", err)
+	}
+	if err := e.validate(); err != nil {
+		return nil, fmt.Errorf("parsing evidence: %w", err)
+	}
+	return &e, nil
+}
+
+func (e *Evidence) validate() error {
+	var errs []error
+	if e.Profile != Profile {
+		errs = append(errs, fmt.Errorf("profile %.64q is unknown", e.Profile))
+	}
+	switch e.CPU.Type {
+	case TypeTDX, TypeSNP, TypeSGX, TypeTPM, TypeAzTDX, TypeAzSNP:
+	default:
+		errs = append(errs, fmt.Errorf("cpu type %.64q is unknown", e.CPU.Type))
+	}
+	if len(e.NonceInputs) == 0 || len(e.NonceInputs) > MaxNonceInputs {
+		errs = append(errs, fmt.Errorf("%d nonce inputs, want 1 to %d", len(e.NonceInputs), MaxNonceInputs))
+	}
+	if len(e.GPUs) > MaxGPUs || len(e.CPU.CertChain) > 8 || len(e.CPU.RuntimeEvents) > 256 {
+		errs = append(errs, errors.New("too many gpus, certificates or runtime events"))
+	}
+	if err := e.Config.Validate(); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Marshal returns the evidence in RFC 8785 form.
+func (e *Evidence) Marshal() ([]byte, error) { return jcs.Marshal(e) }
+
+// Hash returns the SHA-256 of the JCS of the evidence, its identity in
+// verdicts.
+func (e *Evidence) Hash() (digest.SHA256, error) {
+	sum, err := jcs.Hash(e)
+	return digest.SHA256(sum), err
+}
+
+// GPUHash returns SHA-256(JCS(gpus)), which the claims carry.
+func GPUHash(gpus []GPU) (digest.SHA256, error) {
+	if gpus == nil {
+		gpus = []GPU{}
+	}
+	sum, err := jcs.Hash(gpus)
+	return digest.SHA256(sum), err
+}
