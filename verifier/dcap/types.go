@@ -1,0 +1,90 @@
+// Package dcap is what TDX and SGX quote verification have in common: the
+// options, the order of the checks, the caches, and the part of the result
+// that does not depend on the TEE. Packages tdx and sgx are its users' way in.
+package dcap
+
+import (
+	"time"
+
+	"cocoon/verifier/collateral"
+	"cocoon/verifier/pck"
+	"cocoon/verifier/result"
+	"cocoon/verifier/tcb"
+)
+
+// Options of a verification. One Options value may serve any number of
+// concurrent verifications; it is never written to.
+type Options struct {
+	// Roots are the trusted root certificates; nil: Intel's production root.
+	// A Collateral set that was opened under other roots is refused.
+	Roots *pck.Roots
+	// Now is the time of verification; zero: Clock's, or the present.
+	Now time.Time
+	// Clock gives the time where Now is zero; nil: time.Now.
+	Clock func() time.Time
+	// Collateral is opened collateral; nil: RawCollateral is opened anew in
+	// each verification. One of the two is needed.
+	Collateral    *collateral.Set
+	RawCollateral *collateral.Raw
+	// CollateralGrace is how long after its next update a part of the
+	// collateral is still taken.
+	CollateralGrace time.Duration
+	// PCKChain is a PEM chain, leaf first, for quotes whose certification
+	// data does not carry one (types 1 to 3). It is ignored otherwise.
+	PCKChain []byte
+	// AllowZeroPadding accepts zero bytes after the quote.
+	AllowZeroPadding bool
+	// Cache keeps verified PCK chains and, where it is told to, QE reports;
+	// nil: nothing is kept.
+	Cache *Cache
+}
+
+// Result is what TDX and SGX results have in common.
+type Result struct {
+	TEE      string         `json:"tee"`     // "tdx" or "sgx"
+	Version  int            `json:"version"` // of the quote
+	Genuine  bool           `json:"genuine"` // no check failed: cryptography, binding, times; not Revoked, not NotSupported
+	TCB      TCB            `json:"tcb"`
+	Debug    bool           `json:"debug"`
+	Platform Platform       `json:"platform"`
+	Dates    Dates          `json:"collateral"`
+	Checks   []result.Check `json:"checks"`
+}
+
+// TCB is the converged TCB status and what it was made from. Its Verdict is
+// of the launch TCB, its Status after the relaunch rule. It is empty where the
+// cryptography does not hold.
+type TCB struct {
+	tcb.Verdict
+	Evaluation int          `json:"evaluation,omitempty"` // tcbEvaluationDataNumber, the lower of TCB info and QE identity
+	Launch     *tcb.Verdict `json:"launch,omitempty"`     // TD 1.5 and later in quote v5: of TEE_TCB_SVN
+	Current    *tcb.Verdict `json:"current,omitempty"`    // likewise, of TEE_TCB_SVN2
+}
+
+// Platform is what the PCK certificate says of the platform.
+type Platform struct {
+	FMSPC   string `json:"fmspc,omitempty"` // lower-case hex
+	PCEID   string `json:"pceid,omitempty"`
+	PPID    string `json:"ppid,omitempty"`
+	CPUSVN  string `json:"cpusvn,omitempty"`
+	PCESVN  uint16 `json:"pcesvn"`
+	CA      pck.CA `json:"ca,omitempty"`
+	SGXType int    `json:"sgx_type"`
+	// InstanceID is the platform instance ID, Platform CA only.
+	InstanceID string `json:"platform_instance_id,omitempty"`
+	// Flags are nil where the certificate does not state them.
+	DynamicPlatform *bool `json:"dynamic_platform,omitempty"`
+	CachedKeys      *bool `json:"cached_keys,omitempty"`
+	SMTEnabled      *bool `json:"smt_enabled,omitempty"`
+}
+
+// Dates are the dates and numbers of the collateral that was used.
+type Dates struct {
+	EarliestIssue  time.Time         `json:"earliest_issue,omitzero"`
+	LatestIssue    time.Time         `json:"latest_issue,omitzero"`
+	EarliestExpiry time.Time         `json:"earliest_expiry,omitzero"`
+	RootCRLNumber  string            `json:"root_ca_crl_number,omitempty"` // decimal
+	PCKCRLNumber   string            `json:"pck_crl_number,omitempty"`
+	Parts          []collateral.Part `json:"parts,omitempty"`
+	Hash           string            `json:"sha256,omitempty"` // of the Set
+}

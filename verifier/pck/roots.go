@@ -1,0 +1,88 @@
+package pck
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"crypto/x509"
+	_ "embed"
+	"encoding/pem"
+	"errors"
+	"fmt"
+)
+
+// intelRootPEM is the Intel SGX Root CA, valid 2018-05-21 to 2049-12-31. It is
+// published at
+// https://certificates.trustedservices.intel.com/Intel_SGX_Provisioning_Certification_RootCA.pem;
+// SHA-256 of the DER:
+// 44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3.
+//
+//go:embed intel_sgx_root_ca.pem
+var intelRootPEM []byte
+
+// Roots is a set of trusted root certificates, compared byte for byte.
+type Roots struct {
+	certs []*x509.Certificate
+	hash  [32]byte
+}
+
+// IntelRoots returns Intel's production root.
+func IntelRoots() *Roots {
+	r, err := ParseRoots(intelRootPEM)
+	if err != nil {
+		panic("pck: embedded root certificate: " + err.Error())
+	}
+	return r
+}
+
+// maxRoots bounds a file of roots.
+const maxRoots = 16
+
+// ParseRoots reads root certificates from PEM. Each must be a self-signed CA
+// certificate with an ECDSA P-256 key; between 1 and 16 are taken.
+func ParseRoots(pemData []byte) (*Roots, error) {
+	r := &Roots{}
+	for rest := bytes.TrimSpace(pemData); len(rest) > 0; rest = bytes.TrimSpace(rest) {
+		block, more := pem.Decode(rest)
+		if block == nil || block.Type != "CERTIFICATE" {
+			return nil, errors.New("parsing roots: not a PEM certificate")
+		}
+		if len(r.certs) == maxRoots {
+			return nil, fmt.Errorf("parsing roots: more than %d certificates", maxRoots)
+		}
+		cert, err := x509.ParseCertificate(block.Bytes)
+		if err != nil {
+			return nil, fmt.Errorf("parsing roots: %w", err)
+		}
+		if err := checkShape(cert, true); err != nil {
+			return nil, fmt.Errorf("parsing roots: %w", err)
+		}
+		if err := checkSignature(cert, cert); err != nil {
+			return nil, fmt.Errorf("parsing roots: %w", err)
+		}
+		r.certs = append(r.certs, cert)
+		rest = more
+	}
+	if len(r.certs) == 0 {
+		return nil, errors.New("parsing roots: no certificate")
+	}
+	h := sha256.New()
+	for _, c := range r.certs {
+		d := sha256.Sum256(c.Raw)
+		h.Write(d[:])
+	}
+	h.Sum(r.hash[:0])
+	return r, nil
+}
+
+// Find returns the pinned certificate whose DER is der, or nil.
+func (r *Roots) Find(der []byte) *x509.Certificate {
+	for _, c := range r.certs {
+		if bytes.Equal(c.Raw, der) {
+			return c
+		}
+	}
+	return nil
+}
+
+// Hash identifies the set of roots.
+func (r *Roots) Hash() [32]byte { return r.hash }
