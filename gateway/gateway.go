@@ -1,0 +1,287 @@
+// Package gateway is the blind relay between clients and workers. Workers
+// dial in and hold a tunnel (package tunnel); a client sends
+//
+//	CONNECT <receipt key, 64 hex digits>:443
+//
+// and gets a stream to the worker with that key, over which it runs TLS to
+// the enclave. The gateway sees ciphertext, sizes and times, and is trusted
+// with nothing else. GET /v1/workers lists who is connected.
+package gateway
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"sort"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/hashicorp/yamux"
+
+	"cocoon/gateway/tunnel"
+	"cocoon/measurements/digest"
+)
+
+// Default limits of a gateway.
+const (
+	DefaultMaxWorkers          = 4096
+	DefaultMaxStreamsPerWorker = 256
+	DefaultIdleTimeout         = 10 * time.Minute
+)
+
+// Options configure a Gateway; zero values mean the defaults above.
+type Options struct {
+	Certificate         tls.Certificate // any certificate: peers do not rely on it
+	MaxWorkers          int
+	MaxStreamsPerWorker int
+	IdleTimeout         time.Duration // of a relayed stream without traffic
+	Clock               func() time.Time
+	Log                 *slog.Logger
+}
+
+// Gateway relays streams. Use New.
+type Gateway struct {
+	opt Options
+	mu  sync.Mutex
+	wrk map[digest.SHA256]*worker
+}
+
+type worker struct {
+	hello   tunnel.Hello
+	sess    *yamux.Session
+	since   time.Time
+	streams int
+}
+
+// Worker is one line of GET /v1/workers.
+type Worker struct {
+	ReceiptKey digest.SHA256 `json:"receipt_key"`
+	Model      string        `json:"model"` // the worker's word; attestation decides
+	Since      time.Time     `json:"since"`
+	Streams    int           `json:"streams"`
+}
+
+// New returns a Gateway.
+func New(opt Options) *Gateway {
+	if opt.MaxWorkers == 0 {
+		opt.MaxWorkers = DefaultMaxWorkers
+	}
+	if opt.MaxStreamsPerWorker == 0 {
+		opt.MaxStreamsPerWorker = DefaultMaxStreamsPerWorker
+	}
+	if opt.IdleTimeout == 0 {
+		opt.IdleTimeout = DefaultIdleTimeout
+	}
+	if opt.Clock == nil {
+		opt.Clock = time.Now
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Gateway{opt: opt, wrk: map[digest.SHA256]*worker{}}
+}
+
+// Serve accepts connections on ln until ctx ends, then closes every tunnel.
+func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error {
+	srv := &http.Server{
+		Handler:           g,
+		ReadHeaderTimeout: 15 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    16 << 10,
+		ErrorLog:          slog.NewLogLogger(g.opt.Log.Handler(), slog.LevelDebug),
+		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){
+			tunnel.ALPN: func(_ *http.Server, c *tls.Conn, _ http.Handler) { g.serveWorker(c) },
+		},
+	}
+	tln := tls.NewListener(ln, &tls.Config{
+		MinVersion:   tls.VersionTLS13,
+		Certificates: []tls.Certificate{g.opt.Certificate},
+		NextProtos:   []string{tunnel.ALPN, "http/1.1"},
+	})
+	stop := context.AfterFunc(ctx, func() {
+		srv.Close()
+		g.mu.Lock()
+		defer g.mu.Unlock()
+		for _, w := range g.wrk {
+			w.sess.Close()
+		}
+	})
+	defer stop()
+	err := srv.Serve(tln)
+	if errors.Is(err, http.ErrServerClosed) && ctx.Err() != nil {
+		return nil
+	}
+	return err
+}
+
+func (g *Gateway) serveWorker(c *tls.Conn) {
+	defer c.Close()
+	h, sess, err := tunnel.Accept(c, g.admit)
+	if err != nil {
+		g.opt.Log.Info("worker refused", "remote", c.RemoteAddr().String(), "err", err)
+		return
+	}
+	w := &worker{hello: h, sess: sess, since: g.opt.Clock().UTC()}
+	g.mu.Lock()
+	old := g.wrk[h.ReceiptKey]
+	g.wrk[h.ReceiptKey] = w
+	g.mu.Unlock()
+	if old != nil {
+		// The key's holder came back, after a cut line, say: it has proven
+		// the key anew, so the new tunnel wins.
+		old.sess.Close()
+	}
+	g.opt.Log.Info("worker connected", "receipt_key", h.ReceiptKey.String(), "model", h.Model)
+	<-sess.CloseChan()
+	g.mu.Lock()
+	if g.wrk[h.ReceiptKey] == w {
+		delete(g.wrk, h.ReceiptKey)
+	}
+	g.mu.Unlock()
+	g.opt.Log.Info("worker gone", "receipt_key", h.ReceiptKey.String())
+}
+
+func (g *Gateway) admit(h tunnel.Hello) (code, reason string) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if _, again := g.wrk[h.ReceiptKey]; !again && len(g.wrk) >= g.opt.MaxWorkers {
+		return "gateway.full", "the gateway holds as many workers as it may"
+	}
+	return "", ""
+}
+
+// Workers lists the connected workers, by receipt key.
+func (g *Gateway) Workers() []Worker {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	list := make([]Worker, 0, len(g.wrk))
+	for k, w := range g.wrk {
+		list = append(list, Worker{k, w.hello.Model, w.since, w.streams})
+	}
+	sort.Slice(list, func(i, j int) bool { return list[i].ReceiptKey.String() < list[j].ReceiptKey.String() })
+	return list
+}
+
+// ServeHTTP answers CONNECT, GET /v1/workers and GET /healthz.
+func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	switch {
+	case r.Method == http.MethodConnect:
+		g.connect(w, r)
+	case r.Method == http.MethodGet && r.URL.Path == "/v1/workers":
+		w.Header().Set("Content-Type", "application/json")
+		_ = json.NewEncoder(w).Encode(map[string]any{"workers": g.Workers()})
+	case r.Method == http.MethodGet && r.URL.Path == "/healthz":
+		_, _ = io.WriteString(w, "ok\n")
+	default:
+		problem(w, http.StatusNotFound, "gateway.not_found", "the gateway knows CONNECT, GET /v1/workers and GET /healthz")
+	}
+}
+
+func (g *Gateway) connect(w http.ResponseWriter, r *http.Request) {
+	key, err := digest.Parse256(strings.TrimSuffix(r.Host, ":443"))
+	if err != nil {
+		problem(w, http.StatusBadRequest, "gateway.target", "CONNECT wants <receipt key, 64 hex digits>:443")
+		return
+	}
+	stream, code, reason := g.open(key)
+	if stream == nil {
+		problem(w, http.StatusBadGateway, code, reason)
+		return
+	}
+	defer g.release(key)
+	defer stream.Close()
+	hj, ok := w.(http.Hijacker)
+	if !ok {
+		problem(w, http.StatusInternalServerError, "gateway.protocol", "CONNECT works over HTTP/1.1 only")
+		return
+	}
+	conn, buf, err := hj.Hijack()
+	if err != nil {
+		return
+	}
+	defer conn.Close()
+	if _, err := io.WriteString(conn, "HTTP/1.1 200 Connection established\r\n\r\n"); err != nil {
+		return
+	}
+	relay(conn, buf.Reader, stream, g.opt.IdleTimeout)
+}
+
+func (g *Gateway) open(key digest.SHA256) (net.Conn, string, string) {
+	g.mu.Lock()
+	wk := g.wrk[key]
+	if wk == nil {
+		g.mu.Unlock()
+		return nil, "gateway.worker_absent", "no worker with this receipt key is connected"
+	}
+	if wk.streams >= g.opt.MaxStreamsPerWorker {
+		g.mu.Unlock()
+		return nil, "gateway.worker_busy", "the worker has as many connections as it may"
+	}
+	wk.streams++
+	g.mu.Unlock()
+	s, err := wk.sess.Open()
+	if err != nil {
+		g.release(key)
+		return nil, "gateway.worker_absent", "the worker's tunnel is closing"
+	}
+	return s, "", ""
+}
+
+func (g *Gateway) release(key digest.SHA256) {
+	g.mu.Lock()
+	defer g.mu.Unlock()
+	if wk := g.wrk[key]; wk != nil && wk.streams > 0 {
+		wk.streams--
+	}
+}
+
+// relay copies both ways until both ends are done or nothing moved for idle.
+func relay(client net.Conn, fromClient io.Reader, stream net.Conn, idle time.Duration) {
+	done := make(chan struct{}, 2)
+	pipe := func(dst net.Conn, src io.Reader, srcConn net.Conn) {
+		defer func() { done <- struct{}{} }()
+		buf := make([]byte, 32<<10)
+		for {
+			until := time.Now().Add(idle)
+			if srcConn.SetReadDeadline(until) != nil || dst.SetWriteDeadline(until) != nil {
+				break
+			}
+			n, err := src.Read(buf)
+			if n > 0 {
+				if _, werr := dst.Write(buf[:n]); werr != nil {
+					break
+				}
+			}
+			if err != nil {
+				break
+			}
+		}
+		if cw, ok := dst.(interface{ CloseWrite() error }); ok {
+			_ = cw.CloseWrite()
+		} else {
+			_ = dst.Close()
+		}
+	}
+	go pipe(stream, fromClient, client)
+	go pipe(client, stream, stream)
+	<-done
+	// One direction has ended; the other may still flush what is under way.
+	select {
+	case <-done:
+	case <-time.After(5 * time.Second):
+	}
+}
+
+func problem(w http.ResponseWriter, status int, code, detail string) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]any{
+		"type": "about:blank", "title": http.StatusText(status), "status": status, "code": code, "detail": detail,
+	})
+}

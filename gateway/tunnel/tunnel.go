@@ -1,0 +1,198 @@
+// Package tunnel is the connection between a worker and a gateway: the worker
+// dials out, proves that it holds its receipt key, and then accepts the
+// clients' connections as streams of one multiplexed session (yamux). A
+// worker needs no inbound port (DESIGN section 2). Neither side trusts the
+// other with plaintext: the streams carry TLS that ends in the enclave.
+package tunnel
+
+import (
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"encoding/binary"
+	"fmt"
+	"io"
+	"net"
+	"time"
+
+	"github.com/hashicorp/yamux"
+
+	"cocoon/internal/fault"
+	"cocoon/internal/jcs"
+	"cocoon/measurements/digest"
+)
+
+// ALPN selects the tunnel on a gateway's TLS port.
+const ALPN = "cocoon-tunnel/1"
+
+// exporterLabel ties the worker's proof to one TLS connection, so that a
+// gateway cannot pass it on to another gateway.
+const exporterLabel = "EXPORTER-cocoon-tunnel"
+
+const (
+	maxFrame         = 4 << 10
+	handshakeTimeout = 15 * time.Second
+)
+
+// Hello is the worker's first frame.
+type Hello struct {
+	ReceiptKey digest.SHA256 `json:"receipt_key"` // raw Ed25519 public key
+	Model      string        `json:"model"`       // what it says it serves; decides nothing
+	Signature  []byte        `json:"signature"`   // Ed25519 over "cocoon-tunnel-v1" ‖ exporter
+}
+
+// Reply is the gateway's answer: Code is empty where the worker is accepted.
+type Reply struct {
+	Code   string `json:"code"`
+	Reason string `json:"reason"`
+}
+
+func proof(cs *tls.ConnectionState) ([]byte, error) {
+	exp, err := cs.ExportKeyingMaterial(exporterLabel, nil, 32)
+	if err != nil {
+		return nil, fmt.Errorf("exporting keying material: %w", err)
+	}
+	return append([]byte("cocoon-tunnel-v1"), exp...), nil
+}
+
+// Config returns the yamux settings that both sides use.
+func Config() *yamux.Config {
+	c := yamux.DefaultConfig()
+	c.LogOutput = io.Discard
+	c.AcceptBacklog = 128
+	c.KeepAliveInterval = 20 * time.Second
+	// Emulated guests stall for seconds under load; a short limit would cut
+	// live sessions.
+	c.ConnectionWriteTimeout = 30 * time.Second
+	return c
+}
+
+// Dial connects a worker to the gateway at addr (host:port), proves key, and
+// returns a listener whose connections are the clients'. Closing the listener
+// ends the session; Accept returns an error when the gateway goes away, and
+// the caller dials again.
+func Dial(ctx context.Context, addr string, key ed25519.PrivateKey, model string) (net.Listener, error) {
+	d := &tls.Dialer{Config: &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		NextProtos: []string{ALPN},
+		// The gateway is not trusted with anything (DESIGN section 2): TLS
+		// here hides from the network who talks to whom, no more.
+		InsecureSkipVerify: true,
+	}}
+	ctx, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	defer cancel()
+	raw, err := d.DialContext(ctx, "tcp", addr)
+	if err != nil {
+		return nil, fault.New(fault.ExitNetwork, "tunnel.dial", "check the gateway's address and that it runs", "dialing gateway %s: %w", addr, err)
+	}
+	sess, err := hello(raw.(*tls.Conn), key, model)
+	if err != nil {
+		raw.Close()
+		return nil, err
+	}
+	return sess, nil
+}
+
+func hello(conn *tls.Conn, key ed25519.PrivateKey, model string) (net.Listener, error) {
+	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+		return nil, fmt.Errorf("setting deadline: %w", err)
+	}
+	cs := conn.ConnectionState()
+	if cs.NegotiatedProtocol != ALPN {
+		return nil, fault.New(fault.ExitNetwork, "tunnel.protocol", "the address is no gateway of this version", "greeting gateway: it does not speak %s", ALPN)
+	}
+	msg, err := proof(&cs)
+	if err != nil {
+		return nil, err
+	}
+	h := Hello{Model: model, Signature: ed25519.Sign(key, msg)}
+	copy(h.ReceiptKey[:], key.Public().(ed25519.PublicKey))
+	if err := writeFrame(conn, h); err != nil {
+		return nil, fault.New(fault.ExitNetwork, "tunnel.network", "try again", "greeting gateway: %w", err)
+	}
+	var r Reply
+	if err := readFrame(conn, &r); err != nil {
+		return nil, fault.New(fault.ExitNetwork, "tunnel.network", "try again", "greeting gateway: %w", err)
+	}
+	if r.Code != "" {
+		return nil, fault.New(fault.ExitNetwork, r.Code, "use another gateway", "greeting gateway: refused: %.200s", r.Reason)
+	}
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return nil, fmt.Errorf("clearing deadline: %w", err)
+	}
+	sess, err := yamux.Server(conn, Config())
+	if err != nil {
+		return nil, fmt.Errorf("starting tunnel: %w", err)
+	}
+	return sess, nil
+}
+
+// Accept is the gateway's side of Dial: it reads and verifies the hello on a
+// connection whose ALPN was negotiated, and returns the worker's key and the
+// session on which streams are opened. admit may refuse the worker with a
+// code and a reason.
+func Accept(conn *tls.Conn, admit func(Hello) (code, reason string)) (Hello, *yamux.Session, error) {
+	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
+		return Hello{}, nil, fmt.Errorf("setting deadline: %w", err)
+	}
+	var h Hello
+	if err := readFrame(conn, &h); err != nil {
+		return Hello{}, nil, fmt.Errorf("reading hello: %w", err)
+	}
+	cs := conn.ConnectionState()
+	msg, err := proof(&cs)
+	if err != nil {
+		return Hello{}, nil, err
+	}
+	var r Reply
+	if !ed25519.Verify(h.ReceiptKey[:], msg, h.Signature) {
+		r = Reply{"tunnel.proof", "the receipt key did not sign for this connection"}
+	} else if len(h.Model) > 128 {
+		r = Reply{"tunnel.hello", "model name too long"}
+	} else {
+		r.Code, r.Reason = admit(h)
+	}
+	if err := writeFrame(conn, r); err != nil {
+		return Hello{}, nil, fmt.Errorf("answering hello: %w", err)
+	}
+	if r.Code != "" {
+		return Hello{}, nil, fmt.Errorf("refusing worker: %s [%s]", r.Reason, r.Code)
+	}
+	if err := conn.SetDeadline(time.Time{}); err != nil {
+		return Hello{}, nil, fmt.Errorf("clearing deadline: %w", err)
+	}
+	sess, err := yamux.Client(conn, Config())
+	if err != nil {
+		return Hello{}, nil, fmt.Errorf("starting tunnel: %w", err)
+	}
+	return h, sess, nil
+}
+
+// writeFrame writes a length (big-endian uint16) and a JSON document.
+func writeFrame(w io.Writer, v any) error {
+	b, err := jcs.Marshal(v)
+	if err != nil {
+		return err
+	}
+	if len(b) > maxFrame {
+		return fmt.Errorf("frame of %d bytes, at most %d", len(b), maxFrame)
+	}
+	_, err = w.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...))
+	return err
+}
+
+func readFrame(r io.Reader, v any) error {
+	var n [2]byte
+	if _, err := io.ReadFull(r, n[:]); err != nil {
+		return err
+	}
+	size := int(binary.BigEndian.Uint16(n[:]))
+	if size > maxFrame {
+		return fmt.Errorf("frame of %d bytes, at most %d", size, maxFrame)
+	}
+	b := make([]byte, size)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return err
+	}
+	return jcs.DecodeCanonical(b, maxFrame, v)
+}
