@@ -1,0 +1,11 @@
+package manifest
+
+import "cocoon/measurements/digest"
+
+// Verified is a manifest whose envelope was opened: who signed it is known.
+type Verified struct {
+	Manifest *Manifest
+	SHA256   digest.SHA256   // of the DSSE payload: the manifest's identity
+	Payload  []byte          // the DSSE payload
+	Signers  []digest.SHA256 // raw Ed25519 keys, of those asked for, that signed; sorted
+}

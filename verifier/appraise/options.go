@@ -1,0 +1,63 @@
+// Package appraise holds evidence against a policy and published measurements
+// and says, check by check, what is good and what is not. The verifier
+// service, clients and the command line all decide through it. In come parsed
+// evidence and trusted options, out comes a result; there is no other verdict
+// than that every check passed.
+package appraise
+
+import (
+	"time"
+
+	"cocoon/measurements/digest"
+	"cocoon/measurements/manifest"
+	"cocoon/verifier/evidence"
+	"cocoon/verifier/policy"
+	"cocoon/verifier/result"
+)
+
+// Options of an appraisal. They are never written to.
+type Options struct {
+	// Policy says what is accepted. It is needed.
+	Policy *policy.Policy
+	// Manifests are the candidates, opened under the policy's rules (see
+	// OpenManifests). Evidence is accepted if it meets one of them in full.
+	Manifests []*manifest.Verified
+	// Now is the time of appraisal; zero: Clock's, or the present.
+	Now time.Time
+	// Clock gives the time where Now is zero; nil: time.Now.
+	Clock func() time.Time
+	// Challenges are this appraiser's own contributions to the nonce: one of
+	// them must be among the evidence's nonce inputs. Without any, the check
+	// is skipped unless the policy requires a challenge.
+	Challenges []digest.SHA256
+	// TLSSPKI is the SHA-256 of the SubjectPublicKeyInfo of the TLS key that
+	// the peer has proven to hold; nil: the check is skipped.
+	TLSSPKI *digest.SHA256
+	// CPUs appraises CPU evidence of further types by name (evidence.TypeTDX
+	// …); TypeTPM is built in. A type without an appraiser is refused.
+	CPUs map[string]CPU
+	// GPUs appraises GPU evidence; nil: evidence with GPUs is refused.
+	GPUs GPU
+}
+
+// CPU appraises the CPU part of evidence: cryptography, binding to the claims
+// (Claims.ReportData), TCB, and the registers against the manifest.
+type CPU interface {
+	// AppraiseCPU returns the checks of the submodules cpu0 and image.
+	AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *policy.Policy, now time.Time) CPUResult
+}
+
+// CPUResult is what a CPU appraiser found.
+type CPUResult struct {
+	TrustClass   string            // policy.ClassTDX …
+	CPU, Image   []result.Check    // checks by submodule; a failed one refuses the evidence
+	Measurements map[string]string // registers by name, hex
+	NotAfter     time.Time         // end of what the appraisal rests on: collateral, certificates
+}
+
+// GPU appraises the GPUs of evidence under the nonce that the claims give
+// (Claims.GPUNonce).
+type GPU interface {
+	// AppraiseGPUs returns a list of checks for each GPU, in order.
+	AppraiseGPUs(ev *evidence.Evidence, m *manifest.Verified, p *policy.Policy, now time.Time) [][]result.Check
+}

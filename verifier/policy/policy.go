@@ -1,0 +1,75 @@
+// Package policy has the typed, strictly parsed document that says what a
+// verifier or a client accepts: trust classes, certificate authorities,
+// manifests, freshness, and per TEE the rest. In comes JSON, out comes a value
+// that is complete: what a policy does not name is refused.
+package policy
+
+import (
+	"cocoon/internal/jcs"
+	"cocoon/measurements/digest"
+)
+
+// Format is the version of the policy that this package reads.
+const Format = 1
+
+// Limits of a policy document.
+const (
+	MaxSize    = 1 << 20
+	maxEntries = 64
+)
+
+// Environments a policy is marked for.
+const (
+	Production  = "production"
+	Development = "development"
+)
+
+// Trust classes. ClassVTPM shows measured boot, not confidentiality; it is
+// accepted only by a development policy that names it (DESIGN section 2).
+const (
+	ClassVTPM  = "vtpm"
+	ClassTDX   = "tdx"
+	ClassSNP   = "snp"
+	ClassSGX   = "sgx"
+	ClassAzTDX = "az-tdx"
+	ClassAzSNP = "az-snp"
+)
+
+// Policy is the document.
+type Policy struct {
+	Format       int       `json:"format"`
+	Name         string    `json:"name"`
+	Environment  string    `json:"environment"`   // Production or Development
+	TrustClasses []string  `json:"trust_classes"` // accepted; at least one
+	Manifests    Manifests `json:"manifests"`
+	TPM          *TPM      `json:"tpm,omitempty"` // needed for ClassVTPM
+	Freshness    Freshness `json:"freshness"`
+}
+
+// Manifests says which published measurements are accepted. A manifest is
+// accepted if its hash is listed, or if enough of the keys signed it.
+type Manifests struct {
+	Hashes    []digest.SHA256 `json:"hashes"`
+	Keys      []digest.SHA256 `json:"keys"`      // raw Ed25519 public keys
+	Threshold int             `json:"threshold"` // distinct keys that must have signed; 0 where Keys is empty
+	Revoked   []digest.SHA256 `json:"revoked"`   // hashes that are refused whatever else holds
+}
+
+// TPM says which certificate authorities speak for TPMs. Each root is a DER
+// certificate.
+type TPM struct {
+	EKRoots [][]byte `json:"ek_roots"` // issuers of endorsement key certificates; used at enrolment
+	AKRoots [][]byte `json:"ak_roots"` // issuers of attestation key certificates: verifiers that enrol
+}
+
+// Freshness bounds ages and lifetimes, in seconds.
+type Freshness struct {
+	RequireChallenge bool  `json:"require_challenge"` // refuse evidence that holds no challenge of the appraiser
+	VerdictSeconds   int64 `json:"verdict_seconds"`   // longest life of a verdict, at most 3600
+}
+
+// Hash returns the SHA-256 of the policy's JCS, its identity in verdicts.
+func (p *Policy) Hash() (digest.SHA256, error) {
+	sum, err := jcs.Hash(p)
+	return digest.SHA256(sum), err
+}
