@@ -189,12 +189,12 @@ func (g *Gateway) connect(w http.ResponseWriter, r *http.Request) {
 		problem(w, http.StatusBadRequest, "gateway.target", "CONNECT wants <receipt key, 64 hex digits>:443")
 		return
 	}
-	stream, code, reason := g.open(key)
-	if stream == nil {
+	wk, stream, code, reason := g.open(key)
+	if wk == nil {
 		problem(w, http.StatusBadGateway, code, reason)
 		return
 	}
-	defer g.release(key)
+	defer g.release(wk)
 	defer stream.Close()
 	hj, ok := w.(http.Hijacker)
 	if !ok {
@@ -212,69 +212,80 @@ func (g *Gateway) connect(w http.ResponseWriter, r *http.Request) {
 	relay(conn, buf.Reader, stream, g.opt.IdleTimeout)
 }
 
-func (g *Gateway) open(key digest.SHA256) (net.Conn, string, string) {
+func (g *Gateway) open(key digest.SHA256) (*worker, net.Conn, string, string) {
 	g.mu.Lock()
 	wk := g.wrk[key]
 	if wk == nil {
 		g.mu.Unlock()
-		return nil, "gateway.worker_absent", "no worker with this receipt key is connected"
+		return nil, nil, "gateway.worker_absent", "no worker with this receipt key is connected"
 	}
 	if wk.streams >= g.opt.MaxStreamsPerWorker {
 		g.mu.Unlock()
-		return nil, "gateway.worker_busy", "the worker has as many connections as it may"
+		return nil, nil, "gateway.worker_busy", "the worker has as many connections as it may"
 	}
 	wk.streams++
 	g.mu.Unlock()
 	s, err := wk.sess.Open()
 	if err != nil {
-		g.release(key)
-		return nil, "gateway.worker_absent", "the worker's tunnel is closing"
+		g.release(wk)
+		return nil, nil, "gateway.worker_absent", "the worker's tunnel is closing"
 	}
-	return s, "", ""
+	return wk, s, "", ""
 }
 
-func (g *Gateway) release(key digest.SHA256) {
+func (g *Gateway) release(wk *worker) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
-	if wk := g.wrk[key]; wk != nil && wk.streams > 0 {
-		wk.streams--
-	}
+	wk.streams--
 }
 
-// relay copies both ways until both ends are done or nothing moved for idle.
+// grace is how long a client may go on sending after the worker has closed.
+const grace = 30 * time.Second
+
+// relay copies both ways until both directions have ended, or nothing moved
+// in either for idle. A client that has finished sending still gets its
+// answer.
 func relay(client net.Conn, fromClient io.Reader, stream net.Conn, idle time.Duration) {
-	done := make(chan struct{}, 2)
-	pipe := func(dst net.Conn, src io.Reader, srcConn net.Conn) {
-		defer func() { done <- struct{}{} }()
-		buf := make([]byte, 32<<10)
-		for {
-			until := time.Now().Add(idle)
-			if srcConn.SetReadDeadline(until) != nil || dst.SetWriteDeadline(until) != nil {
-				break
-			}
-			n, err := src.Read(buf)
-			if n > 0 {
-				if _, werr := dst.Write(buf[:n]); werr != nil {
-					break
-				}
-			}
-			if err != nil {
-				break
-			}
-		}
-		if cw, ok := dst.(interface{ CloseWrite() error }); ok {
-			_ = cw.CloseWrite()
-		} else {
-			_ = dst.Close()
-		}
+	touch := func() {
+		until := time.Now().Add(idle)
+		_ = client.SetReadDeadline(until)
+		_ = stream.SetReadDeadline(until)
 	}
-	go pipe(stream, fromClient, client)
-	go pipe(client, stream, stream)
-	<-done
-	// One direction has ended; the other may still flush what is under way.
-	select {
-	case <-done:
-	case <-time.After(5 * time.Second):
+	touch()
+	var wg sync.WaitGroup
+	wg.Add(2)
+	go func() {
+		defer wg.Done()
+		copyAll(stream, fromClient, idle, touch)
+		_ = stream.Close() // yamux: ends our direction, the worker's goes on
+	}()
+	go func() {
+		defer wg.Done()
+		copyAll(client, stream, idle, touch)
+		if cw, ok := client.(interface{ CloseWrite() error }); ok {
+			_ = cw.CloseWrite()
+		}
+		_ = client.SetReadDeadline(time.Now().Add(grace))
+	}()
+	wg.Wait()
+}
+
+func copyAll(dst net.Conn, src io.Reader, idle time.Duration, touch func()) {
+	buf := make([]byte, 32<<10)
+	for {
+		n, err := src.Read(buf)
+		if n > 0 {
+			touch()
+			if dst.SetWriteDeadline(time.Now().Add(idle)) != nil {
+				return
+			}
+			if _, werr := dst.Write(buf[:n]); werr != nil {
+				return
+			}
+		}
+		if err != nil {
+			return
+		}
 	}
 }
 

@@ -10,9 +10,11 @@ import (
 	"crypto/ed25519"
 	"crypto/tls"
 	"encoding/binary"
+	"errors"
 	"fmt"
 	"io"
 	"net"
+	"os"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -124,7 +126,34 @@ func hello(conn *tls.Conn, key ed25519.PrivateKey, model string) (net.Listener, 
 	if err != nil {
 		return nil, fmt.Errorf("starting tunnel: %w", err)
 	}
-	return sess, nil
+	return listener{sess}, nil
+}
+
+// listener hands out streams that crypto/tls can live with.
+type listener struct{ *yamux.Session }
+
+// Accept returns the next client's connection.
+func (l listener) Accept() (net.Conn, error) {
+	s, err := l.Session.AcceptStream()
+	if err != nil {
+		return nil, err
+	}
+	return stream{s}, nil
+}
+
+// stream reports read timeouts as the net package does. net/http interrupts
+// its reads with a deadline between two requests, and crypto/tls takes a
+// timeout that is not "temporary", as yamux's is not, for the end of the
+// connection.
+type stream struct{ *yamux.Stream }
+
+// Read is net.Conn's.
+func (s stream) Read(b []byte) (int, error) {
+	n, err := s.Stream.Read(b)
+	if errors.Is(err, yamux.ErrTimeout) {
+		err = os.ErrDeadlineExceeded
+	}
+	return n, err
 }
 
 // Accept is the gateway's side of Dial: it reads and verifies the hello on a

@@ -1,0 +1,325 @@
+// Package client connects to workers that it has verified itself: through a
+// blind gateway, over TLS 1.3 that ends in the enclave, with the evidence
+// appraised on this machine before the first byte of a request is sent.
+package client
+
+import (
+	"bufio"
+	"context"
+	"crypto/ed25519"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"strings"
+	"sync"
+	"time"
+
+	"cocoon/internal/fault"
+	"cocoon/measurements/digest"
+	"cocoon/ratls"
+	"cocoon/verifier/evidence"
+)
+
+// Appraise decides whether evidence is acceptable for a worker whose TLS key
+// has the given SPKI hash. It returns an error that carries every failure.
+type Appraise func(ev *evidence.Evidence, spki digest.SHA256) error
+
+// Options configure a Client.
+type Options struct {
+	Gateway  string        // host:port
+	Worker   digest.SHA256 // receipt key of the worker; zero picks one from the gateway's list that passes
+	Model    string        // only workers that say they serve it, where Worker is zero; empty for any
+	Appraise Appraise
+	Clock    func() time.Time // nil means time.Now
+	Log      *slog.Logger     // nil discards
+}
+
+// Client dials one attested worker. It is safe for concurrent use.
+type Client struct {
+	opt Options
+
+	mu       sync.Mutex
+	worker   digest.SHA256
+	accepted map[digest.SHA256]bool // hashes of SPKI and evidence that passed, for this worker
+	last     *Peer
+}
+
+// Peer is what is known of the worker at the other end of a connection.
+type Peer struct {
+	Evidence   *evidence.Evidence
+	Document   []byte // the exact bytes of the evidence
+	Verdict    string // the verifier's verdict that the worker showed, or empty
+	SPKI       digest.SHA256
+	VerifiedAt time.Time
+}
+
+// Limits on the gateway's answers and on remembered evidence.
+const (
+	maxWorkerList  = 4 << 20
+	maxAccepted    = 64
+	dialTimeout    = 60 * time.Second
+	maxTryWorkers  = 8
+	codeNoWorker   = "client.no_worker"
+	codeGateway    = "client.gateway"
+	codeWorkerKey  = "client.worker_key"
+	codeTLSKey     = "client.tls_key"
+	remedyGateway  = "check the gateway's address, or use another gateway"
+	remedyReplaced = "the connection does not end in the worker you asked for; use another gateway"
+)
+
+// New returns a Client; it connects when it is first used.
+func New(opt Options) (*Client, error) {
+	if opt.Gateway == "" || opt.Appraise == nil {
+		return nil, errors.New("making client: a gateway and a way to appraise evidence are needed")
+	}
+	if opt.Clock == nil {
+		opt.Clock = time.Now
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	return &Client{opt: opt, worker: opt.Worker, accepted: map[digest.SHA256]bool{}}, nil
+}
+
+// Peer returns the worker as it was when last verified, or nil.
+func (c *Client) Peer() *Peer {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.last
+}
+
+// Connect picks a worker if none is fixed and verifies it.
+func (c *Client) Connect(ctx context.Context) (*Peer, error) {
+	conn, err := c.Dial(ctx)
+	if err != nil {
+		return nil, err
+	}
+	conn.Close()
+	return c.Peer(), nil
+}
+
+// Dial returns a connection to the enclave over which the worker has just
+// been attested: its certificate's evidence in the handshake, then the current
+// evidence, GPUs included, with the receipt key's signature for this
+// connection.
+func (c *Client) Dial(ctx context.Context) (*tls.Conn, error) {
+	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
+	defer cancel()
+	c.mu.Lock()
+	key := c.worker
+	c.mu.Unlock()
+	if !key.IsZero() {
+		return c.dialWorker(ctx, key)
+	}
+	keys, err := c.list(ctx)
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for i, key := range keys {
+		if i == maxTryWorkers {
+			break
+		}
+		conn, err := c.dialWorker(ctx, key)
+		if err == nil {
+			c.mu.Lock()
+			c.worker = key
+			c.mu.Unlock()
+			return conn, nil
+		}
+		errs = append(errs, fmt.Errorf("worker %.16s: %w", key.String(), err))
+	}
+	if len(errs) > 0 {
+		return nil, errors.Join(errs...)
+	}
+	return nil, fault.New(fault.ExitNetwork, codeNoWorker, "wait for a worker to connect, or use another gateway",
+		"choosing worker: the gateway has none for this model")
+}
+
+func (c *Client) list(ctx context.Context) ([]digest.SHA256, error) {
+	hc := &http.Client{Transport: &http.Transport{
+		DialTLSContext: func(ctx context.Context, _, _ string) (net.Conn, error) { return c.dialGateway(ctx) },
+	}, Timeout: dialTimeout}
+	defer hc.CloseIdleConnections()
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://"+c.opt.Gateway+"/v1/workers", nil)
+	if err != nil {
+		return nil, fault.New(fault.ExitInternal, codeGateway, remedyGateway, "asking gateway: %w", err)
+	}
+	resp, err := hc.Do(req)
+	if err != nil {
+		return nil, fault.New(fault.ExitNetwork, codeGateway, remedyGateway, "asking gateway for workers: %w", err)
+	}
+	defer resp.Body.Close()
+	var list struct {
+		Workers []struct {
+			ReceiptKey digest.SHA256 `json:"receipt_key"`
+			Model      string        `json:"model"`
+		} `json:"workers"`
+	}
+	// A gateway may add fields; the list decides nothing, evidence does.
+	if err := json.NewDecoder(io.LimitReader(resp.Body, maxWorkerList)).Decode(&list); err != nil {
+		return nil, fault.New(fault.ExitNetwork, codeGateway, remedyGateway, "reading the gateway's workers: %w", err)
+	}
+	var keys []digest.SHA256
+	for _, w := range list.Workers {
+		if c.opt.Model == "" || w.Model == c.opt.Model {
+			keys = append(keys, w.ReceiptKey)
+		}
+	}
+	return keys, nil
+}
+
+func (c *Client) dialGateway(ctx context.Context) (net.Conn, error) {
+	d := &tls.Dialer{Config: &tls.Config{
+		MinVersion: tls.VersionTLS13,
+		NextProtos: []string{"http/1.1"},
+		// The gateway is not trusted (DESIGN section 2): this layer only
+		// hides from the network which worker is asked for. What matters
+		// runs inside, over TLS that ends in the enclave.
+		InsecureSkipVerify: true,
+	}}
+	return d.DialContext(ctx, "tcp", c.opt.Gateway)
+}
+
+func (c *Client) dialWorker(ctx context.Context, key digest.SHA256) (*tls.Conn, error) {
+	raw, err := c.dialGateway(ctx)
+	if err != nil {
+		return nil, fault.New(fault.ExitNetwork, codeGateway, remedyGateway, "dialing gateway: %w", err)
+	}
+	inner, err := connect(ctx, raw, key)
+	if err != nil {
+		raw.Close()
+		return nil, err
+	}
+	conn := tls.Client(inner, ratls.ClientConfig(func(spki digest.SHA256, doc []byte) error {
+		_, err := c.check(key, spki, doc)
+		return err
+	}, c.opt.Clock))
+	if err := conn.HandshakeContext(ctx); err != nil {
+		raw.Close()
+		if len(fault.All(err)) == 0 {
+			err = fault.New(fault.ExitNetwork, "client.handshake", "try again, or another worker", "handshaking with the enclave: %w", err)
+		}
+		return nil, err
+	}
+	if err := c.attest(ctx, conn, key); err != nil {
+		conn.Close()
+		return nil, err
+	}
+	return conn, nil
+}
+
+func (c *Client) attest(ctx context.Context, conn *tls.Conn, key digest.SHA256) error {
+	spki := digest.Sum256(conn.ConnectionState().PeerCertificates[0].RawSubjectPublicKeyInfo)
+	var ev *evidence.Evidence
+	resp, err := ratls.Attest(ctx, conn, func(resp *ratls.Response) (ed25519.PublicKey, error) {
+		var err error
+		ev, err = c.check(key, spki, resp.Evidence)
+		return ed25519.PublicKey(key[:]), err
+	})
+	if err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.last = &Peer{Evidence: ev, Document: resp.Evidence, Verdict: resp.Verdict, SPKI: spki, VerifiedAt: c.opt.Clock().UTC()}
+	return nil
+}
+
+// check is where the client decides about a worker: the evidence must name
+// the receipt key that was asked for and the TLS key of this connection, and
+// pass the caller's policy (DESIGN section 1, step 6).
+func (c *Client) check(key, spki digest.SHA256, doc []byte) (*evidence.Evidence, error) {
+	ev, err := evidence.Parse(doc)
+	if err != nil {
+		return nil, fault.New(fault.ExitParse, "evidence.parse", "use another worker", "reading the worker's evidence: %w", err)
+	}
+	var errs []error
+	if ev.Claims.ReceiptKey != key {
+		errs = append(errs, fault.Mismatch(fault.ExitRefused, codeWorkerKey, "the worker's receipt key", key.String(), ev.Claims.ReceiptKey.String(), remedyReplaced))
+	}
+	if ev.Claims.TLSSPKISHA256 != spki {
+		errs = append(errs, fault.Mismatch(fault.ExitRefused, codeTLSKey, "the enclave's TLS key", ev.Claims.TLSSPKISHA256.String(), spki.String(), remedyReplaced))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	id := digest.Sum256(append(spki[:], doc...))
+	c.mu.Lock()
+	known := c.accepted[id]
+	c.mu.Unlock()
+	if known {
+		return ev, nil
+	}
+	if err := c.opt.Appraise(ev, spki); err != nil {
+		return nil, err
+	}
+	c.opt.Log.Info("worker accepted", "receipt_key", key.String(), "type", ev.CPU.Type)
+	// The certificate and the endpoint usually show the same document, so
+	// one appraisal serves a connection. Appraisals are not kept longer than
+	// a connection's set-up needs: time passes, policies expire.
+	c.remember(id)
+	return ev, nil
+}
+
+func (c *Client) remember(id digest.SHA256) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.accepted) >= maxAccepted {
+		clear(c.accepted)
+	}
+	c.accepted[id] = true
+	time.AfterFunc(dialTimeout, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		delete(c.accepted, id)
+	})
+}
+
+// connect asks the gateway for a stream to the worker.
+func connect(ctx context.Context, conn net.Conn, key digest.SHA256) (net.Conn, error) {
+	if dl, ok := ctx.Deadline(); ok {
+		if err := conn.SetDeadline(dl); err != nil {
+			return nil, fmt.Errorf("setting deadline: %w", err)
+		}
+	}
+	target := key.String() + ":443"
+	if _, err := fmt.Fprintf(conn, "CONNECT %s HTTP/1.1\r\nHost: %s\r\n\r\n", target, target); err != nil {
+		return nil, fault.New(fault.ExitNetwork, codeGateway, remedyGateway, "asking gateway for a tunnel: %w", err)
+	}
+	br := bufio.NewReader(io.LimitReader(conn, 16<<10))
+	resp, err := http.ReadResponse(br, &http.Request{Method: http.MethodConnect})
+	if err != nil {
+		return nil, fault.New(fault.ExitNetwork, codeGateway, remedyGateway, "asking gateway for a tunnel: %w", err)
+	}
+	if resp.StatusCode != http.StatusOK {
+		var p struct{ Code, Detail string }
+		// The body only makes the message better.
+		_ = json.NewDecoder(resp.Body).Decode(&p)
+		if !strings.HasPrefix(p.Code, "gateway.") {
+			p.Code = codeGateway
+		}
+		return nil, fault.New(fault.ExitNetwork, p.Code, "choose another worker, or wait until it is back",
+			"asking gateway for a tunnel: %s: %.200s", resp.Status, p.Detail)
+	}
+	if br.Buffered() > 0 {
+		return nil, fault.New(fault.ExitNetwork, codeGateway, remedyGateway, "asking gateway for a tunnel: it spoke before the enclave was asked")
+	}
+	return conn, conn.SetDeadline(time.Time{})
+}
+
+// Transport returns a round tripper whose every connection is attested.
+func (c *Client) Transport() *http.Transport {
+	return &http.Transport{
+		DialTLSContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Dial(ctx) },
+		DisableCompression:    true, // receipts cover the bytes as sent
+		MaxIdleConnsPerHost:   8,
+		IdleConnTimeout:       90 * time.Second,
+		ResponseHeaderTimeout: 5 * time.Minute,
+	}
+}

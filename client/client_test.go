@@ -1,0 +1,272 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/ed25519"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"cocoon/gateway"
+	"cocoon/gateway/tunnel"
+	"cocoon/internal/fault"
+	"cocoon/measurements/digest"
+	"cocoon/ratls"
+	"cocoon/verifier/evidence"
+)
+
+// world is a real gateway and a real worker end on loopback; only the CPU
+// evidence is made up, so the appraisal is the test's.
+type world struct {
+	t       *testing.T
+	gwAddr  string
+	gw      *gateway.Gateway
+	tlsKey  *ecdsa.PrivateKey
+	rcptKey ed25519.PrivateKey
+	key     digest.SHA256
+	ev      *evidence.Evidence
+	doc     []byte
+	life    time.Duration
+	mux     *http.ServeMux
+}
+
+func newWorld(t *testing.T, change func(*world)) *world {
+	t.Helper()
+	w := &world{t: t, life: time.Hour, mux: http.NewServeMux()}
+	var err error
+	if w.tlsKey, err = ecdsa.GenerateKey(elliptic.P256(), rand.Reader); err != nil {
+		t.Fatal(err)
+	}
+	_, w.rcptKey, _ = ed25519.GenerateKey(rand.Reader)
+	copy(w.key[:], w.rcptKey.Public().(ed25519.PublicKey))
+	spki, err := ratls.SPKIHash(w.tlsKey.Public())
+	if err != nil {
+		t.Fatal(err)
+	}
+	v := evidence.Verity{Root: digest.Sum256([]byte("root")), DataBlocks: 1}
+	w.ev = &evidence.Evidence{
+		Profile:     evidence.Profile,
+		Claims:      evidence.Claims{TLSSPKISHA256: spki, ReceiptKey: w.key},
+		Config:      evidence.Config{Version: 1, Role: evidence.RoleWorker, Model: evidence.ConfigModel{Name: "m", Verity: v}, Engine: evidence.ConfigEngine{Kind: evidence.EngineLlamaServer, Verity: v, Args: []string{}}, GPUs: evidence.ConfigGPUs{Mode: "none"}},
+		NonceInputs: []digest.SHA256{digest.Sum256(nil)},
+		CPU:         evidence.CPU{Type: evidence.TypeTPM, Quote: []byte("quote"), CertChain: [][]byte{}, RuntimeEvents: []evidence.RuntimeEvent{}},
+		GPUs:        []evidence.GPU{},
+	}
+	if change != nil {
+		change(w)
+	}
+	if w.doc, err = w.ev.Marshal(); err != nil {
+		t.Fatal(err)
+	}
+	w.serve()
+	return w
+}
+
+func (w *world) serve() {
+	t := w.t
+	ctx, cancel := context.WithCancel(context.Background())
+	t.Cleanup(cancel)
+	cert, err := gateway.SelfSigned(time.Now())
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.gwAddr, w.gw = ln.Addr().String(), gateway.New(gateway.Options{Certificate: cert})
+	go w.gw.Serve(ctx, ln)
+	tun, err := tunnel.Dial(ctx, w.gwAddr, w.rcptKey, "m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { tun.Close() })
+	w.mux.Handle(ratls.AttestationPath, ratls.Handler(func() ([]byte, string, error) { return w.doc, "verdict", nil }, w.rcptKey))
+	w.mux.HandleFunc("/v1/echo", func(rw http.ResponseWriter, r *http.Request) {
+		b, _ := io.ReadAll(r.Body)
+		fmt.Fprintf(rw, "auth=%q body=%s", r.Header.Get("Authorization"), b)
+	})
+	leaf, err := ratls.NewCertificate(w.tlsKey, w.doc, time.Now(), w.life)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: w.mux}
+	go srv.Serve(tls.NewListener(tun, ratls.ServerConfig(func() (*tls.Certificate, error) { return leaf, nil })))
+	t.Cleanup(func() { srv.Close() })
+	for deadline := time.Now().Add(10 * time.Second); len(w.gw.Workers()) == 0; time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("worker did not reach the gateway")
+		}
+	}
+}
+
+func (w *world) client(opt Options) *Client {
+	opt.Gateway = w.gwAddr
+	if opt.Appraise == nil {
+		opt.Appraise = func(*evidence.Evidence, digest.SHA256) error { return nil }
+	}
+	c, err := New(opt)
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return c
+}
+
+func TestClientReachesTheEnclaveThroughTheGateway(t *testing.T) {
+	w := newWorld(t, nil)
+	var appraised atomic.Int32
+	c := w.client(Options{Model: "m", Appraise: func(ev *evidence.Evidence, spki digest.SHA256) error {
+		appraised.Add(1)
+		if ev.Claims.TLSSPKISHA256 != spki {
+			t.Error("appraised evidence names another TLS key")
+		}
+		return nil
+	}})
+	srv := httptest.NewServer(NewProxy(c, c.Transport(), nil))
+	defer srv.Close()
+	req, _ := http.NewRequest("POST", srv.URL+"/v1/echo", strings.NewReader("hello"))
+	req.Header.Set("Authorization", "Bearer secret")
+	resp, err := http.DefaultClient.Do(req)
+	if err != nil {
+		t.Fatal(err)
+	}
+	body, _ := io.ReadAll(resp.Body)
+	resp.Body.Close()
+	if got, want := string(body), `auth="" body=hello`; got != want {
+		t.Errorf("answer %q, want %q", got, want)
+	}
+	if appraised.Load() != 1 {
+		t.Errorf("same evidence appraised %d times in one connection, want 1", appraised.Load())
+	}
+	p := c.Peer()
+	if p == nil || p.Verdict != "verdict" || !bytes.Equal(p.Document, w.doc) {
+		t.Errorf("peer %+v", p)
+	}
+}
+
+func TestClientRefusesWhatIsNotTheWorkerItAskedFor(t *testing.T) {
+	refused := fault.New(fault.ExitPolicy, "image.initrd", "", "initrd differs")
+	for _, tc := range []struct {
+		name   string
+		change func(*world)
+		opt    func(*world) Options
+		code   string
+	}{
+		{name: "evidence for another TLS key", code: codeTLSKey,
+			change: func(w *world) { w.ev.Claims.TLSSPKISHA256[0] ^= 1 }},
+		{name: "evidence of another worker", code: codeWorkerKey,
+			change: func(w *world) { w.ev.Claims.ReceiptKey[0] ^= 1 }},
+		{name: "evidence that the policy refuses", code: "image.initrd",
+			opt: func(*world) Options {
+				return Options{Appraise: func(*evidence.Evidence, digest.SHA256) error { return refused }}
+			}},
+		{name: "an expired certificate", code: ratls.CodeExpired,
+			opt: func(*world) Options {
+				return Options{Clock: func() time.Time { return time.Now().Add(2 * time.Hour) }}
+			}},
+		{name: "unknown profile", code: "evidence.parse", change: func(w *world) { w.ev.Profile = "x" }},
+		{name: "a worker that is not connected", code: "gateway.worker_absent",
+			opt: func(w *world) Options { return Options{Worker: digest.Sum256([]byte("nobody"))} }},
+		{name: "no worker for the model", code: codeNoWorker,
+			opt: func(w *world) Options { return Options{Model: "other"} }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			w := newWorld(t, tc.change)
+			var opt Options
+			if tc.opt != nil {
+				opt = tc.opt(w)
+			}
+			c := w.client(opt)
+			if _, err := c.Connect(context.Background()); !fault.Has(err, tc.code) {
+				t.Fatalf("Connect: %v, want code %s", err, tc.code)
+			}
+			rec := httptest.NewRecorder()
+			req := httptest.NewRequest("POST", "http://127.0.0.1/v1/echo", strings.NewReader("prompt"))
+			NewProxy(c, c.Transport(), nil).ServeHTTP(rec, req)
+			var e struct{ Error struct{ Code string } }
+			if err := json.Unmarshal(rec.Body.Bytes(), &e); err != nil || e.Error.Code != tc.code || rec.Code < 400 {
+				t.Errorf("proxy answered %d %s, want code %s", rec.Code, rec.Body, tc.code)
+			}
+		})
+	}
+}
+
+func TestAttestationDoesNotMoveToAnotherConnection(t *testing.T) {
+	// A relay that ends TLS itself with a stolen certificate key could pass
+	// on the endpoint's answers; the exporter differs, so they do not verify.
+	w := newWorld(t, nil)
+	var stale atomic.Pointer[ratls.Response]
+	inner := ratls.Handler(func() ([]byte, string, error) { return w.doc, "", nil }, w.rcptKey)
+	replay := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
+		rec := httptest.NewRecorder()
+		inner.ServeHTTP(rec, r)
+		var resp ratls.Response
+		if err := json.Unmarshal(rec.Body.Bytes(), &resp); err != nil {
+			t.Errorf("reading attestation: %v", err)
+		}
+		if !stale.CompareAndSwap(nil, &resp) {
+			resp = *stale.Load()
+		}
+		json.NewEncoder(rw).Encode(resp)
+	})
+	mux := http.NewServeMux()
+	mux.Handle(ratls.AttestationPath, replay)
+	before := w.gw.Workers()[0].Since
+	tun, err := tunnel.Dial(context.Background(), w.gwAddr, w.rcptKey, "m")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tun.Close()
+	for deadline := time.Now().Add(10 * time.Second); w.gw.Workers()[0].Since.Equal(before); time.Sleep(5 * time.Millisecond) {
+		if time.Now().After(deadline) {
+			t.Fatal("the worker's second tunnel did not replace the first")
+		}
+	}
+	leaf, err := ratls.NewCertificate(w.tlsKey, w.doc, time.Now(), time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: mux}
+	defer srv.Close()
+	go srv.Serve(tls.NewListener(tun, ratls.ServerConfig(func() (*tls.Certificate, error) { return leaf, nil })))
+	if _, err := w.client(Options{Worker: w.key}).Connect(context.Background()); err != nil {
+		t.Fatalf("first connection: %v", err)
+	}
+	_, err = w.client(Options{Worker: w.key}).Connect(context.Background())
+	if !fault.Has(err, ratls.CodeBinding) {
+		t.Errorf("replayed attestation: %v, want %s", err, ratls.CodeBinding)
+	}
+}
+
+func TestProxyIsForThisMachineOnly(t *testing.T) {
+	w := newWorld(t, nil)
+	c := w.client(Options{})
+	h := NewProxy(c, c.Transport(), nil)
+	for name, change := range map[string]func(*http.Request){
+		"web page":      func(r *http.Request) { r.Header.Set("Origin", "https://example.org") },
+		"rebound name":  func(r *http.Request) { r.Host = "evil.example:80" },
+		"other address": func(r *http.Request) { r.Host = "192.0.2.1" },
+	} {
+		t.Run(name, func(t *testing.T) {
+			req := httptest.NewRequest("POST", "http://127.0.0.1:8080/v1/echo", strings.NewReader("x"))
+			change(req)
+			rec := httptest.NewRecorder()
+			h.ServeHTTP(rec, req)
+			if rec.Code != http.StatusForbidden || !strings.Contains(rec.Body.String(), "proxy.origin") {
+				t.Errorf("answered %d %s", rec.Code, rec.Body)
+			}
+		})
+	}
+}
