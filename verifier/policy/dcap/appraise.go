@@ -163,8 +163,12 @@ func (a *appraisal) tcb(p *Platform, r *verify.Result, now time.Time) {
 	if len(accepted) == 0 {
 		accepted = []tcb.Status{tcb.UpToDate}
 	}
+	remedy := r.TCB.Status.Remedy()
+	if remedy == "" {
+		remedy = "add the status to accepted_tcb_status"
+	}
 	a.judge(p.accepts(r.TCB.Status), "tcb_status", oneOf(accepted), string(r.TCB.Status),
-		"TCB status is "+string(r.TCB.Status), r.TCB.Status.Remedy())
+		"TCB status is "+string(r.TCB.Status), remedy)
 
 	switch {
 	case p.PlatformGraceSeconds == nil:
