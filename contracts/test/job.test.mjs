@@ -1,0 +1,516 @@
+// Every operation of the job, with gas ceilings, balances to the nanoton,
+// conservation over whole message chains, and each refusal.
+import assert from "node:assert/strict";
+import { after as atEnd, describe, test } from "node:test";
+import { beginCell, toNano } from "@ton/core";
+import {
+  at, code, exitCode, gasOf, hash, HOUR, keys, num, op, replayBalances, RESERVE, status, txOf,
+  txsOf, verdictCell, World,
+} from "./world.mjs";
+
+const ceilings = {
+  deposit: 5900, release: 9400, checkVerdict: 8500, answer: 9100, redeem: 12300, redeemNoFee: 10700,
+  close: 6500, settle: 9100, finish: 7900, bounced: 7200, refused: 5300, replayed: 4300,
+  releaseFull: 9900, answerFull: 16000, redeemFull: 14500, checkSixteen: 60000,
+};
+const seen = new Map();
+const within = (tx, name) => {
+  const gas = Number(gasOf(tx));
+  seen.set(name, gas);
+  assert.ok(gas <= ceilings[name], `${name}: ${gas} gas, ceiling ${ceilings[name]}`);
+};
+
+const actors = ["owner", "client", "payout", "gateway", "anyone"];
+
+/** Runs a step and checks that no nanoton appeared or vanished in it. */
+async function conserved(w, step) {
+  const addrs = [...actors.map((a) => w[a].address), w.registry, w.job];
+  const before = new Map();
+  for (const a of addrs) before.set(at(a), await w.balance(a));
+  const sender = new Map(before);
+  const res = await step();
+  // sendMessage makes value appear out of nowhere at the first contract: the
+  // sandbox's sender is not charged, so the sum starts with that value.
+  const fees = replayBalances(res.transactions, sender);
+  const after = new Map();
+  for (const a of addrs) after.set(at(a), await w.balance(a));
+  assert.deepEqual([...after], [...sender], "balances follow from the transactions");
+  const sum = (m) => [...m.values()].reduce((x, y) => x + y, 0n);
+  const first = res.transactions[0].inMessage.info;
+  assert.equal(sum(before) + first.value.coins, sum(after) + fees, "sum in = sum out + fees");
+  return { res, fees, before: (a) => before.get(at(a)), after: (a) => after.get(at(a)) };
+}
+
+async function released(opts) {
+  const w = await World.create(opts);
+  assert.equal(exitCode(await w.deposit(), w.job), 0);
+  await w.release();
+  assert.equal((await w.jobState()).status, status.released);
+  return w;
+}
+
+const refused = async (w, res, want) => {
+  assert.equal(exitCode(res, w.job), code[want]);
+  assert.ok(txsOf(res, res.transactions[0].inMessage.info.src).some((t) => t.inMessage.info.bounced), "the money bounces back");
+};
+
+atEnd(() => {
+  for (const [name, gas] of seen) console.log(`gas job.${name} ${gas} (ceiling ${ceilings[name]})`);
+});
+
+describe("deposit", () => {
+  test("records exactly the amount and returns the rest to the sender", async () => {
+    const w = await World.create();
+    const amount = toNano(10);
+    const { res, after, before } = await conserved(w, () => w.deposit(amount));
+    within(txOf(res, w.job), "deposit");
+    assert.equal((await w.jobState()).deposited, amount);
+    assert.equal(after(w.job), amount + RESERVE);
+    assert.ok(after(w.client.address) > before(w.client.address) + toNano("0.09"));
+  });
+
+  test("a second deposit adds up and keeps no second reserve, whoever sends it", async () => {
+    const w = await World.create();
+    await w.deposit(toNano(10));
+    const { after } = await conserved(w, () => w.deposit(toNano(1), { from: w.anyone }));
+    assert.equal((await w.jobState()).deposited, toNano(11));
+    assert.equal(after(w.job), toNano(11) + RESERVE);
+  });
+
+  test("too little value, or no amount, is refused", async () => {
+    const w = await World.create();
+    const gas = toNano("0.01");
+    await refused(w, await w.deposit(toNano(10), { value: toNano(10) + RESERVE + gas - 1n }), "VALUE_TOO_LOW");
+    await refused(w, await w.deposit(0n), "AMOUNT_ZERO");
+    assert.equal(exitCode(await w.deposit(toNano(10), { value: toNano(10) + RESERVE + gas }), w.job), 0);
+  });
+
+  test("an unknown opcode and a plain transfer bounce", async () => {
+    const w = await World.create();
+    await w.deposit();
+    await refused(w, await w.send(w.client, w.job, w.body(0xdeadbeef)), "UNKNOWN_OPCODE");
+    await refused(w, await w.send(w.client, w.job, beginCell().endCell()), "UNKNOWN_OPCODE");
+  });
+});
+
+describe("release", () => {
+  test("a good verdict releases to its receipt key; the sender pays, the rest returns", async () => {
+    const w = await World.create();
+    await w.deposit();
+    const { res, before, after } = await conserved(w, () => w.release());
+    const [ask, answer] = txsOf(res, w.job);
+    within(ask, "release");
+    within(txOf(res, w.registry), "checkVerdict");
+    within(answer, "answer");
+    const st = await w.jobState();
+    assert.equal(st.status, status.released);
+    assert.equal(st.pending, undefined);
+    assert.equal(st.answer.code, 0);
+    assert.equal(st.verdictCount, 1);
+    const recorded = st.verdicts.get(num(w.common().hash()));
+    assert.equal(recorded.beginParse().loadUintBig(256), hash("receipt key"));
+    assert.equal(after(w.job), before(w.job), "the escrow pays nothing for a release");
+    assert.equal(after(w.registry), before(w.registry));
+    assert.ok(after(w.anyone.address) > before(w.anyone.address) + toNano("0.08"));
+  });
+
+  test("the least value is enough, a nanoton less is refused", async () => {
+    const w = await World.create();
+    await w.deposit();
+    await refused(w, await w.release(w.verdict(), { value: toNano("0.05") - 1n }), "VALUE_TOO_LOW");
+    await w.release(w.verdict(), { value: toNano("0.05") });
+    assert.equal((await w.jobState()).status, status.released);
+  });
+
+  const local = [
+    ["another registry", "VERDICT_WRONG_REGISTRY", (w) => w.verdict({ registry: w.job })],
+    ["another payout", "VERDICT_WRONG_PAYOUT", (w) => w.verdict({ payout: w.anyone.address })],
+    ["another model", "VERDICT_WRONG_MODEL", (w) => w.verdict({ modelRoot: hash("other") })],
+    ["another policy", "VERDICT_WRONG_POLICY", (w) => w.verdict({ policyHash: hash("other") })],
+  ];
+  for (const [what, want, make] of local) {
+    test(`a verdict for ${what} is refused by the job itself`, async () => {
+      const w = await World.create();
+      await w.deposit();
+      const res = await w.release(make(w));
+      await refused(w, res, want);
+      within(txOf(res, w.job), "refused");
+      assert.equal(txsOf(res, w.registry).length, 0);
+      assert.equal((await w.jobState()).status, status.funded);
+    });
+  }
+
+  const answered = [
+    ["an unregistered manifest", "MANIFEST_UNKNOWN", (w) => w.verdict({ manifest: hash("other") })],
+    ["an expired verdict", "VERDICT_EXPIRED", (w) => w.verdict({}, { expiresAt: w.chain.now })],
+    ["a forged signature", "SIGNATURE_INVALID", (w) => w.verdict({}, { forge: true })],
+    ["a wrong trust class", "TRUST_CLASS_REFUSED", (w) => w.verdict({ trustClass: 9 })],
+    ["another chain", "VERDICT_GLOBAL_ID", (w) => w.verdict({ globalId: 5 })],
+  ];
+  for (const [what, want, make] of answered) {
+    test(`${what} falls back to funded with the registry's code`, async () => {
+      const w = await World.create();
+      await w.deposit();
+      const { after, before } = await conserved(w, () => w.release(make(w)));
+      const st = await w.jobState();
+      assert.equal(st.status, status.funded);
+      assert.equal(st.answer.code, code[want]);
+      assert.equal(st.verdictCount, 0);
+      assert.equal(after(w.job), before(w.job));
+      await w.release();
+      assert.equal((await w.jobState()).status, status.released, "a good verdict still works");
+    });
+  }
+
+  test("a model that the job wants and the registry does not list is refused", async () => {
+    const w = await World.create({ registry: { models: [] } });
+    await w.deposit();
+    await w.release();
+    assert.equal((await w.jobState()).answer.code, code.MODEL_UNKNOWN);
+  });
+
+  test("before a deposit there is nothing to release", async () => {
+    const w = await World.create();
+    await w.send(w.client, w.job, w.body(op.close), { init: w.jobInit, value: 1n, bounce: false });
+    await refused(w, await w.send(w.anyone, w.job, w.body(op.release, (b) => b.storeRef(w.verdict())), { init: w.jobInit }), "JOB_NOT_FUNDED");
+  });
+
+  test("a registry that does not exist bounces: funded again, money back", async () => {
+    const w = await World.create({ deploy: false });
+    await w.deposit();
+    const { res, before, after } = await conserved(w, () => w.release());
+    within(txsOf(res, w.job).at(-1), "bounced");
+    const st = await w.jobState();
+    assert.equal(st.status, status.funded);
+    assert.equal(st.answer.code, code.QUERY_BOUNCED);
+    assert.equal(after(w.job), before(w.job));
+    assert.ok(after(w.anyone.address) > before(w.anyone.address) + toNano("0.08"));
+  });
+
+  test("a registry that cannot parse the verdict bounces it too", async () => {
+    const w = await World.create();
+    await w.deposit();
+    const v = w.verdict();
+    const bad = beginCell().storeRef(v.refs[0]).storeRef(beginCell().storeUint(1, 8).endCell()).endCell();
+    await w.release(bad);
+    const st = await w.jobState();
+    assert.equal(st.status, status.funded);
+    assert.equal(st.answer.code, code.QUERY_BOUNCED);
+  });
+
+  test("an answer from anyone but the registry is refused, also with the right query id", async () => {
+    const w = await World.create();
+    await w.deposit();
+    const pending = await w.releaseWithoutAnswer();
+    await refused(w, await w.answer(pending, { from: w.anyone, bounce: true }), "NOT_REGISTRY");
+    assert.equal((await w.jobState()).status, status.pending);
+  });
+
+  test("only the matching query id and verdict hash count", async () => {
+    const w = await World.create();
+    await w.deposit();
+    const pending = await w.releaseWithoutAnswer();
+    assert.equal(exitCode(await w.answer(pending, { queryId: pending.queryId + 1n }), w.job), code.ANSWER_UNEXPECTED);
+    assert.equal(exitCode(await w.answer(pending, { verdictHash: pending.verdictHash ^ 1n }), w.job), code.ANSWER_UNEXPECTED);
+    assert.equal(exitCode(await w.answer(pending), w.job), 0);
+    assert.equal((await w.jobState()).status, status.released);
+    assert.equal(exitCode(await w.answer(pending), w.job), code.ANSWER_UNEXPECTED);
+  });
+
+  test("while pending neither a second release nor a refund; after the deadline both", async () => {
+    const w = await World.create();
+    await w.deposit();
+    const stale = await w.releaseWithoutAnswer();
+    await refused(w, await w.release(), "RELEASE_PENDING");
+    await refused(w, await w.close(), "RELEASE_PENDING");
+    w.chain.now += 300;
+    await refused(w, await w.close(), "RELEASE_PENDING");
+    w.chain.now += 1;
+    await w.release();
+    assert.equal((await w.jobState()).status, status.released, "a timeout does not block the next verdict");
+    const late = await w.answer(stale);
+    assert.equal(exitCode(late, w.job), code.ANSWER_UNEXPECTED);
+  });
+
+  test("an answer after the deadline does not release", async () => {
+    const w = await World.create();
+    await w.deposit();
+    const pending = await w.releaseWithoutAnswer();
+    w.chain.now += 301;
+    await w.answer(pending);
+    const st = await w.jobState();
+    assert.equal(st.status, status.funded);
+    assert.equal(st.answer.code, code.QUERY_TIMED_OUT);
+  });
+
+  test("a forged bounce changes nothing", async () => {
+    const w = await World.create();
+    await w.deposit();
+    const pending = await w.releaseWithoutAnswer();
+    for (const [from, id] of [[w.anyone.address, pending.queryId], [w.registry, pending.queryId + 1n]]) {
+      await w.bounced(id, from);
+      assert.equal((await w.jobState()).status, status.pending);
+    }
+    await w.bounced(pending.queryId);
+    assert.equal((await w.jobState()).answer.code, code.QUERY_BOUNCED);
+  });
+});
+
+describe("renewal", () => {
+  test("adds a verdict and a receipt key; vouchers on either are good", async () => {
+    const w = await released();
+    const over = { evidence: hash("evidence 2"), receiptKey: hash("receipt key 2") };
+    await w.release(w.verdict(over));
+    const st = await w.jobState();
+    assert.equal(st.verdictCount, 2);
+    const second = num(w.common(over).hash());
+    assert.equal(st.verdicts.get(second).beginParse().loadUintBig(256), hash("receipt key 2"));
+    assert.equal(exitCode(await w.redeem(w.voucher({ seq: 1, amount: 5n })), w.job), 0);
+    assert.equal(exitCode(await w.redeem(w.voucher({ seq: 2, amount: 6n, verdictHash: second })), w.job), 0);
+  });
+
+  test("with another payout, or the same verdict again, is refused", async () => {
+    const w = await released();
+    await refused(w, await w.release(w.verdict({ payout: w.anyone.address, evidence: 5n })), "VERDICT_WRONG_PAYOUT");
+    await refused(w, await w.release(), "VERDICT_ALREADY_RECORDED");
+  });
+
+  test("a refused renewal leaves the job released", async () => {
+    const w = await released();
+    await w.release(w.verdict({ evidence: 5n }, { forge: true }));
+    const st = await w.jobState();
+    assert.equal(st.status, status.released);
+    assert.equal(st.answer.code, code.SIGNATURE_INVALID);
+    assert.equal(st.verdictCount, 1);
+  });
+});
+
+describe("the largest job", () => {
+  test("256 verdicts, not one more; the least values still suffice", async () => {
+    const w = await released();
+    let last;
+    for (let i = 1; i < 256; i++) last = await w.release(w.verdict({ evidence: BigInt(i) }), { value: toNano("0.05") });
+    const st = await w.jobState();
+    assert.equal(st.verdictCount, 256);
+    within(txsOf(last, w.job)[0], "releaseFull");
+    within(txsOf(last, w.job)[1], "answerFull");
+    await refused(w, await w.release(w.verdict({ evidence: 999n })), "VERDICTS_FULL");
+    const res = await w.redeem(w.voucher({ amount: toNano(10) }), { value: toNano("0.02") });
+    assert.equal(exitCode(res, w.job), 0);
+    within(txOf(res, w.job), "redeemFull");
+    assert.equal((await w.jobState()).paid, toNano(10));
+  });
+
+  test("sixteen signatures fit into the least value of a release", async () => {
+    const verifiers = Array.from({ length: 16 }, (_, i) => keys("v" + i));
+    const w = await World.create({ registry: { verifiers, threshold: 16 } });
+    await w.deposit();
+    const now = w.chain.now;
+    const v = verdictCell(w.common(), verifiers.map((kp) => ({ kp, issuedAt: now, expiresAt: now + 60 })));
+    const res = await w.release(v, { value: toNano("0.05") });
+    within(txOf(res, w.registry), "checkSixteen");
+    assert.equal((await w.jobState()).status, status.released);
+  });
+});
+
+describe("redeem", () => {
+  test("pays worker and gateway exactly; the sender pays the gas", async () => {
+    const w = await released();
+    const { res, before, after } = await conserved(w, () => w.redeem(w.voucher({ amount: 1_000_000_019n })));
+    within(txOf(res, w.job), "redeem");
+    const fee = (1_000_000_019n * 500n) / 10000n;
+    const credit = (a) => txsOf(res, a).reduce((s, t) => s + t.inMessage.info.value.coins, 0n);
+    assert.equal(credit(w.payout.address), 1_000_000_019n - fee);
+    assert.equal(credit(w.gateway.address), fee);
+    assert.equal(before(w.job) - after(w.job), 1_000_000_019n);
+    const st = await w.jobState();
+    assert.deepEqual([st.paid, st.seq, st.receiptCount, st.receiptsRoot], [1_000_000_019n, 1n, 1n, 99n]);
+  });
+
+  test("the gateway's total does not depend on how many vouchers there were", async () => {
+    const totals = [];
+    for (const steps of [[999n], [7n, 333n, 500n, 999n]]) {
+      const w = await released();
+      let total = 0n;
+      let seq = 0;
+      for (const amount of steps) {
+        const res = await w.redeem(w.voucher({ seq: ++seq, amount }));
+        assert.equal(exitCode(res, w.job), 0);
+        total += txsOf(res, w.gateway.address).reduce((s, t) => s + t.inMessage.info.value.coins, 0n);
+      }
+      totals.push(total);
+    }
+    assert.deepEqual(totals, [49n, 49n]);
+  });
+
+  test("without a gateway the worker gets all", async () => {
+    const w = await released({ terms: { gateway: null, feeBps: 500 } });
+    const { res } = await conserved(w, () => w.redeem(w.voucher({ amount: toNano(3) })));
+    within(txOf(res, w.job), "redeemNoFee");
+    assert.equal(txsOf(res, w.payout.address)[0].inMessage.info.value.coins, toNano(3));
+  });
+
+  test("the whole deposit can be redeemed, not a nanoton more", async () => {
+    const w = await released();
+    await refused(w, await w.redeem(w.voucher({ amount: toNano(10) + 1n })), "VOUCHER_OVER_DEPOSIT");
+    const { after } = await conserved(w, () => w.redeem(w.voucher({ amount: toNano(10) })));
+    assert.equal(after(w.job), RESERVE);
+  });
+
+  test("the least value is enough, a nanoton less is refused", async () => {
+    const w = await released();
+    await refused(w, await w.redeem(w.voucher(), { value: toNano("0.02") - 1n }), "VALUE_TOO_LOW");
+    assert.equal(exitCode(await w.redeem(w.voucher(), { value: toNano("0.02") }), w.job), 0);
+    assert.equal((await w.jobState()).seq, 1n);
+  });
+
+  test("a replay gains nothing", async () => {
+    const w = await released();
+    const v = w.voucher({ amount: toNano(2) });
+    assert.equal(exitCode(await w.redeem(v), w.job), 0);
+    const before = await w.balance(w.job);
+    const res = await w.redeem(v);
+    await refused(w, res, "VOUCHER_REPLAYED");
+    within(txOf(res, w.job), "replayed");
+    await refused(w, await w.redeem(w.voucher({ seq: 2, amount: toNano(2) })), "VOUCHER_NOT_HIGHER");
+    await refused(w, await w.redeem(w.voucher({ seq: 2, amount: toNano(3), count: 0 })), "VOUCHER_COUNT_LOWER");
+    assert.equal(await w.balance(w.job), before);
+  });
+
+  const forged = [
+    ["another key's signature", "VOUCHER_SIGNATURE", (w) => w.redeem(w.voucher(), { kp: keys("thief") })],
+    ["a flipped signature bit", "VOUCHER_SIGNATURE", (w) => w.redeem(w.voucher(), { signature: Buffer.alloc(64, 7) })],
+    ["another job's voucher", "VOUCHER_WRONG_TARGET", (w) => w.redeem(w.voucher({ job: w.registry }))],
+    ["another chain's voucher", "VOUCHER_WRONG_TARGET", (w) => w.redeem(w.voucher({ globalId: -3 }))],
+    ["a verdict that never released", "VOUCHER_VERDICT_UNKNOWN", (w) => w.redeem(w.voucher({ verdictHash: 5n }))],
+  ];
+  for (const [what, want, run] of forged) {
+    test(`${what} is refused`, async () => {
+      const w = await released();
+      const before = await w.balance(w.job);
+      await refused(w, await run(w), want);
+      assert.equal(await w.balance(w.job), before);
+    });
+  }
+
+  test("a cell that is not a voucher is refused", async () => {
+    const w = await released();
+    assert.equal(exitCode(await w.redeem(w.voucher({ tag: 0x43565331 })), w.job), 63);
+  });
+
+  test("before the release nothing is redeemed", async () => {
+    const w = await World.create();
+    await w.deposit();
+    await refused(w, await w.redeem(), "JOB_NOT_RELEASED");
+  });
+
+  test("a paused registry does not stop redeem, close or finish", async () => {
+    const w = await released();
+    await w.send(w.owner, w.registry, w.body(op.setPaused, (b) => b.storeBit(true)));
+    assert.equal(exitCode(await w.redeem(), w.job), 0);
+    assert.equal(exitCode(await w.close(), w.job), 0);
+    w.chain.now += HOUR;
+    assert.equal(exitCode(await w.finish(), w.job), 0);
+    assert.equal(await w.balance(w.job), 0n);
+  });
+});
+
+describe("close", () => {
+  test("a job that was never released refunds everything at once", async () => {
+    const w = await World.create();
+    await w.deposit();
+    const { res, after } = await conserved(w, () => w.close());
+    within(txOf(res, w.job), "settle");
+    assert.equal(after(w.job), 0n);
+    assert.equal((await w.jobState()).status, status.closed);
+    assert.ok(txsOf(res, w.client.address).some((t) => t.inMessage.info.value.coins === toNano(10) + RESERVE));
+  });
+
+  test("a released job waits out its delay; a later voucher still wins; the rest is refunded", async () => {
+    const w = await released();
+    await w.redeem(w.voucher({ amount: toNano(2) }));
+    const closing = await conserved(w, () => w.close());
+    within(txOf(closing.res, w.job), "close");
+    assert.equal((await w.jobState()).closeAt, w.chain.now + HOUR);
+    await refused(w, await w.close(), "ALREADY_CLOSING");
+    await refused(w, await w.finish(), "CLOSE_TOO_EARLY");
+    await refused(w, await w.deposit(), "JOB_NOT_OPEN");
+    await refused(w, await w.release(w.verdict({ evidence: 4n })), "JOB_NOT_OPEN");
+    w.chain.now += HOUR - 1;
+    await refused(w, await w.finish(), "CLOSE_TOO_EARLY");
+    assert.equal(exitCode(await w.redeem(w.voucher({ seq: 2, amount: toNano(5) })), w.job), 0);
+    w.chain.now += 1;
+    const rest = await w.balance(w.job);
+    const { res, after } = await conserved(w, () => w.finish());
+    within(txOf(res, w.job), "finish");
+    assert.equal(after(w.job), 0n);
+    const storage = txOf(res, w.job).description.storagePhase.storageFeesCollected;
+    assert.equal(txsOf(res, w.client.address)[0].inMessage.info.value.coins, rest - storage);
+  });
+
+  test("only the client closes; anyone finishes", async () => {
+    const w = await released();
+    await refused(w, await w.close(w.anyone), "NOT_CLIENT");
+    await refused(w, await w.close(w.payout), "NOT_CLIENT");
+    await refused(w, await w.finish(), "NOT_CLOSING");
+  });
+
+  test("closed is final: every operation is refused and the state stays", async () => {
+    const w = await released();
+    await w.close();
+    w.chain.now += HOUR;
+    await w.finish();
+    const data = await w.data(w.job);
+    await refused(w, await w.deposit(), "JOB_CLOSED");
+    await refused(w, await w.release(w.verdict({ evidence: 4n })), "JOB_CLOSED");
+    await refused(w, await w.redeem(), "JOB_CLOSED");
+    await refused(w, await w.close(), "JOB_CLOSED");
+    await refused(w, await w.finish(), "JOB_CLOSED");
+    assert.ok(data.equals(await w.data(w.job)));
+  });
+
+  test("money that reaches a closed job goes to the client", async () => {
+    const w = await World.create();
+    await w.deposit();
+    await w.close();
+    await w.send(w.anyone, w.job, beginCell().endCell(), { value: toNano(1), bounce: false });
+    assert.ok(await w.balance(w.job) > toNano("0.99"));
+    const stuck = await w.balance(w.job);
+    const { res, after } = await conserved(w, () => w.finish());
+    assert.equal(after(w.job), 0n);
+    assert.equal(txsOf(res, w.client.address)[0].inMessage.info.value.coins, stuck);
+  });
+
+  test("an answer that comes after the end passes its money on to the client", async () => {
+    const w = await World.create();
+    await w.deposit();
+    const pending = await w.releaseWithoutAnswer();
+    w.chain.now += 301;
+    await w.close();
+    const { res, after } = await conserved(w, () => w.answer(pending));
+    assert.equal(exitCode(res, w.job), 0);
+    assert.equal(after(w.job), 0n);
+    assert.equal((await w.jobState()).status, status.closed);
+  });
+
+  test("a renewal that is pending at the end cannot reopen the job", async () => {
+    const w = await released();
+    await w.releaseWithoutAnswer(w.verdict({ evidence: hash("late") }));
+    await w.close();
+    w.chain.now += HOUR;
+    await w.finish();
+    const st = await w.jobState();
+    assert.equal(st.status, status.closed);
+    assert.equal(st.pending, undefined);
+  });
+});
+
+describe("storage", () => {
+  test("a year of storage is within the reserve", async () => {
+    const w = await released();
+    w.chain.now += 365 * 24 * HOUR;
+    const { res } = await conserved(w, () => w.redeem(w.voucher({ amount: toNano(10) })));
+    assert.equal(exitCode(res, w.job), 0);
+    assert.ok(await w.balance(w.job) < RESERVE);
+  });
+});

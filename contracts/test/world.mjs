@@ -1,0 +1,306 @@
+// A small world for the contract tests: a sandbox chain, the compiled
+// contracts, and builders for their cells.
+import { createHash } from "node:crypto";
+import { readFileSync } from "node:fs";
+import { Address, beginCell, Cell, contractAddress, Dictionary, toNano } from "@ton/core";
+import { keyPairFromSeed, sign } from "@ton/crypto";
+import { Blockchain, internal } from "@ton/sandbox";
+import { committedPath, root } from "../scripts/compile.mjs";
+import { join } from "node:path";
+
+export const GLOBAL_ID = -239;
+export const START = 1_800_000_000;
+export const HOUR = 3600;
+
+export const op = {
+  checkVerdict: 0x43430001, verdictAnswer: 0x43430002, excesses: 0xd53276db,
+  setVerifier: 0x43520001, setManifest: 0x43520002, setModel: 0x43520003,
+  setParameters: 0x43520004, setPaused: 0x43520005, withdraw: 0x43520006, fund: 0x43520007,
+  deposit: 0x434a0001, release: 0x434a0002, redeem: 0x434a0003, close: 0x434a0004,
+  finish: 0x434a0005, paid: 0x434a0006,
+};
+export const trust = { vtpm: 1, tdx: 2 };
+export const manifestState = { active: 1, grace: 2, revoked: 3 };
+export const status = { funded: 0, pending: 1, released: 2, closing: 3, closed: 4 };
+export const RESERVE = toNano("0.1");
+
+/** The constants of codes.tolk by name. */
+export const code = Object.fromEntries(
+  [...readFileSync(join(root, "tolk", "codes.tolk"), "utf8").matchAll(/^const (\w+) = (\d+)$/gm)]
+    .map((m) => [m[1], Number(m[2])]));
+
+export const sha256 = (...parts) => {
+  const h = createHash("sha256");
+  for (const p of parts) h.update(p);
+  return h.digest();
+};
+export const num = (buf) => BigInt("0x" + buf.toString("hex"));
+export const hash = (text) => num(sha256(text));
+export const keys = (name) => keyPairFromSeed(sha256("test key " + name));
+export const keyId = (kp) => num(sha256(kp.publicKey));
+
+export const codeCell = (name) =>
+  Cell.fromBase64(JSON.parse(readFileSync(committedPath(name), "utf8")).codeBoc64);
+
+/** Dictionary values as cells; readers take them apart. */
+const cellValue = {
+  serialize: (src, b) => b.storeSlice(src.beginParse()),
+  parse: (s) => beginCell().storeSlice(s).endCell(),
+};
+const dictOf = (entries) => {
+  const d = Dictionary.empty(Dictionary.Keys.BigUint(256), cellValue);
+  for (const [k, v] of entries) d.set(k, v);
+  return d;
+};
+
+export function registryData(r) {
+  const verifiers = dictOf((r.verifiers ?? []).map((kp) =>
+    [keyId(kp), beginCell().storeUint(num(kp.publicKey), 256).storeUint(START, 32).endCell()]));
+  const manifests = dictOf((r.manifests ?? []).map((m) =>
+    [m.hash, beginCell().storeUint(m.state ?? 1, 8).storeUint(m.graceUntil ?? 0, 32).endCell()]));
+  const models = dictOf((r.models ?? []).map((m) =>
+    [m.root, beginCell().storeUint(m.nameHash ?? 7n, 256).storeBit(m.active ?? true).endCell()]));
+  const governance = beginCell().storeUint(0, 8).storeAddress(r.owner).endCell();
+  const settings = beginCell()
+    .storeUint(r.feeCapBps ?? 1000, 16).storeUint(r.freshness ?? HOUR, 32)
+    .storeUint(600, 32).storeUint(600, 32).storeRef(governance).endCell();
+  return beginCell()
+    .storeUint(1, 16).storeUint(r.version ?? 1, 32)
+    .storeBit(r.paused ?? false).storeBit(r.devnet ?? true)
+    .storeUint(r.trustClasses ?? (1 << trust.vtpm) | (1 << trust.tdx), 32)
+    .storeUint(r.threshold ?? 1, 8).storeUint((r.verifiers ?? []).length, 8)
+    .storeDict(verifiers).storeDict(manifests).storeDict(models)
+    .storeRef(settings).endCell();
+}
+
+export function readRegistry(data) {
+  const s = data.beginParse();
+  const out = {
+    layout: s.loadUint(16), version: s.loadUint(32), paused: s.loadBit(), devnet: s.loadBit(),
+    trustClasses: s.loadUint(32), threshold: s.loadUint(8), verifierCount: s.loadUint(8),
+  };
+  out.verifiers = s.loadDict(Dictionary.Keys.BigUint(256), cellValue);
+  out.manifests = s.loadDict(Dictionary.Keys.BigUint(256), cellValue);
+  out.models = s.loadDict(Dictionary.Keys.BigUint(256), cellValue);
+  const st = s.loadRef().beginParse();
+  out.feeCapBps = st.loadUint(16);
+  out.freshness = st.loadUint(32);
+  s.endParse();
+  return out;
+}
+
+export function termsCell(t) {
+  const demand = beginCell().storeAddress(t.registry).storeUint(t.modelRoot, 256)
+    .storeUint(t.policyHash, 256).storeUint(t.priceCap ?? 1000n, 64).endCell();
+  const gateway = beginCell().storeAddress(t.gateway ?? null).storeUint(t.salt ?? 1n, 256).endCell();
+  return beginCell().storeAddress(t.client).storeAddress(t.payout)
+    .storeUint(num(t.clientKey), 256).storeUint(t.feeBps ?? 0, 16)
+    .storeUint(t.closeDelay ?? HOUR, 32).storeUint(t.pendingTimeout ?? 300, 32)
+    .storeRef(demand).storeRef(gateway).endCell();
+}
+
+export function jobData(terms) {
+  return beginCell().storeUint(1, 16).storeUint(0, 8).storeCoins(0).storeCoins(0)
+    .storeUint(0, 64).storeUint(0, 64).storeUint(0, 256).storeUint(0, 32).storeUint(0, 64)
+    .storeUint(0, 16).storeBit(0).storeBit(0).storeBit(0).storeRef(termsCell(terms)).endCell();
+}
+
+export function readJob(data) {
+  const s = data.beginParse();
+  const out = {
+    layout: s.loadUint(16), status: s.loadUint(8), deposited: s.loadCoins(), paid: s.loadCoins(),
+    seq: s.loadUintBig(64), receiptCount: s.loadUintBig(64), receiptsRoot: s.loadUintBig(256),
+    closeAt: s.loadUint(32), queries: s.loadUintBig(64), verdictCount: s.loadUint(16),
+  };
+  out.verdicts = s.loadDict(Dictionary.Keys.BigUint(256), cellValue);
+  const pending = s.loadMaybeRef();
+  const answer = s.loadMaybeRef();
+  out.terms = s.loadRef();
+  s.endParse();
+  if (pending) {
+    const p = pending.beginParse();
+    out.pending = { queryId: p.loadUintBig(64), verdictHash: p.loadUintBig(256), receiptKey: p.loadUintBig(256), deadline: p.loadUint(32), sender: p.loadAddress() };
+  }
+  if (answer) {
+    const a = answer.beginParse();
+    out.answer = { queryId: a.loadUintBig(64), verdictHash: a.loadUintBig(256), code: a.loadUint(16), at: a.loadUint(32) };
+  }
+  return out;
+}
+
+export function commonCell(c) {
+  const subject = beginCell().storeUint(c.manifest, 256).storeUint(c.modelRoot, 256).storeUint(c.policyHash, 256).endCell();
+  return beginCell().storeUint(0x43564331, 32).storeUint(c.version ?? 1, 16)
+    .storeInt(c.globalId ?? GLOBAL_ID, 32).storeAddress(c.registry)
+    .storeUint(c.trustClass ?? trust.vtpm, 8).storeUint(c.receiptKey, 256).storeAddress(c.payout)
+    .storeRef(subject).storeRef(beginCell().storeUint(c.evidence, 256).endCell()).endCell();
+}
+
+/** signers: [{kp, issuedAt, expiresAt, forge?, id?}]; sorted by key id unless raw. */
+export function verdictCell(common, signers, { raw = false } = {}) {
+  const list = signers.map((s) => {
+    const id = s.id ?? keyId(s.kp);
+    const statement = beginCell().storeUint(0x43565331, 32).storeBuffer(common.hash())
+      .storeUint(id, 256).storeUint(s.issuedAt, 64).storeUint(s.expiresAt, 64).endCell();
+    const signature = sign(statement.hash(), s.kp.secretKey);
+    if (s.forge) signature[10] ^= 1;
+    return { id, ...s, signature };
+  });
+  if (!raw) list.sort((a, b) => (a.id < b.id ? -1 : 1));
+  let next = null;
+  for (const s of list.reverse()) {
+    next = beginCell().storeUint(s.id, 256).storeUint(s.issuedAt, 64).storeUint(s.expiresAt, 64)
+      .storeBuffer(s.signature).storeMaybeRef(next).endCell();
+  }
+  return beginCell().storeRef(common).storeRef(next).endCell();
+}
+
+export function voucherCell(v) {
+  return beginCell().storeUint(v.tag ?? 0x43565531, 32).storeInt(v.globalId ?? GLOBAL_ID, 32)
+    .storeAddress(v.job).storeUint(v.seq, 64).storeCoins(v.amount).storeUint(v.count ?? v.seq, 64)
+    .storeRef(beginCell().storeUint(v.root ?? 99n, 256).storeUint(v.verdictHash, 256).endCell()).endCell();
+}
+
+/**
+ * Replays a result's transactions over the balances from before it: what an
+ * account had and received is what it has left, sent (with forward fees) and
+ * paid. Returns the total fees, so that a caller can close the sum.
+ */
+export function replayBalances(transactions, balances) {
+  let fees = 0n;
+  for (const tx of transactions) {
+    let balance = balances.get(tx.address) ?? 0n;
+    if (tx.inMessage?.info.type === "internal") balance += tx.inMessage.info.value.coins;
+    balance -= tx.totalFees.coins;
+    fees += tx.totalFees.coins;
+    for (const m of tx.outMessages.values()) {
+      if (m.info.type !== "internal") continue;
+      balance -= m.info.value.coins + m.info.forwardFee;
+      fees += m.info.forwardFee;
+    }
+    balances.set(tx.address, balance);
+  }
+  return fees;
+}
+
+export class World {
+  static async create({ registry = {}, terms = {}, deploy = true } = {}) {
+    const w = new World();
+    w.chain = await Blockchain.create();
+    w.chain.now = START;
+    w.owner = await w.chain.treasury("owner", { balance: toNano(1000) });
+    w.client = await w.chain.treasury("client", { balance: toNano(1000) });
+    w.payout = await w.chain.treasury("payout", { balance: toNano(1000) });
+    w.gateway = await w.chain.treasury("gateway", { balance: toNano(1000) });
+    w.anyone = await w.chain.treasury("anyone", { balance: toNano(1000) });
+    w.verifier = keys("verifier");
+    w.clientKey = keys("client");
+    w.modelRoot = hash("model");
+    w.policyHash = hash("policy");
+    w.manifest = hash("manifest");
+    const rData = registryData({
+      owner: w.owner.address, verifiers: [w.verifier], manifests: [{ hash: w.manifest }],
+      models: [{ root: w.modelRoot }], ...registry,
+    });
+    const rInit = { code: codeCell("registry"), data: rData };
+    w.registry = contractAddress(0, rInit);
+    if (deploy) await w.send(w.owner, w.registry, beginCell().storeUint(op.fund, 32).storeUint(0, 64).endCell(), { value: toNano("0.2"), init: rInit });
+    w.terms = {
+      client: w.client.address, payout: w.payout.address, clientKey: w.clientKey.publicKey,
+      registry: w.registry, modelRoot: w.modelRoot, policyHash: w.policyHash,
+      gateway: w.gateway.address, feeBps: 500, ...terms,
+    };
+    w.jobInit = { code: codeCell("job"), data: jobData(w.terms) };
+    w.job = contractAddress(0, w.jobInit);
+    return w;
+  }
+
+  /** Sends a message; returns the result with the transactions of each contract. */
+  async send(from, to, body, { value = toNano("0.1"), init, bounce = true } = {}) {
+    const res = await this.chain.sendMessage(internal({
+      from: from.address ?? from, to, value, body, bounce, stateInit: init,
+    }), { now: this.chain.now });
+    return res;
+  }
+
+  body(opcode, fill = (b) => b, queryId = 0) {
+    return fill(beginCell().storeUint(opcode, 32).storeUint(queryId, 64)).endCell();
+  }
+
+  deposit(amount = toNano(10), { from = this.client, value = amount + RESERVE + toNano("0.1") } = {}) {
+    return this.send(from, this.job, this.body(op.deposit, (b) => b.storeCoins(amount)), { value, init: this.jobInit });
+  }
+
+  common(over = {}) {
+    return commonCell({
+      registry: this.registry, receiptKey: hash("receipt key"), payout: this.payout.address,
+      manifest: this.manifest, modelRoot: this.modelRoot, policyHash: this.policyHash,
+      evidence: hash("evidence"), ...over,
+    });
+  }
+
+  verdict(over = {}, sigOver = {}) {
+    const common = this.common(over);
+    const now = this.chain.now;
+    return verdictCell(common, [{ kp: this.verifier, issuedAt: now - 10, expiresAt: now + 1800, ...sigOver }]);
+  }
+
+  release(verdict = this.verdict(), { from = this.anyone, value = toNano("0.1") } = {}) {
+    return this.send(from, this.job, this.body(op.release, (b) => b.storeRef(verdict)), { value });
+  }
+
+  voucher(v = {}) {
+    return voucherCell({ job: this.job, seq: 1, amount: toNano(1), verdictHash: num(this.common().hash()), ...v });
+  }
+
+  redeem(voucher = this.voucher(), { from = this.anyone, kp = this.clientKey, value = toNano("0.1"), signature } = {}) {
+    const sig = signature ?? sign(voucher.hash(), kp.secretKey);
+    return this.send(from, this.job, this.body(op.redeem, (b) => b.storeBuffer(sig).storeRef(voucher)), { value });
+  }
+
+  close(from = this.client) { return this.send(from, this.job, this.body(op.close)); }
+  finish(from = this.anyone) { return this.send(from, this.job, this.body(op.finish)); }
+
+  /** Leaves the job pending: the message to the registry is dropped. */
+  async releaseWithoutAnswer(verdict = this.verdict()) {
+    const iter = await this.chain.sendMessageIter(internal({
+      from: this.anyone.address, to: this.job, value: toNano("0.1"), bounce: true,
+      body: this.body(op.release, (b) => b.storeRef(verdict)),
+    }), { now: this.chain.now });
+    const { value: tx } = await iter.next();
+    this.chain.defaultQueueManager.messageQueue.length = 0;
+    if (tx.description.computePhase.exitCode !== 0) throw new Error("release was refused");
+    return (await this.jobState()).pending;
+  }
+
+  /** An answer as if from the registry (or from someone else). */
+  answer(pending, { from = this.registry, queryId = pending.queryId, verdictHash = pending.verdictHash, answerCode = 0, bounce = false } = {}) {
+    return this.send(from, this.job, this.body(op.verdictAnswer, (b) => b.storeUint(verdictHash, 256).storeUint(answerCode, 16), queryId), { bounce });
+  }
+
+  /** A bounced question, as if from `from`. */
+  bounced(queryId, from = this.registry) {
+    const body = beginCell().storeUint(0xffffffff, 32).storeUint(op.checkVerdict, 32).storeUint(queryId, 64).endCell();
+    return this.chain.sendMessage(internal({ from, to: this.job, value: toNano("0.05"), body, bounced: true }), { now: this.chain.now });
+  }
+
+  async balance(addr) { return (await this.chain.getContract(addr.address ?? addr)).balance; }
+  async jobState() { return readJob(await this.data(this.job)); }
+  async registryState() { return readRegistry(await this.data(this.registry)); }
+  async data(addr) {
+    const acc = (await this.chain.getContract(addr)).account;
+    if (acc.account?.storage.state.type !== "active") throw new Error("not active: " + addr);
+    return acc.account.storage.state.state.data;
+  }
+}
+
+export const at = (addr) => num((addr.address ?? addr).hash);
+/** The first transaction of an address in a result. */
+export const txOf = (res, addr) => res.transactions.find((t) => t.address === at(addr));
+export const txsOf = (res, addr) => res.transactions.filter((t) => t.address === at(addr));
+export const exitCode = (res, addr) => {
+  const tx = txOf(res, addr);
+  const c = tx?.description.computePhase;
+  return c?.type === "vm" ? c.exitCode : `skipped:${c?.reason}`;
+};
+export const gasOf = (tx) => tx.description.computePhase.gasUsed;
