@@ -115,5 +115,5 @@ func (r *Raw) check() error {
 
 func parseFault(format string, args ...any) *fault.Fault {
 	return fault.New(fault.ExitParse, "dcap.collateral.parse",
-		"fetch the collateral again: see cocoon collateral fetch", format, args...)
+		fetchRemedy, format, args...)
 }

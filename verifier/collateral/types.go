@@ -56,16 +56,29 @@ type Options struct {
 // Set is authenticated collateral. It is immutable and safe for concurrent
 // use; nothing that its methods return may be changed.
 type Set struct {
-	raw      *Raw
-	info     *tcb.Info
-	qe       *tcb.QEIdentity
-	rootCRL  *pck.CRL
-	pckCRL   *pck.CRL
-	ca       pck.CA
-	roots    *pck.Roots
-	parts    []Part
-	hash     [32]byte
-	earliest time.Time
+	raw     *Raw
+	info    *tcb.Info
+	qe      *tcb.QEIdentity
+	rootCRL *pck.CRL
+	pckCRL  *pck.CRL
+	ca      pck.CA
+	issuer  *pck.Issued
+	roots   *pck.Roots
+	parts   []Part
+	hash    [32]byte
+	summary Summary
+}
+
+// Summary is what is reported of a set: dates and numbers.
+type Summary struct {
+	EarliestIssue  time.Time `json:"earliest_issue,omitzero"`
+	LatestIssue    time.Time `json:"latest_issue,omitzero"`
+	EarliestExpiry time.Time `json:"earliest_expiry,omitzero"`
+	RootCRLNumber  string    `json:"root_ca_crl_number,omitempty"` // decimal
+	PCKCRLNumber   string    `json:"pck_crl_number,omitempty"`     // decimal
+	Evaluation     int       `json:"evaluation,omitempty"`         // tcbEvaluationDataNumber, the lower of TCB info and QE identity
+	Hash           string    `json:"sha256,omitempty"`             // Set.Hash in hex
+	Parts          []Part    `json:"parts,omitempty"`
 }
 
 // Raw returns the bytes the set was made from.
@@ -86,12 +99,21 @@ func (s *Set) PCKCRL() *pck.CRL { return s.pckCRL }
 // CA says which PCK CA the PCK CRL is of.
 func (s *Set) CA() pck.CA { return s.ca }
 
+// Issuer returns the certificate of that PCK CA, with its root.
+func (s *Set) Issuer() *pck.Issued { return s.issuer }
+
+// Roots returns the roots the set was opened under.
+func (s *Set) Roots() *pck.Roots { return s.roots }
+
 // Parts returns the dated parts.
 func (s *Set) Parts() []Part { return append([]Part(nil), s.parts...) }
+
+// Summary returns dates and numbers of the set; its Parts are shared.
+func (s *Set) Summary() Summary { return s.summary }
 
 // Hash identifies everything the set was verified from: all bytes of Raw and
 // the roots.
 func (s *Set) Hash() [32]byte { return s.hash }
 
 // NextUpdate returns the earliest next update of all parts.
-func (s *Set) NextUpdate() time.Time { return s.earliest }
+func (s *Set) NextUpdate() time.Time { return s.summary.EarliestExpiry }

@@ -1,9 +1,8 @@
 package dcap
 
 import (
+	"crypto/ecdsa"
 	"sync"
-
-	"cocoon/verifier/pck"
 )
 
 // Default bounds of a Cache.
@@ -19,8 +18,8 @@ const (
 // collateral is never found again. Times are checked at each verification.
 // It is bounded and safe for concurrent use.
 type Cache struct {
-	chains  lru[*pck.Chain]
-	reports lru[struct{}]
+	chains  lru[*Entry]
+	reports lru[*ecdsa.PublicKey]
 }
 
 // CacheOptions bound a Cache.
@@ -37,7 +36,7 @@ func NewCache(o CacheOptions) *Cache {
 	if o.Reports == 0 {
 		o.Reports = DefaultReports
 	}
-	return &Cache{chains: newLRU[*pck.Chain](o.Chains), reports: newLRU[struct{}](o.Reports)}
+	return &Cache{chains: newLRU[*Entry](o.Chains), reports: newLRU[*ecdsa.PublicKey](o.Reports)}
 }
 
 // Len returns the number of chains and QE reports kept.

@@ -41,14 +41,14 @@ type Options struct {
 
 // Result is what TDX and SGX results have in common.
 type Result struct {
-	TEE      string         `json:"tee"`     // "tdx" or "sgx"
-	Version  int            `json:"version"` // of the quote
-	Genuine  bool           `json:"genuine"` // no check failed: cryptography, binding, times; not Revoked, not NotSupported
-	TCB      TCB            `json:"tcb"`
-	Debug    bool           `json:"debug"`
-	Platform Platform       `json:"platform"`
-	Dates    Dates          `json:"collateral"`
-	Checks   []result.Check `json:"checks"`
+	TEE      string             `json:"tee"`     // "tdx" or "sgx"
+	Version  int                `json:"version"` // of the quote
+	Genuine  bool               `json:"genuine"` // no check failed: cryptography, binding, times; not Revoked, not NotSupported
+	TCB      TCB                `json:"tcb"`
+	Debug    bool               `json:"debug"`
+	Platform Platform           `json:"platform"`
+	Dates    collateral.Summary `json:"collateral"`
+	Checks   []result.Check     `json:"checks"`
 }
 
 // TCB is the converged TCB status and what it was made from. Its Verdict is
@@ -56,9 +56,10 @@ type Result struct {
 // cryptography does not hold.
 type TCB struct {
 	tcb.Verdict
-	Evaluation int          `json:"evaluation,omitempty"` // tcbEvaluationDataNumber, the lower of TCB info and QE identity
-	Launch     *tcb.Verdict `json:"launch,omitempty"`     // TD 1.5 and later in quote v5: of TEE_TCB_SVN
-	Current    *tcb.Verdict `json:"current,omitempty"`    // likewise, of TEE_TCB_SVN2
+	Evaluation   int          `json:"evaluation,omitempty"`    // tcbEvaluationDataNumber of the TCB info
+	QEEvaluation int          `json:"qe_evaluation,omitempty"` // tcbEvaluationDataNumber of the QE identity
+	Launch       *tcb.Verdict `json:"launch,omitempty"`        // TD 1.5 and later in quote v5: of TEE_TCB_SVN
+	Current      *tcb.Verdict `json:"current,omitempty"`       // likewise, of TEE_TCB_SVN2
 }
 
 // Platform is what the PCK certificate says of the platform.
@@ -76,15 +77,4 @@ type Platform struct {
 	DynamicPlatform *bool `json:"dynamic_platform,omitempty"`
 	CachedKeys      *bool `json:"cached_keys,omitempty"`
 	SMTEnabled      *bool `json:"smt_enabled,omitempty"`
-}
-
-// Dates are the dates and numbers of the collateral that was used.
-type Dates struct {
-	EarliestIssue  time.Time         `json:"earliest_issue,omitzero"`
-	LatestIssue    time.Time         `json:"latest_issue,omitzero"`
-	EarliestExpiry time.Time         `json:"earliest_expiry,omitzero"`
-	RootCRLNumber  string            `json:"root_ca_crl_number,omitempty"` // decimal
-	PCKCRLNumber   string            `json:"pck_crl_number,omitempty"`
-	Parts          []collateral.Part `json:"parts,omitempty"`
-	Hash           string            `json:"sha256,omitempty"` // of the Set
 }

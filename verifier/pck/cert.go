@@ -40,15 +40,15 @@ func checkShape(c *x509.Certificate, ca bool) error {
 // where both are there, and the signature (RFC 5280, section 6.1).
 func checkSignature(child, parent *x509.Certificate) error {
 	if string(child.RawIssuer) != string(parent.RawSubject) {
-		return fmt.Errorf("certificate %q is issued by %q, not by %q",
-			child.Subject.CommonName, child.Issuer.CommonName, parent.Subject.CommonName)
+		return fmt.Errorf("certificate %q is issued by %q, not by %q: %w",
+			child.Subject.CommonName, child.Issuer.CommonName, parent.Subject.CommonName, ErrSignature)
 	}
 	if len(child.AuthorityKeyId) > 0 && len(parent.SubjectKeyId) > 0 &&
 		string(child.AuthorityKeyId) != string(parent.SubjectKeyId) {
-		return fmt.Errorf("certificate %q names another issuer key", child.Subject.CommonName)
+		return fmt.Errorf("certificate %q names another issuer key: %w", child.Subject.CommonName, ErrSignature)
 	}
 	if err := parent.CheckSignature(child.SignatureAlgorithm, child.RawTBSCertificate, child.Signature); err != nil {
-		return fmt.Errorf("checking signature of certificate %q: %w", child.Subject.CommonName, err)
+		return fmt.Errorf("certificate %q: %w: %w", child.Subject.CommonName, ErrSignature, err)
 	}
 	return nil
 }

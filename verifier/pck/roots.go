@@ -8,6 +8,7 @@ import (
 	"encoding/pem"
 	"errors"
 	"fmt"
+	"sync"
 )
 
 // intelRootPEM is the Intel SGX Root CA, valid 2018-05-21 to 2049-12-31. It is
@@ -19,20 +20,22 @@ import (
 //go:embed intel_sgx_root_ca.pem
 var intelRootPEM []byte
 
-// Roots is a set of trusted root certificates, compared byte for byte.
+// Roots is a set of trusted root certificates.
 type Roots struct {
 	certs []*x509.Certificate
 	hash  [32]byte
 }
 
 // IntelRoots returns Intel's production root.
-func IntelRoots() *Roots {
+func IntelRoots() *Roots { return intelRoots() }
+
+var intelRoots = sync.OnceValue(func() *Roots {
 	r, err := ParseRoots(intelRootPEM)
 	if err != nil {
 		panic("pck: embedded root certificate: " + err.Error())
 	}
 	return r
-}
+})
 
 // maxRoots bounds a file of roots.
 const maxRoots = 16
@@ -74,11 +77,25 @@ func ParseRoots(pemData []byte) (*Roots, error) {
 	return r, nil
 }
 
-// Find returns the pinned certificate whose DER is der, or nil.
+// Find returns the root certificate whose DER is der if it is pinned, or nil.
+// Intel has issued its root anew, with the same name and key and a later end;
+// chains made before carry the earlier certificate. A trust anchor is a name
+// and a key (RFC 5280, section 6.1.1 (d)): such a certificate is taken too, if
+// it is itself well formed and its signature verifies.
 func (r *Roots) Find(der []byte) *x509.Certificate {
 	for _, c := range r.certs {
 		if bytes.Equal(c.Raw, der) {
 			return c
+		}
+	}
+	cert, err := parseCert(der, true)
+	if err != nil {
+		return nil
+	}
+	for _, c := range r.certs {
+		if bytes.Equal(c.RawSubject, cert.RawSubject) &&
+			bytes.Equal(c.RawSubjectPublicKeyInfo, cert.RawSubjectPublicKeyInfo) && checkSignature(cert, c) == nil {
+			return cert
 		}
 	}
 	return nil

@@ -11,6 +11,7 @@ import (
 	"strconv"
 
 	"cocoon/verifier/dcap"
+	"cocoon/verifier/quote"
 )
 
 // Options of Verify.
@@ -23,22 +24,8 @@ type Result struct {
 	Enclave Enclave `json:"-"`
 }
 
-// Enclave is what a quote says of an enclave (Intel SDM volume 3D, REPORT), in
-// the byte order of the quote.
-type Enclave struct {
-	CPUSVN       [16]byte
-	MiscSelect   [4]byte // little-endian
-	ISVExtProdID [16]byte
-	Attributes   [16]byte // flags and XFRM, each little-endian
-	MREnclave    [32]byte
-	MRSigner     [32]byte
-	ConfigID     [64]byte
-	ISVProdID    uint16
-	ISVSVN       uint16
-	ConfigSVN    uint16
-	ISVFamilyID  [16]byte
-	ReportData   [64]byte
-}
+// Enclave is what a quote says of an enclave.
+type Enclave = quote.EnclaveReport
 
 // AttrDebug is the DEBUG bit of the first byte of Attributes.
 const AttrDebug = 1 << 1

@@ -10,6 +10,7 @@ import (
 	"encoding/hex"
 
 	"cocoon/verifier/dcap"
+	"cocoon/verifier/quote"
 )
 
 // Options of Verify.
@@ -22,40 +23,11 @@ type Result struct {
 	TD TD `json:"-"`
 }
 
-// TD is what a quote says of a trust domain. Its fields are those of the TD
-// report (TDX module ABI, TDREPORT_STRUCT), in the byte order of the quote.
-type TD struct {
-	BodyType       uint16 // 2: TDX 1.0, 3: TDX 1.5, 4: TDX 1.5 with service-TD extension
-	TEETCBSVN      [16]byte
-	MRSEAM         [48]byte
-	MRSignerSEAM   [48]byte
-	SEAMAttributes [8]byte
-	Attributes     [8]byte // TDATTRIBUTES, little-endian
-	XFAM           [8]byte // little-endian
-	MRTD           [48]byte
-	MRConfigID     [48]byte
-	MROwner        [48]byte
-	MROwnerConfig  [48]byte
-	RTMR           [4][48]byte
-	ReportData     [64]byte
-	TEETCBSVN2     [16]byte // body type 3 and later
-	MRServiceTD    [48]byte // body type 3 and later
-	ServiceTD      *ServiceTD
-}
+// TD is what a quote says of a trust domain.
+type TD = quote.TDReport
 
 // ServiceTD is the service-TD extension of body type 4.
-type ServiceTD struct {
-	VMID           uint8
-	TDID           [32]byte
-	DevInfo        [48]byte
-	InitHash       [48]byte // INIT_SERVTD_HASH
-	InitAttributes [8]byte  // INIT_SERVTD_ATTR
-	InitCPUSVN     [16]byte
-	InitTEETCBSVN  [16]byte
-	InitFMSPC      [12]byte // three little-endian words: model, stepping and platform
-	CurrHash       [48]byte // CURR_SERVTD_HASH
-	CurrAttributes [8]byte  // CURR_SERVTD_ATTR
-}
+type ServiceTD = quote.ServiceTD
 
 // Bits of TDATTRIBUTES (TDX module ABI, ATTRIBUTES).
 const (
@@ -83,7 +55,7 @@ func (r *Result) Measurements() map[string]string {
 		"rtmr3":           hex.EncodeToString(t.RTMR[3][:]),
 		"report_data":     hex.EncodeToString(t.ReportData[:]),
 	}
-	if t.BodyType >= 3 {
+	if t.BodyType >= quote.BodyTD15 {
 		m["tee_tcb_svn2"] = hex.EncodeToString(t.TEETCBSVN2[:])
 		m["mrservicetd"] = hex.EncodeToString(t.MRServiceTD[:])
 	}
