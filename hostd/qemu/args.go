@@ -1,0 +1,175 @@
+// Package qemu turns a VM spec into QEMU's arguments and speaks QMP. QEMU and
+// its firmware come from the pinned tools tree, never from the host, so that
+// every machine boots and measures the same (DESIGN section 7).
+package qemu
+
+import (
+	"encoding/json"
+	"fmt"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"cocoon/hostd/spec"
+	"cocoon/internal/fault"
+)
+
+// Accelerators.
+const (
+	AccelKVM = "kvm"
+	AccelTCG = "tcg"
+)
+
+// The serial numbers by which the guest finds its disks, and the name of its
+// status port.
+const (
+	SerialRoot   = "cocoon-root"
+	SerialEngine = "cocoon-engine"
+	SerialModel  = "cocoon-model"
+	StatusPort   = "cocoon.status"
+)
+
+// File descriptors that the process inherits, each one end of a socket pair.
+const (
+	FDQMP     = 3
+	FDConsole = 4
+	FDStatus  = 5
+	FDTPM     = 6
+)
+
+// Options are what the arguments depend on besides the spec.
+type Options struct {
+	Accel    string   // AccelKVM or AccelTCG
+	Firmware string   // OVMF.fd, opened read-only
+	Cmdline  string   // the kernel command line, exactly as measured
+	Relay    []string // argument vector that carries one connection when a target is appended
+}
+
+// Args returns the arguments of qemu-system-x86_64 for the VM.
+//
+// There is no way into the guest: no monitor on a path, no inbound port, no
+// shared folder, no display. The user-mode network is restricted to the
+// spec's forwards. No device brings firmware into the measurement: the NIC
+// has no option ROM.
+func Args(s *spec.Spec, o Options) ([]string, error) {
+	if s.TEE != spec.TEEVTPM {
+		return nil, fault.New(fault.ExitNotReady, "vm.tee.unavailable", `use "tee": "vtpm" for development, or a host with that hardware`,
+			"building arguments: %s guests need hardware that this host lacks", s.TEE)
+	}
+	a := &args{}
+	a.add("-name", "guest="+s.Name+",debug-threads=on")
+	a.add("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot")
+	// A compromised QEMU may neither raise its privileges nor use obsolete
+	// system calls; spawning stays possible only where forwards need relays.
+	spawn := "deny"
+	if len(s.Forwards) > 0 {
+		spawn = "allow"
+	}
+	a.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,resourcecontrol=deny,spawn="+spawn)
+	a.add("-machine", "q35,usb=off,vmport=off,hpet=off,dump-guest-core=off")
+	switch o.Accel {
+	case AccelKVM:
+		a.add("-accel", "kvm", "-cpu", "host")
+	case AccelTCG:
+		a.add("-accel", "tcg,thread=multi", "-cpu", "max")
+	default:
+		return nil, fmt.Errorf("building arguments: unknown accelerator %q", o.Accel)
+	}
+	a.add("-m", strconv.Itoa(s.MemoryMiB)+"M", "-smp", strconv.Itoa(s.CPUs))
+	// As a ROM and not as flash: the variable store lives in memory only, so
+	// that nothing persists between boots and PCR 7 is always the same.
+	a.add("-bios", o.Firmware)
+	a.add("-kernel", filepath.Join(s.Image, spec.KernelFile), "-initrd", filepath.Join(s.Image, spec.InitrdFile), "-append", o.Cmdline)
+
+	a.socket("qmp", FDQMP)
+	a.add("-mon", "chardev=qmp,mode=control")
+	a.socket("console", FDConsole)
+	a.add("-serial", "chardev:console")
+	a.socket("status", FDStatus)
+	a.json("-device", map[string]any{"driver": "virtio-serial-pci", "id": "ports", "max_ports": 4})
+	a.json("-device", map[string]any{"driver": "virtserialport", "bus": "ports.0", "chardev": "status", "name": StatusPort})
+	a.socket("tpm", FDTPM)
+	a.add("-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0")
+
+	a.disk("root", filepath.Join(s.Image, spec.RootFile), SerialRoot)
+	if s.Packs.Engine != "" {
+		a.disk("engine", s.Packs.Engine, SerialEngine)
+	}
+	if s.Packs.Model != "" {
+		a.disk("model", s.Packs.Model, SerialModel)
+	}
+	a.json("-device", map[string]any{"driver": "virtio-rng-pci", "id": "rng"})
+	if err := a.network(s, o); err != nil {
+		return nil, err
+	}
+	if s.Config != "" {
+		a.fwCfg(spec.ConfigName, s.Config)
+	}
+	if s.Operator != "" {
+		a.fwCfg(spec.OperatorName, s.Operator)
+	}
+	for _, name := range s.FwCfgNames() {
+		a.fwCfg(name, s.FwCfg[name])
+	}
+	return a.v, a.err
+}
+
+type args struct {
+	v   []string
+	err error
+}
+
+func (a *args) add(v ...string) { a.v = append(a.v, v...) }
+
+// json adds an option in JSON form, which needs no escaping of commas.
+func (a *args) json(opt string, v map[string]any) {
+	b, err := json.Marshal(v)
+	if err != nil && a.err == nil {
+		a.err = fmt.Errorf("building arguments: %w", err)
+	}
+	a.add(opt, string(b))
+}
+
+func (a *args) socket(id string, fd int) {
+	a.add("-chardev", fmt.Sprintf("socket,id=%s,fd=%d", id, fd))
+}
+
+func (a *args) disk(name, path, serial string) {
+	a.json("-blockdev", map[string]any{"driver": "file", "node-name": name + "-file", "filename": path,
+		"read-only": true, "auto-read-only": false})
+	a.json("-blockdev", map[string]any{"driver": "raw", "node-name": name, "file": name + "-file", "read-only": true})
+	a.json("-device", map[string]any{"driver": "virtio-blk-pci", "id": "disk-" + name, "drive": name, "serial": serial})
+}
+
+func (a *args) network(s *spec.Spec, o Options) error {
+	net := map[string]any{"type": "user", "id": "net", "restrict": true, "ipv6": false}
+	var fwd []any
+	for _, f := range s.Forwards {
+		if len(o.Relay) == 0 {
+			return fmt.Errorf("building arguments: forwards without a relay")
+		}
+		// libslirp splits the command as a shell would (g_shell_parse_argv) and
+		// starts one process a connection.
+		words := make([]string, 0, len(o.Relay)+1)
+		for _, w := range append(append([]string(nil), o.Relay...), f.Target) {
+			words = append(words, shellQuote(w))
+		}
+		fwd = append(fwd, map[string]any{"str": "tcp:" + f.Guest + "-cmd:" + strings.Join(words, " ")})
+	}
+	if fwd != nil {
+		net["guestfwd"] = fwd
+	}
+	a.json("-netdev", net)
+	a.json("-device", map[string]any{"driver": "virtio-net-pci", "id": "nic", "netdev": "net", "romfile": ""})
+	return nil
+}
+
+func (a *args) fwCfg(name, path string) {
+	a.add("-fw_cfg", "name="+spec.FwCfgPrefix+name+",file="+commaEscape(path))
+}
+
+// commaEscape doubles commas, which end a value in QEMU's option syntax.
+func commaEscape(s string) string { return strings.ReplaceAll(s, ",", ",,") }
+
+// shellQuote quotes one word for a POSIX shell's splitting rules.
+func shellQuote(s string) string { return "'" + strings.ReplaceAll(s, "'", `'\''`) + "'" }
