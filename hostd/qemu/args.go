@@ -53,8 +53,8 @@ type Options struct {
 // has no option ROM.
 func Args(s *spec.Spec, o Options) ([]string, error) {
 	if s.TEE != spec.TEEVTPM {
-		return nil, fault.New(fault.ExitNotReady, "vm.tee.unavailable", `use "tee": "vtpm" for development, or a host with that hardware`,
-			"building arguments: %s guests need hardware that this host lacks", s.TEE)
+		return nil, fault.New(fault.ExitNotReady, "vm.tee.unsupported", `use "tee": "vtpm" for development`,
+			"building arguments for a %s guest: this version starts vtpm guests only", s.TEE)
 	}
 	a := &args{}
 	a.add("-name", "guest="+s.Name+",debug-threads=on")

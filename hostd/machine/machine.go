@@ -1,0 +1,401 @@
+// Package machine runs one virtual machine: its software TPM, QEMU, console
+// and status port, from start to end. In goes a spec; out come a directory
+// with logs and the state, which anyone may read at any time, and no process
+// that outlives the machine.
+package machine
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cocoon/hostd/console"
+	"cocoon/hostd/proc"
+	"cocoon/hostd/qemu"
+	"cocoon/hostd/spec"
+	"cocoon/hostd/swtpm"
+	"cocoon/internal/fault"
+	"cocoon/internal/undo"
+)
+
+// Bounds on what a guest can make the host keep, in bytes a file; two files
+// of each exist at most.
+const (
+	ConsoleLimit = 4 << 20
+	StatusLimit  = 16 << 20
+)
+
+// DefaultGrace is how long a guest has between power button and power off.
+const DefaultGrace = 10 * time.Second
+
+// qmpTimeout bounds QEMU's own start until it speaks QMP, on a busy machine.
+const qmpTimeout = 60 * time.Second
+
+// Options of a machine.
+type Options struct {
+	Spec     *spec.Spec // valid and resolved
+	Dir      string     // of this VM; exists
+	Tools    swtpm.Tools
+	Firmware string // OVMF.fd
+	Accel    string // qemu.AccelKVM or qemu.AccelTCG
+	AccelWhy string // how that was decided
+	CA       *swtpm.CA
+	Relay    []string            // argument vector of a relay; the target is appended
+	Console  io.Writer           // also gets the console; may be nil
+	OnLine   func(*console.Line) // also gets status lines; may be nil
+	// TPM, where not nil, stands between QEMU and the software TPM: it gets
+	// the control channel and returns the one for QEMU.
+	TPM    func(ctrl *os.File) (*os.File, error)
+	Clock  func() time.Time
+	Logger *slog.Logger
+}
+
+// Machine is a running VM.
+type Machine struct {
+	o     Options
+	qemu  *proc.Child
+	tpm   *swtpm.Process
+	qmp   *qemu.QMP
+	err   *stderrTail
+	pumps sync.WaitGroup
+	done  chan struct{}
+
+	mu       sync.Mutex
+	state    State
+	shutdown string // reason from QEMU's SHUTDOWN event
+	asked    string // how the end was asked for, or empty
+}
+
+// Start makes the TPM where it does not exist and boots the VM. On failure
+// nothing is left running. The state file is written in both cases.
+func Start(ctx context.Context, o Options) (m *Machine, err error) {
+	self, err := proc.Self()
+	if err != nil {
+		return nil, err
+	}
+	m = &Machine{o: o, done: make(chan struct{}), err: &stderrTail{}}
+	m.state = State{Name: o.Spec.Name, Phase: Starting, TEE: o.Spec.TEE, Accel: o.Accel, AccelWhy: o.AccelWhy,
+		Keeper: self, Started: o.Clock().UTC(), Guest: Guest{Stages: []Stage{}}}
+	if err := m.update(func(*State) {}); err != nil {
+		return nil, err
+	}
+	var u undo.Stack
+	defer func() {
+		if err == nil {
+			return
+		}
+		if uerr := u.Undo(); uerr != nil {
+			err = errors.Join(err, fmt.Errorf("undoing: %w", uerr))
+		}
+		if werr := m.end(Failed, "could not start", err); werr != nil {
+			err = errors.Join(err, werr)
+		}
+	}()
+	if err := preflight(o); err != nil {
+		return nil, err
+	}
+	if err := m.launch(ctx, &u); err != nil {
+		return nil, err
+	}
+	u.Keep()
+	go m.wait()
+	return m, nil
+}
+
+// launch starts swtpm and QEMU and connects to them.
+func (m *Machine) launch(ctx context.Context, u *undo.Stack) error {
+	o := m.o
+	cmdline, err := o.Spec.Cmdline()
+	if err != nil {
+		return err
+	}
+	args, err := qemu.Args(o.Spec, qemu.Options{Accel: o.Accel, Firmware: o.Firmware, Cmdline: cmdline, Relay: o.Relay})
+	if err != nil {
+		return err
+	}
+	tpmDir := filepath.Join(o.Dir, TPMDir)
+	ek, err := swtpm.Manufacture(ctx, o.Tools, tpmDir, o.CA)
+	if err != nil {
+		return fmt.Errorf("manufacturing software TPM: %w", err)
+	}
+	ekSum := sha256.Sum256(ek.Raw)
+	tpm, ctrl, err := swtpm.Start(o.Tools, tpmDir)
+	if err != nil {
+		return err
+	}
+	m.tpm = tpm
+	u.Push("ending software TPM", tpm.Close)
+	if o.TPM != nil {
+		if ctrl, err = o.TPM(ctrl); err != nil {
+			return fmt.Errorf("interposing on the TPM: %w", err)
+		}
+	}
+	defer ctrl.Close()
+
+	ours, theirs, err := pairs(3)
+	if err != nil {
+		return err
+	}
+	closeTheirs := func() {
+		for _, f := range theirs {
+			f.Close()
+		}
+	}
+	defer closeTheirs()
+	u.Push("closing sockets", func() error {
+		for _, c := range ours {
+			c.Close()
+		}
+		return nil
+	})
+	cmd := o.Tools.Command(context.Background(), "qemu-system-x86_64", args...)
+	cmd.Stdout, cmd.Stderr = m.err, m.err
+	cmd.ExtraFiles = append(theirs, ctrl) // FDQMP, FDConsole, FDStatus, FDTPM
+	o.Logger.Debug("starting qemu", "vm", o.Spec.Name, "argv", cmd.Args)
+	if m.qemu, err = proc.Start(cmd); err != nil {
+		return fmt.Errorf("starting QEMU: %w", err)
+	}
+	u.Push("killing QEMU", m.qemu.Kill)
+	// Now only QEMU holds its ends, so that its death shows as end of file.
+	closeTheirs()
+	ctrl.Close()
+	confine(m.qemu.ID.PID, o.Logger)
+	if err := m.update(func(s *State) {
+		s.QEMU, s.SWTPM, s.EKSHA256 = m.qemu.ID, tpm.ID(), hex.EncodeToString(ekSum[:])
+	}); err != nil {
+		return err
+	}
+	if err := m.attach(ours[1], ours[2]); err != nil {
+		return err
+	}
+	qctx, cancel := context.WithTimeout(ctx, qmpTimeout)
+	defer cancel()
+	if m.qmp, err = qemu.Connect(qctx, ours[0], m.event); err != nil {
+		return m.explain(err)
+	}
+	return m.update(func(s *State) { s.Phase = Running })
+}
+
+// explain turns a failed start of QEMU into a fault with QEMU's own words.
+func (m *Machine) explain(err error) error {
+	select {
+	case <-m.qemu.Done():
+	case <-time.After(time.Second):
+	}
+	msg := strings.TrimSpace(m.err.String())
+	if msg == "" {
+		return fault.New(fault.ExitInternal, "vm.qemu.failed", "see whether the machine is overloaded or out of memory", "starting QEMU: %w", err)
+	}
+	return fault.New(fault.ExitInternal, "vm.qemu.failed", "correct what QEMU names; if it names a file of the tools tree, run: make deps",
+		"starting QEMU: %s: %w", msg, err)
+}
+
+// attach starts keeping what the guest writes.
+func (m *Machine) attach(con, status net.Conn) error {
+	conLog, err := console.Open(filepath.Join(m.o.Dir, ConsoleFile), ConsoleLimit)
+	if err != nil {
+		return err
+	}
+	statusLog, err := console.Open(filepath.Join(m.o.Dir, StatusFile), StatusLimit)
+	if err != nil {
+		conLog.Close()
+		return err
+	}
+	m.pumps.Add(2)
+	go func() {
+		defer m.pumps.Done()
+		defer conLog.Close()
+		defer con.Close()
+		m.pumpConsole(con, conLog)
+	}()
+	go func() {
+		defer m.pumps.Done()
+		defer statusLog.Close()
+		defer status.Close()
+		bad := func(err error) {
+			m.o.Logger.Warn("unreadable status line", "vm", m.o.Spec.Name, "err", err)
+			m.note(func(s *State) { s.BadLines++ })
+		}
+		err := console.Lines(status, func(l *console.Line) { m.line(l, statusLog) }, bad)
+		if err != nil && !errors.Is(err, net.ErrClosed) {
+			m.o.Logger.Warn("status port ended", "vm", m.o.Spec.Name, "err", err)
+		}
+	}()
+	return nil
+}
+
+// Done is closed once the machine has ended and its state is written.
+func (m *Machine) Done() <-chan struct{} { return m.done }
+
+// State returns a copy of the state.
+func (m *Machine) State() State {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	s := m.state
+	s.Guest.Stages = append([]Stage(nil), s.Guest.Stages...)
+	return s
+}
+
+// QMP returns the connection to QEMU.
+func (m *Machine) QMP() *qemu.QMP { return m.qmp }
+
+// Stop presses the power button, and after the grace period takes the power
+// away. It returns once the machine has ended.
+func (m *Machine) Stop(ctx context.Context, grace time.Duration) {
+	m.mu.Lock()
+	first := m.asked == ""
+	m.asked = "stopped"
+	m.mu.Unlock()
+	if first {
+		m.note(func(s *State) {
+			if !s.Over() {
+				s.Phase = Stopping
+			}
+		})
+	}
+	if grace > 0 {
+		if err := m.qmp.Do(ctx, "system_powerdown", nil, nil); err == nil && m.gone(ctx, grace) {
+			return
+		}
+	}
+	qctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	m.mu.Lock()
+	m.asked = "power taken away"
+	m.mu.Unlock()
+	if err := m.qmp.Do(qctx, "quit", nil, nil); err == nil && m.gone(ctx, 3*time.Second) {
+		return
+	}
+	if err := m.qemu.Kill(); err != nil {
+		m.o.Logger.Error("killing QEMU", "vm", m.o.Spec.Name, "err", err)
+	}
+	<-m.done
+}
+
+func (m *Machine) gone(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-m.done:
+		return true
+	case <-t.C:
+	case <-ctx.Done():
+	}
+	return false
+}
+
+// wait cleans up behind QEMU and writes the last state.
+func (m *Machine) wait() {
+	defer close(m.done)
+	werr := m.qemu.Wait()
+	m.qmp.Close()
+	m.pumps.Wait()
+	if err := m.tpm.Close(); err != nil {
+		m.o.Logger.Error("ending software TPM", "vm", m.o.Spec.Name, "err", err)
+	}
+	m.mu.Lock()
+	asked, shutdown := m.asked, m.shutdown
+	m.mu.Unlock()
+	phase, reason := Stopped, asked
+	var cause error
+	switch {
+	case asked != "":
+	case werr == nil && shutdown == "guest-shutdown":
+		reason = "the guest powered off"
+	case werr == nil && shutdown == "guest-reset":
+		reason = "the guest asked for a reboot, which is an end here"
+	case werr == nil && shutdown != "":
+		reason = shutdown
+	default:
+		phase, reason = Failed, "QEMU ended on its own"
+		cause = fault.New(fault.ExitInternal, "vm.qemu.died", "see whether the host ran out of memory: dmesg",
+			"running QEMU: %w", errors.Join(werr, errors.New(strings.TrimSpace(m.err.String()))))
+	}
+	if err := m.end(phase, reason, cause); err != nil {
+		m.o.Logger.Error("writing last state", "vm", m.o.Spec.Name, "err", err)
+	}
+}
+
+func (m *Machine) end(phase, reason string, cause error) error {
+	return m.update(func(s *State) {
+		t := m.o.Clock().UTC()
+		s.Phase, s.Reason, s.Ended, s.Fault = phase, reason, &t, ProblemOf(cause)
+	})
+}
+
+// update changes the state and writes it.
+func (m *Machine) update(f func(*State)) error {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f(&m.state)
+	return WriteState(m.o.Dir, &m.state)
+}
+
+// note is update where a failed write must not disturb the machine.
+func (m *Machine) note(f func(*State)) {
+	if err := m.update(f); err != nil {
+		m.o.Logger.Warn("writing state", "vm", m.o.Spec.Name, "err", err)
+	}
+}
+
+func (m *Machine) event(e qemu.Event) {
+	m.o.Logger.Debug("qemu event", "vm", m.o.Spec.Name, "event", e.Name, "data", string(e.Data))
+	if e.Name == "SHUTDOWN" {
+		m.mu.Lock()
+		m.shutdown = shutdownReason(e.Data)
+		m.mu.Unlock()
+	}
+}
+
+// confine lowers what QEMU may take from the host. Failures are logged: they
+// do not weaken the guest, which trusts nothing of the host.
+func confine(pid int, log *slog.Logger) {
+	for res, lim := range map[int]uint64{unix.RLIMIT_CORE: 0, unix.RLIMIT_NOFILE: 4096} {
+		if err := unix.Prlimit(pid, res, &unix.Rlimit{Cur: lim, Max: lim}, nil); err != nil {
+			log.Warn("limiting QEMU", "err", err)
+		}
+	}
+	if err := os.WriteFile(fmt.Sprintf("/proc/%d/oom_score_adj", pid), []byte("500"), 0); err != nil {
+		log.Warn("limiting QEMU", "err", err)
+	}
+}
+
+// pairs makes n socket pairs: connections for us, files for the child.
+func pairs(n int) (ours []net.Conn, theirs []*os.File, err error) {
+	defer func() {
+		if err != nil {
+			for _, c := range ours {
+				c.Close()
+			}
+			for _, f := range theirs {
+				f.Close()
+			}
+		}
+	}()
+	for range n {
+		a, b, err := swtpm.SocketPair()
+		if err != nil {
+			return ours, theirs, err
+		}
+		theirs = append(theirs, b)
+		c, err := net.FileConn(a)
+		a.Close()
+		if err != nil {
+			return ours, theirs, fmt.Errorf("connecting to QEMU: %w", err)
+		}
+		ours = append(ours, c)
+	}
+	return ours, theirs, nil
+}
