@@ -7,6 +7,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/signal"
 	"syscall"
@@ -26,7 +27,10 @@ func run(args []string) int {
 	root := newRootCmd()
 	root.SetArgs(args)
 	if err := root.ExecuteContext(ctx); err != nil {
-		fault.Print(os.Stderr, err)
+		var written *reportedError
+		if !errors.As(err, &written) {
+			fault.Print(os.Stderr, err)
+		}
 		return fault.ExitCode(err)
 	}
 	return 0

@@ -157,6 +157,10 @@ func (c *Client) fetchAll(refs []partRef, entries []*entry, indices []int) error
 // fetchPart fetches one part, unless it failed so recently that the service
 // is better left alone.
 func (c *Client) fetchPart(ref partRef) (*entry, error) {
+	if c.opts.Offline {
+		return nil, fault.New(fault.ExitNetwork, "dcap.collateral.fetch.offline",
+			"fetch it while there is a network: see cocoon collateral fetch", "fetching %s: not held, and offline", ref)
+	}
 	now := c.opts.Clock()
 	c.mu.Lock()
 	f, failed := c.fails.get(ref)
@@ -203,7 +207,7 @@ func (c *Client) verify(entries []*entry, now time.Time) (*collateral.Set, error
 		QEIdentityIssuerChain: qe.Chain,
 		QEIdentity:            qe.Body,
 		QEIdentitySignature:   qe.Signature,
-	}, collateral.Options{Roots: c.opts.Roots, Now: now})
+	}, collateral.Options{Roots: c.opts.Roots, Now: now, Grace: c.opts.Grace})
 }
 
 // date copies the verified dates of a set's parts to the entries: a
@@ -229,9 +233,6 @@ func (c *Client) keep(ctx context.Context, req Request, set *collateral.Set, ref
 	for _, e := range entries {
 		if at := e.Fetched.Add(c.opts.RefreshAfter); at.Before(h.refreshAt) {
 			h.refreshAt = at
-		}
-		if e.Issue.After(h.issue) {
-			h.issue = e.Issue
 		}
 	}
 	c.mu.Lock()

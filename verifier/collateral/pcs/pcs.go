@@ -66,6 +66,12 @@ type Options struct {
 	// the background, while it is still valid and still returned.
 	RefreshAfter time.Duration
 	MemorySets   int // how many sets are kept in memory
+	// Grace is how long after its next update a part is still taken from the
+	// service, where a policy says so. What is held is asked for again in any
+	// case once it expired.
+	Grace time.Duration
+	// Offline never asks the service: what is not held is missing.
+	Offline bool
 
 	Timeout   time.Duration // of one HTTP request
 	Attempts  int           // HTTP requests per part and fetch
@@ -105,7 +111,6 @@ type Client struct {
 // held is a set in memory.
 type held struct {
 	set        *collateral.Set
-	issue      time.Time // the latest issue date: before it the set is not valid
 	refreshAt  time.Time // from here on a background refresh is due
 	refreshing bool
 	failures   int // background refreshes that failed in a row
@@ -241,7 +246,7 @@ func (c *Client) fromMemory(req Request) *collateral.Set {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h, ok := c.sets.get(req)
-	if !ok || now.Before(h.issue) || now.After(h.set.NextUpdate()) {
+	if !ok || !h.set.ValidAt(now, 0) {
 		return nil
 	}
 	if !now.Before(h.refreshAt) && !h.refreshing && !c.closed {

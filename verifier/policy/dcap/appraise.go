@@ -17,8 +17,8 @@ import (
 )
 
 // AppraiseTDX holds a verified TDX quote against the policy at the time now.
-// Its checks have IDs "policy.tdx.<what>", and "tdx.report_data" for the
-// binding. What the policy does not ask for is a check that is skipped.
+// Its checks have IDs "policy.tdx.<what>", "tdx.tcb.<status>" for a status
+// that is not accepted, and "tdx.report_data" for the binding. What the policy does not ask for is a check that is skipped.
 func (p *Policy) AppraiseTDX(r *tdx.Result, now time.Time) []result.Check {
 	a := &appraisal{tee: "tdx"}
 	t := p.TDX
@@ -76,8 +76,8 @@ func (p *Policy) AppraiseTDX(r *tdx.Result, now time.Time) []result.Check {
 }
 
 // AppraiseSGX holds a verified SGX quote against the policy at the time now.
-// Its checks have IDs "policy.sgx.<what>", and "sgx.report_data" for the
-// binding. What the policy does not ask for is a check that is skipped.
+// Its checks have IDs "policy.sgx.<what>", "sgx.tcb.<status>" for a status
+// that is not accepted, and "sgx.report_data" for the binding. What the policy does not ask for is a check that is skipped.
 func (p *Policy) AppraiseSGX(r *sgx.Result, now time.Time) []result.Check {
 	a := &appraisal{tee: "sgx"}
 	s := p.SGX
@@ -163,12 +163,7 @@ func (a *appraisal) tcb(p *Platform, r *verify.Result, now time.Time) {
 	if len(accepted) == 0 {
 		accepted = []tcb.Status{tcb.UpToDate}
 	}
-	remedy := r.TCB.Status.Remedy()
-	if remedy == "" {
-		remedy = "add the status to accepted_tcb_status"
-	}
-	a.judge(p.accepts(r.TCB.Status), "tcb_status", oneOf(accepted), string(r.TCB.Status),
-		"TCB status is "+string(r.TCB.Status), remedy)
+	a.status(p, accepted, r.TCB.Status)
 
 	switch {
 	case p.PlatformGraceSeconds == nil:
@@ -182,14 +177,19 @@ func (a *appraisal) tcb(p *Platform, r *verify.Result, now time.Time) {
 	}
 
 	limit := r.Dates.EarliestExpiry.Add(p.CollateralGrace())
-	a.judge(!now.After(limit), "collateral_age", "expiry at or after "+stamp(now.Add(-p.CollateralGrace())), stamp(r.Dates.EarliestExpiry),
-		"a part of the collateral has expired", "fetch the collateral again: see cocoon collateral fetch")
+	if slices.ContainsFunc(r.Checks, func(c result.Check) bool { return c.ID == "dcap.collateral.expired" }) {
+		a.skip("collateral_age", "the verification refused it already")
+	} else {
+		a.judge(!now.After(limit), "collateral_age", "expiry at or after "+stamp(now.Add(-p.CollateralGrace())), stamp(r.Dates.EarliestExpiry),
+			"a part of the collateral has expired", "fetch the collateral again: see cocoon collateral fetch")
+	}
 
 	if p.MinEvaluation == 0 {
 		a.skip("evaluation", "the policy names no minimum")
 	} else {
-		a.judge(r.TCB.Evaluation >= p.MinEvaluation, "evaluation", fmt.Sprintf("at least %d", p.MinEvaluation),
-			strconv.Itoa(r.TCB.Evaluation), "the collateral is of an older TCB evaluation than the policy wants",
+		evaluation := min(r.TCB.Evaluation, r.TCB.QEEvaluation)
+		a.judge(evaluation >= p.MinEvaluation, "evaluation", fmt.Sprintf("at least %d", p.MinEvaluation),
+			strconv.Itoa(evaluation), "the collateral is of an older TCB evaluation than the policy wants",
 			"fetch collateral of a later evaluation: see cocoon collateral fetch")
 	}
 
@@ -204,6 +204,24 @@ func (a *appraisal) tcb(p *Platform, r *verify.Result, now time.Time) {
 	} else {
 		a.judge(len(rejected) == 0, "advisories", "none of "+strings.Join(p.RejectedAdvisories, ", "), list(rejected),
 			"an advisory that the policy rejects applies to the platform", "update the platform as the advisory says")
+	}
+}
+
+// status appraises the TCB status. As in a verification, a failed check has
+// the ID "<tee>.tcb.<status>": the code that a reader looks up.
+func (a *appraisal) status(p *Platform, accepted []tcb.Status, s tcb.Status) {
+	switch {
+	case s == tcb.Revoked || s == tcb.NotSupported:
+		a.skip("tcb_status", "the verification refused it already")
+	case p.accepts(s):
+		a.judge(true, "tcb_status", oneOf(accepted), string(s), "", "")
+	default:
+		f := s.Fault(a.tee)
+		remedy := f.Remedy
+		if remedy == "" {
+			remedy = "add the status to accepted_tcb_status"
+		}
+		a.add(result.Check{ID: f.Code, Status: result.Fail, Expected: oneOf(accepted), Actual: string(s), Reason: f.Msg, Remedy: remedy})
 	}
 }
 

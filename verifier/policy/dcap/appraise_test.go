@@ -20,7 +20,7 @@ var now = time.Date(2026, 7, 1, 12, 0, 0, 0, time.UTC)
 func goodTDX() *tdx.Result {
 	r := &tdx.Result{Result: verify.Result{TEE: "tdx", Genuine: true}}
 	r.TCB.Status, r.TCB.Platform, r.TCB.QE = tcb.UpToDate, tcb.UpToDate, tcb.UpToDate
-	r.TCB.Date, r.TCB.Evaluation = now.AddDate(0, -6, 0), 19
+	r.TCB.Date, r.TCB.Evaluation, r.TCB.QEEvaluation = now.AddDate(0, -6, 0), 19, 19
 	r.TCB.Advisories = []string{"INTEL-SA-00001"}
 	r.Dates.EarliestExpiry = now.AddDate(0, 0, 10)
 	r.Platform.FMSPC = "00806f050000"
@@ -55,11 +55,14 @@ func TestAppraiseTDX(t *testing.T) {
 	}{
 		{"the default policy accepts a good TD, advisories and all", nil, nil, ""},
 		{"a policy without a tdx section accepts no TD", nil, func(p *Policy) { p.TDX = nil }, "section"},
-		{"the default policy refuses OutOfDate", func(r *tdx.Result) { r.TCB.Status = tcb.OutOfDate }, nil, "tcb_status"},
+		{"the default policy refuses OutOfDate", func(r *tdx.Result) { r.TCB.Status = tcb.OutOfDate }, nil, "tdx.tcb.out_of_date"},
+		{"a status that the verification refused is not refused twice", func(r *tdx.Result) { r.TCB.Status = tcb.Revoked }, nil, ""},
+		{"an older QE identity counts for the minimum", func(r *tdx.Result) { r.TCB.QEEvaluation = 18 },
+			func(p *Policy) { p.TDX.MinEvaluation = 19 }, "evaluation"},
 		{"a named status is accepted", func(r *tdx.Result) { r.TCB.Status = tcb.OutOfDate },
 			func(p *Policy) { p.TDX.AcceptedTCBStatus = []tcb.Status{tcb.UpToDate, tcb.OutOfDate} }, ""},
 		{"a list without UpToDate refuses UpToDate", nil,
-			func(p *Policy) { p.TDX.AcceptedTCBStatus = []tcb.Status{tcb.OutOfDate} }, "tcb_status"},
+			func(p *Policy) { p.TDX.AcceptedTCBStatus = []tcb.Status{tcb.OutOfDate} }, "tdx.tcb.up_to_date"},
 		{"an out-of-date platform within its grace is accepted", func(r *tdx.Result) { r.TCB.Status = tcb.OutOfDate },
 			func(p *Policy) {
 				p.TDX.AcceptedTCBStatus = []tcb.Status{tcb.OutOfDate}
