@@ -1,0 +1,397 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"runtime"
+	"sort"
+	"strings"
+	"time"
+
+	"cocoon/image/debs"
+	"cocoon/image/info"
+	"cocoon/image/lock"
+	"cocoon/internal/bootargs"
+	"cocoon/internal/fault"
+	"cocoon/internal/toolstree"
+	"cocoon/measurements/verity"
+)
+
+// What the image is called. The version grows with every release; a verifier
+// refuses to go back.
+const (
+	imageName    = "cocoon-cpu"
+	imageVersion = 1
+	imageEpoch   = 1767225600 // SourceDateEpoch of mkosi.conf
+)
+
+// supervisorPkg is process 1 of the root file system.
+const supervisorPkg = "./cmd/cocoon-enclave"
+
+// image makes build/image unless its inputs are unchanged.
+func (b *builder) image(ctx context.Context) error {
+	u, err := b.tools(ctx)
+	if err != nil {
+		return err
+	}
+	dir := b.path("image")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return fmt.Errorf("creating %s: %w", dir, err)
+	}
+	extra := b.path("mkosi", "extra", "usr", "bin")
+	if err := os.MkdirAll(extra, 0o755); err != nil {
+		return fmt.Errorf("creating %s: %w", extra, err)
+	}
+	b.say("image: compiling supervisor and init")
+	enclave, err := b.goBuild(ctx, supervisorPkg, filepath.Join(extra, "cocoon-enclave"))
+	if err != nil {
+		return err
+	}
+	init, err := b.goBuild(ctx, "./image/initrd", b.path("mkosi", "init"))
+	if err != nil {
+		return err
+	}
+	inputs, err := b.inputs(u, enclave, init)
+	if err != nil {
+		return err
+	}
+	stamp := b.path("image", ".inputs")
+	if got, err := os.ReadFile(stamp); err == nil && string(got) == inputs && b.complete(dir) {
+		b.say("image: up to date (%s)", dir)
+		return nil
+	}
+	os.Remove(stamp)
+	k, err := b.unpackKernel(ctx, u)
+	if err != nil {
+		return err
+	}
+	if err := copyFile(k.vmlinuz, filepath.Join(dir, info.Kernel)); err != nil {
+		return err
+	}
+	if err := b.initrd(ctx, k, init, filepath.Join(dir, info.Initrd)); err != nil {
+		return err
+	}
+	pkgs, err := b.runMkosi(ctx)
+	if err != nil {
+		return err
+	}
+	im := info.Image{
+		Format: info.ImageFormat, Name: imageName, Version: imageVersion, Epoch: imageEpoch,
+		Go: runtime.Version(), KernelName: k.release, ToolsExact: u.Exact,
+		Packages: append(pkgs, packages(u.Kernel)...), ToolsUsed: u.foreign(),
+	}
+	if err := b.rootDisk(dir, &im); err != nil {
+		return err
+	}
+	if im.Artefacts, err = artefacts(dir, info.Cmdline, info.Initrd, info.RootDisk, info.Kernel); err != nil {
+		return err
+	}
+	if err := info.Write(filepath.Join(dir, info.ImageFile), im); err != nil {
+		return err
+	}
+	for _, a := range im.Artefacts {
+		b.say("image: %-9s %10d bytes  sha256 %s", a.File, a.Size, a.SHA256)
+	}
+	b.say("image: verity root %s", im.Root.Root)
+	if err := os.WriteFile(stamp, []byte(inputs), 0o644); err != nil {
+		return fmt.Errorf("stamping the image: %w", err)
+	}
+	return nil
+}
+
+// tools makes sure that the tools tree is what the lock asks for.
+func (b *builder) tools(ctx context.Context) (used, error) {
+	if err := b.toolsTree(ctx); err != nil {
+		return used{}, err
+	}
+	u, err := b.readUsed()
+	if err != nil {
+		return used{}, fault.New(fault.ExitNotReady, "tools.missing", "run: sudo make deps", "reading the list of tools: %w", err)
+	}
+	for _, w := range u.Warnings {
+		b.say("%s", w)
+	}
+	return u, nil
+}
+
+// inputs hashes all that the image is made from, except the release's own
+// packages, which a new point release moves: those are recorded, and make
+// clean takes them anew.
+func (b *builder) inputs(u used, bins ...[]byte) (string, error) {
+	h := sha256.New()
+	for _, bin := range bins {
+		s := sha256.Sum256(bin)
+		h.Write(s[:])
+	}
+	doc, err := json.Marshal(u)
+	if err != nil {
+		return "", fmt.Errorf("hashing the inputs: %w", err)
+	}
+	h.Write(doc)
+	for _, top := range []string{"mkosi.conf", "mkosi.repart", "image/build", "image/cpio", "image/modules"} {
+		err := filepath.WalkDir(filepath.Join(b.root, top), func(path string, d fs.DirEntry, err error) error {
+			if err != nil || !d.Type().IsRegular() || strings.HasSuffix(path, "_test.go") {
+				return err
+			}
+			data, err := os.ReadFile(path)
+			if err != nil {
+				return err
+			}
+			s := sha256.Sum256(data)
+			fmt.Fprintf(h, "%s %x\n", path[len(b.root):], s)
+			return nil
+		})
+		if err != nil {
+			return "", fmt.Errorf("hashing the inputs: %w", err)
+		}
+	}
+	return hex.EncodeToString(h.Sum(nil)), nil
+}
+
+// complete reports whether every artefact that image.json names is there
+// with its size.
+func (b *builder) complete(dir string) bool {
+	im, err := info.LoadImage(dir)
+	if err != nil {
+		return false
+	}
+	for _, a := range im.Artefacts {
+		if st, err := os.Stat(filepath.Join(dir, a.File)); err != nil || st.Size() != a.Size {
+			return false
+		}
+	}
+	return len(im.Artefacts) > 0
+}
+
+// mkosiDir is where mkosi works; logs stay there.
+func (b *builder) mkosiDir(elem ...string) string {
+	return b.path(append([]string{"mkosi"}, elem...)...)
+}
+
+// runMkosi builds the root file system inside the tools tree and returns the
+// packages in it with the hashes of their .deb files.
+func (b *builder) runMkosi(ctx context.Context) ([]info.Package, error) {
+	mirror, err := debs.MachineMirror(ctx)
+	if err != nil {
+		return nil, fault.New(fault.ExitNotReady, "build.apt", "run: sudo apt-get update", "finding the Debian mirror: %w", err)
+	}
+	l, err := lock.Load(filepath.Join(b.root, "tools.lock"))
+	if err != nil {
+		return nil, err
+	}
+	apt := b.mkosiDir("sandbox", "etc", "apt")
+	for _, d := range []string{filepath.Join(apt, "sources.list.d"), filepath.Join(apt, "apt.conf.d"), b.mkosiDir("out"), b.mkosiDir("work"), b.mkosiDir("cache"), b.packageCache()} {
+		if err := os.MkdirAll(d, 0o755); err != nil {
+			return nil, fmt.Errorf("preparing mkosi: %w", err)
+		}
+	}
+	proxies, err := debs.MachineProxies(ctx)
+	if err != nil {
+		return nil, err
+	}
+	for path, text := range map[string]string{
+		filepath.Join(apt, "sources.list.d", "mkosi.sources"): mirror.Sources(l.Release, "main", debs.DefaultKeyring),
+		filepath.Join(apt, "apt.conf.d", "90machine"):         proxies,
+	} {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			return nil, fmt.Errorf("preparing mkosi: %w", err)
+		}
+	}
+	logPath := b.mkosiDir("mkosi.log")
+	log, err := os.Create(logPath)
+	if err != nil {
+		return nil, fmt.Errorf("preparing mkosi: %w", err)
+	}
+	defer log.Close()
+	b.say("image: mkosi builds the root file system (log: %s)", logPath)
+	start := time.Now()
+	cmd := b.sandbox(ctx, []bind{
+		{from: b.root, to: "/src", readOnly: true},
+		{from: b.mkosiDir(), to: "/build"},
+		{from: b.packageCache(), to: "/cache"},
+	}, "/usr/bin/mkosi", "--directory=/src", "--force", "--incremental=yes",
+		"--sandbox-tree=/build/sandbox", "--extra-tree=/build/extra", "--output-directory=/build/out",
+		"--workspace-directory=/build/work", "--cache-directory=/build/cache", "--package-cache-dir=/cache", "build")
+	cmd.Stdout, cmd.Stderr = log, log
+	if err := cmd.Run(); err != nil {
+		return nil, fault.New(fault.ExitInternal, "build.mkosi", "see "+logPath, "running mkosi: %w\n%s", err, lastLines(logPath, 15))
+	}
+	b.say("image: mkosi took %.1f s", time.Since(start).Seconds())
+	return b.manifest(b.mkosiDir("out", "root.manifest"))
+}
+
+// packageCache keeps the .deb files of the image between builds and clones.
+func (b *builder) packageCache() string { return filepath.Join(b.cache, "mkosi") }
+
+// manifest reads mkosi's package list and finds each package's .deb.
+func (b *builder) manifest(path string) ([]info.Package, error) {
+	doc, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("reading mkosi's manifest: %w", err)
+	}
+	var m struct {
+		Packages []struct {
+			Name         string `json:"name"`
+			Version      string `json:"version"`
+			Architecture string `json:"architecture"`
+		} `json:"packages"`
+	}
+	if err := json.Unmarshal(doc, &m); err != nil {
+		return nil, fmt.Errorf("decoding mkosi's manifest: %w", err)
+	}
+	files := make(map[string]string)
+	err = filepath.WalkDir(b.packageCache(), func(p string, d fs.DirEntry, err error) error {
+		if err == nil && strings.HasSuffix(p, ".deb") {
+			files[filepath.Base(p)] = p
+		}
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("listing the package cache: %w", err)
+	}
+	var out []info.Package
+	for _, p := range m.Packages {
+		name := fmt.Sprintf("%s_%s_%s.deb", p.Name, strings.ReplaceAll(p.Version, ":", "%3a"), p.Architecture)
+		file, ok := files[name]
+		if !ok {
+			return nil, fmt.Errorf("looking for the .deb of %s: %s is not in %s", p.Name, name, b.packageCache())
+		}
+		a, err := artefact(file)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, info.Package{Name: p.Name, Version: p.Version, Arch: p.Architecture, SHA256: a.SHA256})
+	}
+	if len(out) == 0 {
+		return nil, errors.New("mkosi's manifest lists no packages")
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out, nil
+}
+
+// rootDisk joins mkosi's root partition and a hash tree of our own into one
+// disk, and requires the tree to be, byte for byte, the one that
+// systemd-repart wrote: two implementations must agree on what is measured.
+func (b *builder) rootDisk(dir string, im *info.Image) error {
+	data, err := os.ReadFile(b.mkosiDir("out", "root.root-x86-64.raw"))
+	if err != nil {
+		return fmt.Errorf("reading the root file system: %w", err)
+	}
+	hashes, err := os.ReadFile(b.mkosiDir("out", "root.root-x86-64-verity.raw"))
+	if err != nil {
+		return fmt.Errorf("reading the hash partition: %w", err)
+	}
+	sb, err := verity.ParseSuperblock(hashes)
+	if err != nil {
+		return fmt.Errorf("reading the hash partition: %w", err)
+	}
+	if sb.DataBlocks*verity.BlockSize > uint64(len(data)) {
+		return fmt.Errorf("root partition has %d bytes, its superblock says %d blocks", len(data), sb.DataBlocks)
+	}
+	data = data[:sb.DataBlocks*verity.BlockSize]
+	tree, root, err := verity.Build(bytes.NewReader(data), sb.DataBlocks, sb.Salt)
+	if err != nil {
+		return err
+	}
+	if !bytes.HasPrefix(hashes[verity.BlockSize:], tree) {
+		return fault.New(fault.ExitInternal, "build.verity_disagree", "report this with the version of systemd-repart",
+			"comparing hash trees: systemd-repart's differs from ours")
+	}
+	disk := filepath.Join(dir, info.RootDisk)
+	if err := writeFiles(disk, data, tree); err != nil {
+		return err
+	}
+	args := bootargs.Root{Hash: root, Salt: sb.Salt, Blocks: sb.DataBlocks}
+	im.Cmdline = args.String()
+	im.Root = info.Verity{Root: hex.EncodeToString(root[:]), Salt: hex.EncodeToString(sb.Salt), DataBlocks: sb.DataBlocks}
+	return writeFiles(filepath.Join(dir, info.Cmdline), []byte(im.Cmdline))
+}
+
+func packages(ds []debs.Deb) []info.Package {
+	out := make([]info.Package, len(ds))
+	for i, d := range ds {
+		out[i] = info.Package{Name: d.Name, Version: d.Version, Arch: "amd64", SHA256: d.SHA256}
+	}
+	return out
+}
+
+func artefacts(dir string, names ...string) ([]info.Artefact, error) {
+	var out []info.Artefact
+	for _, n := range names {
+		a, err := artefact(filepath.Join(dir, n))
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, a)
+	}
+	return out, nil
+}
+
+func artefact(path string) (info.Artefact, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return info.Artefact{}, fmt.Errorf("hashing an artefact: %w", err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	n, err := io.Copy(h, f)
+	if err != nil {
+		return info.Artefact{}, fmt.Errorf("hashing %s: %w", path, err)
+	}
+	return info.Artefact{File: filepath.Base(path), SHA256: hex.EncodeToString(h.Sum(nil)), Size: n}, nil
+}
+
+func copyFile(from, to string) error {
+	data, err := os.ReadFile(from)
+	if err != nil {
+		return fmt.Errorf("copying %s: %w", from, err)
+	}
+	return writeFiles(to, data)
+}
+
+// writeFiles writes parts one after the other into a new file.
+func writeFiles(path string, parts ...[]byte) error {
+	tmp := path + ".tmp"
+	f, err := os.Create(tmp)
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	defer f.Close()
+	for _, p := range parts {
+		if _, err := f.Write(p); err != nil {
+			os.Remove(tmp)
+			return fault.New(fault.ExitNotReady, "build.write", "free disk space under build/", "writing %s: %w", path, err)
+		}
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
+}
+
+func lastLines(path string, n int) string {
+	doc, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	lines := strings.Split(strings.TrimRight(string(doc), "\n"), "\n")
+	if len(lines) > n {
+		lines = lines[len(lines)-n:]
+	}
+	return strings.Join(lines, "\n")
+}
+
+// tree is the tools tree that make deps left.
+func (b *builder) tree() toolstree.Tree { return toolstree.Tree{Dir: b.path("tools")} }

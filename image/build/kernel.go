@@ -1,0 +1,186 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+
+	"github.com/klauspost/compress/zstd"
+
+	"cocoon/image/cpio"
+	"cocoon/image/debs"
+	"cocoon/image/modules"
+)
+
+// kernelRoot is the metapackage of the kernel flavour for cpu images.
+const kernelRoot = "linux-image-cloud-amd64"
+
+// kernelParts are the packages that hold a kernel's files; newer releases
+// split them.
+var kernelParts = []string{"linux-image-", "linux-modules-", "linux-binary-"}
+
+// requiredModules make the root file system reachable; the boot stops if one
+// does not load.
+var requiredModules = []string{"virtio_pci", "virtio_blk", "dm_mod", "dm_verity", "erofs"}
+
+// optionalModules serve the supervisor later. They may find no hardware, but
+// they must exist: this list is for one kernel line.
+var optionalModules = []string{
+	"virtio_net", "virtio_console", "virtio_rng", "vmw_vsock_virtio_transport",
+	"tpm_crb", "tpm_tis", "qemu_fw_cfg", "overlay", "configfs",
+	"tsm", "tdx_guest", "sev_guest",
+}
+
+// kernel is an unpacked kernel package.
+type kernel struct {
+	release string // uname -r
+	vmlinuz string // path
+	modDir  string // .../lib/modules/RELEASE
+}
+
+// unpackKernel extracts the kernel's packages and indexes its modules.
+func (b *builder) unpackKernel(ctx context.Context, u used) (kernel, error) {
+	dir := b.path("kernel")
+	stamp := filepath.Join(dir, ".stamp")
+	var want strings.Builder
+	for _, d := range u.Kernel {
+		want.WriteString(d.SHA256 + "\n")
+	}
+	if got, err := os.ReadFile(stamp); err != nil || string(got) != want.String() {
+		if err := os.RemoveAll(dir); err != nil {
+			return kernel{}, fmt.Errorf("clearing the kernel: %w", err)
+		}
+		if err := debs.Unpack(ctx, b.debDir(), u.Kernel, dir); err != nil {
+			return kernel{}, err
+		}
+	}
+	found, err := filepath.Glob(filepath.Join(dir, "boot", "vmlinuz-*"))
+	if err != nil || len(found) != 1 {
+		return kernel{}, fmt.Errorf("looking for the kernel in %s: found %d", dir, len(found))
+	}
+	k := kernel{vmlinuz: found[0], release: strings.TrimPrefix(filepath.Base(found[0]), "vmlinuz-")}
+	k.modDir = filepath.Join(dir, "usr/lib/modules", k.release)
+	if _, err := os.Stat(k.modDir); errors.Is(err, os.ErrNotExist) {
+		k.modDir = filepath.Join(dir, "lib/modules", k.release)
+	}
+	base := strings.TrimSuffix(k.modDir, "/lib/modules/"+k.release)
+	if out, err := b.tree().Command(ctx, "depmod", "-b", base, k.release).CombinedOutput(); err != nil {
+		return kernel{}, fmt.Errorf("indexing kernel modules: %w\n%s", err, out)
+	}
+	if err := os.WriteFile(stamp, []byte(want.String()), 0o644); err != nil {
+		return kernel{}, fmt.Errorf("stamping the kernel: %w", err)
+	}
+	return k, nil
+}
+
+// initrd writes the initramfs: the init program, the kernel's console node,
+// mount points and the modules in loading order.
+func (b *builder) initrd(ctx context.Context, k kernel, init []byte, dest string) error {
+	a := cpio.New()
+	add := []error{
+		a.Dir("proc", 0o555), a.Dir("sys", 0o555), a.Dir("dev", 0o755), a.Dir("root", 0o700),
+		a.Char("dev/console", 0o600, 5, 1),
+		a.File("init", 0o755, init),
+	}
+	if err := errors.Join(add...); err != nil {
+		return fmt.Errorf("filling the initrd: %w", err)
+	}
+	if err := b.addModules(ctx, a, k); err != nil {
+		return err
+	}
+	f, err := os.Create(dest)
+	if err != nil {
+		return fmt.Errorf("writing the initrd: %w", err)
+	}
+	defer f.Close()
+	// One encoder thread, and no checksum the kernel would not look at: the
+	// bytes depend on the library's version alone, which go.sum pins.
+	z, err := zstd.NewWriter(f, zstd.WithEncoderConcurrency(1), zstd.WithEncoderLevel(zstd.SpeedBetterCompression), zstd.WithWindowSize(1<<22))
+	if err != nil {
+		return fmt.Errorf("compressing the initrd: %w", err)
+	}
+	if _, err := a.WriteTo(z); err != nil {
+		return fmt.Errorf("writing the initrd: %w", err)
+	}
+	if err := z.Close(); err != nil {
+		return fmt.Errorf("compressing the initrd: %w", err)
+	}
+	return f.Close()
+}
+
+func (b *builder) addModules(ctx context.Context, a *cpio.Archive, k kernel) error {
+	dep, err := os.ReadFile(filepath.Join(k.modDir, "modules.dep"))
+	if err != nil {
+		return fmt.Errorf("reading modules.dep: %w", err)
+	}
+	builtin, err := os.ReadFile(filepath.Join(k.modDir, "modules.builtin"))
+	if err != nil {
+		return fmt.Errorf("reading modules.builtin: %w", err)
+	}
+	index, err := modules.Parse(string(dep), string(builtin))
+	if err != nil {
+		return fmt.Errorf("reading the module index: %w", err)
+	}
+	required, err := index.Order(requiredModules)
+	if err != nil {
+		return fmt.Errorf("ordering modules: %w", err)
+	}
+	all, err := index.Order(append(append([]string{}, requiredModules...), optionalModules...))
+	if err != nil {
+		return fmt.Errorf("ordering modules: %w", err)
+	}
+	var list strings.Builder
+	for i, file := range all {
+		data, err := b.readModule(ctx, filepath.Join(k.modDir, file))
+		if err != nil {
+			return err
+		}
+		name := modules.Name(file) + ".ko"
+		if i >= len(required) {
+			list.WriteString("?")
+		}
+		list.WriteString(name + "\n")
+		if err := a.File("modules/"+name, 0o400, data); err != nil {
+			return fmt.Errorf("filling the initrd: %w", err)
+		}
+	}
+	return a.File("modules/list", 0o400, []byte(list.String()))
+}
+
+// readModule returns a module's bytes, uncompressed.
+func (b *builder) readModule(ctx context.Context, path string) ([]byte, error) {
+	if !strings.HasSuffix(path, ".xz") {
+		data, err := os.ReadFile(path)
+		if err != nil {
+			return nil, fmt.Errorf("reading a kernel module: %w", err)
+		}
+		return data, nil
+	}
+	cmd := b.tree().Command(ctx, "xz", "-dc", path)
+	data, err := cmd.Output()
+	if err != nil {
+		return nil, fmt.Errorf("unpacking kernel module %s: %w", filepath.Base(path), err)
+	}
+	return data, nil
+}
+
+// goBuild compiles a static, reproducible program: no cgo, no paths, no build
+// identifiers, no version-control stamp, the base instruction set.
+func (b *builder) goBuild(ctx context.Context, pkg, dest string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", dest, pkg)
+	cmd.Dir = b.root
+	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "GOFLAGS=-mod=readonly", "GOEXPERIMENT=", "GOTOOLCHAIN=local")
+	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("compiling %s: %w", pkg, err)
+	}
+	bin, err := os.ReadFile(dest)
+	if err != nil {
+		return nil, fmt.Errorf("compiling %s: %w", pkg, err)
+	}
+	return bin, nil
+}

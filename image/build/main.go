@@ -1,0 +1,126 @@
+// Command build makes everything that is not Go code of this repository: the
+// tools tree, the confidential-VM image and the engine and model packs. The
+// Makefile calls it; it runs as root because packages are unpacked with their
+// owners and mkosi needs its own mounts.
+package main
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"cocoon/internal/fault"
+	"cocoon/internal/toolstree"
+)
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	defer stop()
+	if err := run(ctx, os.Args[1:]); err != nil {
+		fault.Print(os.Stderr, err)
+		os.Exit(fault.ExitCode(err))
+	}
+}
+
+func run(ctx context.Context, args []string) error {
+	if len(args) > 0 && args[0] == sandboxVerb {
+		return enterSandbox(args[1:])
+	}
+	if len(args) != 1 {
+		return fmt.Errorf("usage: build deps|image|clean")
+	}
+	b, err := newBuilder()
+	if err != nil {
+		return err
+	}
+	verbs := map[string]func(context.Context) error{
+		"deps":  b.deps,
+		"image": b.image,
+		"clean": b.clean,
+	}
+	f, ok := verbs[args[0]]
+	if !ok {
+		return fmt.Errorf("unknown verb %q; want deps, image or clean", args[0])
+	}
+	if os.Geteuid() != 0 {
+		return fault.New(fault.ExitNotReady, "build.not_root", "run: sudo make "+args[0], "making %s needs root", args[0])
+	}
+	unlock, err := b.lockBuild()
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	start := time.Now()
+	if err := f(ctx); err != nil {
+		return err
+	}
+	b.say("%s: done in %.1f s", args[0], time.Since(start).Seconds())
+	return nil
+}
+
+// builder knows where things are.
+type builder struct {
+	root  string // repository
+	out   string // root/build
+	cache string // downloads, shareable between clones
+}
+
+func newBuilder() (*builder, error) {
+	root, err := toolstree.RepoRoot()
+	if err != nil {
+		return nil, err
+	}
+	b := &builder{root: root, out: filepath.Join(root, "build")}
+	b.cache = filepath.Join(b.out, "cache")
+	if c := os.Getenv("COCOON_CACHE"); c != "" {
+		if !filepath.IsAbs(c) {
+			return nil, fault.New(fault.ExitInternal, "build.cache_path", "set COCOON_CACHE to an absolute path", "reading COCOON_CACHE: %q is relative", c)
+		}
+		b.cache = c
+	}
+	return b, nil
+}
+
+// path returns a path under build/.
+func (b *builder) path(elem ...string) string {
+	return filepath.Join(append([]string{b.out}, elem...)...)
+}
+
+func (b *builder) say(format string, args ...any) {
+	fmt.Fprintf(os.Stdout, format+"\n", args...)
+}
+
+// lockBuild keeps two builds of one clone, or two clones on one cache, apart.
+// The kernel drops the locks when the process ends, however it ends.
+func (b *builder) lockBuild() (func(), error) {
+	var files []*os.File
+	release := func() {
+		for _, f := range files {
+			f.Close()
+		}
+	}
+	for _, dir := range []string{b.out, b.cache} {
+		if err := os.MkdirAll(dir, 0o755); err != nil {
+			release()
+			return nil, fmt.Errorf("creating %s: %w", dir, err)
+		}
+		f, err := os.OpenFile(filepath.Join(dir, ".lock"), os.O_CREATE|os.O_RDWR, 0o644)
+		if err != nil {
+			release()
+			return nil, fmt.Errorf("opening the build lock: %w", err)
+		}
+		files = append(files, f)
+		if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+			b.say("another build holds %s; waiting for it", f.Name())
+			if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+				release()
+				return nil, fmt.Errorf("taking the build lock: %w", err)
+			}
+		}
+	}
+	return release, nil
+}

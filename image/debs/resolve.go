@@ -1,0 +1,215 @@
+package debs
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"os/exec"
+	"regexp"
+	"sort"
+	"strings"
+
+	"cocoon/image/lock"
+)
+
+// instRE matches apt-get -s's line for a package that would be installed.
+var instRE = regexp.MustCompile(`^Inst (\S+) \((\S+) `)
+
+// Resolve returns roots and everything they depend on from the stable
+// release, with the lock's pins of one set in place of the release's
+// versions. Where a pinned version is neither offered nor cached, the newest
+// one of its suite at or above the floor is taken, and said so.
+func (a *Archive) Resolve(ctx context.Context, set string, roots []string) ([]Deb, error) {
+	pinned, err := a.pins(ctx, set)
+	if err != nil {
+		return nil, err
+	}
+	versions := make(map[string]string)
+	var files []string // pins that only the cache still has
+	for _, d := range pinned {
+		versions[d.Name] = d.Version
+		if d.Size == 0 {
+			files = append(files, a.Path(d))
+		}
+	}
+	if err := a.setPreferences(versions, -1); err != nil {
+		return nil, err
+	}
+	solved, err := a.solve(ctx, append(append([]string{}, roots...), files...))
+	if err != nil {
+		return nil, err
+	}
+	return a.merge(ctx, solved, pinned)
+}
+
+// ResolveClosed returns exactly the packages that the lock pins for a set.
+// If one had to be replaced, its dependencies may have changed too: then the
+// roots are resolved anew from the pins' suite.
+func (a *Archive) ResolveClosed(ctx context.Context, set string, roots []string) ([]Deb, error) {
+	pinned, err := a.pins(ctx, set)
+	if err != nil {
+		return nil, err
+	}
+	fallback := false
+	for _, d := range pinned {
+		fallback = fallback || d.Source == FromFallback
+	}
+	if !fallback {
+		return a.merge(ctx, nil, pinned)
+	}
+	if err := a.setPreferences(nil, 995); err != nil {
+		return nil, err
+	}
+	solved, err := a.solve(ctx, roots)
+	if err != nil {
+		return nil, err
+	}
+	debs, err := a.merge(ctx, solved, nil)
+	if err != nil {
+		return nil, err
+	}
+	byName := make(map[string]lock.Package)
+	for _, p := range a.opts.Lock.Set(set) {
+		byName[p.Name] = p
+	}
+	for i := range debs {
+		p := byName[debs[i].Name]
+		debs[i].Source, debs[i].Pinned = FromFallback, p.Version
+		if debs[i].SHA256 == p.SHA256 {
+			debs[i].Source = FromPin
+		}
+	}
+	return debs, nil
+}
+
+// solve lets apt complete a list of packages from nothing installed.
+func (a *Archive) solve(ctx context.Context, roots []string) (map[string]string, error) {
+	out, err := a.run(ctx, "", "apt-get", append([]string{"-s", "-y", "-q", "install"}, roots...)...)
+	if err != nil {
+		return nil, fmt.Errorf("resolving packages: %w", err)
+	}
+	got := make(map[string]string)
+	for _, line := range strings.Split(string(out), "\n") {
+		if m := instRE.FindStringSubmatch(line); m != nil {
+			name, _, _ := strings.Cut(m[1], ":")
+			got[name] = m[2]
+		}
+	}
+	return got, nil
+}
+
+// merge adds size and hash to solved names; pinned records win.
+func (a *Archive) merge(ctx context.Context, solved map[string]string, pinned []Deb) ([]Deb, error) {
+	var debs []Deb
+	done := make(map[string]bool)
+	for _, d := range pinned {
+		if _, ok := solved[d.Name]; ok || solved == nil {
+			debs = append(debs, d)
+			done[d.Name] = true
+		}
+	}
+	var specs []string
+	for name, v := range solved {
+		if !done[name] {
+			specs = append(specs, name+"="+v)
+		}
+	}
+	sort.Strings(specs)
+	recs, err := a.show(ctx, specs)
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range specs {
+		d, ok := recs[s]
+		if !ok {
+			return nil, fmt.Errorf("resolving packages: no record of %s", s)
+		}
+		d.Source = FromRelease
+		debs = append(debs, d)
+	}
+	sort.Slice(debs, func(i, j int) bool { return debs[i].Name < debs[j].Name })
+	return debs, nil
+}
+
+// pins chooses a version for each pin of a set.
+func (a *Archive) pins(ctx context.Context, set string) ([]Deb, error) {
+	var out []Deb
+	for _, p := range a.opts.Lock.Set(set) {
+		d, err := a.pin(ctx, p)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, d)
+	}
+	return out, nil
+}
+
+func (a *Archive) pin(ctx context.Context, p lock.Package) (Deb, error) {
+	offered, err := a.offered(ctx, p)
+	if err != nil {
+		return Deb{}, err
+	}
+	exact := Deb{Name: p.Name, Version: p.Version, SHA256: p.SHA256, Source: FromPin, Pinned: p.Version}
+	for _, v := range offered {
+		if v == p.Version {
+			recs, err := a.show(ctx, []string{p.Name + "=" + v})
+			if err != nil {
+				return Deb{}, err
+			}
+			if d, ok := recs[p.Name+"="+v]; ok && d.SHA256 == p.SHA256 {
+				exact.Size = d.Size
+				return exact, nil
+			}
+		}
+	}
+	if _, err := os.Stat(a.Path(exact)); err == nil {
+		return exact, nil // Size stays 0: only the cache has it
+	}
+	best := ""
+	for _, v := range offered {
+		if atLeast(ctx, v, p.Floor) && (best == "" || atLeast(ctx, v, best)) {
+			best = v
+		}
+	}
+	if best == "" {
+		return Deb{}, fmt.Errorf("choosing %s from %s: offered %v, floor %s: %w", p.Name, p.Suite, offered, p.Floor, ErrBelowFloor)
+	}
+	recs, err := a.show(ctx, []string{p.Name + "=" + best})
+	if err != nil {
+		return Deb{}, err
+	}
+	d, ok := recs[p.Name+"="+best]
+	if !ok {
+		return Deb{}, fmt.Errorf("choosing %s: no record of version %s", p.Name, best)
+	}
+	d.Source, d.Pinned = FromFallback, p.Version
+	fmt.Fprintf(a.opts.Log, "pin unavailable: %s %s is gone from %s; taking %s (floor %s): measurements are recomputed and will differ from older releases\n",
+		p.Name, p.Version, p.Suite, best, p.Floor)
+	return d, nil
+}
+
+// offered lists the versions of a package in the pin's suite.
+func (a *Archive) offered(ctx context.Context, p lock.Package) ([]string, error) {
+	out, err := a.run(ctx, "", "apt-cache", "madison", p.Name)
+	if err != nil {
+		return nil, fmt.Errorf("listing versions of %s: %w", p.Name, err)
+	}
+	return parseMadison(string(out), p.Suite), nil
+}
+
+// parseMadison reads "name | version | uri suite/component arch Packages".
+func parseMadison(out, suite string) []string {
+	var versions []string
+	for _, line := range strings.Split(out, "\n") {
+		f := strings.Split(line, "|")
+		if len(f) == 3 && strings.Contains(f[2], " "+suite+"/") {
+			versions = append(versions, strings.TrimSpace(f[1]))
+		}
+	}
+	return versions
+}
+
+// atLeast compares Debian versions by deb-version(7), with dpkg.
+func atLeast(ctx context.Context, v, floor string) bool {
+	return exec.CommandContext(ctx, "dpkg", "--compare-versions", v, "ge", floor).Run() == nil
+}

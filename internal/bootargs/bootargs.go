@@ -1,0 +1,92 @@
+// Package bootargs writes and reads the kernel command line of the
+// confidential VM: which root file system to accept.
+//
+// The command line is measured (PCR 9, RTMR2), so what it names is what a
+// verifier saw. The form is this project's own; the kernel's parameters
+// beside it are ignored here, unknown or repeated ones of ours are refused.
+package bootargs
+
+import (
+	"encoding/hex"
+	"fmt"
+	"strconv"
+	"strings"
+
+	"cocoon/measurements/verity"
+)
+
+// MaxLength bounds a command line; the kernel's own limit on x86 is 2048.
+const MaxLength = 2048
+
+// Parameters of ours.
+const (
+	prefix    = "cocoon."
+	keyRoot   = "cocoon.root"
+	keySalt   = "cocoon.salt"
+	keyBlocks = "cocoon.blocks"
+)
+
+// Kernel parameters that every image is started with: console on the serial
+// port, errors only, and a reboot request instead of a hang after a panic.
+const kernelArgs = "console=ttyS0 quiet panic=-1"
+
+// Root names the root file system by its dm-verity parameters.
+type Root struct {
+	Hash   [verity.HashSize]byte // root of the hash tree
+	Salt   []byte                // 1 to verity.MaxSalt bytes
+	Blocks uint64                // data blocks of verity.BlockSize bytes
+}
+
+// String returns the whole command line for r.
+func (r Root) String() string {
+	return fmt.Sprintf("%s %s=%x %s=%x %s=%d", kernelArgs, keyRoot, r.Hash, keySalt, r.Salt, keyBlocks, r.Blocks)
+}
+
+// Parse reads a command line as the kernel shows it in /proc/cmdline.
+func Parse(line string) (Root, error) {
+	if len(line) > MaxLength {
+		return Root{}, fmt.Errorf("command line of %d bytes: want at most %d", len(line), MaxLength)
+	}
+	vals := make(map[string]string)
+	for _, word := range strings.Fields(line) {
+		key, val, _ := strings.Cut(word, "=")
+		if !strings.HasPrefix(key, prefix) {
+			continue
+		}
+		switch key {
+		case keyRoot, keySalt, keyBlocks:
+		default:
+			return Root{}, fmt.Errorf("unknown parameter %q", key)
+		}
+		if _, dup := vals[key]; dup {
+			return Root{}, fmt.Errorf("parameter %s is given twice", key)
+		}
+		vals[key] = val
+	}
+	for _, key := range []string{keyRoot, keySalt, keyBlocks} {
+		if _, ok := vals[key]; !ok {
+			return Root{}, fmt.Errorf("parameter %s is missing", key)
+		}
+	}
+	var r Root
+	hash, err := lowerHex(vals[keyRoot])
+	if err != nil || len(hash) != len(r.Hash) {
+		return Root{}, fmt.Errorf("%s is not %d bytes of lower-case hex", keyRoot, len(r.Hash))
+	}
+	copy(r.Hash[:], hash)
+	if r.Salt, err = lowerHex(vals[keySalt]); err != nil || len(r.Salt) == 0 || len(r.Salt) > verity.MaxSalt {
+		return Root{}, fmt.Errorf("%s is not 1 to %d bytes of lower-case hex", keySalt, verity.MaxSalt)
+	}
+	r.Blocks, err = strconv.ParseUint(vals[keyBlocks], 10, 64)
+	if err != nil || r.Blocks == 0 || r.Blocks > verity.MaxDataBlocks || strconv.FormatUint(r.Blocks, 10) != vals[keyBlocks] {
+		return Root{}, fmt.Errorf("%s is not a plain number from 1 to %d", keyBlocks, uint64(verity.MaxDataBlocks))
+	}
+	return r, nil
+}
+
+func lowerHex(s string) ([]byte, error) {
+	if s != strings.ToLower(s) {
+		return nil, hex.InvalidByteError('A')
+	}
+	return hex.DecodeString(s)
+}
