@@ -1,0 +1,224 @@
+// Package pack mounts the read-only disks that the config names: the engine's
+// root file system and the model. Each is erofs under dm-verity with the
+// root, salt and size of the measured config; what a disk says of itself is
+// never asked.
+package pack
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cocoon/enclave/pid1"
+	"cocoon/internal/dmverity"
+	"cocoon/internal/fault"
+	"cocoon/measurements/digest"
+	"cocoon/measurements/verity"
+	"cocoon/verifier/evidence"
+)
+
+// Serials by which the host marks the disks, and where the packs are mounted.
+const (
+	SerialEngine = "cocoon-engine"
+	SerialModel  = "cocoon-model"
+	dirBase      = "/run/cocoon/pack"
+)
+
+// Codes of faults.
+const (
+	CodeAbsent  = "pack.disk_absent"
+	CodeCorrupt = "pack.root_differs"
+	CodeMount   = "pack.mount"
+	CodeModel   = "pack.model_file"
+)
+
+// diskWait bounds the wait for a disk to appear.
+const diskWait = 10 * time.Second
+
+// maxAhead is the size up to which a whole pack is read when it is mounted,
+// so that a wrong one is refused here, with its real root, and not later, in
+// the middle of an answer. Larger packs are checked as they are read, as
+// dm-verity does in any case.
+const maxAhead = 1 << 30
+
+// Pack is one disk to mount.
+type Pack struct {
+	Name   string // engine or model
+	Serial string
+	Verity evidence.Verity
+	Exec   bool // programs may be executed from it
+}
+
+// System is what this package asks of the machine.
+type System interface {
+	Disk(ctx context.Context, serial string) (device string, err error)
+	Map(s dmverity.Spec) (device string, err error)
+	Unmap(name string) error
+	Mount(device, dir string, flags uintptr) error
+	Open(device string) (File, error)
+}
+
+// File is an open block device.
+type File interface {
+	io.Reader
+	io.Closer
+}
+
+// Mount maps and mounts a pack and returns its directory.
+func Mount(ctx context.Context, sys System, p Pack) (string, error) {
+	ctx, cancel := context.WithTimeout(ctx, diskWait)
+	defer cancel()
+	disk, err := sys.Disk(ctx, p.Serial)
+	if err != nil {
+		return "", fault.New(fault.ExitNotReady, CodeAbsent, "give the machine a read-only disk with this serial",
+			"looking for the %s disk %s: %w", p.Name, p.Serial, err)
+	}
+	name := "pack-" + p.Name
+	mapped, err := sys.Map(dmverity.Spec{
+		Name: name, Device: disk, Root: p.Verity.Root, Salt: p.Verity.Salt[:],
+		DataBlocks: p.Verity.DataBlocks, OnCorruption: dmverity.Fail,
+	})
+	if err != nil {
+		return "", fault.New(fault.ExitRefused, CodeMount, "check that the disk is the pack of this config, whole",
+			"mapping the %s pack: %w", p.Name, err)
+	}
+	dir := filepath.Join(dirBase, p.Name)
+	if err := mount(sys, p, mapped, dir); err != nil {
+		return "", errors.Join(explain(sys, p, disk, err), sys.Unmap(name))
+	}
+	return dir, nil
+}
+
+func mount(sys System, p Pack, mapped, dir string) error {
+	if size := p.Verity.DataBlocks * verity.BlockSize; size <= maxAhead {
+		if err := readThrough(sys, mapped, size); err != nil {
+			return err
+		}
+	}
+	flags := uintptr(unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV)
+	if !p.Exec {
+		flags |= unix.MS_NOEXEC
+	}
+	return sys.Mount(mapped, dir, flags)
+}
+
+func readThrough(sys System, device string, size uint64) error {
+	f, err := sys.Open(device)
+	if err != nil {
+		return err
+	}
+	defer f.Close()
+	// A megabyte a read keeps the kernel's read-ahead and its hash workers
+	// busy.
+	n, err := io.CopyBuffer(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{f}, make([]byte, 1<<20))
+	if err != nil {
+		return err
+	}
+	if uint64(n) != size {
+		return fmt.Errorf("device has %d bytes, want %d: %w", n, size, io.ErrUnexpectedEOF)
+	}
+	return nil
+}
+
+// explain says why a pack cannot be read. Where the data are at fault, it
+// computes the root that they really have.
+func explain(sys System, p Pack, disk string, cause error) error {
+	if size := p.Verity.DataBlocks * verity.BlockSize; size <= maxAhead {
+		if actual, err := rootOf(sys, disk, p.Verity); err == nil && actual != p.Verity.Root {
+			return fault.Mismatch(fault.ExitRefused, CodeCorrupt, "the root hash of the "+p.Name+" pack",
+				p.Verity.Root.String(), actual.String(), "give the machine the pack that its config names, unchanged")
+		}
+	}
+	if errors.Is(cause, unix.EIO) {
+		return fault.Mismatch(fault.ExitRefused, CodeCorrupt, "the hash tree of the "+p.Name+" pack",
+			p.Verity.Root.String(), "a block that does not hash to it", "give the machine the pack that its config names, unchanged")
+	}
+	return fault.New(fault.ExitRefused, CodeMount, "check that the disk is the pack of this config, whole",
+		"mounting the %s pack: %w", p.Name, cause)
+}
+
+func rootOf(sys System, disk string, v evidence.Verity) (digest.SHA256, error) {
+	f, err := sys.Open(disk)
+	if err != nil {
+		return digest.SHA256{}, err
+	}
+	defer f.Close()
+	_, root, err := verity.Build(f, v.DataBlocks, v.Salt[:])
+	return root, err
+}
+
+// ModelFile returns the name of the model's file in a pack: its only .gguf
+// file, or the first of a set that is split.
+func ModelFile(dir fs.FS) (string, error) {
+	entries, err := fs.ReadDir(dir, ".")
+	if err != nil {
+		return "", fmt.Errorf("listing the model pack: %w", err)
+	}
+	var found []string
+	for _, e := range entries {
+		if e.Type().IsRegular() && strings.HasSuffix(e.Name(), ".gguf") {
+			found = append(found, e.Name())
+		}
+	}
+	if len(found) == 1 || len(found) > 1 && strings.Contains(found[0], "-00001-of-") {
+		return found[0], nil
+	}
+	return "", fault.New(fault.ExitRefused, CodeModel, "build the model pack with one .gguf file, or one split set",
+		"looking for the model: %d .gguf files in the pack", len(found))
+}
+
+// Size returns the bytes of all files in a pack's top directory.
+func Size(dir fs.FS) (uint64, error) {
+	entries, err := fs.ReadDir(dir, ".")
+	if err != nil {
+		return 0, fmt.Errorf("listing pack: %w", err)
+	}
+	var n uint64
+	for _, e := range entries {
+		info, err := e.Info()
+		if err != nil {
+			return 0, fmt.Errorf("listing pack: %w", err)
+		}
+		if info.Mode().IsRegular() {
+			n += uint64(info.Size())
+		}
+	}
+	return n, nil
+}
+
+// Linux is the running machine.
+type Linux struct{}
+
+// Disk waits for the virtio disk with this serial.
+func (Linux) Disk(ctx context.Context, serial string) (string, error) {
+	name, err := pid1.WaitFor(ctx, func() (string, error) { return pid1.DiskBySerial(os.DirFS("/sys"), serial) })
+	if err != nil {
+		return "", err
+	}
+	return "/dev/" + name, nil
+}
+
+// Map sets up a dm-verity device.
+func (Linux) Map(s dmverity.Spec) (string, error) { return dmverity.Open(s) }
+
+// Unmap removes it.
+func (Linux) Unmap(name string) error { return dmverity.Close(name) }
+
+// Mount mounts an erofs device, making the directory.
+func (Linux) Mount(device, dir string, flags uintptr) error {
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	return unix.Mount(device, dir, "erofs", flags, "")
+}
+
+// Open opens a device for reading.
+func (Linux) Open(device string) (File, error) { return os.Open(device) }

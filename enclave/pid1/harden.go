@@ -1,0 +1,92 @@
+package pid1
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"runtime"
+
+	"golang.org/x/sys/unix"
+)
+
+func (h Hardening) encode() (string, error) {
+	for _, c := range h.Drop {
+		if c < 0 || c > unix.CAP_LAST_CAP {
+			return "", fmt.Errorf("encoding hardening: capability %d is unknown", c)
+		}
+	}
+	if h.OOMScoreAdj < -1000 || h.OOMScoreAdj > 1000 {
+		return "", fmt.Errorf("encoding hardening: oom score %d, want -1000 to 1000", h.OOMScoreAdj)
+	}
+	b, err := json.Marshal(h)
+	if err != nil {
+		return "", fmt.Errorf("encoding hardening: %w", err)
+	}
+	return string(b), nil
+}
+
+// limiter is the part of the system that Apply changes.
+type limiter interface {
+	DropBounding(capability int) error
+	NoNewPrivs() error
+	Limit(resource int, value uint64) error
+}
+
+// apply puts the row on the calling thread's process.
+func (h Hardening) apply(l limiter) error {
+	if h.NoCore {
+		if err := l.Limit(unix.RLIMIT_CORE, 0); err != nil {
+			return fmt.Errorf("limiting core size: %w", err)
+		}
+	}
+	if h.NoFile != 0 {
+		if err := l.Limit(unix.RLIMIT_NOFILE, h.NoFile); err != nil {
+			return fmt.Errorf("limiting open files: %w", err)
+		}
+	}
+	for _, c := range h.Drop {
+		if err := l.DropBounding(c); err != nil {
+			return fmt.Errorf("dropping capability %d: %w", c, err)
+		}
+	}
+	if h.NoNewPrivs {
+		if err := l.NoNewPrivs(); err != nil {
+			return fmt.Errorf("setting no_new_privs: %w", err)
+		}
+	}
+	return nil
+}
+
+type linuxLimiter struct{}
+
+func (linuxLimiter) DropBounding(c int) error {
+	return unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0)
+}
+func (linuxLimiter) NoNewPrivs() error {
+	return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+}
+func (linuxLimiter) Limit(resource int, value uint64) error {
+	return unix.Setrlimit(resource, &unix.Rlimit{Cur: value, Max: value})
+}
+
+// HardenExec is the child's half of StartService: it reads the row from
+// args[1], applies it, and executes args[2] with args[3:]. It returns only
+// with an error.
+func HardenExec(args []string) error {
+	if len(args) < 3 {
+		return fmt.Errorf("hardening child: %d arguments, want at least 3", len(args))
+	}
+	var h Hardening
+	if err := json.Unmarshal([]byte(args[1]), &h); err != nil {
+		return fmt.Errorf("hardening child: %w", err)
+	}
+	// Bounding set and no_new_privs belong to the thread that executes.
+	runtime.LockOSThread()
+	if err := h.apply(linuxLimiter{}); err != nil {
+		return fmt.Errorf("hardening child: %w", err)
+	}
+	if err := unix.Exec(args[2], args[2:], os.Environ()); err != nil {
+		return fmt.Errorf("executing %s: %w", args[2], err)
+	}
+	return nil
+}

@@ -1,0 +1,171 @@
+package pid1
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"log/slog"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"sync"
+	"syscall"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// Service is a child program with what it is allowed.
+type Service struct {
+	Name   string
+	Path   string
+	Args   []string
+	Env    []string // the whole environment; nothing is inherited
+	Harden Hardening
+}
+
+// Hardening is one row of the hardening table. Ambient rights are never
+// given; a program that needs less than root keeps only Keep.
+type Hardening struct {
+	NoNewPrivs  bool
+	Drop        []int  // capabilities taken out of the bounding set
+	OOMScoreAdj int    // -1000 to 1000
+	Cgroup      string // below CgroupRoot, or empty
+	NoFile      uint64 // RLIMIT_NOFILE, 0 to leave
+	NoCore      bool   // RLIMIT_CORE = 0
+}
+
+// Table is the hardening of each child service. Capabilities are dropped by
+// list: containerd and runc build containers, so they need SYS_ADMIN and the
+// identity capabilities, but nothing that reaches the kernel, the clock, the
+// network or devices.
+//
+// no_new_privs is inherited over execve and would not hinder runc, whose
+// files carry neither set-uid bits nor file capabilities.
+func Table() map[string]Hardening {
+	return map[string]Hardening{
+		"containerd": {
+			NoNewPrivs: true,
+			Drop: []int{
+				unix.CAP_SYS_MODULE, unix.CAP_SYS_RAWIO, unix.CAP_SYS_BOOT, unix.CAP_SYS_TIME,
+				unix.CAP_SYS_PACCT, unix.CAP_SYS_TTY_CONFIG, unix.CAP_SYSLOG, unix.CAP_WAKE_ALARM,
+				unix.CAP_BLOCK_SUSPEND, unix.CAP_MAC_ADMIN, unix.CAP_MAC_OVERRIDE, unix.CAP_AUDIT_CONTROL,
+				unix.CAP_AUDIT_READ, unix.CAP_LINUX_IMMUTABLE, unix.CAP_LEASE, unix.CAP_PERFMON,
+				unix.CAP_NET_RAW, unix.CAP_NET_BROADCAST, unix.CAP_IPC_OWNER,
+			},
+			// The engine dies before containerd does, containerd before PID 1.
+			OOMScoreAdj: -500,
+			NoFile:      65536,
+			NoCore:      true,
+		},
+	}
+}
+
+// Child is a running service.
+type Child struct {
+	Name string
+	Done <-chan struct{} // closed when it has exited
+
+	cmd *exec.Cmd
+	mu  sync.Mutex
+	err error
+}
+
+// Err returns how the service exited, after Done.
+func (c *Child) Err() error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.err
+}
+
+// Stop sends SIGTERM, waits for grace, then kills.
+func (c *Child) Stop(grace time.Duration) {
+	// Errors mean that it is gone, which is what is wanted.
+	_ = c.cmd.Process.Signal(unix.SIGTERM)
+	t := time.NewTimer(grace)
+	defer t.Stop()
+	select {
+	case <-c.Done:
+	case <-t.C:
+		_ = c.cmd.Process.Kill()
+		<-c.Done
+	}
+}
+
+// ExecName is the first argument with which this program is run again to
+// apply a hardening row between fork and exec.
+const ExecName = "cocoon-harden-exec"
+
+// StartService starts a service, its output going line by line to the log.
+// The hardening is applied in the child by Harden-exec: self is the path of
+// this program, run with ExecName.
+func StartService(ctx context.Context, r *Reaper, self string, s Service, log *slog.Logger) (*Child, error) {
+	spec, err := s.Harden.encode()
+	if err != nil {
+		return nil, fmt.Errorf("starting %s: %w", s.Name, err)
+	}
+	cmd := exec.Command(self, append([]string{spec, s.Path}, s.Args...)...)
+	cmd.Args[0] = ExecName
+	cmd.Env = s.Env
+	cmd.Dir = "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	if s.Harden.Cgroup != "" {
+		dir, err := os.Open(filepath.Join(CgroupRoot, s.Harden.Cgroup))
+		if err != nil {
+			return nil, fmt.Errorf("starting %s: %w", s.Name, err)
+		}
+		defer dir.Close()
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
+	}
+	out := &lineLog{log: log.With("service", s.Name)}
+	cmd.Stdout, cmd.Stderr = out, out
+	// A grandchild that keeps the pipe open must not hold up the wait.
+	cmd.WaitDelay = time.Second
+	wait, err := r.Start(cmd)
+	if err != nil {
+		return nil, fmt.Errorf("starting %s: %w", s.Name, err)
+	}
+	done := make(chan struct{})
+	c := &Child{Name: s.Name, Done: done, cmd: cmd}
+	if s.Harden.OOMScoreAdj != 0 {
+		path := "/proc/" + strconv.Itoa(cmd.Process.Pid) + "/oom_score_adj"
+		if err := os.WriteFile(path, []byte(strconv.Itoa(s.Harden.OOMScoreAdj)), 0); err != nil {
+			_ = cmd.Process.Kill()
+			_ = wait()
+			return nil, fmt.Errorf("starting %s: %w", s.Name, err)
+		}
+	}
+	go func() {
+		err := wait()
+		c.mu.Lock()
+		c.err = err
+		c.mu.Unlock()
+		close(done)
+	}()
+	return c, nil
+}
+
+// lineLog writes complete lines to a log, each cut at maxLogLine bytes.
+type lineLog struct {
+	log *slog.Logger
+	buf bytes.Buffer
+}
+
+const maxLogLine = 1024
+
+// Write implements io.Writer; exec calls it from one goroutine.
+func (l *lineLog) Write(p []byte) (int, error) {
+	for _, c := range p {
+		if c == '\n' {
+			l.log.Info(l.buf.String())
+			l.buf.Reset()
+		} else if l.buf.Len() < maxLogLine {
+			l.buf.WriteByte(c)
+		}
+	}
+	return len(p), nil
+}
+
+var _ io.Writer = (*lineLog)(nil)

@@ -1,0 +1,51 @@
+package serve
+
+import (
+	"context"
+	"time"
+
+	"cocoon/measurements/digest"
+)
+
+// Names of HTTP fields and paths of billing.
+const (
+	HeaderJob      = "Cocoon-Job"     // request: TON address of the job that pays
+	TrailerReceipt = "Cocoon-Receipt" // response trailer: base64 of the signed receipt
+	PathVoucher    = "/.well-known/cocoon/voucher"
+	PathReceipt    = "/.well-known/cocoon/receipt"
+)
+
+// Delivery is one served response: the SHA-256 of the exact body bytes, as
+// received and as sent, and what is billed.
+type Delivery struct {
+	Request   digest.SHA256
+	Response  digest.SHA256
+	Usage     Usage
+	Cancelled bool // the client hung up, or the engine died
+	Time      time.Time
+}
+
+// Account is one admitted request. Exactly one of Issue and Cancel is called.
+type Account interface {
+	// Issue signs the receipt and returns its trailer value.
+	Issue(d Delivery) (string, error)
+	// Cancel gives the reservation back; nothing was delivered.
+	Cancel()
+}
+
+// Ledger says whether a job may be served, and takes the client's vouchers.
+// Refusals are faults; their codes are those of faultStatus, or "job.…" for
+// 402 Payment Required. A server without a Ledger serves everyone.
+type Ledger interface {
+	// Open admits a request of a job, which must be released on chain to this
+	// worker's receipt key and within its credit.
+	Open(ctx context.Context, job string) (Account, error)
+	// Accept takes a voucher document and returns the answer's JSON.
+	Accept(ctx context.Context, doc []byte) ([]byte, error)
+	// Voucher returns the last voucher of a job and what it covers, as JSON,
+	// so that anyone may redeem it.
+	Voucher(ctx context.Context, job string) ([]byte, error)
+	// Receipt returns the last receipt of a job, as JSON, for a client whose
+	// connection broke before the trailer.
+	Receipt(ctx context.Context, job string) ([]byte, error)
+}

@@ -1,0 +1,217 @@
+package serve
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/json"
+	"errors"
+	"io"
+	"net/http"
+	"strings"
+	"time"
+
+	"cocoon/measurements/digest"
+)
+
+// maxAnswer bounds an answer that is not streamed, in bytes.
+const maxAnswer = 32 << 20
+
+// call is one request on its way through.
+type call struct {
+	endpoint string
+	request  digest.SHA256
+	account  Account // nil without a ledger
+	begin    time.Time
+	status   int
+	usage    Usage
+}
+
+// generate serves a completion.
+func (s *Server) generate(w http.ResponseWriter, r *http.Request, endpoint string) {
+	c := &call{endpoint: endpoint, begin: s.opt.Clock()}
+	s.opt.Meter.Begin()
+	defer func() {
+		took := s.opt.Clock().Sub(c.begin)
+		s.opt.Meter.End(endpoint, c.status, c.usage, took)
+		s.opt.Log.Info("request", "endpoint", endpoint, "status", c.status, "prompt_tokens", c.usage.Prompt,
+			"completion_tokens", c.usage.Completion, "ms", took.Milliseconds())
+	}()
+	if apiErr := s.admitAndSend(w, r, c); apiErr != nil {
+		c.status = apiErr.status
+		s.refuse(w, apiErr)
+	}
+}
+
+// admitAndSend returns an error only while nothing has been sent.
+func (s *Server) admitAndSend(w http.ResponseWriter, r *http.Request, c *call) *apiError {
+	if err := s.opt.Gate(); err != nil {
+		return unavailable("worker.paused", "the worker is not serving")
+	}
+	select {
+	case s.slots <- struct{}{}:
+		defer func() { <-s.slots }()
+	default:
+		return &apiError{http.StatusTooManyRequests, "rate_limit_error", "worker.busy", "", "the worker has as many requests as it may; try again"}
+	}
+	body, apiErr := readBody(w, r, MaxBody)
+	if apiErr != nil {
+		return apiErr
+	}
+	c.request = digest.Sum256(body)
+	f, apiErr := filter(c.endpoint, s.opt.Model, body)
+	if apiErr != nil {
+		return apiErr
+	}
+	if s.opt.Ledger != nil {
+		job := r.Header.Get(HeaderJob)
+		if job == "" {
+			return &apiError{http.StatusPaymentRequired, "billing_error", "job.required", HeaderJob, "name the job that pays in the header " + HeaderJob}
+		}
+		account, err := s.opt.Ledger.Open(r.Context(), job)
+		if err != nil {
+			return fromFault(err)
+		}
+		c.account = account
+	}
+	apiErr = s.forward(w, r, c, f)
+	if apiErr != nil && c.account != nil {
+		c.account.Cancel()
+	}
+	return apiErr
+}
+
+// forward sends the request to the engine and the answer to the client.
+func (s *Server) forward(w http.ResponseWriter, r *http.Request, c *call, f *filtered) *apiError {
+	// Not the client's context: a client that hangs up still pays for what
+	// the engine makes, so the engine is read to its end.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), s.opt.Timeout)
+	defer cancel()
+	// Made anew: nothing of the client's headers, Authorization least of all,
+	// reaches the engine.
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://engine"+c.endpoint, bytes.NewReader(f.body))
+	if err != nil {
+		return unavailable("engine.request", "the worker failed; try again")
+	}
+	req.Header.Set("Content-Type", "application/json")
+	rsp, err := s.opt.Engine.RoundTrip(req)
+	if err != nil {
+		return unavailable("engine.unreachable", "the engine does not answer; try again")
+	}
+	defer rsp.Body.Close()
+	if rsp.StatusCode != http.StatusOK {
+		return engineError(rsp)
+	}
+	if f.stream {
+		if !strings.HasPrefix(rsp.Header.Get("Content-Type"), "text/event-stream") {
+			return unavailable("engine.protocol", "the engine did not stream")
+		}
+		s.stream(w, r, c, f, rsp.Body)
+		return nil
+	}
+	return s.whole(w, c, rsp.Body)
+}
+
+// engineError maps an engine's refusal. Of its text only the message of a 400
+// is passed on: it says what is wrong with the request.
+func engineError(rsp *http.Response) *apiError {
+	switch rsp.StatusCode {
+	case http.StatusBadRequest, http.StatusUnprocessableEntity:
+		var body struct {
+			Error struct {
+				Message string `json:"message"`
+			} `json:"error"`
+		}
+		msg := "the engine refused the request"
+		if b, err := io.ReadAll(io.LimitReader(rsp.Body, 64<<10)); err == nil && json.Unmarshal(b, &body) == nil && body.Error.Message != "" {
+			msg = strings.ToValidUTF8(body.Error.Message[:min(len(body.Error.Message), 500)], "")
+		}
+		return badRequest("engine.refused", "", msg)
+	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
+		return unavailable("engine.busy", "the engine is busy; try again")
+	default:
+		return &apiError{http.StatusBadGateway, "server_error", "engine.failed", "", "the engine failed; try again"}
+	}
+}
+
+// whole sends an answer that is not streamed.
+func (s *Server) whole(w http.ResponseWriter, c *call, body io.Reader) *apiError {
+	b, err := io.ReadAll(io.LimitReader(body, maxAnswer+1))
+	if err != nil || len(b) > maxAnswer {
+		return unavailable("engine.protocol", "the engine's answer was cut short")
+	}
+	var answer struct {
+		Usage *usageJSON `json:"usage"`
+	}
+	if err := json.Unmarshal(b, &answer); err != nil || answer.Usage == nil {
+		return unavailable("engine.protocol", "the engine's answer has no usage")
+	}
+	if c.usage, err = answer.Usage.usage(); err != nil {
+		return unavailable("engine.protocol", err.Error())
+	}
+	w.Header().Set("Content-Type", "application/json")
+	s.declareTrailer(w, c)
+	w.WriteHeader(http.StatusOK)
+	c.status = http.StatusOK
+	out := &hashing{w: w, sum: sha256.New()}
+	_, werr := out.Write(b)
+	s.settle(w, c, out.digest(), werr != nil)
+	return nil
+}
+
+// stream sends an answer event by event.
+func (s *Server) stream(w http.ResponseWriter, r *http.Request, c *call, f *filtered, body io.Reader) {
+	rc := http.NewResponseController(w)
+	h := w.Header()
+	h.Set("Content-Type", "text/event-stream")
+	h.Set("X-Accel-Buffering", "no")
+	s.declareTrailer(w, c)
+	w.WriteHeader(http.StatusOK)
+	c.status = http.StatusOK
+	out := &hashing{w: w, sum: sha256.New()}
+	m := &meter{keepUsage: f.wantUsage}
+	err, sendErr := m.copy(body, func(event []byte) error {
+		if err := r.Context().Err(); err != nil {
+			return err // hung up
+		}
+		if _, err := out.Write(event); err != nil {
+			return err
+		}
+		return rc.Flush()
+	})
+	if err == nil && !m.done {
+		err = errors.New("the engine's stream ended early")
+	}
+	if err != nil && sendErr == nil {
+		// The status is sent; in a stream an error is an event.
+		const event = `data: {"error":{"message":"the engine failed","type":"server_error","param":null,"code":"engine.failed"}}` + "\n\n"
+		_, sendErr = io.WriteString(out, event)
+		s.opt.Meter.Refused("engine.failed")
+	}
+	c.usage = m.billed()
+	s.settle(w, c, out.digest(), err != nil || sendErr != nil)
+}
+
+// declareTrailer announces the receipt, which makes the body chunked.
+func (s *Server) declareTrailer(w http.ResponseWriter, c *call) {
+	if c.account != nil {
+		w.Header().Set("Trailer", TrailerReceipt)
+	}
+}
+
+// settle issues the receipt for what was sent.
+func (s *Server) settle(w http.ResponseWriter, c *call, response digest.SHA256, cancelled bool) {
+	if c.account == nil {
+		return
+	}
+	receipt, err := c.account.Issue(Delivery{
+		Request: c.request, Response: response, Usage: c.usage, Cancelled: cancelled, Time: s.opt.Clock().UTC(),
+	})
+	if err != nil {
+		// Without a receipt the client owes nothing; the job's state keeps
+		// the reservation until the next request settles it.
+		s.opt.Log.Error("receipt not issued", "err", err)
+		return
+	}
+	w.Header().Set(TrailerReceipt, receipt)
+}

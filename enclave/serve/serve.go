@@ -1,0 +1,228 @@
+// Package serve is the worker's HTTP surface inside the enclave: the OpenAI
+// API for one model, attestation, and the exchange of receipts and vouchers.
+// In come requests over TLS that ends here; out go filtered requests to the
+// engine, metered streams to the client, and nothing to any log that tells
+// what was said.
+package serve
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"time"
+
+	"cocoon/measurements/digest"
+	"cocoon/ratls"
+)
+
+// Paths of the OpenAI surface.
+const (
+	pathChat        = "/v1/chat/completions"
+	pathCompletions = "/v1/completions"
+	pathModels      = "/v1/models"
+	pathHealth      = "/healthz"
+)
+
+// Limits and defaults.
+const (
+	DefaultMaxRequests = 8
+	DefaultTimeout     = 10 * time.Minute // of one request, from first byte to last
+	bodyTimeout        = 30 * time.Second
+	maxHeader          = 16 << 10
+	maxVoucher         = 16 << 10
+)
+
+// Options of a Server.
+type Options struct {
+	Model       string
+	Created     time.Time         // when the model came up
+	Engine      http.RoundTripper // the engine's HTTP interface
+	Attestation http.Handler      // of ratls.AttestationPath
+	Gate        func() error      // nil while the worker may serve
+	Ledger      Ledger            // nil without a ledger
+	MaxRequests int               // concurrent requests, 0 for DefaultMaxRequests
+	Timeout     time.Duration     // 0 for DefaultTimeout
+	Clock       func() time.Time
+	Meter       Meter
+	Log         *slog.Logger
+}
+
+// Meter counts what was served.
+type Meter interface {
+	Begin()
+	End(endpoint string, status int, u Usage, took time.Duration)
+	Refused(code string)
+}
+
+// Server serves the surface. Use New.
+type Server struct {
+	opt   Options
+	slots chan struct{}
+	mux   *http.ServeMux
+}
+
+// New returns a Server.
+func New(opt Options) (*Server, error) {
+	if opt.Engine == nil || opt.Attestation == nil || opt.Gate == nil || opt.Meter == nil || opt.Model == "" {
+		return nil, errors.New("making server: model, engine, attestation, gate and meter are needed")
+	}
+	if opt.MaxRequests == 0 {
+		opt.MaxRequests = DefaultMaxRequests
+	}
+	if opt.Timeout == 0 {
+		opt.Timeout = DefaultTimeout
+	}
+	if opt.Clock == nil {
+		opt.Clock = time.Now
+	}
+	if opt.Log == nil {
+		opt.Log = slog.New(slog.DiscardHandler)
+	}
+	s := &Server{opt: opt, slots: make(chan struct{}, opt.MaxRequests), mux: http.NewServeMux()}
+	s.mux.Handle(ratls.AttestationPath, opt.Attestation)
+	s.mux.HandleFunc("GET "+pathHealth, s.health)
+	s.mux.HandleFunc("GET "+pathModels, s.models)
+	s.mux.HandleFunc("POST "+pathChat, func(w http.ResponseWriter, r *http.Request) { s.generate(w, r, pathChat) })
+	s.mux.HandleFunc("POST "+pathCompletions, func(w http.ResponseWriter, r *http.Request) { s.generate(w, r, pathCompletions) })
+	if opt.Ledger != nil {
+		s.mux.HandleFunc("POST "+PathVoucher, s.acceptVoucher)
+		s.mux.HandleFunc("GET "+PathVoucher, s.lookup(opt.Ledger.Voucher))
+		s.mux.HandleFunc("GET "+PathReceipt, s.lookup(opt.Ledger.Receipt))
+	}
+	s.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
+		s.refuse(w, &apiError{http.StatusNotFound, "invalid_request_error", "request.not_found", "", "the worker has no such endpoint"})
+	})
+	return s, nil
+}
+
+// Serve answers connections of ln, which must be TLS, until ctx ends; requests
+// in flight get grace to finish.
+func (s *Server) Serve(ctx context.Context, ln net.Listener, grace time.Duration) error {
+	srv := &http.Server{
+		Handler:           s,
+		ReadHeaderTimeout: 15 * time.Second,
+		IdleTimeout:       2 * time.Minute,
+		MaxHeaderBytes:    maxHeader,
+		// net/http names peers and malformed input here; neither belongs in
+		// a log.
+		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
+	}
+	stopped := make(chan struct{})
+	stop := context.AfterFunc(ctx, func() {
+		defer close(stopped)
+		sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), grace)
+		defer cancel()
+		if srv.Shutdown(sctx) != nil {
+			srv.Close()
+		}
+	})
+	err := srv.Serve(ln)
+	if !stop() {
+		<-stopped
+	}
+	if errors.Is(err, http.ErrServerClosed) {
+		return nil
+	}
+	return err
+}
+
+// ServeHTTP implements http.Handler.
+func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) {
+	h := w.Header()
+	h.Set("Cache-Control", "no-store")
+	h.Set("X-Content-Type-Options", "nosniff")
+	s.mux.ServeHTTP(w, r)
+}
+
+func (s *Server) refuse(w http.ResponseWriter, e *apiError) {
+	s.opt.Meter.Refused(e.code)
+	e.write(w)
+}
+
+func (s *Server) health(w http.ResponseWriter, _ *http.Request) {
+	if err := s.opt.Gate(); err != nil {
+		s.refuse(w, unavailable("worker.paused", "the worker is not serving"))
+		return
+	}
+	_, _ = io.WriteString(w, "ok\n")
+}
+
+func (s *Server) models(w http.ResponseWriter, _ *http.Request) {
+	if err := s.opt.Gate(); err != nil {
+		s.refuse(w, unavailable("worker.paused", "the worker is not serving"))
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_ = json.NewEncoder(w).Encode(map[string]any{
+		"object": "list",
+		"data": []map[string]any{{
+			"id": s.opt.Model, "object": "model", "created": s.opt.Created.Unix(), "owned_by": "cocoon",
+		}},
+	})
+}
+
+func (s *Server) acceptVoucher(w http.ResponseWriter, r *http.Request) {
+	doc, apiErr := readBody(w, r, maxVoucher)
+	if apiErr != nil {
+		s.refuse(w, apiErr)
+		return
+	}
+	answer, err := s.opt.Ledger.Accept(r.Context(), doc)
+	s.answer(w, answer, err)
+}
+
+func (s *Server) lookup(find func(context.Context, string) ([]byte, error)) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		answer, err := find(r.Context(), r.URL.Query().Get("job"))
+		s.answer(w, answer, err)
+	}
+}
+
+func (s *Server) answer(w http.ResponseWriter, doc []byte, err error) {
+	if err != nil {
+		s.refuse(w, fromFault(err))
+		return
+	}
+	w.Header().Set("Content-Type", "application/json")
+	_, _ = w.Write(doc)
+}
+
+// readBody reads a request's body, with a limit and a deadline.
+func readBody(w http.ResponseWriter, r *http.Request, limit int) ([]byte, *apiError) {
+	rc := http.NewResponseController(w)
+	// A connection that cannot take a deadline has its own limits.
+	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout))
+	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(limit)))
+	if err == nil {
+		return b, nil
+	}
+	var tooLarge *http.MaxBytesError
+	if errors.As(err, &tooLarge) {
+		return nil, &apiError{http.StatusRequestEntityTooLarge, "invalid_request_error", "request.too_large", "", "the body is too large"}
+	}
+	return nil, badRequest(codeMalformed, "", "the body could not be read")
+}
+
+// hashing counts and hashes what is written.
+type hashing struct {
+	w   io.Writer
+	sum interface {
+		io.Writer
+		Sum([]byte) []byte
+	}
+	n int64
+}
+
+func (h *hashing) Write(p []byte) (int, error) {
+	n, err := h.w.Write(p)
+	_, _ = h.sum.Write(p[:n]) // hash.Hash never fails
+	h.n += int64(n)
+	return n, err
+}
+
+func (h *hashing) digest() digest.SHA256 { return digest.SHA256(h.sum.Sum(nil)) }

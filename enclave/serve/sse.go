@@ -1,0 +1,173 @@
+package serve
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// Usage is what an engine counted, in tokens. It is what is billed.
+type Usage struct {
+	Prompt     uint64 // all prompt tokens
+	Cached     uint64 // of these, found in a cache
+	Completion uint64 // all generated tokens
+	Reasoning  uint64 // of these, hidden reasoning
+}
+
+// usageJSON is OpenAI's usage object.
+type usageJSON struct {
+	PromptTokens     uint64 `json:"prompt_tokens"`
+	CompletionTokens uint64 `json:"completion_tokens"`
+	ReasoningTokens  uint64 `json:"reasoning_tokens"`
+	PromptDetails    struct {
+		CachedTokens uint64 `json:"cached_tokens"`
+	} `json:"prompt_tokens_details"`
+	CompletionDetails struct {
+		ReasoningTokens uint64 `json:"reasoning_tokens"`
+	} `json:"completion_tokens_details"`
+}
+
+// maxTokens bounds each count: more is an engine that does not tell the truth.
+const maxTokens = 1 << 32
+
+var errUsage = errors.New("the engine's usage is impossible")
+
+// usage converts and checks the engine's word.
+func (u *usageJSON) usage() (Usage, error) {
+	v := Usage{
+		Prompt: u.PromptTokens, Cached: u.PromptDetails.CachedTokens,
+		Completion: u.CompletionTokens, Reasoning: max(u.ReasoningTokens, u.CompletionDetails.ReasoningTokens),
+	}
+	if v.Prompt > maxTokens || v.Completion > maxTokens || v.Cached > v.Prompt || v.Reasoning > v.Completion {
+		return Usage{}, errUsage
+	}
+	return v, nil
+}
+
+// maxEvent bounds one server-sent event, in bytes.
+const maxEvent = 1 << 20
+
+var errEvent = fmt.Errorf("the engine sent an event over %d bytes", maxEvent)
+
+// meter passes a stream of server-sent events on, event by event, and counts.
+type meter struct {
+	keepUsage bool  // the client asked for the usage event
+	usage     Usage // the largest seen
+	hasUsage  bool
+	done      bool   // the [DONE] event was seen
+	delivered uint64 // events with content that were passed on
+}
+
+// copy reads events from r and hands those that the client gets to send, bytes
+// unchanged. It goes on reading after send fails, so that the usage is known:
+// what has been generated is billed. It returns the error of r, or of the
+// events' form; send's error is kept apart in sendErr.
+func (m *meter) copy(r io.Reader, send func([]byte) error) (err, sendErr error) {
+	br := bufio.NewReaderSize(r, 16<<10)
+	var event []byte
+	for {
+		line, rerr := br.ReadSlice('\n')
+		if len(event)+len(line) > maxEvent {
+			return errEvent, sendErr
+		}
+		event = append(event, line...)
+		if errors.Is(rerr, bufio.ErrBufferFull) {
+			continue
+		}
+		end := rerr != nil
+		if blank(line) || end {
+			if len(bytes.TrimSpace(event)) > 0 {
+				pass, content, err := m.see(event)
+				if err != nil {
+					return err, sendErr
+				}
+				if pass && sendErr == nil {
+					if sendErr = send(event); sendErr == nil && content {
+						m.delivered++
+					}
+				}
+			}
+			event = event[:0]
+		}
+		if end {
+			if errors.Is(rerr, io.EOF) {
+				rerr = nil
+			}
+			return rerr, sendErr
+		}
+	}
+}
+
+func blank(line []byte) bool { return len(line) > 0 && len(bytes.TrimRight(line, "\r\n")) == 0 }
+
+// see reads one event and says whether the client gets it, and whether it
+// carries content.
+func (m *meter) see(event []byte) (pass, content bool, err error) {
+	data := eventData(event)
+	if len(data) == 0 {
+		return true, false, nil // a comment: keeps the connection alive
+	}
+	if string(data) == "[DONE]" {
+		m.done = true
+		return true, false, nil
+	}
+	var chunk struct {
+		Choices []json.RawMessage `json:"choices"`
+		Usage   *usageJSON        `json:"usage"`
+	}
+	if err := json.Unmarshal(data, &chunk); err != nil {
+		return false, false, errors.New("the engine sent an event that is not JSON")
+	}
+	if chunk.Usage != nil {
+		u, err := chunk.Usage.usage()
+		if err != nil {
+			return false, false, err
+		}
+		m.add(u)
+		if len(chunk.Choices) == 0 {
+			return m.keepUsage, false, nil
+		}
+	}
+	return true, len(chunk.Choices) > 0, nil
+}
+
+func (m *meter) add(u Usage) {
+	m.hasUsage = true
+	m.usage = Usage{
+		Prompt: max(m.usage.Prompt, u.Prompt), Cached: max(m.usage.Cached, u.Cached),
+		Completion: max(m.usage.Completion, u.Completion), Reasoning: max(m.usage.Reasoning, u.Reasoning),
+	}
+}
+
+// billed returns what is billed. A stream that ended without usage (the
+// engine died) bills one token for each content event that was delivered, and
+// nothing for the prompt.
+func (m *meter) billed() Usage {
+	if m.hasUsage {
+		return m.usage
+	}
+	return Usage{Completion: m.delivered}
+}
+
+// eventData returns an event's data: the values of its data fields, joined by
+// newlines (WHATWG HTML, section 9.2.6).
+func eventData(event []byte) []byte {
+	var out []byte
+	n := 0
+	for _, line := range bytes.Split(event, []byte("\n")) {
+		line = bytes.TrimSuffix(line, []byte("\r"))
+		v, ok := bytes.CutPrefix(line, []byte("data:"))
+		if !ok {
+			continue
+		}
+		if n > 0 {
+			out = append(out, '\n')
+		}
+		out = append(out, bytes.TrimPrefix(v, []byte(" "))...)
+		n++
+	}
+	return out
+}

@@ -1,0 +1,169 @@
+package status
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+)
+
+// Reporter writes lines to the console, to the status port once it is there,
+// and keeps a status document for readers inside the VM.
+type Reporter struct {
+	clock   func() time.Time
+	uptime  func() time.Duration
+	console io.Writer
+	path    string // status document, or empty
+
+	mu     sync.Mutex
+	queue  [][]byte // lines before the port came
+	port   chan []byte
+	done   chan struct{}
+	stages []Line
+	state  string
+}
+
+// maxQueue bounds the lines kept for a port that has not come or does not
+// read. A host that stops reading must not stop the guest.
+const maxQueue = 256
+
+// Options of a Reporter.
+type Options struct {
+	Clock   func() time.Time     // now
+	Uptime  func() time.Duration // since the kernel started
+	Console io.Writer            // text lines
+	Path    string               // status document, written by rename; empty for none
+}
+
+// New returns a Reporter that has no port yet.
+func New(o Options) *Reporter {
+	return &Reporter{clock: o.Clock, uptime: o.Uptime, console: o.Console, path: o.Path, state: Booting}
+}
+
+// Attach starts writing lines to the port, those already reported first. It
+// is called once.
+func (r *Reporter) Attach(port io.Writer) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.port = make(chan []byte, 2*maxQueue)
+	r.done = make(chan struct{})
+	for _, b := range r.queue {
+		r.port <- b
+	}
+	r.queue = nil
+	go func(lines <-chan []byte, done chan<- struct{}) {
+		defer close(done)
+		for b := range lines {
+			// A port that fails is a host that looks away; the console still
+			// has the line.
+			_, _ = port.Write(b)
+		}
+	}(r.port, r.done)
+}
+
+// Report stamps and writes one line.
+func (r *Reporter) Report(l Line) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l.Time, l.UptimeMS = r.clock().UTC(), r.uptime().Milliseconds()
+	if text := l.Console(); text != "" {
+		// The console is best effort for the same reason as the port.
+		_, _ = fmt.Fprintln(r.console, text)
+	}
+	r.keep(l)
+	b, err := l.Marshal()
+	if err != nil {
+		_, _ = fmt.Fprintf(r.console, "cocoon: status line dropped: %v\n", err)
+		return
+	}
+	switch {
+	case r.port == nil && len(r.queue) < maxQueue:
+		r.queue = append(r.queue, b)
+	case r.port != nil:
+		select {
+		case r.port <- b:
+		default: // the host does not read
+		}
+	}
+}
+
+// Stage reports a stage.
+func (r *Reporter) Stage(name, status string, took time.Duration, err error) {
+	r.Report(Line{Type: TypeStage, Stage: name, Status: status, MS: took.Milliseconds(), Faults: Faults(err)})
+}
+
+// State reports a change of the machine's state; err says why, if there is a
+// reason.
+func (r *Reporter) State(state string, err error) {
+	r.Report(Line{Type: TypeState, State: state, Faults: Faults(err)})
+}
+
+// Flush closes the port's queue and waits until it is written or the time is
+// over.
+func (r *Reporter) Flush(timeout time.Duration) {
+	r.mu.Lock()
+	port, done := r.port, r.done
+	r.port = nil
+	r.mu.Unlock()
+	if port == nil {
+		return
+	}
+	close(port)
+	t := time.NewTimer(timeout)
+	defer t.Stop()
+	select {
+	case <-done:
+	case <-t.C:
+	}
+}
+
+// Document is the status document.
+type Document struct {
+	State  string `json:"state"`
+	Stages []Line `json:"stages"`
+}
+
+func (r *Reporter) keep(l Line) {
+	switch l.Type {
+	case TypeState:
+		r.state = l.State
+	case TypeStage:
+		if n := len(r.stages); n > 0 && r.stages[n-1].Stage == l.Stage {
+			r.stages[n-1] = l
+		} else if n < maxQueue {
+			r.stages = append(r.stages, l)
+		}
+	default:
+		return
+	}
+	if r.path == "" {
+		return
+	}
+	if err := writeFile(r.path, Document{State: r.state, Stages: r.stages}); err != nil && !os.IsNotExist(err) && !os.IsPermission(err) {
+		_, _ = fmt.Fprintf(r.console, "cocoon: status file: %v\n", err)
+	}
+}
+
+// writeFile replaces path in one step, so that a reader sees a whole document.
+func writeFile(path string, doc any) error {
+	b, err := json.Marshal(doc)
+	if err != nil {
+		return fmt.Errorf("encoding status document: %w", err)
+	}
+	f, err := os.CreateTemp(filepath.Dir(path), ".status-*")
+	if err != nil {
+		return fmt.Errorf("writing status document: %w", err)
+	}
+	defer os.Remove(f.Name())
+	if _, err := f.Write(append(b, '\n')); err != nil {
+		f.Close()
+		return fmt.Errorf("writing status document: %w", err)
+	}
+	if err := f.Close(); err != nil {
+		return fmt.Errorf("writing status document: %w", err)
+	}
+	return os.Rename(f.Name(), path)
+}

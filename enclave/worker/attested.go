@@ -1,0 +1,122 @@
+package worker
+
+import (
+	"context"
+	"crypto/tls"
+	"net/http"
+	"time"
+
+	"cocoon/enclave/attest"
+	"cocoon/enclave/serve"
+	"cocoon/enclave/status"
+	"cocoon/internal/fault"
+	"cocoon/ratls"
+	"cocoon/verifier/client"
+)
+
+var (
+	errNoTunnel   = fault.New(fault.ExitNetwork, "serve.no_tunnel", "check the gateways in operator.json and that they run", "connecting to gateways: none is connected")
+	errEngineDown = fault.New(fault.ExitNotReady, "engine.down", "wait until the engine is up again", "looking for the engine: it is down")
+	errDaemon     = fault.New(fault.ExitNotReady, "containerd.exited", "restart the machine", "watching containerd: it ended")
+)
+
+// retryPause is between attempts to reach a verifier that is not there yet.
+const retryPause = 2 * time.Second
+
+// patiently repeats f while it fails for the network's sake alone, until ctx
+// ends: host services may come up after the machine.
+func patiently(ctx context.Context, f func(context.Context) error) error {
+	for {
+		err := f(ctx)
+		if err == nil || fault.ExitCode(err) != fault.ExitNetwork {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return err
+		case <-time.After(retryPause):
+		}
+	}
+}
+
+func (w *Worker) enrol(ctx context.Context) error {
+	v, err := client.New(client.Options{BaseURL: w.operator.Verifier, HTTP: &http.Client{
+		Timeout:       client.DefaultTimeout,
+		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
+		Transport: &http.Transport{
+			TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: systemRoots()},
+			MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute,
+		},
+	}})
+	if err != nil {
+		return fault.New(fault.ExitParse, "config.parse", "set the verifier's URL in operator.json", "%w", err)
+	}
+	w.verifier = v
+	if w.tpmKeys, err = w.tpm.LoadKeys(); err != nil {
+		return err
+	}
+	w.collector = &attest.Collector{
+		Identity: attest.Identity{Config: w.config, SPKI: w.keys.SPKI, ReceiptKey: w.keys.ReceiptPublic(), Payout: w.operator.Payout},
+		Quoter:   w.tpmKeys, GPUs: attest.NoGPUs{}, EventLog: w.eventLog,
+	}
+	return patiently(ctx, func(ctx context.Context) error { return w.collector.Enrol(ctx, w.verifier) })
+}
+
+func (w *Worker) collect(ctx context.Context) error {
+	w.keeper = attest.NewKeeper(attest.Options{
+		Collector: w.collector, Verifier: w.verifier, TLSKey: w.keys.TLS, Clock: time.Now, Log: w.log,
+		OnChange: func(c attest.Current) {
+			w.rep.Report(status.Line{Type: status.TypeVerdict, Verdict: &status.Verdict{
+				Status: c.Status, TrustClass: c.Class, EvidenceSHA256: c.Hash.String(), SHA256: c.VerdictHash().String(), Expires: c.Expires,
+			}})
+		},
+	})
+	err := patiently(ctx, func(ctx context.Context) error {
+		var err error
+		w.evidence, err = w.keeper.Collect(ctx)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	// Public by nature; the host keeps it for whoever wants to look at a
+	// machine that is refused.
+	w.rep.Report(status.Line{Type: status.TypeEvidence, Evidence: w.evidence})
+	return nil
+}
+
+func (w *Worker) judge(ctx, background context.Context) error {
+	if err := patiently(ctx, func(ctx context.Context) error { return w.keeper.Submit(ctx, w.evidence) }); err != nil {
+		return err
+	}
+	w.evidence = nil
+	w.goBackground(func() { w.keeper.Run(background) })
+	return nil
+}
+
+// serve connects to the gateways and waits for the first.
+func (w *Worker) serve(ctx, background context.Context) error {
+	if len(w.operator.Gateways) == 0 {
+		return fault.New(fault.ExitParse, "serve.no_gateway", "name at least one gateway in operator.json", "connecting to gateways: none is configured")
+	}
+	ledger, err := w.openLedger(ctx)
+	if err != nil {
+		return err
+	}
+	w.server, err = serve.New(serve.Options{
+		Model: w.config.Model.Name, Created: time.Now(), Engine: w.engine.API(),
+		Attestation: ratls.Handler(w.keeper.Document, w.keys.Receipt),
+		Gate:        w.gate, Ledger: ledger, MaxRequests: w.operator.Limits.MaxRequests,
+		Meter: &w.meter, Log: w.log,
+	})
+	if err != nil {
+		return err
+	}
+	for _, gw := range w.operator.Gateways {
+		w.goBackground(func() { w.tunnel(background, gw) })
+	}
+	if err := w.tunnels.await(ctx); err != nil {
+		return errNoTunnel
+	}
+	return nil
+}

@@ -1,0 +1,252 @@
+package worker
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cocoon/enclave/boot"
+	"cocoon/enclave/engine"
+	"cocoon/enclave/fwcfg"
+	"cocoon/enclave/keys"
+	"cocoon/enclave/netdev"
+	"cocoon/enclave/pack"
+	"cocoon/enclave/pid1"
+	"cocoon/enclave/status"
+	"cocoon/enclave/tpmdev"
+	"cocoon/internal/fault"
+	"cocoon/verifier/evidence"
+)
+
+// stages returns the boot in its order. What is measured comes before every
+// key (DESIGN section 2: measured before any key is derived), attestation
+// before serving. background ends with the machine; stop ends it.
+func (w *Worker) stages(background context.Context, stop context.CancelFunc) []boot.Stage {
+	return []boot.Stage{
+		{Name: "mounts", Run: w.mounts},
+		{Name: "devices", Run: func(ctx context.Context) error { return w.devices(ctx, background, stop) }},
+		{Name: "clock", Run: w.clock},
+		{Name: "network", Run: w.network},
+		{Name: "config", Run: w.readConfig},
+		{Name: "measure", Run: w.measure},
+		{Name: "packs", Timeout: 5 * time.Minute, Run: w.packs},
+		{Name: "containerd", Run: w.startContainerd},
+		{Name: "engine", Timeout: 10 * time.Minute, Run: func(ctx context.Context) error { return w.startEngine(ctx, background) }},
+		{Name: "keys", Run: w.makeKeys},
+		{Name: "enrol", Timeout: 2 * time.Minute, Run: w.enrol},
+		{Name: "evidence", Run: w.collect},
+		{Name: "verdict", Timeout: 2 * time.Minute, Run: func(ctx context.Context) error { return w.judge(ctx, background) }},
+		{Name: "serve", Timeout: 2 * time.Minute, Run: func(ctx context.Context) error { return w.serve(ctx, background) }},
+	}
+}
+
+func (w *Worker) mounts(context.Context) error {
+	if err := pid1.MountAll(pid1.Linux{}, pid1.Mounts()); err != nil {
+		return err
+	}
+	if err := os.MkdirAll(Dir, 0o755); err != nil {
+		return fmt.Errorf("making run directory: %w", err)
+	}
+	if err := pid1.LinkDevices(pid1.Linux{}); err != nil {
+		return err
+	}
+	if err := pid1.Cgroups(pid1.Linux{}, nil); err != nil {
+		return err
+	}
+	return pid1.Harden(pid1.Linux{})
+}
+
+// devices opens the status port and watches the power button.
+func (w *Worker) devices(ctx, background context.Context, stop context.CancelFunc) error {
+	// Ctrl-Alt-Del becomes a signal; the default is a reset without a stop.
+	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF); err != nil {
+		return fmt.Errorf("switching off Ctrl-Alt-Del: %w", err)
+	}
+	pid1.WatchButton(background, stop)
+	find, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	name, err := pid1.WaitFor(find, func() (string, error) { return pid1.PortByName(os.DirFS("/sys"), status.PortName) })
+	if err != nil {
+		// The console has every line, too.
+		w.log.Warn("no status port", "err", err)
+		return nil
+	}
+	port, err := pid1.OpenPort(name)
+	if err != nil {
+		return err
+	}
+	w.rep.Attach(port)
+	return nil
+}
+
+func (w *Worker) clock(context.Context) error {
+	if now := time.Now(); !pid1.ClockSane(now) {
+		return fault.Mismatch(fault.ExitNotReady, "boot.clock", "the machine's clock", "a time between 2026 and 2056",
+			now.UTC().Format(time.RFC3339), "set the host's clock; the guest reads it at boot")
+	}
+	return nil
+}
+
+func (w *Worker) network(ctx context.Context) error {
+	err := netdev.Setup(ctx, netdev.Netlink{}, netdev.Default())
+	if errors.Is(err, netdev.ErrNoDevice) {
+		return fault.New(fault.ExitNotReady, "boot.network_absent", "give the machine a virtio network device without an option ROM", "%w", err)
+	}
+	return err
+}
+
+// readConfig reads both documents. The config must be byte for byte the
+// RFC 8785 form of itself, since its hash is what everyone compares; the
+// operator's file decides nothing about secrecy or identity.
+func (w *Worker) readConfig(context.Context) error {
+	files := os.DirFS(fwcfg.Dir)
+	var errs []error
+	doc, err := fwcfg.Read(files, fwcfg.Config, evidence.MaxConfig)
+	if err == nil {
+		w.config, err = evidence.ParseConfig(doc)
+	}
+	errs = append(errs, configFault("config.json", err))
+	doc, err = fwcfg.Read(files, fwcfg.Operator, evidence.MaxConfig)
+	if err == nil {
+		w.operator, err = evidence.ParseOperator(doc)
+	}
+	errs = append(errs, configFault("operator.json", err))
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	// Refused before it is measured: arguments outside the image's list.
+	if _, err := engine.Argv(w.config, "model.gguf"); err != nil {
+		return err
+	}
+	return nil
+}
+
+func configFault(name string, err error) error {
+	switch {
+	case err == nil:
+		return nil
+	case errors.Is(err, fs.ErrNotExist):
+		return fault.New(fault.ExitNotReady, "config.absent", "start the machine with fw_cfg file opt/cocoon/"+name, "reading %s: %w", name, err)
+	default:
+		return fault.New(fault.ExitParse, "config.parse", "write "+name+" in RFC 8785 form with known fields only", "reading %s: %w", name, err)
+	}
+}
+
+// measure extends PCR 15 with the runtime events of the config (DESIGN
+// section 4, runtime measurements).
+func (w *Worker) measure(context.Context) error {
+	var err error
+	if w.eventLog, err = tpmdev.ReadEventLog(tpmdev.EventLogPath); err != nil {
+		return err
+	}
+	if w.tpm, err = tpmdev.Open(tpmdev.Path); err != nil {
+		return err
+	}
+	events, err := evidence.RuntimeEvents(w.config)
+	if err != nil {
+		return err
+	}
+	docs := make([][]byte, 0, len(events))
+	for _, e := range events {
+		b, err := e.Bytes()
+		if err != nil {
+			return err
+		}
+		docs = append(docs, b)
+	}
+	pcr, err := w.tpm.Measure(docs)
+	if err != nil {
+		return err
+	}
+	w.log.Info("config measured", "pcr15", pcr.String())
+	return nil
+}
+
+func (w *Worker) packs(ctx context.Context) error {
+	engineDir, errE := pack.Mount(ctx, pack.Linux{}, pack.Pack{Name: "engine", Serial: pack.SerialEngine, Verity: w.config.Engine.Verity, Exec: true})
+	modelDir, errM := pack.Mount(ctx, pack.Linux{}, pack.Pack{Name: "model", Serial: pack.SerialModel, Verity: w.config.Model.Verity})
+	w.engineDir, w.modelDir = engineDir, modelDir
+	return errors.Join(errE, errM)
+}
+
+func (w *Worker) startContainerd(ctx context.Context) error {
+	path, err := engine.FindProgram("containerd")
+	if err != nil {
+		return err
+	}
+	if err := engine.WriteDaemonConfig(); err != nil {
+		return err
+	}
+	w.daemon, err = pid1.StartService(ctx, w.reaper, executable(), pid1.Service{
+		Name: "containerd", Path: path, Args: []string{"--config", engine.DaemonConfig},
+		Env:    []string{"PATH=" + engine.DaemonPath, "HOME=/", "TMPDIR=/tmp"},
+		Harden: pid1.Table()["containerd"],
+	}, w.log)
+	if err != nil {
+		return err
+	}
+	w.containerd, err = engine.AwaitDaemon(ctx, w.daemon.Done)
+	if errors.Is(err, engine.ErrDaemonExited) {
+		return fmt.Errorf("%w: %w", err, w.daemon.Err())
+	}
+	return err
+}
+
+func (w *Worker) startEngine(ctx, background context.Context) error {
+	file, err := pack.ModelFile(os.DirFS(w.modelDir))
+	if err != nil {
+		return err
+	}
+	argv, err := engine.Argv(w.config, file)
+	if err != nil {
+		return err
+	}
+	size, err := pack.Size(os.DirFS(w.modelDir))
+	if err != nil {
+		return err
+	}
+	var info unix.Sysinfo_t
+	if err := unix.Sysinfo(&info); err != nil {
+		return fmt.Errorf("reading memory size: %w", err)
+	}
+	limit, err := engine.MemoryLimit(uint64(info.Totalram)*uint64(info.Unit), size)
+	if err != nil {
+		return err
+	}
+	w.engine = engine.New(engine.Options{
+		Runtime: w.containerd,
+		Container: engine.Container{
+			Rootfs: w.engineDir, Argv: argv, ModelDir: w.modelDir, SocketDir: Dir + "/engine",
+			Memory: limit, CPUs: cpus(), PIDs: 512,
+		},
+		Model: w.config.Model.Name, UID: engine.ContainerUID, Log: w.log,
+	})
+	if err := w.engine.Start(ctx); err != nil {
+		return err
+	}
+	w.goBackground(func() { w.engine.Supervise(background) })
+	return nil
+}
+
+func (w *Worker) makeKeys(context.Context) error {
+	k, err := keys.New(rand.Reader)
+	if err != nil {
+		return err
+	}
+	w.keys = k
+	hash, err := w.config.Hash()
+	if err != nil {
+		return err
+	}
+	w.rep.Report(status.Line{Type: status.TypeWorker, Worker: &status.Worker{
+		ReceiptKey: k.ReceiptPublic().String(), TLSSPKISHA256: k.SPKI.String(), ConfigSHA256: hash.String(),
+		Model: w.config.Model.Name, Payout: w.operator.Payout,
+	}})
+	return nil
+}

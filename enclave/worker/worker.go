@@ -1,0 +1,185 @@
+// Package worker is the supervisor's main part: it wires the boot's stages in
+// their order, keeps what they started running, and ends the machine. Any
+// stage that fails ends it too: nothing is served by half a worker.
+package worker
+
+import (
+	"context"
+	"crypto/x509"
+	"errors"
+	"log/slog"
+	"os"
+	"runtime"
+	"sync"
+	"time"
+
+	"cocoon/enclave/attest"
+	"cocoon/enclave/boot"
+	"cocoon/enclave/engine"
+	"cocoon/enclave/keys"
+	"cocoon/enclave/meter"
+	"cocoon/enclave/pid1"
+	"cocoon/enclave/serve"
+	"cocoon/enclave/status"
+	"cocoon/enclave/tpmdev"
+	"cocoon/verifier/evidence"
+)
+
+// Dir holds what the supervisor writes at run time; it is a tmpfs.
+const Dir = "/run/cocoon"
+
+const (
+	stopGrace    = 10 * time.Second
+	pollState    = time.Second
+	pollMetrics  = 15 * time.Second
+)
+
+// Worker is one boot.
+type Worker struct {
+	rep    *status.Reporter
+	log    *slog.Logger
+	reaper *pid1.Reaper
+
+	config   *evidence.Config
+	operator *evidence.Operator
+	tpm      *tpmdev.TPM
+	tpmKeys  *tpmdev.Keys
+	eventLog []byte
+	keys     *keys.Keys
+
+	engineDir, modelDir string
+	containerd          *engine.Containerd
+	daemon              *pid1.Child
+	engine              *engine.Manager
+
+	verifier  attest.Verifier
+	collector *attest.Collector
+	keeper    *attest.Keeper
+	evidence  []byte // collected, not yet judged
+	meter     meter.Meter
+	server    *serve.Server
+	tunnels   tunnels
+
+	background sync.WaitGroup
+}
+
+// New returns a Worker that reports to rep and logs to log.
+func New(rep *status.Reporter, log *slog.Logger) *Worker {
+	return &Worker{rep: rep, log: log, reaper: pid1.NewReaper()}
+}
+
+// Run boots, serves until ctx ends or the machine is told to stop, and cleans
+// up. It returns why a boot failed.
+func (w *Worker) Run(ctx context.Context) error {
+	ctx, cancel := pid1.NotifyShutdown(ctx)
+	defer cancel()
+	// Collects orphans until the very end, also while stopping.
+	reapCtx, stopReaping := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopReaping()
+	go w.reaper.Run(reapCtx)
+
+	w.rep.State(status.Booting, nil)
+	err := boot.Run(ctx, time.Now, w.rep, w.stages(ctx, cancel))
+	if err == nil {
+		w.attend(ctx)
+	}
+	cancel()
+	w.stop()
+	if errors.Is(err, context.Canceled) {
+		err = nil // asked to stop in the middle of the boot
+	}
+	return err
+}
+
+// attend reports changes of state until ctx ends.
+func (w *Worker) attend(ctx context.Context) {
+	state := ""
+	stateTick, metricsTick := time.NewTicker(pollState), time.NewTicker(pollMetrics)
+	defer stateTick.Stop()
+	defer metricsTick.Stop()
+	for {
+		now, why := status.Serving, w.gate()
+		if why == nil && w.tunnels.count() == 0 {
+			why = errNoTunnel
+		}
+		if why != nil {
+			now = status.Paused
+		}
+		if now != state {
+			state = now
+			w.rep.State(state, why)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-w.daemon.Done:
+			// The engine's shim may live on, but nothing watches it any more.
+			w.rep.State(status.Paused, errDaemon)
+			return
+		case <-stateTick.C:
+		case <-metricsTick.C:
+			w.rep.Report(status.Line{Type: status.TypeMetrics, Metrics: w.meter.Text()})
+		}
+	}
+}
+
+// gate says whether the worker may serve: the engine answers and a verdict is
+// in force.
+func (w *Worker) gate() error {
+	if !w.engine.Up() {
+		return errEngineDown
+	}
+	_, err := w.keeper.Current()
+	return err
+}
+
+// stop ends everything in the reverse order of its start.
+func (w *Worker) stop() {
+	w.rep.State(status.Stopping, nil)
+	w.background.Wait()
+	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
+	defer cancel()
+	if w.engine != nil {
+		if err := w.engine.Stop(ctx); err != nil {
+			w.log.Warn("engine not stopped", "err", err)
+		}
+	}
+	if w.daemon != nil {
+		w.daemon.Stop(stopGrace)
+	}
+	if w.tpm != nil {
+		// The machine ends: what the TPM still holds dies with it.
+		_ = w.tpm.Close()
+	}
+}
+
+// goBackground runs f until ctx ends; stop waits for it.
+func (w *Worker) goBackground(f func()) {
+	w.background.Add(1)
+	go func() {
+		defer w.background.Done()
+		f()
+	}()
+}
+
+// cpus returns the engine's limit in cores: a little is kept for the
+// supervisor, so that it answers while the engine computes.
+func cpus() float64 { return 0.95 * float64(runtime.NumCPU()) }
+
+// systemRoots keeps certificate verification of an https verifier from
+// reading the disk at each call.
+func systemRoots() *x509.CertPool {
+	pool, err := x509.SystemCertPool()
+	if err != nil {
+		return x509.NewCertPool()
+	}
+	return pool
+}
+
+// Executable is this program, for children that harden themselves first.
+func executable() string {
+	if path, err := os.Executable(); err == nil {
+		return path
+	}
+	return "/proc/self/exe"
+}
