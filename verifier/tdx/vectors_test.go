@@ -169,12 +169,12 @@ func TestRealNegativesAreRefused(t *testing.T) {
 	want := map[string]string{
 		"sgx-v3-oasis-core-none-72a0":             "dcap.pck.missing",
 		"sgx-v3-rust-sgx-00906ea10000-e979":       "",
-		"sgx-v3-rust-sgx-00906ea10000-6dc7":       "dcap.pck.chain",
+		"sgx-v3-rust-sgx-00906ea10000-6dc7":       "dcap.pck.root",
 		"sgx-v3-oasis-core-00906ea10000-f18a":     "",
 		"tdx-v4-oasis-core-c0806f000000-46ca":     "",
 		"tdx-v4-cc-trusted-api-10806f070000-3f49": "dcap.pck.root",
 		"sgx-v3-openenclave-00906ea10000-2a49":    "dcap.pck.chain",
-		"sgx-v3-openenclave-none-f4f2":            "dcap.pck.chain",
+		"sgx-v3-openenclave-none-f4f2":            "dcap.pck.root",
 		"sgx-v3-openenclave-none-4e3f":            "dcap.pck.chain",
 	}
 	dir, quotes := loadVectors(t)
