@@ -16,9 +16,10 @@ deps: ## install tools (build/tools), npm packages and Go modules
 	$(ROOT)
 	@go run ./image/build deps
 
-image: ## build the confidential-VM image (build/image)
+image: ## build the confidential-VM image (build/image) and the packs (build/packs)
 	$(ROOT)
 	@go run ./image/build image
+	@go run ./image/build packs
 
 clean: ## remove everything that was built
 	$(ROOT)

@@ -31,7 +31,7 @@ func run(ctx context.Context, args []string) error {
 		return enterSandbox(args[1:])
 	}
 	if len(args) != 1 {
-		return fmt.Errorf("usage: build deps|image|clean")
+		return fmt.Errorf("usage: build deps|image|packs|clean")
 	}
 	b, err := newBuilder()
 	if err != nil {
@@ -40,15 +40,18 @@ func run(ctx context.Context, args []string) error {
 	verbs := map[string]func(context.Context) error{
 		"deps":  b.deps,
 		"image": b.image,
+		"packs": b.packs,
 		"clean": b.clean,
 	}
 	f, ok := verbs[args[0]]
 	if !ok {
-		return fmt.Errorf("unknown verb %q; want deps, image or clean", args[0])
+		return fmt.Errorf("unknown verb %q; want deps, image, packs or clean", args[0])
 	}
 	if os.Geteuid() != 0 {
 		return fault.New(fault.ExitNotReady, "build.not_root", "run: sudo make "+args[0], "making %s needs root", args[0])
 	}
+	// Modes of what is built must not depend on who builds.
+	syscall.Umask(0o022)
 	unlock, err := b.lockBuild()
 	if err != nil {
 		return err
