@@ -1,0 +1,97 @@
+package manifest
+
+import (
+	"fmt"
+	"sort"
+	"time"
+
+	"cocoon/internal/bootargs"
+	"cocoon/internal/jcs"
+	"cocoon/measurements/digest"
+	"cocoon/measurements/pcr"
+)
+
+// MaxRelease bounds a Release document, in bytes.
+const MaxRelease = 256 << 10
+
+// Release is what the people who publish an image decide, beside what the
+// build produced: a strict JSON document of theirs.
+type Release struct {
+	Format int         `json:"format"` // 1
+	Args   []ArgRule   `json:"engine_args"`
+	Config ConfigRules `json:"config"`
+	GPUs   []GPUFloor  `json:"gpu_floors"`
+	TCB    TCBFloor    `json:"tcb_floor"`
+	Sunset time.Time   `json:"sunset"`
+}
+
+// ParseRelease reads a Release, strictly.
+func ParseRelease(b []byte) (*Release, error) {
+	var r Release
+	if err := jcs.Decode(b, MaxRelease, &r); err != nil {
+		return nil, fmt.Errorf("parsing release rules: %w", err)
+	}
+	if r.Format != 1 {
+		return nil, fmt.Errorf("parsing release rules: format %d, want 1", r.Format)
+	}
+	return &r, nil
+}
+
+// Inputs are the outputs of a build and the decisions that go with it.
+type Inputs struct {
+	Image     Image
+	Files     pcr.Files  // kernel, initrd and command line, read anew from the build
+	Artifacts []Artifact // every file of image and packs, in any order
+	Inputs    []Artifact // package lock, toolchain, packages, in any order
+	Engines   []Engine   // kinds and image digests; Release.Args is added to each
+	Models    []Model
+	Firmwares []pcr.Firmware
+	Release   Release
+}
+
+// Build computes a manifest. Nothing in it depends on the clock or the
+// machine: the same inputs give the same bytes.
+func Build(in Inputs) (*Manifest, error) {
+	components, err := pcr.Measure(in.Files)
+	if err != nil {
+		return nil, fmt.Errorf("building manifest: %w", err)
+	}
+	root, err := bootargs.Parse(in.Files.Cmdline)
+	if err != nil {
+		return nil, fmt.Errorf("building manifest: reading command line: %w", err)
+	}
+	m := &Manifest{
+		Format:    Format,
+		Image:     in.Image,
+		Artifacts: byName(in.Artifacts),
+		Inputs:    byName(in.Inputs),
+		Boot:      Boot{Cmdline: in.Files.Cmdline, RootVerity: digest.SHA256(root.Hash)},
+		TPM:       &TPM{Components: components},
+		Config:    in.Release.Config,
+		Models:    append([]Model{}, in.Models...),
+		GPUs:      append([]GPUFloor{}, in.Release.GPUs...),
+		TCB:       in.Release.TCB,
+		Sunset:    in.Release.Sunset.UTC().Truncate(time.Second),
+	}
+	for _, e := range in.Engines {
+		e.Args = append([]ArgRule{}, in.Release.Args...)
+		m.Engines = append(m.Engines, e)
+	}
+	for _, fw := range in.Firmwares {
+		f, err := NewTPMFirmware(fw, components, in.Files.Cmdline)
+		if err != nil {
+			return nil, fmt.Errorf("building manifest: %w", err)
+		}
+		m.TPM.Firmwares = append(m.TPM.Firmwares, f)
+	}
+	if err := m.Validate(); err != nil {
+		return nil, fmt.Errorf("building manifest: %w", err)
+	}
+	return m, nil
+}
+
+func byName(in []Artifact) []Artifact {
+	out := append([]Artifact{}, in...)
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out
+}

@@ -1,0 +1,200 @@
+package tpm
+
+import (
+	"crypto"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
+	"crypto/x509/pkix"
+	"encoding/asn1"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"math/big"
+	"net/url"
+	"slices"
+	"strings"
+	"time"
+)
+
+// Extended key usages (TCG EK Credential Profile 2.5, section 3.2.16, and TCG
+// Credential Profiles 1.1, section 3.5.8).
+var (
+	oidEKCertificate = asn1.ObjectIdentifier{2, 23, 133, 8, 1}
+	oidAKCertificate = asn1.ObjectIdentifier{2, 23, 133, 8, 3}
+	oidSAN           = asn1.ObjectIdentifier{2, 5, 29, 17}
+)
+
+// publicURN is a URI in the subject alternative name of an attestation key
+// certificate: it carries the key's TPMT_PUBLIC in hex, so that everyone who
+// verifies a quote sees the attributes that the issuer saw.
+const publicURN = "urn:cocoon:tpm-public:"
+
+// maxChain bounds certificate chains.
+const maxChain = 8
+
+// parseChain parses DER certificates, leaf first.
+func parseChain(der [][]byte) ([]*x509.Certificate, error) {
+	if len(der) == 0 || len(der) > maxChain {
+		return nil, fmt.Errorf("%d certificates, want 1 to %d", len(der), maxChain)
+	}
+	out := make([]*x509.Certificate, len(der))
+	for i, b := range der {
+		c, err := x509.ParseCertificate(b)
+		if err != nil {
+			return nil, fmt.Errorf("parsing certificate %d: %w", i, err)
+		}
+		out[i] = c
+	}
+	return out, nil
+}
+
+// ParseRoots parses the DER certificates of a policy.
+func ParseRoots(der [][]byte) ([]*x509.Certificate, error) {
+	var out []*x509.Certificate
+	for i, b := range der {
+		c, err := x509.ParseCertificate(b)
+		if err != nil {
+			return nil, fmt.Errorf("parsing root certificate %d: %w", i, err)
+		}
+		out = append(out, c)
+	}
+	return out, nil
+}
+
+// verifyChain verifies chain[0] up to one of the roots at a time, and that it
+// has the extended key usage. It returns the end of the shortest validity.
+func verifyChain(chain, roots []*x509.Certificate, usage asn1.ObjectIdentifier, now time.Time) (time.Time, error) {
+	leaf := chain[0]
+	if leaf.IsCA {
+		return time.Time{}, errors.New("certificate is one of an authority")
+	}
+	if !slices.ContainsFunc(leaf.UnknownExtKeyUsage, usage.Equal) {
+		return time.Time{}, fmt.Errorf("certificate lacks the extended key usage %s", usage)
+	}
+	opts := x509.VerifyOptions{
+		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(),
+		CurrentTime: now, KeyUsages: []x509.ExtKeyUsage{x509.ExtKeyUsageAny},
+	}
+	for _, r := range roots {
+		opts.Roots.AddCert(r)
+	}
+	for _, c := range chain[1:] {
+		opts.Intermediates.AddCert(c)
+	}
+	// An EK certificate's alternative name is critical and holds a directory
+	// name with the TPM's maker (EK Credential Profile, section 3.2.9), which
+	// crypto/x509 does not read; nothing is decided by it.
+	cp := *leaf
+	cp.UnhandledCriticalExtensions = slices.DeleteFunc(slices.Clone(leaf.UnhandledCriticalExtensions), oidSAN.Equal)
+	paths, err := cp.Verify(opts)
+	if err != nil {
+		return time.Time{}, err
+	}
+	var end time.Time
+	for _, path := range paths {
+		notAfter := path[0].NotAfter
+		for _, c := range path {
+			if c.NotAfter.Before(notAfter) {
+				notAfter = c.NotAfter
+			}
+		}
+		if notAfter.After(end) {
+			end = notAfter
+		}
+	}
+	return end, nil
+}
+
+// isExpired reports whether a chain fails because of the time alone.
+func isExpired(err error) bool {
+	var inv x509.CertificateInvalidError
+	return errors.As(err, &inv) && inv.Reason == x509.Expired
+}
+
+// certifiedPublic returns the TPMT_PUBLIC that an attestation key certificate
+// carries.
+func certifiedPublic(c *x509.Certificate) ([]byte, error) {
+	var found []byte
+	for _, u := range c.URIs {
+		text, ok := strings.CutPrefix(u.String(), publicURN)
+		if !ok {
+			continue
+		}
+		b, err := hex.DecodeString(text)
+		if err != nil || found != nil {
+			return nil, errors.New("certificate's public area is not hex, or there are two")
+		}
+		found = b
+	}
+	if found == nil {
+		return nil, errors.New("certificate carries no public area")
+	}
+	return found, nil
+}
+
+// CA issues attestation key certificates: it is what a verifier's word "this
+// key lives in a TPM whose EK certificate I accept" is worth.
+type CA struct {
+	Cert *x509.Certificate
+	Key  crypto.Signer
+}
+
+// NewCA makes a certificate authority with an ECDSA P-256 key.
+func NewCA(name string, notBefore time.Time, lifetime time.Duration) (*CA, error) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return nil, fmt.Errorf("making AK CA key: %w", err)
+	}
+	serial, err := newSerial(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: name},
+		NotBefore: notBefore.UTC(), NotAfter: notBefore.Add(lifetime).UTC(),
+		KeyUsage: x509.KeyUsageCertSign, BasicConstraintsValid: true, IsCA: true, MaxPathLenZero: true,
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, tmpl, key.Public(), key)
+	if err != nil {
+		return nil, fmt.Errorf("making AK CA certificate: %w", err)
+	}
+	cert, err := x509.ParseCertificate(der)
+	if err != nil {
+		return nil, fmt.Errorf("making AK CA certificate: %w", err)
+	}
+	return &CA{Cert: cert, Key: key}, nil
+}
+
+// Issue certifies an attestation key, whose attributes the caller has
+// checked.
+func (ca *CA) Issue(public []byte, key crypto.PublicKey, notBefore, notAfter time.Time) ([]byte, error) {
+	serial, err := newSerial(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	tmpl := &x509.Certificate{
+		SerialNumber: serial, Subject: pkix.Name{CommonName: "cocoon attestation key"},
+		NotBefore: notBefore.UTC(), NotAfter: notAfter.UTC(),
+		KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
+		UnknownExtKeyUsage: []asn1.ObjectIdentifier{oidAKCertificate},
+		URIs:               []*url.URL{{Scheme: "urn", Opaque: strings.TrimPrefix(publicURN, "urn:") + hex.EncodeToString(public)}},
+	}
+	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.Cert, key, ca.Key)
+	if err != nil {
+		return nil, fmt.Errorf("issuing AK certificate: %w", err)
+	}
+	return der, nil
+}
+
+func newSerial(r io.Reader) (*big.Int, error) {
+	b := make([]byte, 16)
+	if _, err := io.ReadFull(r, b); err != nil {
+		return nil, fmt.Errorf("making serial number: %w", err)
+	}
+	b[0] &= 0x7f // positive
+	b[0] |= 0x40 // not zero
+	return new(big.Int).SetBytes(b), nil
+}
