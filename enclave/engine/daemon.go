@@ -16,10 +16,11 @@ type containerdContainer = containers.Container
 
 // Paths of the containerd daemon.
 const (
-	daemonRoot   = "/var/lib/containerd"
-	daemonState  = "/run/containerd"
-	DaemonSocket = daemonState + "/containerd.sock"
-	DaemonConfig = daemonState + "/config.toml"
+	daemonDir    = "/run/containerd" // a tmpfs
+	daemonRoot   = daemonDir + "/root"
+	daemonState  = daemonDir + "/state"
+	DaemonSocket = daemonDir + "/containerd.sock"
+	DaemonConfig = daemonDir + "/config.toml"
 	DaemonPath   = "/usr/local/bin:/usr/bin:/usr/sbin:/bin:/sbin"
 )
 
@@ -55,7 +56,7 @@ disabled_plugins = [
 
 // WriteDaemonConfig writes the daemon's configuration to DaemonConfig.
 func WriteDaemonConfig() error {
-	if err := os.MkdirAll(daemonState, 0o700); err != nil {
+	if err := os.MkdirAll(daemonDir, 0o700); err != nil {
 		return fmt.Errorf("writing containerd config: %w", err)
 	}
 	if err := os.WriteFile(DaemonConfig, []byte(daemonToml), 0o600); err != nil {

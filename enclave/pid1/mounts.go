@@ -54,10 +54,7 @@ type Mount struct {
 	MayExist               bool // the initrd may have mounted it
 }
 
-const (
-	hard   = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
-	noDevs = unix.MS_NOSUID | unix.MS_NODEV
-)
+const hard = unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC
 
 // Mounts is the mount set, in order. The root is a read-only verity device,
 // so everything that is written lives in these tmpfs and dies with the VM.
@@ -69,11 +66,10 @@ func Mounts() []Mount {
 		{"devtmpfs", "/dev", "devtmpfs", unix.MS_NOSUID | unix.MS_NOEXEC, "mode=0755", true},
 		{"devpts", "/dev/pts", "devpts", unix.MS_NOSUID | unix.MS_NOEXEC, "mode=0620,ptmxmode=0666", true},
 		{"tmpfs", "/dev/shm", "tmpfs", hard, "mode=1777,size=25%", false},
-		// /run holds mount points of packs, from which engines are executed;
-		// containerd's shims also run from bundles below it.
-		{"tmpfs", "/run", "tmpfs", noDevs, "mode=0755,size=64m", false},
+		// Packs are mounted below /run; programs run from those mounts only.
+		{"tmpfs", "/run", "tmpfs", hard, "mode=0755,size=64m", false},
+		{"tmpfs", "/run/containerd", "tmpfs", hard, "mode=0711,size=64m", false},
 		{"tmpfs", "/tmp", "tmpfs", hard, "mode=1777,size=64m", false},
-		{"tmpfs", "/var/lib/containerd", "tmpfs", noDevs, "mode=0700,size=256m", false},
 		{"cgroup2", "/sys/fs/cgroup", "cgroup2", hard, "nsdelegate", true},
 		{"securityfs", "/sys/kernel/security", "securityfs", hard | unix.MS_RDONLY, "", true},
 	}

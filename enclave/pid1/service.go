@@ -159,7 +159,13 @@ const maxLogLine = 1024
 func (l *lineLog) Write(p []byte) (int, error) {
 	for _, c := range p {
 		if c == '\n' {
-			l.log.Info(l.buf.String())
+			// logrus, which containerd and its shims write with, names levels
+			// so; the chatty ones are for debugging only.
+			level := slog.LevelInfo
+			if line := l.buf.Bytes(); bytes.Contains(line, []byte("level=info")) || bytes.Contains(line, []byte("level=debug")) {
+				level = slog.LevelDebug
+			}
+			l.log.Log(context.Background(), level, l.buf.String())
 			l.buf.Reset()
 		} else if l.buf.Len() < maxLogLine {
 			l.buf.WriteByte(c)

@@ -2,8 +2,10 @@ package status
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"sync"
@@ -142,7 +144,8 @@ func (r *Reporter) keep(l Line) {
 	if r.path == "" {
 		return
 	}
-	if err := writeFile(r.path, Document{State: r.state, Stages: r.stages}); err != nil && !os.IsNotExist(err) && !os.IsPermission(err) {
+	// Before the mounts stage there is no directory to write to.
+	if err := writeFile(r.path, Document{State: r.state, Stages: r.stages}); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		_, _ = fmt.Fprintf(r.console, "cocoon: status file: %v\n", err)
 	}
 }

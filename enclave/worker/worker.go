@@ -29,9 +29,9 @@ import (
 const Dir = "/run/cocoon"
 
 const (
-	stopGrace    = 10 * time.Second
-	pollState    = time.Second
-	pollMetrics  = 15 * time.Second
+	stopGrace   = 10 * time.Second
+	pollState   = time.Second
+	pollMetrics = 15 * time.Second
 )
 
 // Worker is one boot.
