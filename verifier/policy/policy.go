@@ -7,6 +7,7 @@ package policy
 import (
 	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
+	"cocoon/verifier/policy/dcap"
 )
 
 // Format is the version of the policy that this package reads.
@@ -37,13 +38,14 @@ const (
 
 // Policy is the document.
 type Policy struct {
-	Format       int       `json:"format"`
-	Name         string    `json:"name"`
-	Environment  string    `json:"environment"`   // Production or Development
-	TrustClasses []string  `json:"trust_classes"` // accepted; at least one
-	Manifests    Manifests `json:"manifests"`
-	TPM          *TPM      `json:"tpm,omitempty"` // needed for ClassVTPM
-	Freshness    Freshness `json:"freshness"`
+	Format       int          `json:"format"`
+	Name         string       `json:"name"`
+	Environment  string       `json:"environment"`   // Production or Development
+	TrustClasses []string     `json:"trust_classes"` // accepted; at least one
+	Manifests    Manifests    `json:"manifests"`
+	TPM          *TPM         `json:"tpm,omitempty"`  // needed for ClassVTPM
+	DCAP         *dcap.Policy `json:"dcap,omitempty"` // TDX and SGX; without it both are refused
+	Freshness    Freshness    `json:"freshness"`
 }
 
 // Manifests says which published measurements are accepted. A manifest is

@@ -1,0 +1,265 @@
+package appraise
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"cocoon/measurements/digest"
+	"cocoon/measurements/manifest"
+	"cocoon/verifier/evidence"
+	"cocoon/verifier/policy"
+	"cocoon/verifier/result"
+)
+
+// mayBeSkipped are the checks without which evidence can be accepted: those
+// that the caller's options switch on. Any other skipped check refuses.
+var mayBeSkipped = []string{"nonce.challenge", "tls.spki"}
+
+// Appraise holds evidence against the options. It makes every check that it
+// can, and accepts only if all of them passed. The result is never nil.
+func Appraise(ev *evidence.Evidence, o *Options) *result.Result {
+	a := &appraisal{ev: ev, o: o, now: now(o), subs: map[string]*[]result.Check{}}
+	r := &result.Result{Time: a.now.UTC().Truncate(time.Second), Claims: ev.Claims,
+		Measurements: map[string]string{}, Submods: map[string]*result.Submod{}}
+	for _, n := range []string{result.SubCPU, result.SubImage, result.SubConfig, result.SubModel} {
+		a.subs[n] = new([]result.Check)
+	}
+	if h, err := ev.Hash(); err == nil {
+		r.EvidenceSHA256 = h
+	} else {
+		a.fail(result.SubCPU, "evidence.parse", "evidence that can be encoded", err.Error(), "evidence cannot be encoded", "")
+	}
+	if o.Policy == nil {
+		a.fail(result.SubCPU, "policy.missing", "a policy", "none", "nothing is accepted without a policy", "give a policy")
+		return a.finish(r)
+	}
+	if h, err := o.Policy.Hash(); err == nil {
+		r.PolicySHA256 = h
+	}
+	r.NotAfter = a.now.Add(time.Duration(o.Policy.Freshness.VerdictSeconds) * time.Second)
+	a.checkProfile()
+	a.checkNonce()
+	a.checkClaims()
+	a.checkGPUs()
+	if m := a.checkAgainstManifests(r); m != nil {
+		r.Manifest = &result.ManifestRef{SHA256: m.SHA256, Name: m.Manifest.Image.Name, Version: m.Manifest.Image.Version}
+	}
+	return a.finish(r)
+}
+
+// OpenManifests opens envelopes under the policy's rules. What cannot be
+// opened is an error for each, beside those that can.
+func OpenManifests(p *policy.Policy, envelopes [][]byte) ([]*manifest.Verified, error) {
+	var out []*manifest.Verified
+	var errs []error
+	for i, e := range envelopes {
+		v, err := manifest.Open(e, p.Trust())
+		if err != nil {
+			errs = append(errs, fmt.Errorf("manifest %d: %w", i, err))
+			continue
+		}
+		out = append(out, v)
+	}
+	return out, errors.Join(errs...)
+}
+
+func now(o *Options) time.Time {
+	switch {
+	case !o.Now.IsZero():
+		return o.Now
+	case o.Clock != nil:
+		return o.Clock()
+	}
+	return time.Now()
+}
+
+// appraisal collects the checks of one run.
+type appraisal struct {
+	ev   *evidence.Evidence
+	o    *Options
+	now  time.Time
+	subs map[string]*[]result.Check
+}
+
+func (a *appraisal) add(sub string, c ...result.Check) {
+	if a.subs[sub] == nil {
+		a.subs[sub] = new([]result.Check)
+	}
+	*a.subs[sub] = append(*a.subs[sub], c...)
+}
+
+func (a *appraisal) fail(sub, id, expected, actual, reason, remedy string) {
+	a.add(sub, result.Check{ID: id, Status: result.Fail, Expected: expected, Actual: actual, Reason: reason, Remedy: remedy})
+}
+
+func (a *appraisal) pass(sub, id, actual string) {
+	a.add(sub, result.Check{ID: id, Status: result.Pass, Actual: actual})
+}
+
+func (a *appraisal) skip(sub, id, reason string) {
+	a.add(sub, result.Check{ID: id, Status: result.Skip, Reason: reason})
+}
+
+// equal compares two texts.
+func (a *appraisal) equal(sub, id, expected, actual, reason, remedy string) {
+	if expected != actual {
+		a.fail(sub, id, expected, actual, reason, remedy)
+		return
+	}
+	a.pass(sub, id, actual)
+}
+
+// checkProfile repeats what evidence.Parse demands, for evidence that was not
+// parsed from bytes.
+func (a *appraisal) checkProfile() {
+	a.equal(result.SubCPU, "evidence.profile", evidence.Profile, a.ev.Profile, "evidence has another format", "update the guest or the verifier")
+	if err := a.ev.Config.Validate(); err != nil {
+		a.fail(result.SubConfig, "evidence.config", "a valid config", oneLine(err), "config is out of range", "correct the config")
+	}
+}
+
+// checkNonce checks that the claims' nonce is that of the contributions, and
+// that ours is among them (DESIGN section 2, freshness).
+func (a *appraisal) checkNonce() {
+	n, err := evidence.NonceOf(a.ev.NonceInputs)
+	if err != nil {
+		a.fail(result.SubCPU, "nonce.inputs", "1 to 64 values, sorted and distinct", fmt.Sprint(len(a.ev.NonceInputs), " values"), oneLine(err), "sort the contributions")
+	} else {
+		a.pass(result.SubCPU, "nonce.inputs", fmt.Sprint(len(a.ev.NonceInputs), " values"))
+		a.equal(result.SubCPU, "claims.nonce", n.String(), a.ev.Claims.Nonce.String(), "claims carry another nonce than the contributions give", "quote anew")
+	}
+	switch {
+	case len(a.o.Challenges) == 0 && a.o.Policy.Freshness.RequireChallenge:
+		a.fail(result.SubCPU, "nonce.challenge", "a challenge of this appraiser", "none given", "the policy wants a challenge", "ask the appraiser for a challenge and quote with it")
+	case len(a.o.Challenges) == 0:
+		a.skip(result.SubCPU, "nonce.challenge", "no challenge was given to this appraisal")
+	default:
+		for _, c := range a.o.Challenges {
+			if slices.Contains(a.ev.NonceInputs, c) {
+				a.pass(result.SubCPU, "nonce.challenge", c.String())
+				return
+			}
+		}
+		a.fail(result.SubCPU, "nonce.challenge", join(a.o.Challenges), join(a.ev.NonceInputs), "evidence does not answer the challenge", "quote with this appraiser's challenge")
+	}
+}
+
+// checkClaims checks that the claims speak of what the evidence carries, and
+// of the TLS key that the peer has.
+func (a *appraisal) checkClaims() {
+	c := &a.ev.Claims
+	if h, err := a.ev.Config.Hash(); err != nil {
+		a.fail(result.SubConfig, "claims.config_sha256", "a config that can be hashed", oneLine(err), "config cannot be hashed", "")
+	} else {
+		a.equal(result.SubConfig, "claims.config_sha256", h.String(), c.ConfigSHA256.String(), "claims carry the hash of another config", "quote over this config")
+	}
+	a.equal(result.SubModel, "claims.model", a.ev.Config.Model.Name+" "+a.ev.Config.Model.Verity.Root.String(),
+		c.Model.Name+" "+c.Model.VerityRoot.String(), "claims and config name different models", "quote over this config")
+	if h, err := evidence.GPUHash(a.ev.GPUs); err != nil {
+		a.fail(result.SubCPU, "claims.gpu_evidence_sha256", "GPU evidence that can be hashed", oneLine(err), "GPU evidence cannot be hashed", "")
+	} else {
+		a.equal(result.SubCPU, "claims.gpu_evidence_sha256", h.String(), c.GPUEvidenceSHA256.String(), "claims carry the hash of other GPU evidence", "quote over this GPU evidence")
+	}
+	if c.ReceiptKey.IsZero() || c.TLSSPKISHA256.IsZero() {
+		a.fail(result.SubCPU, "claims.keys", "keys", "zero", "claims name no keys", "quote after the keys are made")
+	} else {
+		a.pass(result.SubCPU, "claims.keys", c.ReceiptKey.String())
+	}
+	if a.o.TLSSPKI == nil {
+		a.skip(result.SubCPU, "tls.spki", "no TLS key was given to this appraisal")
+		return
+	}
+	a.equal(result.SubCPU, "tls.spki", c.TLSSPKISHA256.String(), a.o.TLSSPKI.String(), "the TLS key is not the one in the evidence", "do not send anything: the connection may end elsewhere than in the attested VM")
+}
+
+// checkGPUs checks count and distinctness here, and leaves the rest to the
+// GPU appraiser (DESIGN section 2).
+func (a *appraisal) checkGPUs() {
+	want := a.ev.Config.GPUs.Count
+	a.equal(result.SubConfig, "gpu.count", fmt.Sprint(want), fmt.Sprint(len(a.ev.GPUs)), "evidence has not as many GPUs as the config", "check the machine's GPUs")
+	for i := range a.ev.GPUs {
+		for j := range i {
+			if slices.Equal(a.ev.GPUs[i].Report, a.ev.GPUs[j].Report) || slices.EqualFunc(a.ev.GPUs[i].Chain, a.ev.GPUs[j].Chain, slices.Equal) {
+				a.fail(result.SubGPU(i), "gpu.distinct", "a GPU of its own", result.SubGPU(j), "one GPU stands for two", "check the machine's GPUs")
+			}
+		}
+	}
+	if len(a.ev.GPUs) > 0 && a.o.GPUs == nil {
+		for i := range a.ev.GPUs {
+			a.fail(result.SubGPU(i), "gpu.unsupported", "GPU evidence that this appraiser reads", "none", "this appraiser reads no GPU evidence", "use a verifier with GPU support")
+		}
+	}
+}
+
+// finish closes the result: statuses, vectors, and whether it is accepted.
+func (a *appraisal) finish(r *result.Result) *result.Result {
+	r.Accepted = true
+	total := 0
+	for name, checks := range a.subs {
+		s := &result.Submod{Checks: *checks}
+		if s.Checks == nil {
+			s.Checks = []result.Check{}
+		}
+		good := true
+		for _, c := range s.Checks {
+			total++
+			if c.Status != result.Pass && (c.Status != result.Skip || !slices.Contains(mayBeSkipped, c.ID)) {
+				good = false
+			}
+		}
+		s.Vector = vector(name, r.TrustClass, good && len(s.Checks) > 0)
+		s.Status = s.Vector.Status()
+		r.Submods[name] = s
+		r.Accepted = r.Accepted && good && len(s.Checks) > 0
+	}
+	r.Development = r.TrustClass == policy.ClassVTPM
+	r.Accepted = r.Accepted && total > 0 && r.Manifest != nil && r.NotAfter.After(a.now)
+	r.NotAfter = r.NotAfter.UTC().Truncate(time.Second)
+	return r
+}
+
+// vector returns what a submodule's checks say in AR4SI's categories
+// (draft-ietf-rats-ar4si, section 2.3). A TPM beside a virtual machine says
+// nothing of the hardware, and of the memory only that other guests cannot
+// read it: runtime-opaque is a warning, not an affirmation.
+func vector(sub, class string, good bool) result.Vector {
+	cats := map[string][]string{
+		result.SubCPU:    {result.InstanceIdentity, result.Hardware, result.RuntimeOpaque},
+		result.SubImage:  {result.Executables, result.FileSystem},
+		result.SubConfig: {result.Configuration},
+		result.SubModel:  {result.FileSystem},
+	}[sub]
+	if cats == nil { // a GPU
+		cats = []string{result.InstanceIdentity, result.Hardware}
+	}
+	v := result.Vector{}
+	for _, c := range cats {
+		switch {
+		case !good:
+			v[c] = result.ValueContraindicated
+		case sub == result.SubCPU && class == policy.ClassVTPM && c == result.Hardware:
+		case sub == result.SubCPU && class == policy.ClassVTPM && c == result.RuntimeOpaque:
+			v[c] = result.ValueWarning
+		default:
+			v[c] = result.ValueAffirming
+		}
+	}
+	return v
+}
+
+func join(ds []digest.SHA256) string {
+	s := make([]string, 0, 4)
+	for i, d := range ds {
+		if i == 3 && len(ds) > 4 {
+			s = append(s, fmt.Sprintf("… %d more", len(ds)-3))
+			break
+		}
+		s = append(s, d.String())
+	}
+	return strings.Join(s, " ")
+}
+
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

@@ -1,0 +1,156 @@
+package appraise
+
+import (
+	"fmt"
+	"slices"
+	"strconv"
+	"strings"
+
+	"cocoon/measurements/manifest"
+	"cocoon/verifier/result"
+)
+
+const remedyConfig = "boot with a config that the manifest allows"
+
+// checkConfig holds the config's fields against the manifest's constraints: a
+// hostile value is refused although its hash is honestly claimed (DESIGN
+// section 4).
+func (a *appraisal) checkConfig(m *manifest.Manifest) {
+	c, sub := &a.ev.Config, result.SubConfig
+	oneOf(a, "config.role", m.Config.Roles, c.Role, "the role is not allowed")
+	oneOf(a, "config.gpus.mode", m.Config.GPUModes, c.GPUs.Mode, "the GPU mode is not allowed")
+	oneOf(a, "config.network_id", m.Config.NetworkIDs, c.NetworkID, "the network is not allowed")
+	oneOf(a, "config.registry", m.Config.Registries, c.Registry, "the registry is not allowed")
+	var kinds, digests []string
+	var engine *manifest.Engine
+	for i := range m.Engines {
+		e := &m.Engines[i]
+		kinds = append(kinds, e.Kind)
+		if e.Kind != c.Engine.Kind {
+			continue
+		}
+		digests = append(digests, e.ImageDigest.String())
+		if engine == nil || e.ImageDigest == c.Engine.Verity.Root {
+			engine = e
+		}
+	}
+	oneOf(a, "config.engine.kind", kinds, c.Engine.Kind, "the engine is not allowed")
+	oneOf(a, "config.engine.image_digest", digests, c.Engine.Verity.Root.String(), "the engine's image is not one of the manifest's")
+	if engine == nil {
+		a.fail(sub, "config.engine.args", "an engine of the manifest", truncate(c.Engine.Kind, 64), "no rules for this engine's arguments", remedyConfig)
+		return
+	}
+	if bad := argFault(engine.Args, c.Engine.Args); bad != "" {
+		a.fail(sub, "config.engine.args", argText(engine.Args), bad, "an engine argument is not allowed", remedyConfig)
+		return
+	}
+	a.pass(sub, "config.engine.args", strings.Join(c.Engine.Args, " "))
+}
+
+// checkModel checks that the model is one of the manifest's, by name and by
+// content.
+func (a *appraisal) checkModel(m *manifest.Manifest) {
+	c := &a.ev.Config.Model
+	var names, roots []string
+	for _, k := range m.Models {
+		names = append(names, k.Name)
+		if k.Name == c.Name {
+			roots = append(roots, k.VerityRoot.String())
+		}
+	}
+	if len(roots) == 0 { // show what would have been right
+		for _, k := range m.Models {
+			roots = append(roots, k.VerityRoot.String())
+		}
+	}
+	in := func(id string, allowed []string, got, reason string) {
+		if slices.Contains(allowed, got) {
+			a.pass(result.SubModel, id, got)
+			return
+		}
+		a.fail(result.SubModel, id, strings.Join(allowed, " or "), got, reason, "serve a model that the manifest names, unchanged")
+	}
+	in("model.name", names, c.Name, "the model is not one of the manifest's")
+	in("model.verity_root", roots, c.Verity.Root.String(), "the model's content differs")
+}
+
+// oneOf checks that a value is in an allow list; an empty list allows
+// nothing.
+func oneOf[T comparable](a *appraisal, id string, allowed []T, got T, reason string) {
+	if slices.Contains(allowed, got) {
+		a.pass(result.SubConfig, id, fmt.Sprint(got))
+		return
+	}
+	text := make([]string, len(allowed))
+	for i, v := range allowed {
+		text[i] = quoteEmpty(fmt.Sprint(v))
+	}
+	a.fail(result.SubConfig, id, strings.Join(text, " or "), quoteEmpty(truncate(fmt.Sprint(got), 128)), reason, remedyConfig)
+}
+
+func quoteEmpty(s string) string {
+	if s == "" {
+		return `""`
+	}
+	return s
+}
+
+// argFault returns the first argument that the rules do not allow, or "".
+// Arguments are flags, each followed by its value where its rule has one;
+// nothing is taken twice.
+func argFault(rules []manifest.ArgRule, args []string) string {
+	used := map[string]bool{}
+	for i := 0; i < len(args); i++ {
+		flag := args[i]
+		k := slices.IndexFunc(rules, func(r manifest.ArgRule) bool { return r.Flag == flag })
+		if k < 0 {
+			return truncate(flag, 64)
+		}
+		if used[flag] {
+			return flag + " twice"
+		}
+		used[flag] = true
+		r := rules[k]
+		if r.Kind == manifest.ArgNone {
+			continue
+		}
+		i++
+		if i == len(args) {
+			return flag + " without a value"
+		}
+		if !valueAllowed(r, args[i]) {
+			return flag + " " + truncate(args[i], 64)
+		}
+	}
+	return ""
+}
+
+func valueAllowed(r manifest.ArgRule, v string) bool {
+	switch r.Kind {
+	case manifest.ArgEnum:
+		return slices.Contains(r.Values, v)
+	case manifest.ArgInt:
+		n, err := strconv.ParseInt(v, 10, 64)
+		return err == nil && strconv.FormatInt(n, 10) == v && n >= r.Min && n <= r.Max
+	}
+	return false
+}
+
+// argText writes rules as "--ctx-size 128..4096, --verbose".
+func argText(rules []manifest.ArgRule) string {
+	var out []string
+	for _, r := range rules {
+		switch r.Kind {
+		case manifest.ArgInt:
+			out = append(out, fmt.Sprintf("%s %d..%d", r.Flag, r.Min, r.Max))
+		case manifest.ArgEnum:
+			out = append(out, r.Flag+" "+strings.Join(r.Values, "|"))
+		default:
+			out = append(out, r.Flag)
+		}
+	}
+	if len(out) == 0 {
+		return "no arguments"
+	}
+	return strings.Join(out, ", ")
+}

@@ -1,0 +1,126 @@
+package policy
+
+import (
+	"crypto/x509"
+	"errors"
+	"fmt"
+	"slices"
+
+	"cocoon/internal/jcs"
+	"cocoon/measurements/digest"
+	"cocoon/measurements/manifest"
+)
+
+// MaxVerdictSeconds is the longest life of a verdict (DESIGN section 2).
+const MaxVerdictSeconds = 3600
+
+// Parse reads a policy, strictly, and validates it.
+func Parse(b []byte) (*Policy, error) {
+	var p Policy
+	if err := jcs.Decode(b, MaxSize, &p); err != nil {
+		return nil, fmt.Errorf("parsing policy: %w", err)
+	}
+	if err := p.Validate(); err != nil {
+		return nil, fmt.Errorf("parsing policy: %w", err)
+	}
+	return &p, nil
+}
+
+var classes = []string{ClassVTPM, ClassTDX, ClassSNP, ClassSGX, ClassAzTDX, ClassAzSNP}
+
+// Validate reports everything in the policy that is missing or contradicts
+// itself.
+func (p *Policy) Validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if p.Format != Format {
+		bad("format %d, want %d", p.Format, Format)
+	}
+	if p.Name == "" || len(p.Name) > 128 {
+		bad("name must have 1 to 128 bytes")
+	}
+	if p.Environment != Production && p.Environment != Development {
+		bad("environment %.32q, want %q or %q", p.Environment, Production, Development)
+	}
+	if len(p.TrustClasses) == 0 || len(p.TrustClasses) > len(classes) {
+		bad("%d trust classes, want 1 to %d", len(p.TrustClasses), len(classes))
+	}
+	for i, c := range p.TrustClasses {
+		if !slices.Contains(classes, c) || slices.Contains(p.TrustClasses[:i], c) {
+			bad("trust class %.32q is unknown or repeated", c)
+		}
+	}
+	// DESIGN section 2: nothing marked production accepts a machine without
+	// confidentiality.
+	if p.Environment == Production && slices.Contains(p.TrustClasses, ClassVTPM) {
+		bad("a production policy cannot accept trust class %q", ClassVTPM)
+	}
+	errs = append(errs, p.validateManifests(), p.validateTPM())
+	if p.Freshness.VerdictSeconds < 1 || p.Freshness.VerdictSeconds > MaxVerdictSeconds {
+		bad("freshness: verdict_seconds %d, want 1 to %d", p.Freshness.VerdictSeconds, MaxVerdictSeconds)
+	}
+	if p.DCAP != nil {
+		if err := p.DCAP.Validate(); err != nil {
+			bad("dcap: %w", err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (p *Policy) validateManifests() error {
+	m := &p.Manifests
+	if len(m.Hashes) > maxEntries || len(m.Keys) > maxEntries || len(m.Revoked) > 16*maxEntries {
+		return errors.New("manifests: too many entries")
+	}
+	if len(m.Hashes) == 0 && len(m.Keys) == 0 {
+		return errors.New("manifests: neither hashes nor keys")
+	}
+	for _, l := range [][]digest.SHA256{m.Hashes, m.Keys, m.Revoked} {
+		for i, d := range l {
+			if d.IsZero() || slices.Contains(l[:i], d) {
+				return fmt.Errorf("manifests: %s is zero or repeated", d)
+			}
+		}
+	}
+	if len(m.Keys) == 0 && m.Threshold != 0 || len(m.Keys) > 0 && (m.Threshold < 1 || m.Threshold > len(m.Keys)) {
+		return fmt.Errorf("manifests: threshold %d of %d keys", m.Threshold, len(m.Keys))
+	}
+	return nil
+}
+
+func (p *Policy) validateTPM() error {
+	if p.TPM == nil {
+		if slices.Contains(p.TrustClasses, ClassVTPM) {
+			return fmt.Errorf("tpm: section is missing, trust class %q needs it", ClassVTPM)
+		}
+		return nil
+	}
+	if len(p.TPM.AKRoots) == 0 || len(p.TPM.AKRoots) > maxEntries || len(p.TPM.EKRoots) > maxEntries {
+		return fmt.Errorf("tpm: want 1 to %d ak_roots and at most as many ek_roots", maxEntries)
+	}
+	for _, der := range slices.Concat(p.TPM.AKRoots, p.TPM.EKRoots) {
+		c, err := x509.ParseCertificate(der)
+		if err != nil {
+			return fmt.Errorf("tpm: parsing root certificate: %w", err)
+		}
+		if !c.IsCA {
+			return fmt.Errorf("tpm: root certificate %s is not one of an authority", c.Subject)
+		}
+	}
+	return nil
+}
+
+// Accepts reports whether evidence of a trust class can be accepted at all.
+// The development class counts only in a policy that is marked so, whatever
+// list it is in.
+func (p *Policy) Accepts(class string) bool {
+	if class == ClassVTPM && p.Environment != Development {
+		return false
+	}
+	return slices.Contains(p.TrustClasses, class)
+}
+
+// Trust returns the policy's rules for opening manifests.
+func (p *Policy) Trust() manifest.Trust {
+	return manifest.Trust{Hashes: p.Manifests.Hashes, Keys: p.Manifests.Keys, Threshold: p.Manifests.Threshold}
+}
