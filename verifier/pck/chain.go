@@ -4,7 +4,7 @@ import (
 	"bytes"
 	"crypto/ecdsa"
 	"crypto/x509"
-	"encoding/pem"
+	"encoding/base64"
 	"errors"
 	"fmt"
 	"strings"
@@ -20,29 +20,41 @@ var (
 // MaxChain bounds a PEM chain in bytes.
 const MaxChain = 32 << 10
 
+const (
+	pemBegin = "-----BEGIN CERTIFICATE-----"
+	pemEnd   = "-----END CERTIFICATE-----"
+)
+
 // SplitPEM returns the DER of each certificate in a PEM chain: exactly count
-// of them, nothing but white space between them, and white space or NUL bytes
-// after the last. Its errors wrap ErrMalformed.
+// of them, nothing but line ends between them, and line ends or NUL
+// bytes after the last. One DER has one base64 here: encoding/pem would skip
+// what it cannot read and ignore bits that carry nothing. Its errors wrap
+// ErrMalformed.
 func SplitPEM(chain []byte, count int) ([][]byte, error) {
 	if len(chain) > MaxChain {
 		return nil, fmt.Errorf("certificate chain of %d bytes, limit %d: %w", len(chain), MaxChain, ErrMalformed)
 	}
-	rest := bytes.TrimRight(chain, "\x00")
 	out := make([][]byte, 0, count)
-	for rest = bytes.TrimSpace(rest); len(rest) > 0; rest = bytes.TrimSpace(rest) {
-		if !bytes.HasPrefix(rest, []byte("-----BEGIN CERTIFICATE-----")) {
-			return nil, fmt.Errorf("certificate chain has something else than certificates: %w", ErrMalformed)
-		}
-		block, more := pem.Decode(rest)
-		// pem.Decode looks further on where the first block is damaged.
-		if block == nil || len(block.Headers) > 0 || bytes.Contains(rest[1:len(rest)-len(more)], []byte("-----BEGIN")) {
-			return nil, fmt.Errorf("certificate %d of the chain is not PEM: %w", len(out)+1, ErrMalformed)
-		}
+	rest := bytes.TrimRight(chain, "\x00\r\n")
+	for len(rest) > 0 {
 		if len(out) == count {
 			return nil, fmt.Errorf("certificate chain has more than %d certificates: %w", count, ErrMalformed)
 		}
-		out = append(out, block.Bytes)
-		rest = more
+		body, ok := bytes.CutPrefix(rest, []byte(pemBegin))
+		if !ok {
+			return nil, fmt.Errorf("certificate %d of the chain is not PEM: %w", len(out)+1, ErrMalformed)
+		}
+		body, more, ok := bytes.Cut(body, []byte(pemEnd))
+		if !ok {
+			return nil, fmt.Errorf("certificate %d of the chain has no end: %w", len(out)+1, ErrMalformed)
+		}
+		der := make([]byte, base64.StdEncoding.DecodedLen(len(body)))
+		n, err := base64.StdEncoding.Strict().Decode(der, body) // ignores line ends
+		if err != nil {
+			return nil, fmt.Errorf("certificate %d of the chain: %w: %w", len(out)+1, ErrMalformed, err)
+		}
+		out = append(out, der[:n])
+		rest = bytes.TrimLeft(more, "\r\n")
 	}
 	if len(out) != count {
 		return nil, fmt.Errorf("certificate chain has %d certificates, not %d: %w", len(out), count, ErrMalformed)

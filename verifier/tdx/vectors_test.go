@@ -214,3 +214,5 @@ func TestErrorsJoinFaults(t *testing.T) {
 		t.Errorf("error is %v", err)
 	}
 }
+
+func haveVectors() bool { return vectors.Find() != "" }
