@@ -12,6 +12,6 @@ func newRootCmd() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newVerifyCmd())
+	root.AddCommand(newVerifyCmd(), newCollateralCmd(), newTCBCmd())
 	return root
 }
