@@ -31,7 +31,7 @@ var requiredModules = []string{"virtio_pci", "virtio_blk", "dm_mod", "dm_verity"
 // they must exist: this list is for one kernel line.
 var optionalModules = []string{
 	"virtio_net", "virtio_console", "virtio_rng", "vmw_vsock_virtio_transport",
-	"tpm_crb", "tpm_tis", "qemu_fw_cfg", "overlay", "configfs",
+	"tpm_crb", "tpm_tis", "qemu_fw_cfg", "overlay", "configfs", "button", "evdev",
 	"tsm", "tdx_guest", "sev_guest",
 }
 
