@@ -59,13 +59,7 @@ func Args(s *spec.Spec, o Options) ([]string, error) {
 	a := &args{}
 	a.add("-name", "guest="+s.Name+",debug-threads=on")
 	a.add("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot")
-	// A compromised QEMU may neither raise its privileges nor use obsolete
-	// system calls; spawning stays possible only where forwards need relays.
-	spawn := "deny"
-	if len(s.Forwards) > 0 {
-		spawn = "allow"
-	}
-	a.add("-sandbox", "on,obsolete=deny,elevateprivileges=deny,resourcecontrol=deny,spawn="+spawn)
+	a.add("-sandbox", sandbox(s))
 	a.add("-machine", "q35,usb=off,vmport=off,hpet=off,dump-guest-core=off")
 	switch o.Accel {
 	case AccelKVM:
@@ -112,6 +106,18 @@ func Args(s *spec.Spec, o Options) ([]string, error) {
 		a.fwCfg(name, s.FwCfg[name])
 	}
 	return a.v, a.err
+}
+
+// sandbox returns QEMU's own seccomp filter: a compromised QEMU may neither
+// use obsolete system calls nor raise its privileges nor start programs.
+// Forwards need relays: then starting programs is allowed, and with it
+// setsid, which libslirp calls for each and which QEMU counts as raising
+// privileges. The filter sets no_new_privs in any case.
+func sandbox(s *spec.Spec) string {
+	if len(s.Forwards) > 0 {
+		return "on,obsolete=deny,resourcecontrol=deny"
+	}
+	return "on,obsolete=deny,resourcecontrol=deny,elevateprivileges=deny,spawn=deny"
 }
 
 type args struct {
