@@ -8,7 +8,7 @@ import {
 } from "./world.mjs";
 
 const ceilings = {
-  setVerifier: 7500, setManifest: 7200, setModel: 6900, setParameters: 6900, setPaused: 5500, fund: 1500,
+  setVerifier: 7500, setManifest: 7200, setModel: 6900, setParameters: 6900, setPaused: 5500, fund: 1600,
   withdraw: 4900, checkVerdict: 8500, notOwner: 2700,
 };
 const seen = new Map();

@@ -1,0 +1,189 @@
+// Package exitcode names the contracts' exit codes and the registry's answer
+// codes. The numbers are defined in contracts/tolk/codes.tolk; a test compares
+// the two tables. A code's name becomes the fault code "contract.<name>".
+package exitcode
+
+import (
+	"fmt"
+
+	"cocoon/internal/fault"
+)
+
+// Code is an exit code of a transaction's compute phase, or an answer of the
+// registry as a job keeps it.
+type Code int32
+
+// Answers of the registry about a verdict; OK is "good".
+const (
+	OK                 Code = 0
+	VerdictVersion     Code = 1001
+	VerdictGlobalID    Code = 1002
+	VerdictRegistry    Code = 1003
+	RegistryPaused     Code = 1004
+	TrustClassRefused  Code = 1005
+	ManifestUnknown    Code = 1006
+	ManifestRevoked    Code = 1007
+	ManifestGraceOver  Code = 1008
+	ModelUnknown       Code = 1009
+	FeeOverCap         Code = 1010
+	VerifierUnknown    Code = 1011
+	SignatureList      Code = 1012
+	SignatureInvalid   Code = 1013
+	SignaturesTooFew   Code = 1014
+	VerdictNotYetValid Code = 1015
+	VerdictExpired     Code = 1016
+	VerdictInterval    Code = 1017
+	ModelRetired       Code = 1018
+	QueryBounced       Code = 1051 // recorded by the job itself
+	QueryTimedOut      Code = 1052 // recorded by the job itself
+	UnknownOpcode      Code = 1100
+	ValueTooLow        Code = 1101
+	AmountZero         Code = 1102
+	JobNotOpen         Code = 1103
+	JobNotFunded       Code = 1104
+	ReleasePending     Code = 1105
+	VerdictRecorded    Code = 1106
+	VerdictsFull       Code = 1107
+	WrongRegistry      Code = 1108
+	WrongPayout        Code = 1109
+	WrongModel         Code = 1110
+	WrongPolicy        Code = 1111
+	NotRegistry        Code = 1112
+	AnswerUnexpected   Code = 1113
+	JobNotReleased     Code = 1114
+	VoucherTarget      Code = 1115
+	VoucherVerdict     Code = 1116
+	VoucherSignature   Code = 1117
+	VoucherReplayed    Code = 1118
+	VoucherNotHigher   Code = 1119
+	VoucherOverDeposit Code = 1120
+	VoucherCountLower  Code = 1121
+	BalanceTooLow      Code = 1122
+	NotClient          Code = 1123
+	AlreadyClosing     Code = 1124
+	JobClosed          Code = 1125
+	NotClosing         Code = 1126
+	CloseTooEarly      Code = 1127
+	NotOwner           Code = 1201
+	ManifestState      Code = 1202
+	ManifestFinal      Code = 1203
+	ThresholdInvalid   Code = 1204
+	ParametersInvalid  Code = 1205
+	TrustClassDevnet   Code = 1206
+	VerifiersFull      Code = 1207
+	WithdrawTooMuch    Code = 1208
+)
+
+// entry says what a code means for the one who meets it.
+type entry struct {
+	name   string
+	exit   int
+	text   string
+	remedy string
+}
+
+const (
+	refused = fault.ExitRefused
+	policy  = fault.ExitPolicy
+)
+
+var entries = map[Code]entry{
+	OK:                 {"ok", fault.ExitOK, "done", ""},
+	VerdictVersion:     {"verdict_version", refused, "the verdict has a format version that the registry does not read", "use a verifier of the registry's version"},
+	VerdictGlobalID:    {"verdict_global_id", refused, "the verdict was made for another TON network", "ask for a verdict on this network"},
+	VerdictRegistry:    {"verdict_registry", refused, "the verdict was made for another registry", "ask for a verdict for the job's registry"},
+	RegistryPaused:     {"registry_paused", policy, "the registry is paused: nothing is released, but vouchers are redeemed and jobs closed", "wait for the registry's owner"},
+	TrustClassRefused:  {"trust_class_refused", policy, "the network does not accept the verdict's trust class", "run the worker on hardware of an accepted class (cocoon registry show)"},
+	ManifestUnknown:    {"manifest_unknown", policy, "the measured image's manifest is not registered", "boot a published image (cocoon registry show lists manifests)"},
+	ManifestRevoked:    {"manifest_revoked", refused, "the measured image's manifest is revoked", "boot a current image"},
+	ManifestGraceOver:  {"manifest_grace_over", policy, "the grace period of the image's manifest is over", "boot a current image"},
+	ModelUnknown:       {"model_unknown", policy, "the model is not registered", "use a registered model (cocoon registry show lists models)"},
+	ModelRetired:       {"model_retired", policy, "the model is no longer active in the registry", "use an active model"},
+	FeeOverCap:         {"fee_over_cap", policy, "the job's gateway fee is over the registry's cap", "open a job with a lower fee"},
+	VerifierUnknown:    {"verifier_unknown", refused, "a signature is by a key that the registry does not list", "ask a registered verifier"},
+	SignatureList:      {"signature_list_invalid", refused, "the signatures are not in strictly ascending order of key id, or too many", "put the verdict together again from single signatures"},
+	SignatureInvalid:   {"signature_invalid", refused, "a verifier's signature does not fit the verdict", "the verdict was changed or forged; ask the verifier again"},
+	SignaturesTooFew:   {"signatures_too_few", refused, "fewer verifiers signed than the registry's threshold", "collect signatures from more verifiers"},
+	VerdictNotYetValid: {"verdict_not_yet_valid", refused, "the verdict's time has not begun", "check the verifier's clock, then send the verdict again"},
+	VerdictExpired:     {"verdict_expired", refused, "the verdict's time is over", "ask for a fresh verdict"},
+	VerdictInterval:    {"verdict_interval", refused, "the verdict claims to be valid for longer than the registry allows", "ask for a verdict of at most an hour"},
+	QueryBounced:       {"query_bounced", policy, "the question to the registry came back: it does not exist or cannot read the verdict", "check the job's registry address and the verdict"},
+	QueryTimedOut:      {"query_timed_out", policy, "the registry's answer came after the job's deadline", "send the verdict again"},
+	UnknownOpcode:      {"unknown_opcode", refused, "the contract does not know this operation", "use a client of the contract's version"},
+	ValueTooLow:        {"value_too_low", refused, "the message brings less than its gas and reserve need", "attach more; what is not used comes back"},
+	AmountZero:         {"amount_zero", refused, "the deposit is zero", "deposit more than zero"},
+	JobNotOpen:         {"job_not_open", refused, "the job is closing", "open a new job"},
+	JobNotFunded:       {"job_not_funded", refused, "the job has no deposit", "deposit first"},
+	ReleasePending:     {"release_pending", refused, "the registry's answer to an earlier verdict is still awaited", "wait for the answer or the deadline (cocoon job show)"},
+	VerdictRecorded:    {"verdict_already_recorded", refused, "this verdict has released the job before", "nothing to do; renew with a fresh verdict"},
+	VerdictsFull:       {"verdicts_full", refused, "the job has recorded as many verdicts as it can hold", "open a new job"},
+	WrongRegistry:      {"verdict_wrong_registry", refused, "the verdict names another registry than the job's terms", "ask for a verdict for the job's registry"},
+	WrongPayout:        {"verdict_wrong_payout", refused, "the verdict names another payout address than the job's terms", "only the job's own worker can be released"},
+	WrongModel:         {"verdict_wrong_model", refused, "the verdict is about another model than the job's terms", "run the job's model"},
+	WrongPolicy:        {"verdict_wrong_policy", refused, "the verdict was made under another policy than the job's terms", "ask for a verdict under the job's policy"},
+	NotRegistry:        {"not_registry", refused, "an answer came from an address that is not the job's registry", "only the registry answers"},
+	AnswerUnexpected:   {"answer_unexpected", refused, "an answer does not match the job's question", "nothing to do; the answer does not count"},
+	JobNotReleased:     {"job_not_released", refused, "the job was not released", "send a verdict first"},
+	VoucherTarget:      {"voucher_wrong_target", refused, "the voucher is for another job or network", "ask the client for a voucher for this job"},
+	VoucherVerdict:     {"voucher_verdict_unknown", refused, "the voucher names a verdict that did not release this job", "ask the client for a voucher on a recorded verdict"},
+	VoucherSignature:   {"voucher_signature", refused, "the voucher is not signed by the job's client key", "the voucher was changed or forged"},
+	VoucherReplayed:    {"voucher_replayed", refused, "a voucher with this or a higher number was redeemed before", "redeem the client's newest voucher"},
+	VoucherNotHigher:   {"voucher_not_higher", refused, "the voucher's amount is not higher than what was paid", "redeem the client's newest voucher"},
+	VoucherOverDeposit: {"voucher_over_deposit", refused, "the voucher is over the job's deposit", "deposit the difference, or take no voucher over the deposit"},
+	VoucherCountLower:  {"voucher_count_lower", refused, "the voucher counts fewer receipts than an earlier one", "redeem the client's newest voucher"},
+	BalanceTooLow:      {"balance_too_low", refused, "storage fees have used up the job's reserve", "send the missing amount as a plain, non-bounceable transfer"},
+	NotClient:          {"not_client", refused, "only the job's client can close it", "send from the client's wallet"},
+	AlreadyClosing:     {"already_closing", refused, "the job is closing already", "finish it after its delay"},
+	JobClosed:          {"job_closed", refused, "the job is closed for good", "open a new job"},
+	NotClosing:         {"not_closing", refused, "the job is not closing", "close it first"},
+	CloseTooEarly:      {"close_too_early", refused, "the job's closing delay is not over", "wait until the time that cocoon job show gives"},
+	NotOwner:           {"not_owner", refused, "only the registry's owner can do this", "send from the owner's address"},
+	ManifestState:      {"manifest_state_invalid", refused, "the manifest's state and grace time do not go together", "active and revoked have no grace time, grace needs one"},
+	ManifestFinal:      {"manifest_revoked_final", refused, "a revoked manifest stays revoked", "publish a new image"},
+	ThresholdInvalid:   {"threshold_invalid", refused, "the threshold is not between 1 and the number of verifiers", "choose another threshold"},
+	ParametersInvalid:  {"parameters_invalid", refused, "a parameter is out of its range", "fees at most 10000 basis points, freshness 1 to 3600 seconds"},
+	TrustClassDevnet:   {"trust_class_devnet_only", refused, "vtpm can be accepted only by a registry deployed for development", "deploy a development registry"},
+	VerifiersFull:      {"verifiers_full", refused, "the registry lists as many verifiers as it can hold", "remove one first"},
+	WithdrawTooMuch:    {"withdraw_too_much", refused, "the withdrawal would not leave the storage reserve", "withdraw less"},
+}
+
+// Known reports whether the contracts define the code.
+func (c Code) Known() bool {
+	_, ok := entries[c]
+	return ok
+}
+
+// String returns the stable name; codes of the TVM itself, such as 9 for a
+// cell that ends too early, are "tvm_exit_<n>".
+func (c Code) String() string {
+	if e, ok := entries[c]; ok {
+		return e.name
+	}
+	return fmt.Sprintf("tvm_exit_%d", int32(c))
+}
+
+// Fault returns the refusal as a fault with the code "contract.<name>", nil
+// for OK. what says what was attempted.
+func (c Code) Fault(what string) error {
+	if c == OK {
+		return nil
+	}
+	e, ok := entries[c]
+	if !ok {
+		return fault.New(refused, "contract."+c.String(), "check that the message was built by this version's client",
+			"%s: the contract stopped with exit code %d", what, int32(c))
+	}
+	return fault.New(e.exit, "contract."+e.name, e.remedy, "%s: %s (code %d)", what, e.text, int32(c))
+}
+
+// Text says what the code means, in one line.
+func (c Code) Text() string { return entries[c].text }
+
+// All returns every code that the contracts define.
+func All() []Code {
+	out := make([]Code, 0, len(entries))
+	for c := range entries {
+		out = append(out, c)
+	}
+	return out
+}

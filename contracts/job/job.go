@@ -1,0 +1,299 @@
+// Package job is the Go side of the job contract (contracts/tolk/job.tolk;
+// layouts in docs/contracts.md): a job's terms and address, its messages, and
+// its state decoded from a proven data cell. Client and Worker do the steps of
+// a job over the chain.
+package job
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"math/big"
+	"time"
+
+	"github.com/xssnick/tonutils-go/tlb"
+	"github.com/xssnick/tonutils-go/tvm/cell"
+
+	"cocoon/contracts/compiled"
+	"cocoon/contracts/exitcode"
+	"cocoon/internal/fault"
+	"cocoon/internal/toncell"
+)
+
+// Layout is the version of the data cell that this package writes and reads.
+const Layout = 1
+
+// MaxVerdicts is how many verdicts one job records.
+const MaxVerdicts = 256
+
+// Amounts in nanoton. StorageReserve is kept until the job closes and then
+// refunded. The values are the least that a message must bring; what its gas
+// does not use comes back to its sender.
+const (
+	StorageReserve = 100_000_000
+	DepositGas     = 10_000_000
+	ReleaseValue   = 50_000_000
+	RedeemValue    = 20_000_000
+	CloseValue     = 10_000_000
+)
+
+// Terms are fixed for a job's life and part of its address.
+type Terms struct {
+	Client         toncell.Address  `json:"client"`          // pays, closes, is refunded
+	ClientKey      Hash             `json:"client_key"`      // Ed25519 key that signs vouchers
+	Payout         toncell.Address  `json:"payout"`          // where the worker is paid
+	Registry       toncell.Address  `json:"registry"`        // who decides about verdicts
+	ModelRoot      Hash             `json:"model_root"`      // verity root of the model
+	PolicyHash     Hash             `json:"policy_hash"`     // policy that a verdict must be made under
+	PriceCap       uint64           `json:"price_cap"`       // nanoton per million tokens of the dearest kind
+	Gateway        *toncell.Address `json:"gateway"`         // nil: no gateway
+	FeeBps         uint16           `json:"fee_bps"`         // gateway's share of every payment
+	CloseDelay     time.Duration    `json:"close_delay"`     // between closing and refund
+	PendingTimeout time.Duration    `json:"pending_timeout"` // how long the registry's answer is awaited
+	Salt           Hash             `json:"salt"`            // random; makes the job's address its own
+}
+
+// Check refuses terms that nobody should open or serve. The registry's own
+// bounds are in State of contracts/registry.
+func (t *Terms) Check() error {
+	var errs []error
+	bad := func(is bool, what string) {
+		if is {
+			errs = append(errs, fault.New(fault.ExitRefused, "job.terms", "open the job with other terms", "checking the job's terms: %s", what))
+		}
+	}
+	bad(t.FeeBps > 10000, "the gateway's fee is over 10000 basis points")
+	bad(t.FeeBps > 0 && t.Gateway == nil, "there is a gateway fee and no gateway")
+	bad(t.CloseDelay < time.Second || t.CloseDelay > 30*24*time.Hour || t.CloseDelay%time.Second != 0, "the closing delay is not between a second and 30 days, in whole seconds")
+	bad(t.PendingTimeout < 10*time.Second || t.PendingTimeout > time.Hour || t.PendingTimeout%time.Second != 0, "the time for the registry's answer is not between 10 seconds and an hour, in whole seconds")
+	bad(t.PriceCap == 0, "the price cap is zero")
+	bad(t.ClientKey == Hash{}, "the client's key is missing")
+	bad(t.Salt == Hash{}, "the salt is missing")
+	return errors.Join(errs...)
+}
+
+// Cell returns the terms cell.
+func (t *Terms) Cell() (*cell.Cell, error) {
+	demand, err := toncell.NewBuilder().Addr(t.Registry).Bits256(t.ModelRoot).Bits256(t.PolicyHash).Uint(t.PriceCap, 64).Cell()
+	if err != nil {
+		return nil, fmt.Errorf("building the demand cell: %w", err)
+	}
+	gateway, err := toncell.NewBuilder().OptAddr(t.Gateway).Bits256(t.Salt).Cell()
+	if err != nil {
+		return nil, fmt.Errorf("building the gateway cell: %w", err)
+	}
+	out, err := toncell.NewBuilder().Addr(t.Client).Addr(t.Payout).Bits256(t.ClientKey).Uint(uint64(t.FeeBps), 16).
+		Uint(uint64(t.CloseDelay/time.Second), 32).Uint(uint64(t.PendingTimeout/time.Second), 32).
+		Ref(demand).Ref(gateway).Cell()
+	if err != nil {
+		return nil, fmt.Errorf("building the terms cell: %w", err)
+	}
+	return out, nil
+}
+
+func decodeTerms(c *cell.Cell) (Terms, error) {
+	r := toncell.NewReader(c)
+	t := Terms{Client: r.Addr(), Payout: r.Addr(), ClientKey: r.Bits256(), FeeBps: uint16(r.Uint(16))}
+	t.CloseDelay = time.Duration(r.Uint(32)) * time.Second
+	t.PendingTimeout = time.Duration(r.Uint(32)) * time.Second
+	demand, gateway := toncell.NewReader(r.Ref()), toncell.NewReader(r.Ref())
+	t.Registry, t.ModelRoot, t.PolicyHash = demand.Addr(), demand.Bits256(), demand.Bits256()
+	t.PriceCap = demand.Uint(64)
+	t.Gateway, t.Salt = gateway.OptAddr(), gateway.Bits256()
+	return t, errors.Join(r.End(), demand.End(), gateway.End())
+}
+
+// StateInit returns code and initial data of the job, and its address in the
+// basechain. The address commits to code and terms: whoever knows the terms
+// knows that nothing else runs there.
+func (t *Terms) StateInit() (*tlb.StateInit, toncell.Address, error) {
+	code, err := compiled.Job()
+	if err != nil {
+		return nil, toncell.Address{}, err
+	}
+	terms, err := t.Cell()
+	if err != nil {
+		return nil, toncell.Address{}, err
+	}
+	data, err := (&State{}).data(terms)
+	if err != nil {
+		return nil, toncell.Address{}, err
+	}
+	return toncell.StateInit(code.Code, data)
+}
+
+// Address returns the job's address.
+func (t *Terms) Address() (toncell.Address, error) {
+	_, addr, err := t.StateInit()
+	return addr, err
+}
+
+// Key returns the client's key.
+func (t *Terms) Key() ed25519.PublicKey { return append(ed25519.PublicKey(nil), t.ClientKey[:]...) }
+
+// Fee returns the gateway's share of a cumulative amount.
+func (t *Terms) Fee(amount uint64) uint64 {
+	if t.Gateway == nil {
+		return 0
+	}
+	v := new(big.Int).Mul(new(big.Int).SetUint64(amount), big.NewInt(int64(t.FeeBps)))
+	return v.Div(v, big.NewInt(10000)).Uint64()
+}
+
+// Status of a job.
+type Status uint8
+
+// Statuses; Closed is final.
+const (
+	Funded   Status = 0
+	Pending  Status = 1
+	Released Status = 2
+	Closing  Status = 3
+	Closed   Status = 4
+)
+
+// String returns the lower-case name.
+func (s Status) String() string {
+	if int(s) < len(statusNames) {
+		return statusNames[s]
+	}
+	return fmt.Sprintf("status-%d", uint8(s))
+}
+
+var statusNames = [...]string{"funded", "pending", "released", "closing", "closed"}
+
+// MarshalText writes the name.
+func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
+
+// Recorded is a verdict that released or renewed the job.
+type Recorded struct {
+	ReceiptKey Hash      `json:"receipt_key"` // Ed25519 key of the enclave
+	At         time.Time `json:"at"`
+}
+
+// Query is a question to the registry that has no answer yet.
+type Query struct {
+	ID          uint64          `json:"id"`
+	VerdictHash Hash            `json:"verdict"`
+	ReceiptKey  Hash            `json:"receipt_key"`
+	Deadline    time.Time       `json:"deadline"` // after it the answer no longer counts
+	Sender      toncell.Address `json:"sender"`
+}
+
+// Answer is how the last question ended.
+type Answer struct {
+	ID          uint64        `json:"id"`
+	VerdictHash Hash          `json:"verdict"`
+	Code        exitcode.Code `json:"code"`
+	At          time.Time     `json:"at"`
+}
+
+// State is a job's data.
+type State struct {
+	Status       Status            `json:"status"`
+	Deposited    uint64            `json:"deposited"`     // nanoton, total
+	Paid         uint64            `json:"paid"`          // nanoton, gateway's share included
+	Seq          uint64            `json:"seq"`           // of the last redeemed voucher
+	ReceiptCount uint64            `json:"receipt_count"` // that it covers
+	ReceiptsRoot Hash              `json:"receipts_root"` // Merkle root of those receipts
+	CloseAt      time.Time         `json:"close_at"`      // zero unless closing or closed after a release
+	Queries      uint64            `json:"queries"`       // id of the last question
+	Verdicts     map[Hash]Recorded `json:"verdicts"`      // by verdict hash
+	Query        *Query            `json:"query"`         // nil: none awaited
+	Answer       *Answer           `json:"answer"`        // nil: none yet
+	Terms        Terms             `json:"terms"`
+}
+
+// data writes a job's data with no verdicts and no queries, as it is deployed.
+func (s *State) data(terms *cell.Cell) (*cell.Cell, error) {
+	out, err := toncell.NewBuilder().Uint(Layout, 16).Uint(uint64(s.Status), 8).Coins(s.Deposited).Coins(s.Paid).
+		Uint(s.Seq, 64).Uint(s.ReceiptCount, 64).Bits256(s.ReceiptsRoot).Uint(0, 32).Uint(s.Queries, 64).
+		Uint(0, 16).Bool(false).Bool(false).Bool(false).Ref(terms).Cell()
+	if err != nil {
+		return nil, fmt.Errorf("building job data: %w", err)
+	}
+	return out, nil
+}
+
+// Decode reads a data cell. The caller has proven that it is the job's.
+func Decode(data *cell.Cell) (*State, error) {
+	r := toncell.NewReader(data)
+	if v := r.Uint(16); r.Err() == nil && v != Layout {
+		return nil, fmt.Errorf("decoding job data: layout %d, want %d", v, Layout)
+	}
+	s := &State{
+		Status: Status(r.Uint(8)), Deposited: r.Coins(), Paid: r.Coins(), Seq: r.Uint(64), ReceiptCount: r.Uint(64),
+		ReceiptsRoot: r.Bits256(), CloseAt: unixTime(r.Uint(32)), Queries: r.Uint(64), Verdicts: map[Hash]Recorded{},
+	}
+	count := int(r.Uint(16))
+	r.Dict(256, MaxVerdicts, func(key *big.Int, v *toncell.Reader) error {
+		s.Verdicts[toncell.Key256(key)] = Recorded{ReceiptKey: v.Bits256(), At: unixTime(v.Uint(32))}
+		return v.End()
+	})
+	query, answer, terms := r.MaybeRef(), r.MaybeRef(), r.Ref()
+	if err := r.End(); err != nil {
+		return nil, fmt.Errorf("decoding job data: %w", err)
+	}
+	if query != nil {
+		q := toncell.NewReader(query)
+		s.Query = &Query{ID: q.Uint(64), VerdictHash: q.Bits256(), ReceiptKey: q.Bits256(), Deadline: unixTime(q.Uint(32)), Sender: q.Addr()}
+		if err := q.End(); err != nil {
+			return nil, fmt.Errorf("decoding a job's query: %w", err)
+		}
+	}
+	if answer != nil {
+		a := toncell.NewReader(answer)
+		s.Answer = &Answer{ID: a.Uint(64), VerdictHash: a.Bits256(), Code: exitcode.Code(a.Uint(16)), At: unixTime(a.Uint(32))}
+		if err := a.End(); err != nil {
+			return nil, fmt.Errorf("decoding a job's answer: %w", err)
+		}
+	}
+	var err error
+	if s.Terms, err = decodeTerms(terms); err != nil {
+		return nil, fmt.Errorf("decoding a job's terms: %w", err)
+	}
+	if s.Status > Closed || count != len(s.Verdicts) || s.Paid > s.Deposited {
+		return nil, fmt.Errorf("decoding job data: status %d, %d verdicts stated and %d listed, %d paid of %d", s.Status, count, len(s.Verdicts), s.Paid, s.Deposited)
+	}
+	return s, nil
+}
+
+func unixTime(v uint64) time.Time {
+	if v == 0 {
+		return time.Time{}
+	}
+	return time.Unix(int64(v), 0).UTC()
+}
+
+// Effective returns the status at a time: a question that nobody answered in
+// time leaves the job funded.
+func (s *State) Effective(now time.Time) Status {
+	if s.Status == Pending && s.Query != nil && now.After(s.Query.Deadline) {
+		return Funded
+	}
+	return s.Status
+}
+
+// ReleasedTo reports whether a verdict for this receipt key was recorded and
+// vouchers are still redeemed; it returns the newest such verdict's hash.
+func (s *State) ReleasedTo(receiptKey Hash) (verdict Hash, ok bool) {
+	if s.Status != Released && s.Status != Closing {
+		return Hash{}, false
+	}
+	var at time.Time
+	for hash, r := range s.Verdicts {
+		if r.ReceiptKey == receiptKey && (!ok || r.At.After(at)) {
+			verdict, at, ok = hash, r.At, true
+		}
+	}
+	return verdict, ok
+}
+
+// CheckCode refuses an account whose code is not this version's job.
+func CheckCode(code *cell.Cell) error {
+	want, err := compiled.Job()
+	if err != nil {
+		return err
+	}
+	return toncell.CheckCode("job", want.Code, code)
+}

@@ -1,0 +1,170 @@
+// Package receipt is the off-chain half of a job: the receipt that an enclave
+// signs for every response, the cumulative voucher that the client signs for
+// its receipts, and the books that both sides keep (DESIGN section 4,
+// "Receipt"; the voucher's cells are in docs/contracts.md). Receipts are
+// JCS documents; the Merkle tree over them is RFC 6962's.
+package receipt
+
+import (
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"math/bits"
+	"time"
+
+	"cocoon/contracts/coin"
+	"cocoon/internal/fault"
+	"cocoon/internal/hexbytes"
+	"cocoon/internal/jcs"
+	"cocoon/internal/toncell"
+)
+
+// Type is the receipt's first member; it keeps a receipt's signature from
+// being good for anything else that the receipt key signs.
+const Type = "cocoon-receipt-v1"
+
+// Limits of a receipt.
+const (
+	MaxSize   = 4 << 10
+	maxCount  = 1 << 32   // tokens of one kind
+	maxNumber = 1<<53 - 1 // largest exact JSON number
+	million   = 1_000_000 // prices are per million tokens
+	maxPrice  = 1 << 50   // nanoton per million tokens
+)
+
+// Hash is 32 bytes, lower-case hex in JSON.
+type Hash = hexbytes.Hash
+
+// Tokens counts one response's tokens by kind.
+type Tokens struct {
+	Prompt     uint64 `json:"prompt"`     // all prompt tokens
+	Cached     uint64 `json:"cached"`     // of these, found in a cache
+	Completion uint64 `json:"completion"` // all generated tokens
+	Reasoning  uint64 `json:"reasoning"`  // of these, hidden reasoning
+}
+
+// Price is nanoton per million tokens, by kind: prompt tokens that were not
+// cached, those that were, generated tokens without reasoning, reasoning.
+type Price struct {
+	Prompt     uint64 `json:"prompt"`
+	Cached     uint64 `json:"cached"`
+	Completion uint64 `json:"completion"`
+	Reasoning  uint64 `json:"reasoning"`
+}
+
+// Max returns the price of the dearest kind, which the job's cap bounds.
+func (p Price) Max() uint64 { return max(p.Prompt, p.Cached, p.Completion, p.Reasoning) }
+
+// Bill returns what a response costs: the sum of count × price, per million,
+// rounded up to a whole nanoton once.
+func (p Price) Bill(t Tokens) (coin.Nano, error) {
+	if t.Cached > t.Prompt || t.Reasoning > t.Completion || t.Prompt > maxCount || t.Completion > maxCount || p.Max() > maxPrice {
+		return 0, fmt.Errorf("billing %+v at %+v: impossible counts or prices", t, p)
+	}
+	var hi, lo uint64
+	for _, part := range [4][2]uint64{
+		{t.Prompt - t.Cached, p.Prompt}, {t.Cached, p.Cached},
+		{t.Completion - t.Reasoning, p.Completion}, {t.Reasoning, p.Reasoning},
+	} {
+		h, l := bits.Mul64(part[0], part[1])
+		var carry uint64
+		lo, carry = bits.Add64(lo, l, 0)
+		hi, _ = bits.Add64(hi, h, carry)
+	}
+	lo, carry := bits.Add64(lo, million-1, 0)
+	hi += carry
+	if hi >= million {
+		return 0, fmt.Errorf("billing %+v at %+v: amount over 2^64", t, p)
+	}
+	q, _ := bits.Div64(hi, lo, million)
+	return coin.Nano(q), nil
+}
+
+// Receipt says what an enclave delivered for a job and what is owed in total.
+type Receipt struct {
+	Type       string          `json:"type"`
+	Job        toncell.Address `json:"job"`
+	Seq        uint64          `json:"seq"`             // 1, 2, 3 … within the job
+	Salt       Hash            `json:"salt"`            // random: a published leaf tells nothing about the prompt
+	Request    Hash            `json:"request_sha256"`  // of the exact request body
+	Response   Hash            `json:"response_sha256"` // of the exact response body as sent
+	ModelRoot  Hash            `json:"model_root"`
+	Manifest   Hash            `json:"manifest"`
+	Tokens     Tokens          `json:"tokens"`
+	Price      Price           `json:"price"`
+	Cumulative coin.Nano       `json:"cumulative"` // owed for receipts 1 to seq, nanoton
+	Verdict    Hash            `json:"verdict"`    // verdict hash under which the receipt key works
+	Cancelled  bool            `json:"cancelled"`  // the response ended early; delivered tokens are billed
+	Time       time.Time       `json:"time"`       // whole seconds, UTC
+}
+
+// Signed is a receipt with the enclave's signature over its JCS.
+type Signed struct {
+	Receipt   Receipt      `json:"receipt"`
+	Signature hexbytes.Sig `json:"signature"`
+}
+
+// check refuses what no enclave would write.
+func (r *Receipt) check() error {
+	var errs []error
+	bad := func(is bool, what string) {
+		if is {
+			errs = append(errs, errors.New(what))
+		}
+	}
+	bad(r.Type != Type, "type is "+r.Type)
+	bad(r.Seq < 1 || r.Seq > maxNumber, "seq out of range")
+	bad(r.Time.Nanosecond() != 0 || r.Time.Location() != time.UTC, "time is not whole seconds of UTC")
+	if _, err := r.Price.Bill(r.Tokens); err != nil {
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// Sign signs a receipt with the enclave's receipt key.
+func Sign(key ed25519.PrivateKey, r Receipt) (*Signed, error) {
+	if err := r.check(); err != nil {
+		return nil, fmt.Errorf("signing a receipt: %w", err)
+	}
+	doc, err := jcs.Marshal(r)
+	if err != nil {
+		return nil, fmt.Errorf("signing a receipt: %w", err)
+	}
+	return &Signed{Receipt: r, Signature: hexbytes.Sig(ed25519.Sign(key, doc))}, nil
+}
+
+// Verify reports whether the receipt key signed the receipt.
+func (s *Signed) Verify(key ed25519.PublicKey) bool {
+	doc, err := jcs.Marshal(s.Receipt)
+	return err == nil && len(key) == ed25519.PublicKeySize && ed25519.Verify(key, doc, s.Signature[:])
+}
+
+// Leaf returns the receipt's leaf in the job's Merkle tree. The signature is
+// left out: the leaf stands for what was said, in whatever form it was signed.
+func (s *Signed) Leaf() (Hash, error) {
+	doc, err := jcs.Marshal(s.Receipt)
+	if err != nil {
+		return Hash{}, err
+	}
+	return LeafHash(doc), nil
+}
+
+// Marshal returns the signed receipt's JCS.
+func (s *Signed) Marshal() ([]byte, error) { return jcs.Marshal(s) }
+
+// Parse reads a signed receipt from an untrusted source. It checks form, not
+// signature.
+func Parse(doc []byte) (*Signed, error) {
+	var s Signed
+	if err := jcs.DecodeCanonical(doc, MaxSize, &s); err != nil {
+		return nil, malformed("receipt", err)
+	}
+	if err := s.Receipt.check(); err != nil {
+		return nil, malformed("receipt", err)
+	}
+	return &s, nil
+}
+
+func malformed(what string, err error) error {
+	return fault.New(fault.ExitParse, what+".malformed", "send the "+what+" as it was received, byte for byte", "reading a %s: %w", what, err)
+}
