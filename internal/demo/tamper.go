@@ -1,0 +1,85 @@
+package demo
+
+import (
+	"bytes"
+	"crypto/sha256"
+	"encoding/hex"
+	"fmt"
+	"os"
+
+	"cocoon/image/cpio"
+	"cocoon/measurements/verity"
+	"cocoon/verifier/evidence"
+)
+
+// tamperInitrd adds one file to an initrd: the kernel unpacks archives that
+// follow one another, so the rest works as before.
+func tamperInitrd(src, dst string) error {
+	b, err := os.ReadFile(src)
+	if err != nil {
+		return fmt.Errorf("reading initrd: %w", err)
+	}
+	a := cpio.New()
+	if err := a.File("tampered", 0o644, []byte("one file more\n")); err != nil {
+		return fmt.Errorf("changing initrd: %w", err)
+	}
+	buf := bytes.NewBuffer(b)
+	buf.Write(make([]byte, (4-len(b)%4)%4)) // archives are aligned to 4 bytes
+	if _, err := a.WriteTo(buf); err != nil {
+		return fmt.Errorf("changing initrd: %w", err)
+	}
+	return writeFile(dst, buf.Bytes())
+}
+
+// superblockAt is where EROFS keeps its superblock; the kernel reads it to
+// mount anything at all.
+const superblockAt = 1024
+
+// tamperRoot flips one byte of the root file system's first block, which boot
+// cannot do without, and returns the block's dm-verity hash before and after.
+func tamperRoot(src, dst string, salt []byte) (expected, actual string, err error) {
+	b, err := os.ReadFile(src)
+	if err != nil {
+		return "", "", fmt.Errorf("reading root file system: %w", err)
+	}
+	if len(b) < verity.BlockSize {
+		return "", "", fmt.Errorf("root file system of %d bytes has no block", len(b))
+	}
+	expected = blockHash(salt, b[:verity.BlockSize])
+	b[superblockAt+64] ^= 0x01
+	actual = blockHash(salt, b[:verity.BlockSize])
+	return expected, actual, writeFile(dst, b)
+}
+
+func blockHash(salt, block []byte) string {
+	h := sha256.New()
+	h.Write(salt)
+	h.Write(block)
+	return hex.EncodeToString(h.Sum(nil))
+}
+
+// tamperPack flips one byte of a pack at the place where needle ends, and
+// makes the hash tree anew, as somebody would who wants another model or
+// engine to be taken for the published one. It returns the new parameters.
+func tamperPack(src, dst string, v evidence.Verity, needle []byte) (evidence.Verity, error) {
+	b, err := os.ReadFile(src)
+	if err != nil {
+		return v, fmt.Errorf("reading pack: %w", err)
+	}
+	size := v.DataBlocks * verity.BlockSize
+	if uint64(len(b)) < size {
+		return v, fmt.Errorf("pack of %d bytes, its data alone are %d", len(b), size)
+	}
+	data := b[:size]
+	at := bytes.Index(data, needle)
+	if at < 0 {
+		return v, fmt.Errorf("pack does not hold the bytes that were to be changed")
+	}
+	data[at+len(needle)-1] ^= 0x01
+	tree, root, err := verity.Build(bytes.NewReader(data), v.DataBlocks, v.Salt[:])
+	if err != nil {
+		return v, fmt.Errorf("making pack anew: %w", err)
+	}
+	v.Root = root
+	return v, writeFile(dst, append(bytes.Clone(data), tree...))
+}
