@@ -61,7 +61,8 @@ type ActivateResponse struct {
 // evidence as the body). The EAR is the verdict; Result repeats what it says
 // for people.
 type Verdict struct {
-	EAR    string         `json:"ear"` // JWT
+	EAR    string         `json:"ear"`            // JWT
+	Cell   string         `json:"cell,omitempty"` // the verdict for contracts, with this verifier's signature; see docs/verifier-api.md
 	Result *result.Result `json:"result"`
 }
 
@@ -73,7 +74,7 @@ type Keys struct {
 
 // VerifierKey is a key that signs verdicts.
 type VerifierKey struct {
-	KeyID  string        `json:"kid"`     // first 16 bytes of the SHA-256 of the key, hex
+	KeyID  string        `json:"kid"`     // SHA-256 of the raw public key, hex
 	Public digest.SHA256 `json:"ed25519"` // raw public key
 }
 

@@ -132,8 +132,12 @@ func (a *appraisal) checkNonce() {
 		a.equal(result.SubCPU, "claims.nonce", n.String(), a.ev.Claims.Nonce.String(), "claims carry another nonce than the contributions give", "quote anew")
 	}
 	switch {
-	case len(a.o.Challenges) == 0 && a.o.Policy.Freshness.RequireChallenge:
-		a.fail(result.SubCPU, "nonce.challenge", "a challenge of this appraiser", "none given", "the policy wants a challenge", "ask the appraiser for a challenge and quote with it")
+	case len(a.o.Challenges) == 0 && (a.o.RequireChallenge || a.o.Policy.Freshness.RequireChallenge):
+		actual := a.o.NoChallenge
+		if actual == "" {
+			actual = "none given"
+		}
+		a.fail(result.SubCPU, "nonce.challenge", "a challenge of this appraiser", actual, "evidence answers no challenge", "ask the appraiser for a challenge and quote with it")
 	case len(a.o.Challenges) == 0:
 		a.skip(result.SubCPU, "nonce.challenge", "no challenge was given to this appraisal")
 	default:

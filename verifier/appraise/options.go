@@ -28,8 +28,13 @@ type Options struct {
 	Clock func() time.Time
 	// Challenges are this appraiser's own contributions to the nonce: one of
 	// them must be among the evidence's nonce inputs. Without any, the check
-	// is skipped unless the policy requires a challenge.
+	// is skipped unless the policy or RequireChallenge asks for one.
 	Challenges []digest.SHA256
+	// RequireChallenge refuses evidence that answers no challenge, whatever
+	// the policy says.
+	RequireChallenge bool
+	// NoChallenge says why Challenges is empty, for the reader.
+	NoChallenge string
 	// TLSSPKI is the SHA-256 of the SubjectPublicKeyInfo of the TLS key that
 	// the peer has proven to hold; nil: the check is skipped.
 	TLSSPKI *digest.SHA256
