@@ -84,15 +84,33 @@ type server struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
+	mu      sync.Mutex
+	clients map[*liteclient.ServerClient]struct{}
+
 	// alter, where set, changes answers on their way out; tests use it to be
 	// a lite-server that lies.
 	alter func(query, answer any) any
 }
 
 func newServer(c *chain, key ed25519.PrivateKey, quiet time.Duration, log *slog.Logger) *server {
-	s := &server{chain: c, lite: liteclient.NewServer([]ed25519.PrivateKey{key}), log: log, quiet: quiet}
+	s := &server{chain: c, lite: liteclient.NewServer([]ed25519.PrivateKey{key}), log: log, quiet: quiet,
+		clients: map[*liteclient.ServerClient]struct{}{}}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.lite.SetMessageHandler(s.handle)
+	s.lite.SetConnectionHook(func(client *liteclient.ServerClient) error {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.ctx.Err() != nil {
+			return s.ctx.Err()
+		}
+		s.clients[client] = struct{}{}
+		return nil
+	})
+	s.lite.SetDisconnectHook(func(client *liteclient.ServerClient) {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		delete(s.clients, client)
+	})
 	return s
 }
 
@@ -125,9 +143,16 @@ func listenFault(addr string, err error) error {
 		"listening on %s: %w", addr, err)
 }
 
+// close ends the listener and every connection: the library's Close leaves
+// connections open.
 func (s *server) close() error {
 	s.cancel()
 	err := s.lite.Close()
+	s.mu.Lock()
+	for client := range s.clients {
+		client.Close()
+	}
+	s.mu.Unlock()
 	s.wg.Wait()
 	return err
 }
@@ -150,7 +175,7 @@ func (s *server) handle(ctx context.Context, client *liteclient.ServerClient, ms
 		}()
 		return nil
 	case liteclient.TCPPing:
-		return client.Send(liteclient.TCPPong{RandomID: m.RandomID})
+		return client.Send(liteclient.TCPPong(m))
 	case liteclient.TCPAuthenticate:
 		return client.Send(liteclient.TCPAuthenticationNonce{Nonce: bytes.Repeat([]byte{1}, 32)})
 	case liteclient.TCPAuthenticationComplete:

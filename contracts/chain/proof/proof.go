@@ -18,3 +18,5 @@ var (
 	errSpecial  = errors.New("a special cell where data is expected")
 	errTrailing = errors.New("trailing data")
 )
+
+func isUnproven(err error) bool { return errors.Is(err, ErrUnproven) }

@@ -1,0 +1,373 @@
+// Package chain is what the rest of the project knows of TON: proven account
+// state, get methods that run here, wallets, and account proofs that can be
+// kept. It talks to whatever lite-servers a global.config.json names and
+// trusts that file's init block and its own arithmetic, no server.
+//
+// Every read starts at a fresh master block that signed links connect with the
+// init block, and ends at a Merkle proof (package proof): a wrong state is
+// ton.proof.invalid, a hidden one ton.proof.unproven, and an account counts as
+// absent only when the proof shows it. Get methods run in the embedded TVM on
+// proven code and data. Transactions are taken only along the hash chain that
+// ends in the proven account.
+package chain
+
+import (
+	"context"
+	"encoding/binary"
+	"errors"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/xssnick/tonutils-go/address"
+	"github.com/xssnick/tonutils-go/tl"
+	"github.com/xssnick/tonutils-go/tlb"
+	"github.com/xssnick/tonutils-go/ton"
+	"github.com/xssnick/tonutils-go/tvm/cell"
+
+	"cocoon/contracts/chain/lite"
+	"cocoon/contracts/chain/netconfig"
+	"cocoon/contracts/chain/proof"
+	"cocoon/contracts/tvm"
+	"cocoon/internal/fault"
+)
+
+// Options configure a Client.
+type Options struct {
+	// TVM runs get methods; nil opens one at the first of them, from TVMDir,
+	// which Close closes.
+	TVM    *tvm.Engine
+	TVMDir string
+	// Logger may be nil.
+	Logger *slog.Logger
+}
+
+// Client reads and writes one TON network. It is safe for concurrent use.
+type Client struct {
+	lite *lite.Client
+	cfg  *netconfig.Config
+	opts Options
+	log  *slog.Logger
+
+	mu      sync.Mutex
+	trusted ton.BlockIDExt // newest key block that links reached
+	newest  uint32         // highest master seqno seen; a server may not go back
+	engine  *tvm.Engine    // owned
+}
+
+// State is a proven account; see package proof.
+type State = proof.State
+
+// Open reads a global.config.json document and returns a client for its
+// network. No server is asked yet.
+func Open(doc []byte, o Options) (*Client, error) {
+	cfg, err := netconfig.Parse(doc)
+	if err != nil {
+		return nil, err
+	}
+	return open(cfg, o), nil
+}
+
+// OpenFile is Open for the file at path.
+func OpenFile(path string, o Options) (*Client, error) {
+	cfg, err := netconfig.Load(path)
+	if err != nil {
+		return nil, err
+	}
+	return open(cfg, o), nil
+}
+
+func open(cfg *netconfig.Config, o Options) *Client {
+	c := &Client{lite: lite.New(cfg.Servers), cfg: cfg, opts: o, log: o.Logger, trusted: cfg.InitBlock}
+	if c.log == nil {
+		c.log = slog.New(slog.DiscardHandler)
+	}
+	return c
+}
+
+// Close ends the connection and the TVM that the client opened.
+func (c *Client) Close() error {
+	c.mu.Lock()
+	engine := c.engine
+	c.engine = nil
+	c.mu.Unlock()
+	err := c.lite.Close()
+	if engine != nil {
+		err = errors.Join(err, engine.Close(context.Background()))
+	}
+	return err
+}
+
+// ask sends a query and reads its answer with read. An answer that cannot be
+// read is ton.answer.malformed; a server's own error ton.server.error.
+func ask[T any](ctx context.Context, c *Client, q tl.Serializable, read func([]byte) (T, error)) (T, error) {
+	var zero T
+	b, err := c.lite.Query(ctx, q)
+	if err != nil {
+		return zero, err
+	}
+	v, err := read(b)
+	if err == nil {
+		return v, nil
+	}
+	var ls *lite.Error
+	if errors.As(err, &ls) {
+		return zero, fault.New(fault.ExitNetwork, "ton.server.error", "try again, or ask another lite-server", "asking a lite-server: %w", err)
+	}
+	if errors.Is(err, proof.ErrInvalid) || errors.Is(err, proof.ErrUnproven) {
+		return zero, proof.Refusal(err)
+	}
+	return zero, fault.New(fault.ExitRefused, "ton.answer.malformed", "ask another lite-server", "asking a lite-server: %w", err)
+}
+
+// Head returns the newest master block, proven by signed links from the init
+// block. It asks anew each time: a cached block would show a wallet its own
+// previous seqno.
+func (c *Client) Head(ctx context.Context) (ton.BlockIDExt, error) {
+	return c.head(ctx, ton.GetMasterchainInf{})
+}
+
+func (c *Client) head(ctx context.Context, q tl.Serializable) (ton.BlockIDExt, error) {
+	last, err := ask(ctx, c, q, lite.MasterchainInfo)
+	if err != nil {
+		return last, err
+	}
+	c.mu.Lock()
+	from, newest := c.trusted, c.newest
+	c.mu.Unlock()
+	if last.SeqNo < newest {
+		return last, fault.Mismatch(fault.ExitRefused, "ton.server.stale", "newest master block",
+			fmt.Sprintf("at least %d", newest), fmt.Sprint(last.SeqNo), "ask another lite-server")
+	}
+	links, err := c.links(ctx, from, last)
+	if err != nil {
+		return last, err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, l := range links {
+		if l.ToKey && l.To.SeqNo > c.trusted.SeqNo {
+			c.trusted = l.To
+		}
+	}
+	c.newest = max(c.newest, last.SeqNo)
+	return last, nil
+}
+
+// links fetches and checks the links from a trusted key block to a block.
+func (c *Client) links(ctx context.Context, from, to ton.BlockIDExt) ([]proof.Link, error) {
+	var all []proof.Link
+	at := from
+	for at.SeqNo < to.SeqNo && len(all) < proof.MaxLinks {
+		part, err := ask(ctx, c, ton.GetBlockProof{Mode: 1, KnownBlock: &at, TargetBlock: &to},
+			func(b []byte) ([]proof.Link, error) {
+				links, _, err := lite.BlockProof(b)
+				return links, err
+			})
+		if err != nil {
+			return nil, err
+		}
+		if len(part) == 0 {
+			break
+		}
+		if at, err = proof.Follow(at, part); err != nil {
+			return nil, proof.Refusal(err)
+		}
+		all = append(all, part...)
+		if !part[len(part)-1].ToKey {
+			break
+		}
+	}
+	if !at.Equals(&to) {
+		return nil, proof.Refusal(fmt.Errorf("%w: the links end at block %d instead of %d", proof.ErrInvalid, at.SeqNo, to.SeqNo))
+	}
+	return all, nil
+}
+
+// Account returns the account's state at a fresh master block.
+func (c *Client) Account(ctx context.Context, addr *address.Address) (*State, error) {
+	head, err := c.Head(ctx)
+	if err != nil {
+		return nil, err
+	}
+	st, _, err := c.accountAt(ctx, &head, addr)
+	return st, err
+}
+
+// AccountAt is Account at a master block that Head returned.
+func (c *Client) AccountAt(ctx context.Context, master ton.BlockIDExt, addr *address.Address) (*State, error) {
+	st, _, err := c.accountAt(ctx, &master, addr)
+	return st, err
+}
+
+func (c *Client) accountAt(ctx context.Context, master *ton.BlockIDExt, addr *address.Address) (*State, *proof.AccountAnswer, error) {
+	if addr == nil || addr.Type() != address.StdAddress {
+		return nil, nil, fault.New(fault.ExitInternal, "ton.address.malformed", "name a standard address", "reading an account: no address")
+	}
+	a, err := ask(ctx, c, ton.GetAccountState{ID: master, Account: ton.AccountID{Workchain: addr.Workchain(), ID: addr.Data()}},
+		lite.AccountState)
+	if err != nil {
+		return nil, nil, err
+	}
+	st, err := proof.CheckAccount(master, addr, a)
+	if err != nil {
+		return nil, nil, proof.Refusal(err)
+	}
+	return st, a, nil
+}
+
+// ExportAccountProof returns the account's state at a fresh master block as a
+// self-contained document that VerifyAccountProof checks offline, and the
+// state it proves.
+func (c *Client) ExportAccountProof(ctx context.Context, addr *address.Address) ([]byte, *State, error) {
+	head, err := c.Head(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	links, err := c.links(ctx, c.cfg.InitBlock, head)
+	if err != nil {
+		return nil, nil, err
+	}
+	st, answer, err := c.accountAt(ctx, &head, addr)
+	if err != nil {
+		return nil, nil, err
+	}
+	doc, err := proof.NewBundle(addr, c.cfg.InitBlock, links, answer)
+	if err != nil {
+		return nil, nil, err
+	}
+	return doc, st, nil
+}
+
+// VerifyAccountProof checks an exported proof offline: from the init block of
+// the network config over validators' signatures to the master block, the
+// shard, and the account's state. What it proves is old by the age of
+// State.Utime; the caller decides how old it may be.
+func VerifyAccountProof(doc, globalConfig []byte, addr *address.Address) (*State, error) {
+	cfg, err := netconfig.Parse(globalConfig)
+	if err != nil {
+		return nil, err
+	}
+	return proof.Verify(doc, cfg.InitBlock, addr)
+}
+
+// Wait returns once a master block of at least this seqno exists, and its
+// newest successor.
+func (c *Client) Wait(ctx context.Context, seqno uint32) (ton.BlockIDExt, error) {
+	const step = 10 * time.Second
+	for {
+		timeout := step
+		if d, ok := ctx.Deadline(); ok {
+			timeout = min(timeout, time.Until(d))
+		}
+		if timeout <= 0 {
+			return ton.BlockIDExt{}, timedOut(context.DeadlineExceeded)
+		}
+		prefix := binary.LittleEndian.AppendUint32(nil, tl.CRC("liteServer.waitMasterchainSeqno seqno:int timeout_ms:int = Object"))
+		prefix = binary.LittleEndian.AppendUint32(prefix, seqno)
+		prefix = binary.LittleEndian.AppendUint32(prefix, uint32(timeout.Milliseconds()))
+		query, err := tl.Serialize(ton.GetMasterchainInf{}, true)
+		if err != nil {
+			return ton.BlockIDExt{}, fmt.Errorf("writing a query: %w", err)
+		}
+		head, err := c.head(ctx, tl.Raw(append(prefix, query...)))
+		var ls *lite.Error
+		switch {
+		case err == nil && head.SeqNo >= seqno:
+			return head, nil
+		case ctx.Err() != nil:
+			return head, timedOut(ctx.Err())
+		case err != nil && !errors.As(err, &ls):
+			return head, err
+		}
+		// The server's own timeout, or a server that is behind: ask again.
+		select {
+		case <-time.After(50 * time.Millisecond):
+		case <-ctx.Done():
+			return head, timedOut(ctx.Err())
+		}
+	}
+}
+
+func timedOut(err error) error {
+	return fault.New(fault.ExitNetwork, "ton.wait.timeout", "look again later: what was sent may still arrive", "waiting for the chain: %w", err)
+}
+
+// WaitAccount returns the account's state as soon as ok accepts it.
+func (c *Client) WaitAccount(ctx context.Context, addr *address.Address, ok func(*State) bool) (*State, error) {
+	head, err := c.Head(ctx)
+	for {
+		if err != nil {
+			return nil, err
+		}
+		st, err2 := c.AccountAt(ctx, head, addr)
+		if err2 != nil {
+			return nil, err2
+		}
+		if ok(st) {
+			return st, nil
+		}
+		head, err = c.Wait(ctx, head.SeqNo+1)
+	}
+}
+
+// maxTransactions bounds one Transactions call.
+const maxTransactions = 256
+
+// Transactions returns the account's newest transactions up to st, newest
+// first, at most n. Each is the one that the proven state or its successor
+// names by hash.
+func (c *Client) Transactions(ctx context.Context, addr *address.Address, st *State, n int) ([]*tlb.Transaction, error) {
+	lt, hash := st.LastLT, st.LastHash
+	var out []*tlb.Transaction
+	for len(out) < min(n, maxTransactions) && lt != 0 {
+		batch, err := c.transactions(ctx, addr, lt, hash, min(n, maxTransactions)-len(out))
+		if err != nil {
+			return nil, err
+		}
+		if len(batch) == 0 {
+			break
+		}
+		out = append(out, batch...)
+		last := batch[len(batch)-1]
+		lt, hash = last.PrevTxLT, last.PrevTxHash
+	}
+	return out, nil
+}
+
+func (c *Client) transactions(ctx context.Context, addr *address.Address, lt uint64, hash []byte, n int) ([]*tlb.Transaction, error) {
+	const perQuery = 16
+	return ask(ctx, c, ton.GetTransactions{Limit: int32(min(n, perQuery)),
+		AccID: &ton.AccountID{Workchain: addr.Workchain(), ID: addr.Data()}, LT: int64(lt), TxHash: hash},
+		func(b []byte) ([]*tlb.Transaction, error) {
+			bag, count, err := lite.TransactionList(b)
+			if err != nil || count == 0 {
+				return nil, err
+			}
+			cells, err := proof.DecodeBoC(bag, count)
+			if err != nil {
+				return nil, err
+			}
+			return parseTransactions(cells, hash)
+		})
+}
+
+// parseTransactions checks that each cell is the transaction the one before it
+// names. Their cells are ordinary, or the hash would differ.
+func parseTransactions(cells []*cell.Cell, hash []byte) ([]*tlb.Transaction, error) {
+	var out []*tlb.Transaction
+	for _, tc := range cells {
+		if string(tc.Hash()) != string(hash) {
+			return nil, fmt.Errorf("transaction %x instead of %x", tc.Hash(), hash)
+		}
+		var tx tlb.Transaction
+		if err := tlb.LoadFromCell(&tx, tc.BeginParse()); err != nil {
+			return nil, fmt.Errorf("parsing a transaction: %w", err)
+		}
+		tx.Hash = tc.Hash()
+		hash = tx.PrevTxHash
+		out = append(out, &tx)
+	}
+	return out, nil
+}
