@@ -30,6 +30,9 @@ func ParseCRL(der []byte) (*CRL, error) {
 	if err != nil {
 		return nil, fmt.Errorf("parsing CRL: %w: %w", ErrMalformed, err)
 	}
+	if len(list.Raw) != len(der) { // ParseRevocationList takes what follows
+		return nil, fmt.Errorf("%d bytes after the CRL: %w", len(der)-len(list.Raw), ErrMalformed)
+	}
 	for _, e := range list.Extensions {
 		if e.Critical {
 			return nil, fmt.Errorf("CRL has the critical extension %s: %w", e.Id, ErrMalformed)

@@ -101,5 +101,14 @@ func (r *Roots) Find(der []byte) *x509.Certificate {
 	return nil
 }
 
+// PEM returns the certificates in PEM.
+func (r *Roots) PEM() []byte {
+	var out []byte
+	for _, c := range r.certs {
+		out = append(out, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: c.Raw})...)
+	}
+	return out
+}
+
 // Hash identifies the set of roots.
 func (r *Roots) Hash() [32]byte { return r.hash }

@@ -18,6 +18,7 @@ import (
 	"cocoon/internal/vectors"
 	"cocoon/verifier/collateral"
 	"cocoon/verifier/dcap"
+	"cocoon/verifier/pck"
 	"cocoon/verifier/quote"
 	"cocoon/verifier/tcb"
 	"cocoon/verifier/tdx"
@@ -50,8 +51,8 @@ func newBenchCase(b testing.TB) *benchCase {
 		c.quote = readFile(b, dir, "tdx", benchVector+".quote.bin")
 		c.raw = readCollateral(b, filepath.Join(dir, "tdx", benchVector+".e17.collateral.json"))
 		c.opts.Now = time.Unix(benchAt, 0)
-		root := c.raw.TCBInfoIssuerChain
-		c.peer = peerVerifier(b, c.quote, c.raw, c.opts.Now, root[len(root)/3:])
+		root := pck.IntelRoots().PEM()
+		c.peer = peerVerifier(b, c.quote, c.raw, c.opts.Now, root)
 	} else {
 		p := newPKI(b)
 		tc := tdxtest.StatusTDX(tcb.UpToDate)

@@ -10,7 +10,6 @@ import (
 	"testing"
 	"time"
 
-	peerabi "github.com/google/go-tdx-guest/abi"
 	peer "github.com/google/go-tdx-guest/verify"
 
 	"cocoon/verifier/collateral"
@@ -70,10 +69,4 @@ func peerVerifier(t testing.TB, quote []byte, raw *collateral.Raw, now time.Time
 	return func() error {
 		return peer.RawTdxQuote(quote, &peer.Options{CheckRevocations: true, GetCollateral: true, Getter: getter, Now: now, TrustedRoots: pool})
 	}
-}
-
-// peerTakes reports whether go-tdx-guest can parse the quote at all.
-func peerTakes(quote []byte) bool {
-	_, err := peerabi.QuoteToProto(quote)
-	return err == nil
 }
