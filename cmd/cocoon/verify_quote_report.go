@@ -157,6 +157,9 @@ func (r *quoteReport) text() string {
 			orNone(string(r.TCB.Module)), orNone(string(r.TCB.QE)), orNone(r.TCB.Date), r.TCB.Evaluation)
 		line("%-14s %s", "advisories", orNone(plain(strings.Join(r.TCB.Advisories, ", "))))
 	}
+	if !r.verified.Genuine && r.TCB.Status == "" {
+		line("what follows is the quote's own word: nothing vouches for it")
+	}
 	if r.Platform.FMSPC != "" {
 		line("%-14s FMSPC %s, %s CA", "platform", r.Platform.FMSPC, r.Platform.CA)
 	}

@@ -7,6 +7,7 @@ import (
 	"io"
 	"log/slog"
 	"net/http"
+	neturl "net/url"
 	"strconv"
 	"time"
 
@@ -85,6 +86,10 @@ func (c *Client) attempt(ctx context.Context, url string, limit int) (*response,
 	ctx, cancel := context.WithTimeout(ctx, c.opts.Timeout)
 	defer cancel()
 	unreachable := func(err error) *attemptError {
+		var ue *neturl.Error
+		if errors.As(err, &ue) {
+			err = ue.Err // the address is in the message already
+		}
 		if errors.Is(err, errOffHost) {
 			return &attemptError{err: fault.New(fault.ExitNetwork, "dcap.collateral.fetch.redirect",
 				"name the service that answers by itself", "fetching %s: %w", url, err)}
