@@ -112,8 +112,12 @@ func (b *builder) toolsTree(ctx context.Context) error {
 			return fault.New(fault.ExitNotReady, "build.apt", "check the machine's apt sources", "finding the Debian mirror: %w", err)
 		}
 	}
+	proxies, err := debs.MachineProxies(ctx)
+	if err != nil {
+		return err
+	}
 	b.say("deps: reading package lists of %s and %s", l.Release, strings.Join(l.Suites(), ", "))
-	a, err := debs.Open(ctx, debs.Options{Dir: filepath.Join(b.cache, "apt"), Cache: b.debDir(), Mirror: mirror, Lock: l, Log: os.Stdout})
+	a, err := debs.Open(ctx, debs.Options{Dir: filepath.Join(b.cache, "apt"), Cache: b.debDir(), Mirror: mirror, Proxies: proxies, Lock: l, Log: os.Stdout})
 	if err != nil {
 		return fault.New(fault.ExitNetwork, "build.apt", "check the network and the machine's apt sources", "opening the Debian archive: %w", err)
 	}

@@ -52,6 +52,7 @@ type Options struct {
 	Dir     string    // private apt state
 	Cache   string    // .deb files, by SHA-256
 	Mirror  Mirror    // from MachineMirror
+	Proxies string    // from MachineProxies
 	Lock    lock.Lock // pins
 	Keyring string    // archive keyring; DefaultKeyring if empty
 	Log     io.Writer // one line per noteworthy step
@@ -62,8 +63,10 @@ const DefaultKeyring = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 // Archive answers questions about, and fetches from, the Debian archive.
 type Archive struct {
-	opts Options
-	conf string
+	opts    Options
+	conf    string
+	offered map[string]string // madison lines of the pinned packages, by name
+	records map[string]Deb    // index records of their versions, by name=version
 }
 
 // Open writes a private apt configuration and brings its package lists up to
@@ -103,12 +106,48 @@ func Open(ctx context.Context, opts Options) (*Archive, error) {
 	if _, err := a.run(ctx, "", "apt-get", "update", "-q", "--error-on=any"); err != nil {
 		return nil, fmt.Errorf("updating the package lists: %w", err)
 	}
+	if err := a.readPinned(ctx); err != nil {
+		return nil, err
+	}
 	return a, nil
+}
+
+// readPinned looks up all versions of the pinned packages at once, because
+// every start of apt-cache costs a good part of a second.
+func (a *Archive) readPinned(ctx context.Context) error {
+	var names []string
+	for _, p := range a.opts.Lock.Packages {
+		names = append(names, p.Name)
+	}
+	if len(names) == 0 {
+		return nil
+	}
+	out, err := a.run(ctx, "", "apt-cache", append([]string{"madison"}, names...)...)
+	if err != nil {
+		return fmt.Errorf("listing versions: %w", err)
+	}
+	a.offered = make(map[string]string)
+	for _, line := range strings.Split(string(out), "\n") {
+		if name, _, ok := strings.Cut(line, "|"); ok {
+			a.offered[strings.TrimSpace(name)] += line + "\n"
+		}
+	}
+	known := make([]string, 0, len(a.offered))
+	for name := range a.offered {
+		known = append(known, name)
+	}
+	sort.Strings(known)
+	a.records, err = a.show(ctx, known)
+	return err
 }
 
 func (a *Archive) config() string {
 	d := a.opts.Dir
-	return fmt.Sprintf(`Dir::State %q;
+	// The machine's own apt settings are left out, but for its proxies: some
+	// switch off the caches that make repeated calls fast.
+	return a.opts.Proxies + fmt.Sprintf(`Dir::Etc::main "/dev/null";
+Dir::Etc::parts "/dev/null";
+Dir::State %q;
 Dir::State::status %q;
 Dir::Cache %q;
 Dir::Etc::sourcelist %q;

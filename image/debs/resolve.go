@@ -144,22 +144,15 @@ func (a *Archive) pins(ctx context.Context, set string) ([]Deb, error) {
 	return out, nil
 }
 
+// pin chooses a version for one pin: the exact one if it is offered or
+// cached, else the newest of its suite at or above the floor.
 func (a *Archive) pin(ctx context.Context, p lock.Package) (Deb, error) {
-	offered, err := a.offered(ctx, p)
-	if err != nil {
-		return Deb{}, err
-	}
+	offered := parseMadison(a.offered[p.Name], p.Suite)
 	exact := Deb{Name: p.Name, Version: p.Version, SHA256: p.SHA256, Source: FromPin, Pinned: p.Version}
 	for _, v := range offered {
-		if v == p.Version {
-			recs, err := a.show(ctx, []string{p.Name + "=" + v})
-			if err != nil {
-				return Deb{}, err
-			}
-			if d, ok := recs[p.Name+"="+v]; ok && d.SHA256 == p.SHA256 {
-				exact.Size = d.Size
-				return exact, nil
-			}
+		if d := a.records[p.Name+"="+v]; v == p.Version && d.SHA256 == p.SHA256 {
+			exact.Size = d.Size
+			return exact, nil
 		}
 	}
 	if _, err := os.Stat(a.Path(exact)); err == nil {
@@ -172,13 +165,9 @@ func (a *Archive) pin(ctx context.Context, p lock.Package) (Deb, error) {
 		}
 	}
 	if best == "" {
-		return Deb{}, fmt.Errorf("choosing %s from %s: offered %v, floor %s: %w", p.Name, p.Suite, offered, p.Floor, ErrBelowFloor)
+		return Deb{}, fmt.Errorf("choosing %s from %s: offered %q, floor %s: %w", p.Name, p.Suite, offered, p.Floor, ErrBelowFloor)
 	}
-	recs, err := a.show(ctx, []string{p.Name + "=" + best})
-	if err != nil {
-		return Deb{}, err
-	}
-	d, ok := recs[p.Name+"="+best]
+	d, ok := a.records[p.Name+"="+best]
 	if !ok {
 		return Deb{}, fmt.Errorf("choosing %s: no record of version %s", p.Name, best)
 	}
@@ -186,15 +175,6 @@ func (a *Archive) pin(ctx context.Context, p lock.Package) (Deb, error) {
 	fmt.Fprintf(a.opts.Log, "pin unavailable: %s %s is gone from %s; taking %s (floor %s): measurements are recomputed and will differ from older releases\n",
 		p.Name, p.Version, p.Suite, best, p.Floor)
 	return d, nil
-}
-
-// offered lists the versions of a package in the pin's suite.
-func (a *Archive) offered(ctx context.Context, p lock.Package) ([]string, error) {
-	out, err := a.run(ctx, "", "apt-cache", "madison", p.Name)
-	if err != nil {
-		return nil, fmt.Errorf("listing versions of %s: %w", p.Name, err)
-	}
-	return parseMadison(string(out), p.Suite), nil
 }
 
 // parseMadison reads "name | version | uri suite/component arch Packages".
