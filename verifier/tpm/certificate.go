@@ -198,3 +198,14 @@ func newSerial(r io.Reader) (*big.Int, error) {
 	b[0] |= 0x40 // not zero
 	return new(big.Int).SetBytes(b), nil
 }
+
+// LoadCA returns an authority from its certificate and key, which must fit.
+func LoadCA(cert *x509.Certificate, key crypto.Signer) (*CA, error) {
+	if !cert.IsCA || cert.KeyUsage&x509.KeyUsageCertSign == 0 {
+		return nil, errors.New("loading AK CA: certificate is not one of an authority")
+	}
+	if !sameKey(cert, key.Public()) {
+		return nil, errors.New("loading AK CA: certificate is for another key")
+	}
+	return &CA{Cert: cert, Key: key}, nil
+}
