@@ -1,0 +1,87 @@
+package dmverity
+
+import (
+	"encoding/binary"
+	"strings"
+	"testing"
+)
+
+func sample() Spec {
+	s := Spec{Name: "root", Device: "/dev/vda", Salt: []byte{0xab, 0xcd}, DataBlocks: 100}
+	s.Root[0], s.Root[31] = 0x12, 0x34
+	return s
+}
+
+func TestTableIsTheKernelsFormat(t *testing.T) {
+	const line = "1 /dev/vda /dev/vda 4096 4096 100 100 sha256 1200000000000000000000000000000000000000000000000000000000000034 abcd"
+	s := sample()
+	if got, err := s.Table(); err != nil || got != line+" 1 panic_on_corruption" {
+		t.Errorf("got %q, error %v", got, err)
+	}
+	s.OnCorruption = Fail
+	if got, err := s.Table(); err != nil || got != line {
+		t.Errorf("got %q, error %v", got, err)
+	}
+	if got := s.Sectors(); got != 800 {
+		t.Errorf("100 blocks are %d sectors, want 800", got)
+	}
+}
+
+func TestTableRefusesWhatCouldChangeItsMeaning(t *testing.T) {
+	tests := []struct {
+		name string
+		edit func(*Spec)
+	}{
+		{"an empty name", func(s *Spec) { s.Name = "" }},
+		{"a name with a space", func(s *Spec) { s.Name = "a b" }},
+		{"a long name", func(s *Spec) { s.Name = strings.Repeat("a", 33) }},
+		{"a device with a space", func(s *Spec) { s.Device = "/dev/vda 1" }},
+		{"a device outside /dev", func(s *Spec) { s.Device = "/tmp/x" }},
+		{"a device that climbs out of /dev", func(s *Spec) { s.Device = "/dev/../etc" }},
+		{"no salt", func(s *Spec) { s.Salt = nil }},
+		{"a salt too long for the kernel", func(s *Spec) { s.Salt = make([]byte, 257) }},
+		{"no blocks", func(s *Spec) { s.DataBlocks = 0 }},
+		{"blocks whose sectors overflow", func(s *Spec) { s.DataBlocks = 1 << 61 }},
+		{"an unknown corruption mode", func(s *Spec) { s.OnCorruption = 7 }},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			s := sample()
+			tt.edit(&s)
+			if line, err := s.Table(); err == nil {
+				t.Errorf("accepted as %q", line)
+			}
+		})
+	}
+}
+
+func TestHeaderFollowsTheIoctlStructure(t *testing.T) {
+	b := header("root", flagReadOnly, 1, make([]byte, 2000))
+	le := binary.LittleEndian
+	for _, f := range []struct {
+		name string
+		off  int
+		want uint32
+	}{{"major version", 0, 4}, {"data size", 12, 2312}, {"data start", 16, 312}, {"targets", 20, 1}, {"flags", 28, 1}} {
+		if got := le.Uint32(b[f.off:]); got != f.want {
+			t.Errorf("%s is %d, want %d", f.name, got, f.want)
+		}
+	}
+	if got := string(b[48:53]); got != "root\x00" {
+		t.Errorf("name is %q", got)
+	}
+}
+
+func TestTargetIsPaddedAndTerminated(t *testing.T) {
+	b := target(800, "1 x")
+	le := binary.LittleEndian
+	if len(b)%8 != 0 || le.Uint64(b[8:]) != 800 || int(le.Uint32(b[20:])) != len(b) {
+		t.Errorf("target spec is %x", b)
+	}
+	if got := string(b[24:31]); got != "verity\x00" {
+		t.Errorf("type is %q", got)
+	}
+	if got := string(b[40:44]); got != "1 x\x00" {
+		t.Errorf("parameters are %q", got)
+	}
+}
