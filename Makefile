@@ -7,7 +7,7 @@ SHELL := /bin/bash
 # their owners and make mounts in namespaces of their own.
 ROOT = @[ "$$(id -u)" = 0 ] || { echo "this needs root; run: sudo make $@"; exit 6; }
 
-.PHONY: help deps image clean
+.PHONY: help deps image clean repro
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,3 +24,7 @@ image: ## build the confidential-VM image (build/image) and the packs (build/pac
 clean: ## remove everything that was built
 	$(ROOT)
 	@go run ./image/build clean
+
+repro: ## build image and packs twice and compare every byte
+	$(ROOT)
+	@go run ./image/build repro

@@ -50,9 +50,9 @@ type used struct {
 
 const usedFormat = "cocoon-tools-used/1"
 
-// deps makes build/tools, fetches the engine's packages and installs what the
+// makeDeps makes build/tools, fetches the engine's packages and installs what the
 // JavaScript and Go builds need.
-func (b *builder) deps(ctx context.Context) error {
+func (b *builder) makeDeps(ctx context.Context) error {
 	if err := b.hostPackages(ctx); err != nil {
 		return err
 	}
@@ -95,7 +95,7 @@ func (b *builder) toolsTree(ctx context.Context) error {
 	}
 	sum := sha256.Sum256(append(lockDoc, []byte(usedFormat+strings.Join(toolRoots, " ")+kernelRoot)...))
 	want := hex.EncodeToString(sum[:])
-	dir := b.path("tools")
+	dir := b.tree().Dir
 	if got, err := os.ReadFile(filepath.Join(dir, toolstree.StampFile)); err == nil && string(got) == want {
 		if u, err := b.readUsed(); err == nil && b.haveDebs(slices.Concat(u.Engine, u.Kernel)) {
 			b.say("deps: tools tree is up to date (%s)", dir)
@@ -221,7 +221,7 @@ func (b *builder) writeUsed(u used) error {
 	if err != nil {
 		return fmt.Errorf("encoding %s: %w", usedFile, err)
 	}
-	if err := os.WriteFile(b.path(usedFile), append(doc, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(b.deps, usedFile), append(doc, '\n'), 0o644); err != nil {
 		return fmt.Errorf("writing %s: %w", usedFile, err)
 	}
 	return nil
@@ -229,7 +229,7 @@ func (b *builder) writeUsed(u used) error {
 
 func (b *builder) readUsed() (used, error) {
 	var u used
-	doc, err := os.ReadFile(b.path(usedFile))
+	doc, err := os.ReadFile(filepath.Join(b.deps, usedFile))
 	if err != nil {
 		return used{}, fmt.Errorf("reading %s: %w", usedFile, err)
 	}

@@ -394,4 +394,4 @@ func lastLines(path string, n int) string {
 }
 
 // tree is the tools tree that make deps left.
-func (b *builder) tree() toolstree.Tree { return toolstree.Tree{Dir: b.path("tools")} }
+func (b *builder) tree() toolstree.Tree { return toolstree.Tree{Dir: filepath.Join(b.deps, "tools")} }

@@ -31,21 +31,22 @@ func run(ctx context.Context, args []string) error {
 		return enterSandbox(args[1:])
 	}
 	if len(args) != 1 {
-		return fmt.Errorf("usage: build deps|image|packs|clean")
+		return fmt.Errorf("usage: build deps|image|packs|clean|repro")
 	}
 	b, err := newBuilder()
 	if err != nil {
 		return err
 	}
 	verbs := map[string]func(context.Context) error{
-		"deps":  b.deps,
+		"deps":  b.makeDeps,
 		"image": b.image,
 		"packs": b.packs,
 		"clean": b.clean,
+		"repro": b.repro,
 	}
 	f, ok := verbs[args[0]]
 	if !ok {
-		return fmt.Errorf("unknown verb %q; want deps, image, packs or clean", args[0])
+		return fmt.Errorf("unknown verb %q; want deps, image, packs, clean or repro", args[0])
 	}
 	if os.Geteuid() != 0 {
 		return fault.New(fault.ExitNotReady, "build.not_root", "run: sudo make "+args[0], "making %s needs root", args[0])
@@ -67,9 +68,11 @@ func run(ctx context.Context, args []string) error {
 
 // builder knows where things are.
 type builder struct {
-	root  string // repository
-	out   string // root/build
-	cache string // downloads, shareable between clones
+	root  string   // repository
+	out   string   // what is built: root/build, or a directory below it for a second build
+	deps  string   // what make deps made: root/build
+	cache string   // downloads, shareable between clones
+	goenv []string // environment of the Go compiler, besides the process's own
 }
 
 func newBuilder() (*builder, error) {
@@ -77,7 +80,7 @@ func newBuilder() (*builder, error) {
 	if err != nil {
 		return nil, err
 	}
-	b := &builder{root: root, out: filepath.Join(root, "build")}
+	b := &builder{root: root, out: filepath.Join(root, "build"), deps: filepath.Join(root, "build")}
 	b.cache = filepath.Join(b.out, "cache")
 	if c := os.Getenv("COCOON_CACHE"); c != "" {
 		if !filepath.IsAbs(c) {

@@ -28,7 +28,7 @@ type bind struct {
 // of their own: when the command ends, or this process dies, the kernel
 // removes both, so that nothing stays mounted or running.
 func (b *builder) sandbox(ctx context.Context, binds []bind, name string, args ...string) *exec.Cmd {
-	argv := []string{sandboxVerb, b.path("tools")}
+	argv := []string{sandboxVerb, b.tree().Dir}
 	for _, m := range binds {
 		mode := "rw"
 		if m.readOnly {
