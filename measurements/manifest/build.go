@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	_ "embed"
 	"fmt"
 	"sort"
 	"time"
@@ -17,13 +18,25 @@ const MaxRelease = 256 << 10
 // Release is what the people who publish an image decide, beside what the
 // build produced: a strict JSON document of theirs.
 type Release struct {
-	Format int         `json:"format"` // 1
-	Args   []ArgRule   `json:"engine_args"`
-	Config ConfigRules `json:"config"`
-	GPUs   []GPUFloor  `json:"gpu_floors"`
-	TCB    TCBFloor    `json:"tcb_floor"`
-	Sunset time.Time   `json:"sunset"`
+	Format    int         `json:"format"` // 1
+	Engine    string      `json:"engine"` // kind of the engine in the pack
+	Args      []ArgRule   `json:"engine_args"`
+	ModelName string      `json:"model_name"` // of the model in the pack
+	Config    ConfigRules `json:"config"`
+	GPUs      []GPUFloor  `json:"gpu_floors"`
+	TCB       TCBFloor    `json:"tcb_floor"`
+	LifeDays  int         `json:"life_days"` // from the build's source date to the sunset
 }
+
+// releaseJSON are the rules of this repository's own images.
+//
+//go:embed release.json
+var releaseJSON []byte
+
+// DefaultRelease returns the rules that come with this package: a worker
+// without GPUs and without a ledger, and the engine arguments that the
+// supervisor knows.
+func DefaultRelease() (*Release, error) { return ParseRelease(releaseJSON) }
 
 // ParseRelease reads a Release, strictly.
 func ParseRelease(b []byte) (*Release, error) {
@@ -34,17 +47,21 @@ func ParseRelease(b []byte) (*Release, error) {
 	if r.Format != 1 {
 		return nil, fmt.Errorf("parsing release rules: format %d, want 1", r.Format)
 	}
+	if r.LifeDays < 1 || r.LifeDays > 3650 {
+		return nil, fmt.Errorf("parsing release rules: life of %d days, want 1 to 3650", r.LifeDays)
+	}
 	return &r, nil
 }
 
 // Inputs are the outputs of a build and the decisions that go with it.
 type Inputs struct {
 	Image     Image
-	Files     pcr.Files  // kernel, initrd and command line, read anew from the build
-	Artifacts []Artifact // every file of image and packs, in any order
-	Inputs    []Artifact // package lock, toolchain, packages, in any order
-	Engines   []Engine   // kinds and image digests; Release.Args is added to each
-	Models    []Model
+	Epoch     time.Time     // source date of the build
+	Files     pcr.Files     // kernel, initrd and command line, read anew from the build
+	Artifacts []Artifact    // every file of image and packs, in any order
+	Inputs    []Artifact    // package lock, toolchain, packages, in any order
+	Engine    digest.SHA256 // dm-verity root of the engine's pack
+	Model     digest.SHA256 // dm-verity root of the model's pack
 	Firmwares []pcr.Firmware
 	Release   Release
 }
@@ -68,14 +85,11 @@ func Build(in Inputs) (*Manifest, error) {
 		Boot:      Boot{Cmdline: in.Files.Cmdline, RootVerity: digest.SHA256(root.Hash)},
 		TPM:       &TPM{Components: components},
 		Config:    in.Release.Config,
-		Models:    append([]Model{}, in.Models...),
+		Engines:   []Engine{{Kind: in.Release.Engine, ImageDigest: in.Engine, Args: append([]ArgRule{}, in.Release.Args...)}},
+		Models:    []Model{{Name: in.Release.ModelName, VerityRoot: in.Model}},
 		GPUs:      append([]GPUFloor{}, in.Release.GPUs...),
 		TCB:       in.Release.TCB,
-		Sunset:    in.Release.Sunset.UTC().Truncate(time.Second),
-	}
-	for _, e := range in.Engines {
-		e.Args = append([]ArgRule{}, in.Release.Args...)
-		m.Engines = append(m.Engines, e)
+		Sunset:    in.Epoch.UTC().Truncate(time.Second).AddDate(0, 0, in.Release.LifeDays),
 	}
 	for _, fw := range in.Firmwares {
 		f, err := NewTPMFirmware(fw, components, in.Files.Cmdline)

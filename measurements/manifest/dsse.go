@@ -98,15 +98,16 @@ func ParsePayload(b []byte) (*Manifest, error) {
 func KeyID(key ed25519.PublicKey) string { return digest.Sum256(key).String() }
 
 // Sign returns the manifest in a DSSE envelope with a signature by each key.
+// Without keys the envelope is unsigned: it can be accepted by its hash only.
 func Sign(m *Manifest, keys ...ed25519.PrivateKey) ([]byte, error) {
 	payload, err := m.Payload()
 	if err != nil {
 		return nil, err
 	}
-	if len(keys) == 0 || len(keys) > maxSignatures {
-		return nil, fmt.Errorf("signing manifest: %d keys, want 1 to %d", len(keys), maxSignatures)
+	if len(keys) > maxSignatures {
+		return nil, fmt.Errorf("signing manifest: %d keys, limit %d", len(keys), maxSignatures)
 	}
-	e := envelope{PayloadType: payloadType, Payload: base64.StdEncoding.EncodeToString(payload)}
+	e := envelope{PayloadType: payloadType, Payload: base64.StdEncoding.EncodeToString(payload), Signatures: []signature{}}
 	for _, k := range keys {
 		e.Signatures = append(e.Signatures, signature{
 			KeyID: KeyID(k.Public().(ed25519.PublicKey)),

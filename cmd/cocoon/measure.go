@@ -1,0 +1,308 @@
+package main
+
+import (
+	"crypto/ed25519"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cocoon/internal/fault"
+	"cocoon/internal/jcs"
+	"cocoon/internal/keyfile"
+	"cocoon/measurements/digest"
+	"cocoon/measurements/manifest"
+	"cocoon/measurements/pcr"
+	"cocoon/verifier/evidence"
+)
+
+// measureFlags are the flags of "cocoon measure".
+type measureFlags struct {
+	image, packs string
+	firmwares    []string
+	recorded     []string
+	release      string
+	config       string
+	keys         []string
+	networkID    int32
+	registry     string
+	out          string
+	json         bool
+}
+
+func newMeasureCmd() *cobra.Command {
+	f := &measureFlags{}
+	cmd := &cobra.Command{
+		Use:   "measure --image DIR --packs DIR --firmware FILE",
+		Short: "compute what a TEE will report for an image, and write its manifest",
+		Long: `Computes from the files of a build what the firmware measures at a direct boot,
+and writes the manifest: the published measurements that verifiers and clients
+hold evidence against. Every hash is taken from the files themselves; image.json
+and packs.json are checked against them.
+
+PCR 2 to 6, 8, 9 and 11 to 14 are computed. PCR 0 and 7 are recorded for a
+firmware file. PCR 1 depends on the host and is only reported. PCR 15 follows
+from a config (--config).`,
+		Example: `  cocoon measure --image build/image --packs build/packs --firmware OVMF.fd
+  cocoon measure --image build/image --packs build/packs --firmware OVMF.fd --key release.key -o manifest.json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runMeasure(cmd, f) },
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&f.image, "image", "", "`directory` of the image (vmlinuz, initrd, root.img, cmdline, image.json)")
+	fs.StringVar(&f.packs, "packs", "", "`directory` of the engine's and the model's packs (packs.json)")
+	fs.StringArrayVar(&f.firmwares, "firmware", nil, "firmware `file` that may boot the image; may be repeated")
+	fs.StringArrayVar(&f.recorded, "recorded", nil, "`file` with recordings of firmware, beside those that are built in; may be repeated")
+	fs.StringVar(&f.release, "release", "", "`file` with the release rules; without it those that are built in")
+	fs.StringVar(&f.config, "config", "", "guest config `file`: compute PCR 15 for it")
+	fs.StringArrayVar(&f.keys, "key", nil, "sign with the Ed25519 key in this `file`; may be repeated")
+	fs.Int32Var(&f.networkID, "network-id", 0, "allow configs for this TON network `id`, beside those of the release rules (with --registry)")
+	fs.StringVar(&f.registry, "registry", "", "allow configs that name this registry `address`, beside those of the release rules")
+	fs.StringVarP(&f.out, "out", "o", "", "write the manifest, a DSSE envelope, to this `file`")
+	fs.BoolVar(&f.json, "json", false, "write the result as JSON")
+	for _, name := range []string{"image", "packs", "firmware"} {
+		_ = cmd.MarkFlagRequired(name)
+	}
+	cmd.MarkFlagsRequiredTogether("network-id", "registry")
+	cmd.AddCommand(newMeasureKeyCmd(), newMeasureRecordCmd())
+	return cmd
+}
+
+// newMeasureKeyCmd makes a key that signs manifests.
+func newMeasureKeyCmd() *cobra.Command {
+	var out string
+	cmd := &cobra.Command{
+		Use:   "key --out FILE",
+		Short: "make an Ed25519 key that signs manifests, and print its public key",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			public, key, err := ed25519.GenerateKey(nil)
+			if err == nil {
+				err = keyfile.Write(out, key)
+			}
+			if err != nil {
+				return fault.New(fault.ExitInternal, "measure.key", "choose a file that does not exist yet", "making key: %w", err)
+			}
+			_, err = fmt.Fprintln(cmd.OutOrStdout(), hex.EncodeToString(public))
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&out, "out", "", "new `file` for the private key")
+	_ = cmd.MarkFlagRequired("out")
+	return cmd
+}
+
+// measureReport is what "cocoon measure --json" writes.
+type measureReport struct {
+	Manifest   digest.SHA256          `json:"manifest_sha256"`
+	Image      manifest.Image         `json:"image"`
+	Root       digest.SHA256          `json:"root_verity"`
+	Components pcr.Components         `json:"components"`
+	Firmwares  []manifest.TPMFirmware `json:"firmwares"`
+	Engine     digest.SHA256          `json:"engine_image_digest"`
+	Model      manifest.Model         `json:"model"`
+	Sunset     time.Time              `json:"sunset"`
+	Config     *digest.SHA256         `json:"config_sha256,omitempty"`
+	PCR15      *digest.SHA256         `json:"pcr15,omitempty"`
+	Signers    []string               `json:"signers"`
+}
+
+func runMeasure(cmd *cobra.Command, f *measureFlags) error {
+	m, err := f.build()
+	if err != nil {
+		return err
+	}
+	payload, err := m.Payload()
+	if err != nil {
+		return err
+	}
+	rep := &measureReport{
+		Manifest: digest.Sum256(payload), Image: m.Image, Root: m.Boot.RootVerity, Components: m.TPM.Components, Firmwares: m.TPM.Firmwares,
+		Engine: m.Engines[0].ImageDigest, Model: m.Models[0], Sunset: m.Sunset, Signers: []string{},
+	}
+	if f.config != "" {
+		if err := rep.addConfig(f.config); err != nil {
+			return err
+		}
+	}
+	var keys []ed25519.PrivateKey
+	for _, path := range f.keys {
+		k, err := keyfile.ReadEd25519(path)
+		if err != nil {
+			return fault.New(fault.ExitInternal, "measure.key", "make one with cocoon measure key", "%w", err)
+		}
+		keys = append(keys, k)
+		rep.Signers = append(rep.Signers, hex.EncodeToString(k.Public().(ed25519.PublicKey)))
+	}
+	if f.out != "" {
+		env, err := manifest.Sign(m, keys...)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(f.out, append(env, '\n'), 0o644); err != nil {
+			return fault.New(fault.ExitInternal, "file.unwritable", "check the path", "writing manifest: %w", err)
+		}
+	}
+	if f.json {
+		return writeJSON(cmd.OutOrStdout(), rep)
+	}
+	return rep.write(cmd.OutOrStdout(), f.out)
+}
+
+func (r *measureReport) addConfig(path string) error {
+	doc, err := readInput("--config", path, evidence.MaxConfig)
+	if err != nil {
+		return err
+	}
+	canonical, err := jcs.Canonical(doc)
+	var c *evidence.Config
+	if err == nil {
+		c, err = evidence.ParseConfig(canonical)
+	}
+	if err != nil {
+		return fault.New(fault.ExitParse, "config.parse", "correct the config", "reading --config: %w", err)
+	}
+	h, err := c.Hash()
+	if err != nil {
+		return err
+	}
+	events, err := evidence.RuntimeEvents(c)
+	if err != nil {
+		return err
+	}
+	var raw [][]byte
+	for _, e := range events {
+		b, err := e.Bytes()
+		if err != nil {
+			return err
+		}
+		raw = append(raw, b)
+	}
+	v := pcr.Runtime(raw)
+	r.Config, r.PCR15 = &h, &v
+	return nil
+}
+
+// write writes the report for a person.
+func (r *measureReport) write(w io.Writer, out string) error {
+	var err error
+	line := func(format string, args ...any) {
+		if err == nil {
+			_, err = fmt.Fprintf(w, format+"\n", args...)
+		}
+	}
+	line("manifest  %s", r.Manifest)
+	line("image     %s version %d, until %s", r.Image.Name, r.Image.Version, r.Sunset.Format(time.DateOnly))
+	line("kernel    %s (Authenticode)", r.Components.KernelAuthenticodeSHA256)
+	line("initrd    %s", r.Components.InitrdSHA256)
+	line("root      %s (dm-verity)", r.Root)
+	line("engine    %s (dm-verity)", r.Engine)
+	line("model     %s %s (dm-verity)", r.Model.VerityRoot, r.Model.Name)
+	for _, f := range r.Firmwares {
+		line("firmware  %s %s", f.SHA256, plain(f.Name))
+		for _, n := range f.PCRs.Numbers() {
+			how := "computed"
+			if n == pcr.Firmware0 || n == pcr.SecureBoot {
+				how = f.Provenance
+			}
+			line("  PCR %-2d  %s %s", n, f.PCRs[n], how)
+		}
+		line("  PCR 1   depends on the host: reported only")
+	}
+	if r.PCR15 != nil {
+		line("config    %s", r.Config)
+		line("  PCR 15  %s computed", r.PCR15)
+	}
+	switch {
+	case out != "" && len(r.Signers) == 0:
+		line("wrote %s, unsigned: a policy can accept it by its hash only", plain(out))
+	case out != "":
+		line("wrote %s, signed by %d key(s)", plain(out), len(r.Signers))
+	}
+	return err
+}
+
+// build reads everything that the flags name and computes the manifest.
+func (f *measureFlags) build() (*manifest.Manifest, error) {
+	in, err := readBuild(f.image, f.packs)
+	if err != nil {
+		return nil, fault.New(fault.ExitParse, "measure.build", "build the image and the packs again", "reading build: %w", err)
+	}
+	if in.Firmwares, err = f.readFirmwares(); err != nil {
+		return nil, err
+	}
+	rules, err := manifest.DefaultRelease()
+	if f.release != "" {
+		var doc []byte
+		if doc, err = readInput("--release", f.release, manifest.MaxRelease); err != nil {
+			return nil, err
+		}
+		rules, err = manifest.ParseRelease(doc)
+	}
+	if err != nil {
+		return nil, fault.New(fault.ExitParse, "measure.release", "correct the release rules", "%w", err)
+	}
+	if f.registry != "" {
+		rules.Config.NetworkIDs = addTo(rules.Config.NetworkIDs, f.networkID)
+		rules.Config.Registries = addTo(rules.Config.Registries, f.registry)
+	}
+	in.Release = *rules
+	m, err := manifest.Build(*in)
+	if err != nil {
+		return nil, fault.New(fault.ExitParse, "measure.manifest", "build the image again, or correct the release rules", "%w", err)
+	}
+	return m, nil
+}
+
+func addTo[T comparable](list []T, v T) []T {
+	for _, w := range list {
+		if w == v {
+			return list
+		}
+	}
+	return append(list, v)
+}
+
+// readFirmwares finds the recordings of the firmware files.
+func (f *measureFlags) readFirmwares() ([]pcr.Firmware, error) {
+	rec, err := pcr.Recorded()
+	if err != nil {
+		return nil, err
+	}
+	for _, path := range f.recorded {
+		doc, err := readInput("--recorded", path, pcr.MaxRecorded)
+		if err != nil {
+			return nil, err
+		}
+		more, err := pcr.ParseRecordings(doc)
+		if err != nil {
+			return nil, fault.New(fault.ExitParse, "measure.recorded", "record the firmware again", "%w", err)
+		}
+		rec = rec.With(more)
+	}
+	var out []pcr.Firmware
+	var errs []error
+	for _, path := range f.firmwares {
+		a, err := hashFile(filepath.Base(path), path)
+		if err != nil {
+			errs = append(errs, fault.New(fault.ExitInternal, "file.unreadable", "check the path", "reading --firmware: %w", err))
+			continue
+		}
+		fw, err := rec.Find(a.SHA256)
+		if errors.Is(err, pcr.ErrUnknownFirmware) {
+			err = fault.New(fault.ExitNotReady, "measure.firmware_unknown", "record what it measures with cocoon measure record, and give the file with --recorded",
+				"measuring firmware %s: %w", path, err)
+		}
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		out = append(out, fw)
+	}
+	return out, errors.Join(errs...)
+}

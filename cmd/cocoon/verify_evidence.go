@@ -1,0 +1,196 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cocoon/internal/fault"
+	"cocoon/measurements/digest"
+	"cocoon/measurements/manifest"
+	"cocoon/verifier/appraise"
+	"cocoon/verifier/evidence"
+	"cocoon/verifier/policy"
+	"cocoon/verifier/result"
+)
+
+// verifyEvidenceFlags are the flags of "cocoon verify evidence".
+type verifyEvidenceFlags struct {
+	evidence  string
+	manifests []string
+	policy    string
+	at        string
+	tlsSPKI   string
+	challenge []string
+	json      bool
+}
+
+func newVerifyEvidenceCmd() *cobra.Command {
+	f := &verifyEvidenceFlags{}
+	cmd := &cobra.Command{
+		Use:   "evidence --evidence FILE --manifest FILE --policy FILE",
+		Short: "verify a worker's evidence against published measurements and a policy",
+		Long: `Verifies evidence offline, as a verifier or a client does: quote and certificates,
+binding of the claims, event log against the quoted registers, every component
+and register against the manifest, the config's fields against its constraints.
+All failures are shown at once.
+
+Exit codes: 0 accepted; 1 usage; 2 refused by cryptography or binding;
+4 refused by policy or manifest alone; 5 unparsable input.`,
+		Example: `  cocoon verify evidence --evidence evidence.json --manifest manifest.json --policy policy.json
+  cocoon verify evidence --evidence evidence.json --manifest manifest.json --policy policy.json --at 2026-11-22T12:00:00Z --json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return runVerifyEvidence(cmd, f) },
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&f.evidence, "evidence", "", "evidence `file`")
+	fs.StringArrayVar(&f.manifests, "manifest", nil, "manifest `file`, a DSSE envelope; may be repeated")
+	fs.StringVar(&f.policy, "policy", "", "policy `file`")
+	fs.StringVar(&f.at, "at", "", "verify at this `time`, RFC 3339 or Unix seconds; without it now")
+	fs.StringVar(&f.tlsSPKI, "tls-spki", "", "require this SHA-256, `hex`, of the peer's TLS public key (SubjectPublicKeyInfo)")
+	fs.StringArrayVar(&f.challenge, "challenge", nil, "require this challenge, `hex`, among the nonce inputs; of several, one")
+	fs.BoolVar(&f.json, "json", false, "write the result as JSON")
+	for _, name := range []string{"evidence", "manifest", "policy"} {
+		_ = cmd.MarkFlagRequired(name)
+	}
+	return cmd
+}
+
+func runVerifyEvidence(cmd *cobra.Command, f *verifyEvidenceFlags) error {
+	ev, o, err := f.read()
+	if err != nil {
+		return err
+	}
+	r := appraise.Appraise(ev, o)
+	if f.json {
+		if err := writeJSON(cmd.OutOrStdout(), r); err != nil {
+			return err
+		}
+	} else if err := writeResult(cmd.OutOrStdout(), r); err != nil {
+		return err
+	}
+	return reported(r.Err())
+}
+
+// read reads every input; the error joins what is wrong with any of them.
+func (f *verifyEvidenceFlags) read() (*evidence.Evidence, *appraise.Options, error) {
+	o := &appraise.Options{}
+	var errs []error
+	keep := func(err error) bool {
+		if err != nil {
+			errs = append(errs, err)
+		}
+		return err == nil
+	}
+	var ev *evidence.Evidence
+	if doc, err := readInput("--evidence", f.evidence, evidence.MaxEvidence); keep(err) {
+		if ev, err = evidence.Parse(doc); err != nil {
+			keep(fault.New(fault.ExitParse, "evidence.parse", "give the evidence as it was served", "%w", err))
+		}
+	}
+	if doc, err := readInput("--policy", f.policy, policy.MaxSize); keep(err) {
+		if o.Policy, err = policy.Parse(doc); err != nil {
+			keep(fault.New(fault.ExitParse, "policy.parse", "correct the policy", "%w", err))
+		}
+	}
+	var envelopes [][]byte
+	for _, path := range f.manifests {
+		if doc, err := readInput("--manifest", path, manifest.MaxEnvelope); keep(err) {
+			envelopes = append(envelopes, doc)
+		}
+	}
+	if o.Policy != nil {
+		var err error
+		if o.Manifests, err = appraise.OpenManifests(o.Policy, envelopes); err != nil {
+			keep(manifestFault(err))
+		}
+	}
+	var err error
+	o.Now, err = parseTime(f.at)
+	keep(err)
+	if f.tlsSPKI != "" {
+		d, err := digest.Parse256(strings.ToLower(f.tlsSPKI))
+		if err != nil {
+			keep(usage("reading --tls-spki: not 32 bytes of hex"))
+		}
+		o.TLSSPKI = &d
+	}
+	for _, c := range f.challenge {
+		d, err := digest.Parse256(strings.ToLower(c))
+		if err != nil {
+			keep(usage("reading --challenge: not 32 bytes of hex"))
+		}
+		o.Challenges = append(o.Challenges, d)
+	}
+	return ev, o, errors.Join(errs...)
+}
+
+// manifestFault gives a failure to open manifests its code.
+func manifestFault(err error) error {
+	if errors.Is(err, manifest.ErrNotTrusted) && !errors.Is(err, manifest.ErrForm) {
+		return fault.New(fault.ExitPolicy, "manifest.trusted", "name the manifest's hash or its signers in the policy", "%w", err)
+	}
+	return fault.New(fault.ExitParse, "manifest.parse", "give the manifest as it was published", "%w", err)
+}
+
+// parseTime reads a time of a flag; "" is now.
+func parseTime(s string) (time.Time, error) {
+	if s == "" {
+		return time.Now().UTC(), nil
+	}
+	if secs, err := strconv.ParseInt(s, 10, 64); err == nil {
+		return time.Unix(secs, 0).UTC(), nil
+	}
+	t, err := time.Parse(time.RFC3339, s)
+	if err != nil {
+		return time.Time{}, usage("reading --at %q: neither RFC 3339 nor Unix seconds", s)
+	}
+	return t.UTC(), nil
+}
+
+// writeResult writes a result for a person: the verdict, what failed and what
+// to do, then what was found.
+func writeResult(w io.Writer, r *result.Result) error {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	class := r.TrustClass
+	if r.Development {
+		class += " (development: measured boot, not confidentiality)"
+	}
+	if r.Accepted {
+		line("accepted  %s", r.Status())
+	} else {
+		line("refused   %d of %d checks failed", len(r.Failed()), len(r.Checks()))
+	}
+	for _, c := range r.Failed() {
+		line("  %s: %s", c.ID, plain(c.Reason))
+		line("    expected %s", plain(c.Expected))
+		line("    actual   %s", plain(c.Actual))
+		if c.Remedy != "" {
+			line("    hint: %s", plain(c.Remedy))
+		}
+	}
+	line("class     %s", plain(class))
+	if r.Manifest != nil {
+		line("image     %s version %d", r.Manifest.Name, r.Manifest.Version)
+		line("manifest  %s", r.Manifest.SHA256)
+	}
+	line("model     %s %s", plain(r.Claims.Model.Name), r.Claims.Model.VerityRoot)
+	line("tls key   %s", r.Claims.TLSSPKISHA256)
+	line("receipts  %s", r.Claims.ReceiptKey)
+	line("evidence  %s", r.EvidenceSHA256)
+	for _, c := range r.Checks() {
+		if c.Status == result.Skip {
+			line("skipped   %s: %s", c.ID, plain(c.Reason))
+		}
+	}
+	if _, err := io.WriteString(w, b.String()); err != nil {
+		return fmt.Errorf("writing the result: %w", err)
+	}
+	return nil
+}
