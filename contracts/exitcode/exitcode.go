@@ -74,6 +74,10 @@ const (
 	WithdrawTooMuch    Code = 1208
 )
 
+// NotExecuted stands for a message whose contract did not run at all: there is
+// no code at the address, or the value does not pay for its first step.
+const NotExecuted Code = -1
+
 // entry says what a code means for the one who meets it.
 type entry struct {
 	name   string
@@ -167,6 +171,9 @@ func (c Code) String() string {
 func (c Code) Fault(what string) error {
 	if c == OK {
 		return nil
+	}
+	if c == NotExecuted {
+		return fault.New(refused, "contract.not_executed", "check the address; the contract may not be deployed", "%s: no contract ran at the address", what)
 	}
 	e, ok := entries[c]
 	if !ok {

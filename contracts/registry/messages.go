@@ -30,6 +30,11 @@ func body(op, queryID uint64) *toncell.Builder {
 	return toncell.NewBuilder().Uint(op, 32).Uint(queryID, 64)
 }
 
+// CheckVerdict asks about a verdict cell. The answer goes to the sender.
+func CheckVerdict(queryID uint64, feeBps uint16, verdict *cell.Cell) (*cell.Cell, error) {
+	return body(OpCheckVerdict, queryID).Uint(uint64(feeBps), 16).Ref(verdict).Cell()
+}
+
 // SetVerifier lists or removes a verifier's key and sets the threshold.
 func SetVerifier(queryID uint64, public ed25519.PublicKey, enabled bool, threshold uint8) (*cell.Cell, error) {
 	return body(OpSetVerifier, queryID).Bytes(public).Bool(enabled).Uint(uint64(threshold), 8).Cell()

@@ -1,0 +1,342 @@
+// Package ledger does the steps of a job over the chain: deploy and read a
+// registry, open a job, send a verdict and learn its fate, verify a release,
+// redeem, close. What it returns is proven: account states by Merkle proofs
+// under a trusted block (package chain), contracts by the hash of their code, a
+// job also by its address, which commits to its terms, and transactions as
+// parts of a proven account's history. Every refusal by a contract is a fault
+// with the code "contract.<name>" (package exitcode).
+package ledger
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"log/slog"
+	"time"
+
+	"github.com/xssnick/tonutils-go/tvm/cell"
+
+	"cocoon/contracts/chain"
+	"cocoon/contracts/chain/proof"
+	"cocoon/contracts/coin"
+	"cocoon/contracts/exitcode"
+	"cocoon/contracts/job"
+	"cocoon/contracts/receipt"
+	"cocoon/contracts/registry"
+	"cocoon/internal/fault"
+	"cocoon/internal/toncell"
+	"cocoon/internal/verdictcell"
+)
+
+// Attached is what the package attaches to a message beyond what the contract
+// demands, so that gas prices may rise; what is not used comes back.
+const Attached coin.Nano = 50_000_000
+
+// Ledger works on one TON network. It is safe for concurrent use.
+type Ledger struct {
+	chain *chain.Client
+	log   *slog.Logger
+}
+
+// New returns a ledger over a chain client. log may be nil.
+func New(c *chain.Client, log *slog.Logger) *Ledger {
+	if log == nil {
+		log = slog.New(slog.DiscardHandler)
+	}
+	return &Ledger{chain: c, log: log}
+}
+
+// Chain returns the client underneath.
+func (l *Ledger) Chain() *chain.Client { return l.chain }
+
+// Registry returns the proven state of the registry at addr.
+func (l *Ledger) Registry(ctx context.Context, addr toncell.Address) (*registry.State, *chain.State, error) {
+	st, err := l.chain.Account(ctx, addr.Addr())
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := RegistryOf(st)
+	return s, st, err
+}
+
+// RegistryOf decodes a proven account as a registry of this version.
+func RegistryOf(st *chain.State) (*registry.State, error) {
+	if err := active(st, "registry"); err != nil {
+		return nil, err
+	}
+	if err := registry.CheckCode(st.Code); err != nil {
+		return nil, err
+	}
+	return registry.Decode(st.Data)
+}
+
+// Job returns the proven state of the job at addr.
+func (l *Ledger) Job(ctx context.Context, addr toncell.Address) (*job.State, *chain.State, error) {
+	st, err := l.chain.Account(ctx, addr.Addr())
+	if err != nil {
+		return nil, nil, err
+	}
+	s, err := JobOf(st, addr)
+	return s, st, err
+}
+
+// JobOf decodes a proven account as a job of this version. The address must be
+// that of the state's own terms: anyone can deploy the job's code with data of
+// his making, but only at another address.
+func JobOf(st *chain.State, addr toncell.Address) (*job.State, error) {
+	if err := active(st, "job"); err != nil {
+		return nil, err
+	}
+	if err := job.CheckCode(st.Code); err != nil {
+		return nil, err
+	}
+	s, err := job.Decode(st.Data)
+	if err != nil {
+		return nil, err
+	}
+	own, err := s.Terms.Address()
+	if err != nil {
+		return nil, err
+	}
+	if own != addr {
+		return nil, fault.Mismatch(fault.ExitRefused, "job.address", "the address of the job's terms", own.String(), addr.String(),
+			"the job was deployed with forged data; do not serve it")
+	}
+	return s, nil
+}
+
+func active(st *chain.State, what string) error {
+	if st.Status == proof.Active && st.Code != nil && st.Data != nil {
+		return nil
+	}
+	return fault.Mismatch(fault.ExitRefused, "contract.not_active", "the "+what+"'s account", string(proof.Active), string(st.Status),
+		"check the address and the network; the contract is not deployed there")
+}
+
+// DeployRegistry deploys a registry with this state and fund nanoton for its
+// storage.
+func (l *Ledger) DeployRegistry(ctx context.Context, w *chain.Wallet, s *registry.State, fund coin.Nano) (toncell.Address, error) {
+	init, addr, err := s.StateInit()
+	if err != nil {
+		return addr, err
+	}
+	body, err := registry.Fund(0)
+	if err != nil {
+		return addr, err
+	}
+	m := message(addr, fund, body)
+	m.Init = init
+	if _, _, err := l.call(ctx, w, "deploying the registry", m); err != nil {
+		return addr, err
+	}
+	l.log.Info("registry deployed", "address", addr.String())
+	return addr, nil
+}
+
+// Administer sends an owner's message (package registry) and waits until the
+// registry has executed it.
+func (l *Ledger) Administer(ctx context.Context, w *chain.Wallet, addr toncell.Address, body *cell.Cell) (*Tx, error) {
+	tx, _, err := l.call(ctx, w, "changing the registry", message(addr, registry.MessageValue, body))
+	return tx, err
+}
+
+// OpenJob deploys a job with these terms and a first deposit.
+func (l *Ledger) OpenJob(ctx context.Context, w *chain.Wallet, terms *job.Terms, deposit coin.Nano) (toncell.Address, *Tx, error) {
+	if err := terms.Check(); err != nil {
+		return toncell.Address{}, nil, err
+	}
+	init, addr, err := terms.StateInit()
+	if err != nil {
+		return addr, nil, err
+	}
+	value, err := job.DepositValue(uint64(deposit), true)
+	if err != nil {
+		return addr, nil, err
+	}
+	body, err := job.Deposit(0, uint64(deposit))
+	if err != nil {
+		return addr, nil, err
+	}
+	m := message(addr, coin.Nano(value)+Attached, body)
+	m.Init = init
+	tx, _, err := l.call(ctx, w, "opening the job", m)
+	if err != nil {
+		return addr, tx, err
+	}
+	l.log.Info("job opened", "address", addr.String(), "deposit", deposit.String())
+	return addr, tx, nil
+}
+
+// TopUp adds to a job's deposit.
+func (l *Ledger) TopUp(ctx context.Context, w *chain.Wallet, addr toncell.Address, deposit coin.Nano) (*Tx, error) {
+	value, err := job.DepositValue(uint64(deposit), false)
+	if err != nil {
+		return nil, err
+	}
+	body, err := job.Deposit(0, uint64(deposit))
+	if err != nil {
+		return nil, err
+	}
+	tx, _, err := l.call(ctx, w, "adding to the deposit", message(addr, coin.Nano(value)+Attached, body))
+	return tx, err
+}
+
+// Release sends a verdict to a job, first release or renewal, and waits for
+// its fate. A refusal, by the job or by the registry, is a fault with the
+// on-chain code; Tx is then still set if the job executed the message.
+func (l *Ledger) Release(ctx context.Context, w *chain.Wallet, addr toncell.Address, v *verdictcell.Verdict) (*job.State, *Tx, error) {
+	hash, err := v.Hash()
+	if err != nil {
+		return nil, nil, err
+	}
+	body, err := job.Release(0, v)
+	if err != nil {
+		return nil, nil, err
+	}
+	tx, _, err := l.call(ctx, w, "sending the verdict to the job", message(addr, job.ReleaseValue+Attached, body))
+	if err != nil {
+		return nil, tx, err
+	}
+	question, err := outBody(tx, registry.OpCheckVerdict)
+	if err != nil {
+		return nil, tx, err
+	}
+	id := question.Uint(64)
+	if err := question.Err(); err != nil {
+		return nil, tx, err
+	}
+	st, err := l.awaitAnswer(ctx, addr, id, hash)
+	return st, tx, err
+}
+
+// awaitAnswer waits until the question with this id has ended.
+func (l *Ledger) awaitAnswer(ctx context.Context, addr toncell.Address, id uint64, hash job.Hash) (*job.State, error) {
+	var s *job.State
+	var failed error
+	_, err := l.chain.WaitAccount(ctx, addr.Addr(), func(st *chain.State) bool {
+		if s, failed = JobOf(st, addr); failed != nil {
+			return true
+		}
+		return s.Queries > id || s.Query == nil || time.Unix(int64(st.Utime), 0).After(s.Query.Deadline)
+	})
+	if err := errors.Join(err, failed); err != nil {
+		return s, err
+	}
+	if _, ok := s.Verdicts[hash]; ok {
+		l.log.Info("job released", "address", addr.String(), "verdict", hash.String())
+		return s, nil
+	}
+	code := exitcode.QueryTimedOut
+	if s.Answer != nil && s.Answer.ID == id {
+		code = s.Answer.Code
+	} else if s.Queries > id {
+		return s, fault.New(fault.ExitNotReady, "job.answer_superseded", "send the verdict again",
+			"releasing the job: another verdict was asked about before the answer was read")
+	}
+	return s, code.Fault("releasing the job")
+}
+
+// Redemption is a redeemed voucher.
+type Redemption struct {
+	Tx      *Tx       `json:"transaction"`
+	Worker  coin.Nano `json:"worker"`  // paid to the job's payout
+	Gateway coin.Nano `json:"gateway"` // paid to its gateway
+	State   *job.State
+}
+
+// Redeem sends a voucher to its job. Anyone may.
+func (l *Ledger) Redeem(ctx context.Context, w *chain.Wallet, v *receipt.SignedVoucher) (*Redemption, error) {
+	addr := v.Voucher.Job
+	body, err := job.Redeem(v.Voucher.Seq, v)
+	if err != nil {
+		return nil, err
+	}
+	tx, st, err := l.call(ctx, w, "redeeming the voucher", message(addr, job.RedeemValue+Attached, body))
+	if err != nil {
+		return nil, err
+	}
+	s, err := JobOf(st, addr)
+	if err != nil {
+		return nil, err
+	}
+	r := &Redemption{Tx: tx, State: s, Worker: tx.Paid(s.Terms.Payout, job.OpPaid)}
+	if g := s.Terms.Gateway; g != nil && *g != s.Terms.Payout {
+		r.Gateway = tx.Paid(*g, job.OpPaid)
+	}
+	l.log.Info("voucher redeemed", "job", addr.String(), "worker", r.Worker.String(), "gateway", r.Gateway.String())
+	return r, nil
+}
+
+// Close, from the client's wallet, refunds a job that was not released and
+// begins the closing delay of one that was.
+func (l *Ledger) Close(ctx context.Context, w *chain.Wallet, addr toncell.Address) (*job.State, *Tx, error) {
+	body, err := job.Close(0)
+	if err != nil {
+		return nil, nil, err
+	}
+	return l.end(ctx, w, addr, "closing the job", body)
+}
+
+// Finish ends a closing job after its delay and refunds the rest.
+func (l *Ledger) Finish(ctx context.Context, w *chain.Wallet, addr toncell.Address) (*job.State, *Tx, error) {
+	body, err := job.Finish(0)
+	if err != nil {
+		return nil, nil, err
+	}
+	return l.end(ctx, w, addr, "finishing the job", body)
+}
+
+func (l *Ledger) end(ctx context.Context, w *chain.Wallet, addr toncell.Address, what string, body *cell.Cell) (*job.State, *Tx, error) {
+	tx, st, err := l.call(ctx, w, what, message(addr, job.CloseValue+Attached, body))
+	if err != nil {
+		return nil, tx, err
+	}
+	s, err := JobOf(st, addr)
+	return s, tx, err
+}
+
+// Demand is what a worker asks of a job before it serves it. Zero fields ask
+// nothing.
+type Demand struct {
+	ReceiptKey    ed25519.PublicKey // this enclave's
+	Payout        toncell.Address   // this worker's
+	Registry      toncell.Address   // the one in the measured config
+	ModelRoot     job.Hash
+	Price         uint64 // of the dearest kind; the job's cap must cover it
+	MinDeposit    coin.Nano
+	MinCloseDelay time.Duration
+}
+
+// CheckRelease returns the verdict hash that releases the job to the demand's
+// receipt key, or every reason why the job must not be served.
+func CheckRelease(s *job.State, d Demand) (job.Hash, error) {
+	var errs []error
+	need := func(ok bool, code, what string, want, got any, remedy string) {
+		if !ok {
+			errs = append(errs, fault.Mismatch(fault.ExitRefused, code, "the job's "+what, fmt.Sprint(want), fmt.Sprint(got), remedy))
+		}
+	}
+	t := &s.Terms
+	verdict, released := s.ReleasedTo(job.Hash(d.ReceiptKey))
+	need(released, "job.not_released", "release", "to receipt key "+job.Hash(d.ReceiptKey).String(), s.Status, "send this worker's verdict to the job first")
+	need(s.Status != job.Closing, "job.closing", "status", job.Released, s.Status, "open another job")
+	need(t.Payout == d.Payout, "job.wrong_payout", "payout", d.Payout, t.Payout, "open a job for this worker's payout address")
+	need(t.Registry == d.Registry, "job.wrong_registry", "registry", d.Registry, t.Registry, "open a job under the worker's registry")
+	need(t.ModelRoot == d.ModelRoot, "job.wrong_model", "model", d.ModelRoot, t.ModelRoot, "open a job for this worker's model")
+	need(t.PriceCap >= d.Price, "job.price_cap", "price cap", fmt.Sprintf("at least %d", d.Price), t.PriceCap, "open a job with a higher price cap")
+	need(s.Deposited-s.Paid >= uint64(d.MinDeposit), "job.deposit_low", "deposit left", "at least "+d.MinDeposit.String()+" TON",
+		coin.Nano(s.Deposited-s.Paid).String()+" TON", "add to the deposit")
+	need(t.CloseDelay >= d.MinCloseDelay, "job.close_delay", "closing delay", "at least "+d.MinCloseDelay.String(), t.CloseDelay, "open a job with a longer closing delay")
+	return verdict, errors.Join(errs...)
+}
+
+// VerifyRelease reads the job from the chain and checks it.
+func (l *Ledger) VerifyRelease(ctx context.Context, addr toncell.Address, d Demand) (*job.State, job.Hash, error) {
+	s, _, err := l.Job(ctx, addr)
+	if err != nil {
+		return nil, job.Hash{}, err
+	}
+	verdict, err := CheckRelease(s, d)
+	return s, verdict, err
+}
