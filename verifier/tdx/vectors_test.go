@@ -22,11 +22,11 @@ import (
 
 // vectorQuote is an entry of the vectors' index.
 type vectorQuote struct {
-	Kind   string       `json:"kind"`
-	Name   string       `json:"name"`
-	Quote  string       `json:"quote"`
-	Crypto string       `json:"crypto"`
-	Cases  []vectorCase `json:"cases"`
+	Kind  string       `json:"kind"`
+	Name  string       `json:"name"`
+	Quote string       `json:"quote"`
+	FMSPC string       `json:"fmspc"`
+	Cases []vectorCase `json:"cases"`
 }
 
 type vectorCase struct {
@@ -216,3 +216,58 @@ func TestErrorsJoinFaults(t *testing.T) {
 }
 
 func haveVectors() bool { return vectors.Find() != "" }
+
+func TestRealCasesOutsideTheirWindowAreRefused(t *testing.T) {
+	dir, quotes := loadVectors(t)
+	for _, q := range quotes {
+		raw := readFile(t, dir, q.Quote)
+		for _, c := range q.Cases {
+			set, err := collateral.Open(readCollateral(t, dir, c.Collateral), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			sum := set.Summary()
+			for at, code := range map[time.Time]string{
+				sum.LatestIssue:                     "",
+				sum.LatestIssue.Add(-time.Second):   "dcap.collateral.not_yet_valid",
+				sum.EarliestExpiry:                  "",
+				sum.EarliestExpiry.Add(time.Second): "dcap.collateral.expired",
+			} {
+				res, err := verifyKind(q.Kind, raw, &dcap.Options{Collateral: set, Now: at})
+				if code == "" {
+					if fault.Has(err, "dcap.collateral.expired") || fault.Has(err, "dcap.collateral.not_yet_valid") {
+						t.Errorf("%s at %s: %v", c.Collateral, at, err)
+					}
+					continue
+				}
+				if !fault.Has(err, code) || fault.ExitCode(err) != fault.ExitRefused || res.TCB.Status != c.want() {
+					t.Errorf("%s at %s: status %q, error %v", c.Collateral, at, res.TCB.Status, err)
+				}
+			}
+		}
+	}
+}
+
+func TestRealCollateralOfAnotherPlatformIsRefused(t *testing.T) {
+	dir, quotes := loadVectors(t)
+	pairs := 0
+	for _, a := range quotes {
+		for _, b := range quotes {
+			if len(a.Cases) == 0 || len(b.Cases) == 0 || a.FMSPC == b.FMSPC && a.Kind == b.Kind {
+				continue
+			}
+			pairs++
+			c := b.Cases[0]
+			o := &dcap.Options{RawCollateral: readCollateral(t, dir, c.Collateral), Now: time.Unix(c.VerifyAt, 0)}
+			_, err := verifyKind(a.Kind, readFile(t, dir, a.Quote), o)
+			want := "dcap.collateral.fmspc"
+			if a.Kind != b.Kind {
+				want = "dcap.collateral.tee"
+			}
+			if !fault.Has(err, want) || fault.ExitCode(err) != fault.ExitRefused {
+				t.Errorf("%s with %s: no fault %s in %v", a.Name, c.Collateral, want, err)
+			}
+		}
+	}
+	t.Logf("%d pairs", pairs)
+}

@@ -29,7 +29,9 @@ func Verify(raw []byte, o *Options) (*Result, error) {
 	}
 	res := &Result{}
 	res.TD.Decode(q)
-	res.Debug = res.TD.Attributes[0]&AttrDebug != 0
+	// Bits 7 to 0 are the group "TD under debug": any of them set means that
+	// the TD is not to be trusted (TDX module ABI, ATTRIBUTES).
+	res.Debug = res.TD.Attributes[0] != 0
 	r := dcap.Start(q, &tee, o, &res.Result)
 	checkModule(r, &res.TD)
 	var current *[16]byte
