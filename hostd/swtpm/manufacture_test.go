@@ -11,25 +11,13 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
-	"cocoon/internal/toolstree"
+	"cocoon/internal/imagetest"
 )
-
-func tree(t *testing.T) toolstree.Tree {
-	t.Helper()
-	tr, err := toolstree.Find()
-	if err != nil {
-		if os.Getenv("COCOON_IMAGE_REQUIRED") == "1" {
-			t.Fatal(err)
-		}
-		t.Skipf("the tools tree is absent: %v", err)
-	}
-	return tr
-}
 
 func now() time.Time { return time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC) }
 
 func TestManufacturedTPMHasAnEKCertificateOfItsCAInNV(t *testing.T) {
-	tools, dir := tree(t), t.TempDir()
+	tools, dir := imagetest.Tools(t), t.TempDir()
 	ca, err := OpenCA(filepath.Join(dir, "ca"), "default", now)
 	if err != nil {
 		t.Fatal(err)
