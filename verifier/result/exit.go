@@ -4,6 +4,7 @@ import (
 	"strings"
 
 	"cocoon/internal/fault"
+	"cocoon/verifier/tcb"
 )
 
 // policyPrefixes are the checks that compare good evidence with what a policy
@@ -15,8 +16,21 @@ var policyPrefixes = []string{
 
 // ExitOf returns the exit code that goes with a failed check.
 func ExitOf(id string) int {
-	if id == "evidence.parse" {
+	if strings.HasSuffix(id, ".parse") {
 		return fault.ExitParse
+	}
+	for _, tee := range []string{"tdx", "sgx"} {
+		// A failed check of a TCB status has the status as its ID's end:
+		// Revoked and NotSupported are refused, every other is for policy.
+		code, ok := strings.CutPrefix(id, tee+".tcb.")
+		if !ok {
+			continue
+		}
+		for _, s := range tcb.Statuses() {
+			if s.Code() == code {
+				return s.Fault(tee).Exit
+			}
+		}
 	}
 	for _, p := range policyPrefixes {
 		if strings.HasPrefix(id, p) {

@@ -7,7 +7,7 @@ import (
 	"cocoon/verifier/result"
 )
 
-func TestExitOf(t *testing.T) {
+func TestExitCodesOfChecks(t *testing.T) {
 	for id, want := range map[string]int{
 		"policy.tdx.mrtd":               fault.ExitPolicy,
 		"policy.sgx.section":            fault.ExitPolicy,
@@ -19,10 +19,11 @@ func TestExitOf(t *testing.T) {
 		"tdx.report_data":               fault.ExitRefused,
 		"tdx.quote.signature":           fault.ExitRefused,
 		"dcap.collateral.expired":       fault.ExitRefused,
-		"policy.unknown.room.of.checks": fault.ExitRefused,
+		"dcap.collateral.parse":         fault.ExitParse,
+		"claims.nonce":                  fault.ExitRefused,
 	} {
-		if got := ExitOf(id); got != want {
-			t.Errorf("ExitOf(%s) = %d, want %d", id, got, want)
+		if got := result.ExitOf(id); got != want {
+			t.Errorf("result.ExitOf(%s) = %d, want %d", id, got, want)
 		}
 	}
 }
