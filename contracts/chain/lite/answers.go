@@ -52,7 +52,7 @@ func (r *Reader) bytes() []byte {
 	}
 	v := r.fixed(n)
 	if pad := (head + n) % 4; pad != 0 {
-		r.fixed(min(4-pad, len(r.b)))
+		r.fixed(4 - pad)
 	}
 	return v
 }
@@ -137,6 +137,14 @@ func (r *Reader) done() error {
 	return nil
 }
 
+// end is done for an answer that has been read whole.
+func (r *Reader) end() error {
+	if r.err == nil && len(r.b) != 0 {
+		r.err = errors.New("trailing data")
+	}
+	return r.done()
+}
+
 // MasterchainInfo reads the newest master block.
 func MasterchainInfo(b []byte) (ton.BlockIDExt, error) {
 	r, err := open(b, schemaMaster)
@@ -144,7 +152,9 @@ func MasterchainInfo(b []byte) (ton.BlockIDExt, error) {
 		return ton.BlockIDExt{}, err
 	}
 	id := r.block()
-	return id, r.done()
+	r.fixed(32)          // state hash
+	r.fixed(4 + 32 + 32) // zero state
+	return id, r.end()
 }
 
 // AccountState reads the answer to getAccountState. Its cells are well-formed
@@ -157,7 +167,7 @@ func AccountState(b []byte) (*proof.AccountAnswer, error) {
 	r.block()
 	r.block()
 	shard, account, state := r.bytes(), r.bytes(), r.bytes()
-	if err := r.done(); err != nil {
+	if err := r.end(); err != nil {
 		return nil, err
 	}
 	a := &proof.AccountAnswer{}
@@ -186,7 +196,7 @@ func SendStatus(b []byte) (int32, error) {
 		return 0, err
 	}
 	status := int32(r.uint32())
-	return status, r.done()
+	return status, r.end()
 }
 
 // ConfigInfo reads the two proofs of a config.
@@ -198,7 +208,7 @@ func ConfigInfo(b []byte) (block, state []byte, err error) {
 	r.uint32()
 	r.block()
 	block, state = r.bytes(), r.bytes()
-	return block, state, r.done()
+	return block, state, r.end()
 }
 
 // TransactionList reads a list of transactions as one bag of cells, empty for
@@ -213,7 +223,7 @@ func TransactionList(b []byte) (bag []byte, n int, err error) {
 		r.block()
 	}
 	bag = r.bytes()
-	return bag, n, r.done()
+	return bag, n, r.end()
 }
 
 // BlockProof reads a chain of forward links, where it ends, and whether it is
@@ -247,5 +257,5 @@ func BlockProof(b []byte) (links []proof.Link, to ton.BlockIDExt, err error) {
 		}
 		links = append(links, l)
 	}
-	return links, to, r.done()
+	return links, to, r.end()
 }
