@@ -57,6 +57,7 @@ func TestJSONIsReadStrictly(t *testing.T) {
 		"an array":                  "[]",
 		"an unknown member":         strings.Replace(doc, "{", `{"x":1,`, 1),
 		"a duplicate member":        strings.Replace(doc, "{", `{"pck_crl":"00",`, 1),
+		"a member in another case":  strings.Replace(doc, `"pck_crl"`, `"PCK_CRL"`, 1),
 		"a missing member":          strings.Replace(doc, `"pck_crl"`, `"pck_crl2"`, 1),
 		"an empty member":           `{"pck_crl":""}`,
 		"a CRL that is no hex":      strings.Replace(doc, `"root_ca_crl":"30`, `"root_ca_crl":"3x`, 1),

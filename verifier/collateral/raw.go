@@ -2,6 +2,7 @@ package collateral
 
 import (
 	"encoding/hex"
+	"encoding/json"
 
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
@@ -40,6 +41,9 @@ func ParseJSON(doc []byte) (*Raw, error) {
 	if err := jcs.Decode(doc, MaxJSON, &d); err != nil {
 		return nil, parseFault("reading collateral: %w", err)
 	}
+	if err := exactKeys(doc); err != nil {
+		return nil, err
+	}
 	raw := &Raw{
 		PCKCRLIssuerChain:     []byte(d.PCKCRLIssuerChain),
 		TCBInfoIssuerChain:    []byte(d.TCBInfoIssuerChain),
@@ -67,6 +71,22 @@ func ParseJSON(doc []byte) (*Raw, error) {
 		return nil, err
 	}
 	return raw, nil
+}
+
+// exactKeys refuses members that are spelled in another case, which
+// encoding/json takes for the ones it knows.
+func exactKeys(doc []byte) error {
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(doc, &members); err != nil {
+		return parseFault("reading collateral: %w", err)
+	}
+	for _, name := range []string{PartCRLChain, PartRootCRL, PartPCKCRL, PartTCBChain, PartTCBInfo, "tcb_info_signature",
+		PartQEChain, PartQEIdentity, "qe_identity_signature"} {
+		if _, ok := members[name]; !ok {
+			return parseFault("reading collateral: %s is missing", name)
+		}
+	}
+	return nil
 }
 
 // MarshalJSON writes the shape that ParseJSON reads.
