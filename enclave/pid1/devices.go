@@ -33,13 +33,22 @@ func byAttribute(sys fs.FS, class, attr, want string) (string, error) {
 	if err != nil {
 		return "", fmt.Errorf("listing %s: %w", class, err)
 	}
+	var found []string
 	for _, e := range entries {
 		b, err := fs.ReadFile(sys, path.Join(class, e.Name(), attr))
-		if err == nil && strings.TrimSpace(string(b)) == want {
-			return e.Name(), nil
+		if err == nil && strings.Trim(string(b), "\n\x00") == want {
+			found = append(found, e.Name())
 		}
 	}
-	return "", fmt.Errorf("looking for %s=%s in %s: %w", attr, want, class, ErrNoDevice)
+	switch len(found) {
+	case 1:
+		return found[0], nil
+	case 0:
+		return "", fmt.Errorf("looking for %s=%s in %s: %w", attr, want, class, ErrNoDevice)
+	default:
+		// The host is not to choose by order.
+		return "", fmt.Errorf("looking for %s=%s in %s: %d devices have it", attr, want, class, len(found))
+	}
 }
 
 // WaitFor calls find until it succeeds, fails otherwise than with ErrNoDevice

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"strconv"
 	"strings"
 
 	"cocoon/internal/jcs"
@@ -19,6 +20,17 @@ const (
 	maxMaxTokens = 1 << 20
 )
 
+// DefaultMaxTokens bounds an answer whose request names no bound: there are
+// models that never stop by themselves.
+const DefaultMaxTokens = 4096
+
+// promptOverhead bounds the prompt tokens that a chat template adds, in
+// tokens; maxPerMessage those that it adds to each message.
+const (
+	promptOverhead = 1024
+	maxPerMessage  = 16
+)
+
 // Codes of refused requests.
 const (
 	codeMalformed = "request.malformed"
@@ -31,7 +43,8 @@ const (
 type filtered struct {
 	body      []byte // for the engine
 	stream    bool
-	wantUsage bool // the client asked for stream_options.include_usage
+	wantUsage bool  // the client asked for stream_options.include_usage
+	most      Usage // no answer costs more
 }
 
 // rule checks a field's value and says what goes to the engine: nil drops the
@@ -90,12 +103,33 @@ func filter(endpoint, model string, body []byte) (*filtered, *apiError) {
 		// again where the client did not want it.
 		out["stream_options"] = json.RawMessage(includeUsage)
 	}
+	f.most = bound(out, len(body))
 	b, err := json.Marshal(out)
 	if err != nil {
 		return nil, badRequest(codeMalformed, "", "the body is not valid JSON")
 	}
 	f.body = b
 	return f, nil
+}
+
+// bound returns the most that a request can cost, and makes sure that its
+// answer is bounded. No tokenizer makes more tokens than bytes, and what the
+// template adds is bounded for each message.
+func bound(out map[string]json.RawMessage, size int) Usage {
+	completion := uint64(0)
+	for _, name := range []string{"max_tokens", "max_completion_tokens"} {
+		var n uint64
+		if json.Unmarshal(out[name], &n) == nil {
+			completion = max(completion, n)
+		}
+	}
+	if completion == 0 {
+		completion = DefaultMaxTokens
+		out["max_tokens"] = json.RawMessage(strconv.Itoa(DefaultMaxTokens))
+	}
+	var list []json.RawMessage
+	_ = json.Unmarshal(out["messages"], &list) // absent in a completion
+	return Usage{Prompt: uint64(size) + promptOverhead + maxPerMessage*uint64(len(list)), Completion: completion}
 }
 
 const includeUsage = `{"include_usage":true}`

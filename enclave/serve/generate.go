@@ -68,7 +68,7 @@ func (s *Server) admitAndSend(w http.ResponseWriter, r *http.Request, c *call) *
 		if job == "" {
 			return &apiError{http.StatusPaymentRequired, "billing_error", "job.required", HeaderJob, "name the job that pays in the header " + HeaderJob}
 		}
-		account, err := s.opt.Ledger.Open(r.Context(), job)
+		account, err := s.opt.Ledger.Open(r.Context(), job, f.most)
 		if err != nil {
 			return fromFault(err)
 		}

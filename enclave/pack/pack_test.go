@@ -1,0 +1,173 @@
+package pack
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"testing"
+	"testing/fstest"
+
+	"github.com/google/go-cmp/cmp"
+	"golang.org/x/sys/unix"
+
+	"cocoon/enclave/pid1"
+	"cocoon/internal/dmverity"
+	"cocoon/internal/fault"
+	"cocoon/measurements/digest"
+	"cocoon/measurements/verity"
+	"cocoon/verifier/evidence"
+)
+
+// machine is a System with one disk, whose mapped device checks every block
+// as the kernel does.
+type machine struct {
+	disk     []byte
+	tree     []byte
+	spec     dmverity.Spec
+	calls    []string
+	mountErr error
+	mapErr   error
+	flags    uintptr
+}
+
+func (m *machine) Disk(_ context.Context, serial string) (string, error) {
+	if m.disk == nil {
+		return "", pid1.ErrNoDevice
+	}
+	return "/dev/" + serial, nil
+}
+
+func (m *machine) Map(s dmverity.Spec) (string, error) {
+	m.spec = s
+	m.calls = append(m.calls, "map "+s.Name)
+	return "/dev/dm-1", m.mapErr
+}
+func (m *machine) Unmap(name string) error { m.calls = append(m.calls, "unmap "+name); return nil }
+func (m *machine) Mount(_, dir string, flags uintptr) error {
+	m.calls, m.flags = append(m.calls, "mount "+dir), flags
+	return m.mountErr
+}
+
+type file struct{ io.Reader }
+
+func (file) Close() error { return nil }
+
+// eio is a device with a block that does not hash to its tree.
+type eio struct{}
+
+func (eio) Read([]byte) (int, error) { return 0, unix.EIO }
+
+func (m *machine) Open(device string) (File, error) {
+	if device != "/dev/dm-1" {
+		return file{bytes.NewReader(m.disk)}, nil
+	}
+	data := m.disk[:m.spec.DataBlocks*verity.BlockSize]
+	_, root, err := verity.Build(bytes.NewReader(data), m.spec.DataBlocks, m.spec.Salt)
+	if err != nil || root != m.spec.Root || !bytes.Equal(m.tree, m.disk[len(data):]) {
+		return file{eio{}}, nil
+	}
+	return file{bytes.NewReader(data)}, nil
+}
+
+func newMachine(t *testing.T) (*machine, Pack) {
+	t.Helper()
+	data := bytes.Repeat([]byte("cocoon.."), 4*verity.BlockSize/8)
+	salt := digest.Sum256([]byte("salt"))
+	tree, root, err := verity.Build(bytes.NewReader(data), 4, salt[:])
+	if err != nil {
+		t.Fatal(err)
+	}
+	return &machine{disk: append(data, tree...), tree: tree},
+		Pack{Name: "model", Serial: SerialModel, Verity: evidence.Verity{Root: root, Salt: salt, DataBlocks: 4}}
+}
+
+func TestAGoodPackIsMountedReadOnly(t *testing.T) {
+	m, p := newMachine(t)
+	dir, err := Mount(context.Background(), m, p)
+	if err != nil || dir != "/run/cocoon/pack/model" {
+		t.Fatalf("got %q, %v", dir, err)
+	}
+	if diff := cmp.Diff([]string{"map pack-model", "mount /run/cocoon/pack/model"}, m.calls); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+	if want := uintptr(unix.MS_RDONLY | unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC); m.flags != want {
+		t.Errorf("flags are %#x, want %#x", m.flags, want)
+	}
+	if m.spec.Root != [32]byte(p.Verity.Root) || m.spec.OnCorruption != dmverity.Fail {
+		t.Errorf("spec is %+v", m.spec)
+	}
+	p.Exec = true
+	if _, err := Mount(context.Background(), m, p); err != nil || m.flags&unix.MS_NOEXEC != 0 {
+		t.Errorf("an executable pack: flags %#x, %v", m.flags, err)
+	}
+}
+
+func TestEveryByteOfAPackMatters(t *testing.T) {
+	good, p := newMachine(t)
+	for i := 0; i < len(good.disk); i += 61 {
+		m, _ := newMachine(t)
+		m.disk[i] ^= 1
+		_, err := Mount(context.Background(), m, p)
+		if !fault.Has(err, CodeCorrupt) {
+			t.Fatalf("byte %d: got %v, want %s", i, err, CodeCorrupt)
+		}
+		f := fault.All(err)[0]
+		if f.Expected != p.Verity.Root.String() || f.Actual == f.Expected || f.Actual == "" {
+			t.Fatalf("byte %d: expected %q, actual %q", i, f.Expected, f.Actual)
+		}
+		if m.calls[len(m.calls)-1] != "unmap pack-model" {
+			t.Fatalf("byte %d: the device is left: %v", i, m.calls)
+		}
+	}
+}
+
+func TestOtherFailures(t *testing.T) {
+	t.Run("no disk", func(t *testing.T) {
+		_, p := newMachine(t)
+		if _, err := Mount(context.Background(), &machine{}, p); !fault.Has(err, CodeAbsent) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("a disk that is too short", func(t *testing.T) {
+		m, p := newMachine(t)
+		m.mapErr = unix.EINVAL
+		if _, err := Mount(context.Background(), m, p); !fault.Has(err, CodeMount) || !errors.Is(err, unix.EINVAL) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("right bytes that are no file system", func(t *testing.T) {
+		m, p := newMachine(t)
+		m.mountErr = unix.EINVAL
+		if _, err := Mount(context.Background(), m, p); !fault.Has(err, CodeMount) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestModelFile(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		files []string
+		want  string
+	}{
+		{"one model", []string{"README", "chat.gguf"}, "chat.gguf"},
+		{"a split model", []string{"m-00001-of-00002.gguf", "m-00002-of-00002.gguf"}, "m-00001-of-00002.gguf"},
+		{"no model", []string{"README"}, ""},
+		{"two models", []string{"a.gguf", "b.gguf"}, ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			dir := fstest.MapFS{}
+			for _, f := range c.files {
+				dir[f] = &fstest.MapFile{Data: []byte("xx")}
+			}
+			got, err := ModelFile(dir)
+			if got != c.want || (c.want == "") != fault.Has(err, CodeModel) {
+				t.Errorf("got %q, %v; want %q", got, err, c.want)
+			}
+			if n, err := Size(dir); err != nil || n != uint64(2*len(c.files)) {
+				t.Errorf("size is %d, %v", n, err)
+			}
+		})
+	}
+}
