@@ -118,12 +118,21 @@ func (d *disk) load(ref partRef) (*entry, error) {
 	if err != nil {
 		return nil, err
 	}
-	var doc file
-	if err := jcs.Decode(b, limit, &doc); err != nil {
+	e, err := d.parse(ref, b, limit)
+	if err != nil {
 		return nil, fmt.Errorf("reading cache file %s: %w", f.Name(), err)
 	}
+	return e, nil
+}
+
+// parse reads what a cache file holds.
+func (d *disk) parse(ref partRef, b []byte, limit int) (*entry, error) {
+	var doc file
+	if err := jcs.Decode(b, limit, &doc); err != nil {
+		return nil, err
+	}
 	if doc.Name != d.name(ref) {
-		return nil, fmt.Errorf("reading cache file %s: it holds %q", f.Name(), doc.Name)
+		return nil, fmt.Errorf("it holds %.128q", doc.Name)
 	}
 	return &doc.Entry, nil
 }

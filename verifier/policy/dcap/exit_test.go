@@ -9,18 +9,18 @@ import (
 
 func TestExitCodesOfChecks(t *testing.T) {
 	for id, want := range map[string]int{
-		"policy.tdx.mrtd":               fault.ExitPolicy,
-		"policy.sgx.section":            fault.ExitPolicy,
-		"tdx.tcb.out_of_date":           fault.ExitPolicy,
-		"sgx.tcb.sw_hardening_needed":   fault.ExitPolicy,
-		"tdx.tcb.revoked":               fault.ExitRefused,
-		"tdx.tcb.not_supported":         fault.ExitRefused,
-		"tdx.tcb.something_else":        fault.ExitRefused,
-		"tdx.report_data":               fault.ExitRefused,
-		"tdx.quote.signature":           fault.ExitRefused,
-		"dcap.collateral.expired":       fault.ExitRefused,
-		"dcap.collateral.parse":         fault.ExitParse,
-		"claims.nonce":                  fault.ExitRefused,
+		"policy.tdx.mrtd":             fault.ExitPolicy,
+		"policy.sgx.section":          fault.ExitPolicy,
+		"tdx.tcb.out_of_date":         fault.ExitPolicy,
+		"sgx.tcb.sw_hardening_needed": fault.ExitPolicy,
+		"tdx.tcb.revoked":             fault.ExitRefused,
+		"tdx.tcb.not_supported":       fault.ExitRefused,
+		"tdx.tcb.something_else":      fault.ExitRefused,
+		"tdx.report_data":             fault.ExitRefused,
+		"tdx.quote.signature":         fault.ExitRefused,
+		"dcap.collateral.expired":     fault.ExitRefused,
+		"dcap.collateral.parse":       fault.ExitParse,
+		"claims.nonce":                fault.ExitRefused,
 	} {
 		if got := result.ExitOf(id); got != want {
 			t.Errorf("result.ExitOf(%s) = %d, want %d", id, got, want)
