@@ -12,6 +12,7 @@ import (
 	"cocoon/measurements/eventlog"
 	"cocoon/measurements/manifest"
 	"cocoon/measurements/pcr"
+	"cocoon/verifier/policy"
 	"cocoon/verifier/result"
 	"cocoon/verifier/tpm"
 )
@@ -87,7 +88,7 @@ func (a *appraisal) takeCPU(r *result.Result, c CPUResult) {
 	if a.o.Policy.Accepts(c.TrustClass) {
 		a.pass(result.SubCPU, "policy.trust_class", c.TrustClass)
 	} else {
-		a.fail(result.SubCPU, "policy.trust_class", strings.Join(a.o.Policy.TrustClasses, ", "), c.TrustClass,
+		a.fail(result.SubCPU, "policy.trust_class", accepted(a.o.Policy), c.TrustClass,
 			"the policy does not accept this trust class", "use a machine of an accepted class; \"vtpm\" is for development only")
 	}
 	a.add(result.SubCPU, c.CPU...)
@@ -96,6 +97,20 @@ func (a *appraisal) takeCPU(r *result.Result, c CPUResult) {
 	if !c.NotAfter.IsZero() && c.NotAfter.Before(r.NotAfter) {
 		r.NotAfter = c.NotAfter
 	}
+}
+
+// accepted lists the trust classes that count under a policy.
+func accepted(p *policy.Policy) string {
+	var out []string
+	for _, c := range p.TrustClasses {
+		if p.Accepts(c) {
+			out = append(out, c)
+		}
+	}
+	if len(out) == 0 {
+		return "none"
+	}
+	return strings.Join(out, ", ")
 }
 
 func (a *appraisal) try(cpu CPU, m *manifest.Verified) *candidate {

@@ -95,6 +95,9 @@ func verifyChain(chain, roots []*x509.Certificate, usage asn1.ObjectIdentifier, 
 	}
 	var end time.Time
 	for _, path := range paths {
+		if !isPath(chain, path) {
+			continue
+		}
 		notAfter := path[0].NotAfter
 		for _, c := range path {
 			if c.NotAfter.Before(notAfter) {
@@ -105,13 +108,41 @@ func verifyChain(chain, roots []*x509.Certificate, usage asn1.ObjectIdentifier, 
 			end = notAfter
 		}
 	}
+	if end.IsZero() {
+		return time.Time{}, errors.New("certificates are not one chain in order, leaf first")
+	}
 	return end, nil
+}
+
+// isPath reports whether a chain as it was sent is a verified path, with or
+// without the root: certificates that nothing rests on are not taken along.
+func isPath(chain, path []*x509.Certificate) bool {
+	if len(chain) != len(path) && len(chain) != len(path)-1 {
+		return false
+	}
+	for i, c := range chain {
+		if !c.Equal(path[i]) {
+			return false
+		}
+	}
+	return true
 }
 
 // isExpired reports whether a chain fails because of the time alone.
 func isExpired(err error) bool {
 	var inv x509.CertificateInvalidError
 	return errors.As(err, &inv) && inv.Reason == x509.Expired
+}
+
+// issuerName names a certificate's issuer, with the id of its key where the
+// certificate has it.
+func issuerName(c *x509.Certificate) string { return withKeyID(c.Issuer.String(), c.AuthorityKeyId) }
+
+func withKeyID(name string, id []byte) string {
+	if len(id) == 0 {
+		return name
+	}
+	return name + " (key id " + hex.EncodeToString(id[:min(len(id), 20)]) + ")"
 }
 
 // certifiedPublic returns the TPMT_PUBLIC that an attestation key certificate

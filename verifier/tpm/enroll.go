@@ -132,7 +132,7 @@ func (e *Enroller) checkEndorsement(in *api.EnrollRequest, now time.Time) (tpm2.
 	if _, err := verifyChain(chain, e.o.EKRoots, oidEKCertificate, now); err != nil {
 		f := fault.New(fault.ExitRefused, "tpm.ek.untrusted_ca", "use a TPM whose EK certificate comes from an authority that the policy names",
 			"verifying EK certificate: %w", err)
-		f.Expected, f.Actual = names(e.o.EKRoots), chain[0].Issuer.String()
+		f.Expected, f.Actual = names(e.o.EKRoots), issuerName(chain[0])
 		if isExpired(err) {
 			f.Code, f.Remedy = "tpm.ek.expired", "check the clocks, or renew the EK certificate"
 			f.Expected = now.UTC().Format(time.RFC3339)

@@ -95,13 +95,13 @@ func (r *Result) checkCertificate(der [][]byte, o *Options) *x509.Certificate {
 	switch {
 	case err == nil:
 		r.NotAfter = end
-		r.pass(CheckAKChain, leaf.Issuer.String())
+		r.pass(CheckAKChain, issuerName(leaf))
 		r.pass(CheckAKValidity, window)
 	case isExpired(err):
 		r.skip(CheckAKChain, "outside the certificates' validity")
 		r.fail(CheckAKValidity, o.Now.UTC().Format(time.RFC3339), window, "AK certificate is outside its validity", remedyEnrol)
 	default:
-		r.fail(CheckAKChain, names(o.AKRoots), leaf.Issuer.String(), "AK certificate does not lead to an accepted authority: "+err.Error(), remedyEnrol)
+		r.fail(CheckAKChain, names(o.AKRoots), issuerName(leaf), "AK certificate does not lead to an accepted authority: "+err.Error(), remedyEnrol)
 		r.skip(CheckAKValidity, "chain does not verify")
 	}
 	public, err := certifiedPublic(leaf)
@@ -218,7 +218,7 @@ func names(cs []*x509.Certificate) string {
 	}
 	var out []string
 	for _, c := range cs {
-		out = append(out, c.Subject.String())
+		out = append(out, withKeyID(c.Subject.String(), c.SubjectKeyId))
 	}
 	sort.Strings(out)
 	return strings.Join(out, " | ")
