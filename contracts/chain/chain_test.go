@@ -212,6 +212,64 @@ func TestDevnetBouncesAndRefusals(t *testing.T) {
 	}
 }
 
+func TestDevnetDeliversLeftoverMessagesInTheNextBlock(t *testing.T) {
+	ctx := testContext(t)
+	d := start(t, devnet.Options{})
+	c := open(t, d)
+	w := funded(t, ctx, d, c, 1, nano(100))
+	const n = 200
+	var msgs []chain.Message
+	for i := range n {
+		msgs = append(msgs, chain.Message{To: address100(byte(i)), Nano: nano(0.1), Bounce: true})
+	}
+	at := d.Seqno()
+	sent, err := w.Send(ctx, msgs...)
+	if err != nil {
+		t.Fatal(err)
+	}
+	// One transaction of the wallet, n that bounce, n bounced back: more than
+	// a block takes.
+	if d.Seqno() != at+2 {
+		t.Errorf("%d blocks were made", d.Seqno()-at)
+	}
+	st := must(t)(w.State(ctx))
+	txs, err := c.Transactions(ctx, w.Address(), st, 256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bounced := 0
+	for i, tx := range txs {
+		if tx.IO.In.MsgType == tlb.MsgTypeInternal && tx.IO.In.AsInternal().Bounced {
+			bounced++
+		}
+		if i > 0 && tx.LT >= txs[i-1].LT {
+			t.Errorf("logical time goes from %d to %d", tx.LT, txs[i-1].LT)
+		}
+	}
+	if bounced != n {
+		t.Errorf("%d of %d messages came back", bounced, n)
+	}
+	if lost := new(big.Int).Sub(nano(100), st.Balance); lost.Cmp(nano(1)) > 0 || lost.Cmp(sent.Fees) < 0 {
+		t.Errorf("%s nanotons went on fees", lost)
+	}
+}
+
+func TestDevnetSetsMessagesToTheMasterchainAside(t *testing.T) {
+	ctx := testContext(t)
+	d := start(t, devnet.Options{})
+	c := open(t, d)
+	w := funded(t, ctx, d, c, 1, nano(10))
+	if _, err := w.Send(ctx, chain.Message{To: address.NewAddress(0, 0xff, make([]byte, 32)), Nano: nano(1)}); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := w.Send(ctx, chain.Message{To: address100(7), Nano: nano(1)}); err != nil {
+		t.Fatalf("the chain does not go on: %v", err)
+	}
+	if _, err := c.Account(ctx, address.NewAddress(0, 0xff, make([]byte, 32))); !fault.Has(err, "ton.server.error") {
+		t.Errorf("a masterchain account gave %v", err)
+	}
+}
+
 func TestDevnetTimeTravelReachesWalletsAndStorageFees(t *testing.T) {
 	ctx := testContext(t)
 	d := start(t, devnet.Options{})
@@ -233,6 +291,9 @@ func TestDevnetTimeTravelReachesWalletsAndStorageFees(t *testing.T) {
 	}
 	if sent.Transaction.Description.(tlb.TransactionDescriptionOrdinary).StoragePhase.StorageFeesCollected.Nano().Sign() <= 0 {
 		t.Error("a year of storage cost nothing")
+	}
+	if err := d.Advance(ctx, 100*365*24*time.Hour); !fault.Has(err, "ton.devnet.time_range") {
+		t.Errorf("going past 2106 gave %v", err)
 	}
 	if err := d.Advance(ctx, -time.Hour); !fault.Has(err, "ton.devnet.time_backwards") {
 		t.Errorf("going back gave %v", err)

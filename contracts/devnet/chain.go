@@ -6,6 +6,7 @@ import (
 	"encoding/binary"
 	"fmt"
 	"log/slog"
+	"math"
 	"math/big"
 	"sync"
 	"time"
@@ -82,6 +83,11 @@ func (c *chain) advance(ctx context.Context, d time.Duration) error {
 	c.mu.RLock()
 	skew := c.skew + d
 	c.mu.RUnlock()
+	// Block times are 32 bits of Unix time.
+	if t := c.clock().Add(skew); skew < 0 || t.Unix() > math.MaxUint32 {
+		return fault.New(fault.ExitInternal, "ton.devnet.time_range", "advance by less",
+			"advancing the chain's clock by %s: a block's time ends in 2106", d)
+	}
 	if err := c.store.setSkew(skew); err != nil {
 		return err
 	}

@@ -84,8 +84,10 @@ type server struct {
 	cancel context.CancelFunc
 	wg     sync.WaitGroup
 
-	mu      sync.Mutex
-	clients map[*liteclient.ServerClient]struct{}
+	mu       sync.Mutex
+	clients  map[*liteclient.ServerClient]struct{}
+	accepted chan struct{} // closed at the first connection
+	first    sync.Once
 
 	// alter, where set, changes answers on their way out; tests use it to be
 	// a lite-server that lies.
@@ -94,10 +96,11 @@ type server struct {
 
 func newServer(c *chain, key ed25519.PrivateKey, quiet time.Duration, log *slog.Logger) *server {
 	s := &server{chain: c, lite: liteclient.NewServer([]ed25519.PrivateKey{key}), log: log, quiet: quiet,
-		clients: map[*liteclient.ServerClient]struct{}{}}
+		clients: map[*liteclient.ServerClient]struct{}{}, accepted: make(chan struct{})}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	s.lite.SetMessageHandler(s.handle)
 	s.lite.SetConnectionHook(func(client *liteclient.ServerClient) error {
+		s.first.Do(func() { close(s.accepted) })
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		if s.ctx.Err() != nil {
@@ -122,7 +125,8 @@ func (s *server) listen(addr string) error {
 		defer s.wg.Done()
 		failed <- s.lite.Listen(addr)
 	}()
-	// The library binds inside Listen and tells nobody; a connection shows it.
+	// The library binds inside Listen and tells nobody; a connection that it
+	// accepted shows it.
 	for range 200 {
 		select {
 		case err := <-failed:
@@ -131,7 +135,12 @@ func (s *server) listen(addr string) error {
 		}
 		conn, err := net.DialTimeout("tcp", addr, time.Second)
 		if err == nil {
-			return conn.Close()
+			select {
+			case <-s.accepted:
+				return conn.Close()
+			case <-time.After(time.Second):
+				return listenFault(addr, errors.Join(errors.New("somebody else answers on the port"), conn.Close()))
+			}
 		}
 		time.Sleep(5 * time.Millisecond)
 	}

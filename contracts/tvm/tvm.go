@@ -229,7 +229,7 @@ func readPinned(path, want string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fault.New(fault.ExitNotReady, "ton.tvm.missing",
-			"run `make deps` (or name the directory in "+EnvDir+")", "opening the TVM: %w", err)
+			"run `make deps` (or name the directory in "+EnvDir+")", "opening the TVM, which `make deps` extracts: %w", err)
 	}
 	defer f.Close()
 	b, err := io.ReadAll(io.LimitReader(f, maxArtefact))
