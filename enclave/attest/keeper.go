@@ -47,6 +47,7 @@ type Current struct {
 	EAR      string // the verdict, or empty before there is one
 	Status   string // EAR status, the worst of all parts
 	Class    string // trust class
+	Manifest digest.SHA256
 	Expires  time.Time
 }
 
@@ -141,7 +142,7 @@ func refusal(err error) bool {
 // accept is where a verdict is taken for this evidence.
 func accept(v *api.Verdict, doc []byte, now time.Time) (*Current, error) {
 	const remedy = "check the verifier, and its clock against this machine's"
-	if v.Result == nil || v.EAR == "" || !v.Result.Accepted {
+	if v.Result == nil || v.EAR == "" || !v.Result.Accepted || v.Result.Manifest == nil {
 		return nil, fault.New(fault.ExitRefused, CodeRefused, "see the verifier's checks", "reading verdict: it is not positive")
 	}
 	hash := digest.SHA256(sha256.Sum256(doc))
@@ -168,7 +169,8 @@ func accept(v *api.Verdict, doc []byte, now time.Time) (*Current, error) {
 		tiers = append(tiers, sub.Status)
 	}
 	return &Current{
-		Evidence: doc, Hash: hash, EAR: v.EAR, Status: string(result.Worst(tiers...)), Class: v.Result.TrustClass, Expires: expires.UTC(),
+		Evidence: doc, Hash: hash, EAR: v.EAR, Status: string(result.Worst(tiers...)), Class: v.Result.TrustClass,
+		Manifest: v.Result.Manifest.SHA256, Expires: expires.UTC(),
 	}, nil
 }
 

@@ -1,0 +1,369 @@
+package attest
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/base64"
+	"errors"
+	"fmt"
+	"log/slog"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cocoon/enclave/keys"
+	"cocoon/internal/fault"
+	"cocoon/measurements/digest"
+	"cocoon/ratls"
+	"cocoon/verifier/api"
+	"cocoon/verifier/evidence"
+	"cocoon/verifier/result"
+)
+
+// quoter signs by hashing, so that a test can tell what was signed.
+type quoter struct {
+	quotes atomic.Int64
+	err    error
+}
+
+func (q *quoter) EKCertificate() []byte { return []byte("ek certificate") }
+func (q *quoter) EKPublic() []byte      { return []byte("ek") }
+func (q *quoter) AKPublic() []byte      { return []byte("ak") }
+func (q *quoter) Activate(blob, secret []byte) ([]byte, error) {
+	return append(slices.Clone(blob), secret...), q.err
+}
+func (q *quoter) Quote(extra [32]byte) ([]byte, []byte, error) {
+	q.quotes.Add(1)
+	return extra[:], []byte("signature"), q.err
+}
+
+// verifier is a verifier service whose answers a test sets.
+type verifier struct {
+	clock     func() time.Time
+	life      time.Duration
+	verifyErr error
+	change    func(*api.Verdict)
+	enrolled  *api.EnrollRequest
+	activated *api.ActivateRequest
+	chain     [][]byte
+	n         byte
+	mu        sync.Mutex // for verifyErr
+}
+
+func (v *verifier) fail(err error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	v.verifyErr = err
+}
+
+func (v *verifier) Challenge(context.Context) (*api.Challenge, error) {
+	v.n++
+	return &api.Challenge{Challenge: digest.Sum256([]byte{v.n})}, nil
+}
+func (v *verifier) Enroll(_ context.Context, in *api.EnrollRequest) (*api.EnrollResponse, error) {
+	v.enrolled = in
+	return &api.EnrollResponse{Session: digest.Sum256([]byte("s")), CredentialBlob: []byte("blob"), Secret: []byte("secret")}, nil
+}
+func (v *verifier) Activate(_ context.Context, in *api.ActivateRequest) (*api.ActivateResponse, error) {
+	v.activated = in
+	return &api.ActivateResponse{CertChain: v.chain}, nil
+}
+func (v *verifier) VerifyBytes(_ context.Context, ev []byte) (*api.Verdict, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	if v.verifyErr != nil {
+		return nil, v.verifyErr
+	}
+	exp := v.clock().Add(v.life)
+	out := &api.Verdict{EAR: jwt(fmt.Sprintf(`{"exp":%d}`, exp.Unix())), Result: &result.Result{
+		Accepted: true, TrustClass: "vtpm", NotAfter: exp, EvidenceSHA256: sha256.Sum256(ev),
+		Submods:  map[string]*result.Submod{"cpu0": {Status: result.Affirming}, "image": {Status: result.Warning}},
+		Manifest: &result.ManifestRef{SHA256: digest.Sum256([]byte("manifest"))},
+	}}
+	if v.change != nil {
+		v.change(out)
+	}
+	return out, nil
+}
+
+func jwt(claims string) string {
+	return "e30." + base64.RawURLEncoding.EncodeToString([]byte(claims)) + ".AA"
+}
+
+func config() *evidence.Config {
+	v := evidence.Verity{Root: digest.Sum256([]byte("root")), DataBlocks: 1}
+	return &evidence.Config{Version: 1, Role: evidence.RoleWorker, Model: evidence.ConfigModel{Name: "m", Verity: v},
+		Engine: evidence.ConfigEngine{Kind: evidence.EngineLlamaServer, Verity: v, Args: []string{}}, GPUs: evidence.ConfigGPUs{Mode: "none"}}
+}
+
+func collector(t *testing.T) (*Collector, *keys.Keys, *quoter) {
+	t.Helper()
+	k, err := keys.New(rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	q := &quoter{}
+	return &Collector{
+		Identity: Identity{Config: config(), SPKI: k.SPKI, ReceiptKey: k.ReceiptPublic(), Payout: "EQpayout"},
+		Quoter:   q, GPUs: NoGPUs{}, EventLog: []byte("log"),
+	}, k, q
+}
+
+func TestEnrolShowsBothKeysAndKeepsTheCertificate(t *testing.T) {
+	c, _, _ := collector(t)
+	v := &verifier{chain: [][]byte{[]byte("ak certificate")}}
+	if err := c.Enrol(context.Background(), v); err != nil {
+		t.Fatal(err)
+	}
+	if string(v.enrolled.EKChain[0]) != "ek certificate" || string(v.enrolled.EKPublic) != "ek" || string(v.enrolled.AKPublic) != "ak" {
+		t.Errorf("enrolled %+v", v.enrolled)
+	}
+	if string(v.activated.Credential) != "blobsecret" || v.activated.Session != digest.Sum256([]byte("s")) {
+		t.Errorf("activated %+v", v.activated)
+	}
+	ev, err := c.Collect(context.Background(), []digest.SHA256{{1}})
+	if err != nil || string(ev.CPU.CertChain[0]) != "ak certificate" {
+		t.Errorf("evidence has chain %q, %v", ev.CPU.CertChain, err)
+	}
+	v.chain = nil
+	if err := c.Enrol(context.Background(), v); err == nil {
+		t.Error("an enrolment without a certificate passed")
+	}
+}
+
+func TestCollectBindsEverythingToTheQuote(t *testing.T) {
+	c, k, _ := collector(t)
+	c.akChain = [][]byte{}
+	b, a := digest.Sum256([]byte("b")), digest.Sum256([]byte("a"))
+	ev, err := c.Collect(context.Background(), []digest.SHA256{b, a, b})
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := ev.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if ev, err = evidence.Parse(doc); err != nil {
+		t.Fatalf("its own evidence does not parse: %v", err)
+	}
+	if len(ev.NonceInputs) != 2 {
+		t.Errorf("nonce inputs are %v, want them sorted and once", ev.NonceInputs)
+	}
+	nonce, err := evidence.NonceOf(ev.NonceInputs)
+	if err != nil || ev.Claims.Nonce != nonce {
+		t.Errorf("nonce is %s, want %s (%v)", ev.Claims.Nonce, nonce, err)
+	}
+	hash, _ := c.Config.Hash()
+	gpus, _ := evidence.GPUHash(nil)
+	want := evidence.Claims{TLSSPKISHA256: k.SPKI, ReceiptKey: k.ReceiptPublic(), Payout: "EQpayout", ConfigSHA256: hash,
+		Model: evidence.Model{Name: "m", VerityRoot: c.Config.Model.Verity.Root}, GPUEvidenceSHA256: gpus, Nonce: nonce}
+	if ev.Claims != want {
+		t.Errorf("claims are %+v, want %+v", ev.Claims, want)
+	}
+	data, _ := want.QualifyingData()
+	if !slices.Equal(ev.CPU.Quote, data[:]) {
+		t.Error("the quote is not over the claims")
+	}
+	if len(ev.CPU.RuntimeEvents) != 3 || string(ev.CPU.EventLog) != "log" || ev.CPU.Type != evidence.TypeTPM {
+		t.Errorf("cpu evidence is %+v", ev.CPU)
+	}
+}
+
+func TestAMachineWithoutTheGPUsOfItsConfigHasNoEvidence(t *testing.T) {
+	c, _, q := collector(t)
+	c.Config.GPUs = evidence.ConfigGPUs{Count: 1, Mode: "on"}
+	if _, err := c.Collect(context.Background(), []digest.SHA256{{1}}); err == nil || q.quotes.Load() != 0 {
+		t.Errorf("got %v after %d quotes", err, q.quotes.Load())
+	}
+}
+
+// keeper returns a Keeper at a fixed time.
+func keeper(t *testing.T, v *verifier) (*Keeper, *time.Time, *[]Current) {
+	t.Helper()
+	c, k, _ := collector(t)
+	c.akChain = [][]byte{}
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	changes := &[]Current{}
+	clock := func() time.Time { return now }
+	v.clock = clock
+	return NewKeeper(Options{Collector: c, Verifier: v, TLSKey: k.TLS, Clock: clock, Log: slog.New(slog.DiscardHandler),
+		OnChange: func(c Current) { *changes = append(*changes, c) }}), &now, changes
+}
+
+func submit(t *testing.T, k *Keeper) error {
+	t.Helper()
+	doc, err := k.Collect(context.Background())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return k.Submit(context.Background(), doc)
+}
+
+func TestNothingIsInForceBeforeAVerdict(t *testing.T) {
+	k, _, _ := keeper(t, &verifier{life: time.Hour})
+	if _, _, err := k.Document(); !fault.Has(err, CodeNoVerdict) {
+		t.Errorf("document: %v", err)
+	}
+	if _, err := k.Certificate(); !fault.Has(err, CodeNoVerdict) {
+		t.Errorf("certificate: %v", err)
+	}
+}
+
+func TestAPositiveVerdictComesIntoForceAndExpires(t *testing.T) {
+	v := &verifier{life: 30 * time.Minute}
+	k, now, changes := keeper(t, v)
+	if err := submit(t, k); err != nil {
+		t.Fatal(err)
+	}
+	doc, ear, err := k.Document()
+	if err != nil || ear == "" {
+		t.Fatal(err)
+	}
+	cert, err := k.Certificate()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ratls.EvidenceFrom(cert.Leaf); err != nil || string(got) != string(doc) {
+		t.Errorf("the certificate carries other evidence (%v)", err)
+	}
+	cur := (*changes)[0]
+	if cur.Status != "warning" || cur.Class != "vtpm" || !cur.Expires.Equal(now.Add(30*time.Minute)) || cur.Manifest != digest.Sum256([]byte("manifest")) {
+		t.Errorf("in force is %+v", cur)
+	}
+	if !cert.Leaf.NotAfter.Equal(cur.Expires) {
+		t.Errorf("the certificate lives until %s, the verdict until %s", cert.Leaf.NotAfter, cur.Expires)
+	}
+	*now = now.Add(30 * time.Minute)
+	if _, err := k.Current(); !fault.Has(err, CodeExpired) {
+		t.Errorf("after its time: %v", err)
+	}
+}
+
+func TestNoVerdictIsReliedOnForMoreThanAnHour(t *testing.T) {
+	k, now, changes := keeper(t, &verifier{life: 24 * time.Hour})
+	if err := submit(t, k); err != nil {
+		t.Fatal(err)
+	}
+	if got := (*changes)[0].Expires; !got.Equal(now.Add(time.Hour)) {
+		t.Errorf("expires %s", got)
+	}
+}
+
+func TestVerdictsThatAreRefused(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		change func(*api.Verdict)
+		code   string
+	}{
+		{"not accepted", func(v *api.Verdict) { v.Result.Accepted = false }, CodeRefused},
+		{"no result", func(v *api.Verdict) { v.Result = nil }, CodeRefused},
+		{"no verdict", func(v *api.Verdict) { v.EAR = "" }, CodeRefused},
+		{"about other evidence", func(v *api.Verdict) { v.Result.EvidenceSHA256[0] ^= 1 }, CodeForeign},
+		{"no manifest", func(v *api.Verdict) { v.Result.Manifest = nil }, CodeRefused},
+		{"no JWT", func(v *api.Verdict) { v.EAR = "a.b" }, CodeRefused},
+		{"no base64", func(v *api.Verdict) { v.EAR = "a.!.c" }, CodeRefused},
+		{"no expiry", func(v *api.Verdict) { v.EAR = jwt(`{}`) }, CodeRefused},
+		{"expired", func(v *api.Verdict) { v.EAR = jwt(`{"exp":1}`) }, CodeExpired},
+		{"collateral expired", func(v *api.Verdict) { v.Result.NotAfter = time.Unix(1, 0) }, CodeExpired},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v := &verifier{life: time.Hour}
+			k, _, _ := keeper(t, v)
+			if err := submit(t, k); err != nil {
+				t.Fatal(err)
+			}
+			v.change = c.change
+			if err := submit(t, k); !fault.Has(err, c.code) {
+				t.Errorf("got %v, want %s", err, c.code)
+			}
+			if _, err := k.Current(); !fault.Has(err, CodeNoVerdict) {
+				t.Errorf("the old verdict stays in force: %v", err)
+			}
+		})
+	}
+}
+
+func TestARefusalEndsServiceAndAnAbsenceDoesNot(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		err   error
+		stays bool
+	}{
+		{"refused for the evidence", fault.New(fault.ExitRefused, "tpm.quote.signature", "", "x"), false},
+		{"refused by policy", fault.New(fault.ExitPolicy, "manifest.revoked", "", "x"), false},
+		{"not understood", fault.New(fault.ExitParse, "evidence.parse", "", "x"), false},
+		{"away", fault.New(fault.ExitNetwork, "verifier.unreachable", "", "x"), true},
+		{"an error without a code", errors.New("x"), true},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v := &verifier{life: time.Hour}
+			k, _, _ := keeper(t, v)
+			if err := submit(t, k); err != nil {
+				t.Fatal(err)
+			}
+			v.verifyErr = c.err
+			if err := submit(t, k); !errors.Is(err, c.err) {
+				t.Errorf("got %v", err)
+			}
+			if _, err := k.Current(); (err == nil) != c.stays {
+				t.Errorf("in force: %v, want %v", err == nil, c.stays)
+			}
+		})
+	}
+}
+
+// TestRenewal runs two hours of a keeper's life on a fake clock.
+func TestRenewal(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := &verifier{life: 30 * time.Minute, clock: time.Now}
+		c, keys, q := collector(t)
+		c.akChain = [][]byte{}
+		var changes atomic.Int64
+		k := NewKeeper(Options{Collector: c, Verifier: v, TLSKey: keys.TLS, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
+			OnChange: func(Current) { changes.Add(1) }})
+		if err := submit(t, k); err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithCancel(context.Background())
+		go k.Run(ctx)
+		for range 120 {
+			time.Sleep(time.Minute)
+			if _, err := k.Current(); err != nil {
+				t.Fatalf("a gap: %v", err)
+			}
+		}
+		if n := changes.Load(); n < 5 || n > 8 || q.quotes.Load() != n {
+			t.Errorf("%d verdicts and %d quotes in two hours, want one about every 20 minutes", n, q.quotes.Load())
+		}
+		v.fail(fault.New(fault.ExitNetwork, "verifier.unreachable", "", "x"))
+		before := q.quotes.Load()
+		time.Sleep(2 * time.Hour)
+		if _, err := k.Current(); !fault.Has(err, CodeExpired) {
+			t.Errorf("a verdict outlived its time: %v", err)
+		}
+		if tries := q.quotes.Load() - before; tries < 10 || tries > 60 {
+			t.Errorf("%d quotes in two hours without a verifier", tries)
+		}
+		v.fail(nil)
+		time.Sleep(maxInterval + time.Second)
+		if _, err := k.Current(); err != nil {
+			t.Errorf("no verdict after the verifier came back: %v", err)
+		}
+		cancel()
+		synctest.Wait()
+	})
+}
+
+func TestFaultsOfARefusalAreAllKept(t *testing.T) {
+	v := &verifier{life: time.Hour, verifyErr: errors.Join(
+		fault.New(fault.ExitPolicy, "pcr.9", "", "x"), fault.New(fault.ExitPolicy, "model.root", "", "y"))}
+	k, _, _ := keeper(t, v)
+	if err := submit(t, k); len(fault.All(err)) != 2 || !strings.Contains(err.Error(), "verdict") {
+		t.Errorf("got %v", err)
+	}
+}

@@ -1,0 +1,168 @@
+package worker
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"slices"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"cocoon/enclave/status"
+	"cocoon/internal/fault"
+)
+
+func newWorker() *Worker {
+	rep := status.New(status.Options{Clock: time.Now, Uptime: func() time.Duration { return 0 }, Console: io.Discard})
+	return New(rep, slog.New(slog.DiscardHandler))
+}
+
+// TestTheOrderOfStages guards the rules that the order carries.
+func TestTheOrderOfStages(t *testing.T) {
+	var names []string
+	for _, s := range newWorker().stages(context.Background(), func() {}) {
+		names = append(names, s.Name)
+	}
+	at := func(name string) int {
+		i := slices.Index(names, name)
+		if i < 0 {
+			t.Fatalf("no stage %s in %v", name, names)
+		}
+		return i
+	}
+	for _, rule := range [][2]string{
+		{"config", "measure"},  // what is measured has been read
+		{"measure", "keys"},    // no key before the measurement
+		{"measure", "packs"},   // nothing of the host's disks before it
+		{"packs", "engine"},    // only verified packs are run
+		{"engine", "evidence"}, // evidence is of a machine that works
+		{"enrol", "evidence"},
+		{"verdict", "serve"}, // nothing is served before a verdict
+	} {
+		if at(rule[0]) > at(rule[1]) {
+			t.Errorf("stage %s comes after %s", rule[0], rule[1])
+		}
+	}
+}
+
+func TestPatientlyWaitsForTheNetworkOnly(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		n := 0
+		away := fault.New(fault.ExitNetwork, "verifier.unreachable", "", "x")
+		err := patiently(context.Background(), func(context.Context) error {
+			if n++; n < 4 {
+				return away
+			}
+			return nil
+		})
+		if err != nil || n != 4 {
+			t.Errorf("got %v after %d attempts", err, n)
+		}
+		refused := fault.New(fault.ExitRefused, "tpm.ek", "", "x")
+		n = 0
+		if err := patiently(context.Background(), func(context.Context) error { n++; return refused }); !errors.Is(err, refused) || n != 1 {
+			t.Errorf("got %v after %d attempts, want a refusal at once", err, n)
+		}
+		ctx, cancel := context.WithTimeout(context.Background(), 10*time.Second)
+		defer cancel()
+		if err := patiently(ctx, func(context.Context) error { return away }); !fault.Has(err, "verifier.unreachable") {
+			t.Errorf("got %v, want the last error", err)
+		}
+	})
+}
+
+// oneShot is a listener that ends when it is closed.
+type oneShot struct{ done chan struct{} }
+
+func (o oneShot) Accept() (net.Conn, error) { <-o.done; return nil, net.ErrClosed }
+func (o oneShot) Close() error              { close(o.done); return nil }
+func (o oneShot) Addr() net.Addr            { return &net.TCPAddr{} }
+
+func TestTunnelsAreDialedAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithCancel(context.Background())
+		var ts tunnels
+		dials, uses := 0, 0
+		var failures []error
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			ts.keep(ctx, "gw:1",
+				func(context.Context, string) (net.Listener, error) {
+					if dials++; dials%2 == 1 {
+						return nil, errors.New("refused")
+					}
+					return oneShot{make(chan struct{})}, nil
+				},
+				func(err error) { failures = append(failures, err) },
+				func(net.Listener) error {
+					if ts.count() != 1 {
+						t.Error("an open tunnel is not counted")
+					}
+					uses++
+					time.Sleep(time.Hour)
+					return io.EOF
+				})
+		})
+		if err := ts.await(ctx); err != nil {
+			t.Errorf("await: %v", err)
+		}
+		time.Sleep(4 * time.Hour)
+		cancel()
+		wg.Wait()
+		if uses < 3 || uses > 5 || len(failures) < 2*uses-2 {
+			t.Errorf("%d tunnels and %d failures in four hours", uses, len(failures))
+		}
+		if ts.count() != 0 {
+			t.Errorf("%d tunnels are left", ts.count())
+		}
+	})
+}
+
+func TestAwaitEndsWithItsContext(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var ts tunnels
+		ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+		defer cancel()
+		if err := ts.await(ctx); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+func TestRedialsSlowDownToAMinute(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		ctx, cancel := context.WithTimeout(context.Background(), time.Hour)
+		defer cancel()
+		var ts tunnels
+		dials := 0
+		ts.keep(ctx, "gw:1", func(context.Context, string) (net.Listener, error) { dials++; return nil, io.EOF },
+			func(error) {}, func(net.Listener) error { return nil })
+		if dials < 55 || dials > 75 {
+			t.Errorf("%d dials in an hour", dials)
+		}
+	})
+}
+
+func TestConfigFaults(t *testing.T) {
+	if err := configFault("config.json", nil); err != nil {
+		t.Errorf("no error became %v", err)
+	}
+	if err := configFault("config.json", errors.New("bad")); !fault.Has(err, "config.parse") || fault.ExitCode(err) != fault.ExitParse {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestSystemRootsAreNeverNil keeps the settings of the verifier's client
+// from rotting: the pool may be empty but never nil.
+func TestSystemRootsAreNeverNil(t *testing.T) {
+	tr := &http.Transport{TLSClientConfig: &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: systemRoots()}}
+	if tr.TLSClientConfig.RootCAs == nil {
+		t.Error("an empty pool would mean the host's defaults")
+	}
+}
