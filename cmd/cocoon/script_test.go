@@ -32,7 +32,7 @@ func TestScripts(t *testing.T) {
 			}
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": cmdExits},
+		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": cmdExits, "enclave": cmdEnclave},
 	})
 }
 
@@ -56,4 +56,4 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // scriptSetups prepare a script's directory and environment.
-var scriptSetups = []func(*testscript.Env) error{setupDCAP, setupDevnet}
+var scriptSetups = []func(*testscript.Env) error{setupDCAP, setupDevnet, setupJob}

@@ -232,11 +232,7 @@ func Decode(data *cell.Cell) (*State, error) {
 
 // Keys returns the verifiers' keys in ascending order of key id.
 func (s *State) Keys() []ed25519.PublicKey {
-	ids := make([][32]byte, 0, len(s.Verifiers))
-	for id := range s.Verifiers {
-		ids = append(ids, id)
-	}
-	slices.SortFunc(ids, func(a, b [32]byte) int { return slices.Compare(a[:], b[:]) })
+	ids := s.VerifierIDs()
 	out := make([]ed25519.PublicKey, len(ids))
 	for i, id := range ids {
 		out[i] = s.Verifiers[id].Public
@@ -265,4 +261,14 @@ func CheckCode(code *cell.Cell) error {
 		return err
 	}
 	return toncell.CheckCode("registry", want.Code, code)
+}
+
+// VerifierIDs returns the key ids in ascending order.
+func (s *State) VerifierIDs() [][32]byte {
+	ids := make([][32]byte, 0, len(s.Verifiers))
+	for id := range s.Verifiers {
+		ids = append(ids, id)
+	}
+	slices.SortFunc(ids, func(a, b [32]byte) int { return slices.Compare(a[:], b[:]) })
+	return ids
 }
