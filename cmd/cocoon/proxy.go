@@ -4,11 +4,9 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"net"
 	"net/http"
-	"os"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -57,7 +55,7 @@ func (f *workerFlags) connect(log *slog.Logger) (*client.Client, error) {
 }
 
 func loadTrust(policyFile string, manifestFiles []string) (*client.Trust, error) {
-	b, err := readInput(policyFile, policy.MaxSize)
+	b, err := readInput("--policy", policyFile, policy.MaxSize)
 	if err != nil {
 		return nil, err
 	}
@@ -67,30 +65,13 @@ func loadTrust(policyFile string, manifestFiles []string) (*client.Trust, error)
 	}
 	t := &client.Trust{Policy: p}
 	for _, name := range manifestFiles {
-		env, err := readInput(name, manifest.MaxEnvelope)
+		env, err := readInput("--manifest", name, manifest.MaxEnvelope)
 		if err != nil {
 			return nil, err
 		}
 		t.Envelopes = append(t.Envelopes, env)
 	}
 	return t, nil
-}
-
-// readInput reads a file of at most limit bytes.
-func readInput(name string, limit int64) ([]byte, error) {
-	f, err := os.Open(name)
-	if err != nil {
-		return nil, fault.New(fault.ExitInternal, "input.read", "check the path", "reading input: %w", err)
-	}
-	defer f.Close()
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, fault.New(fault.ExitInternal, "input.read", "check the file", "reading input: %w", err)
-	}
-	if int64(len(b)) > limit {
-		return nil, fault.New(fault.ExitParse, "input.too_large", "check that it is the right file", "reading %s: more than %d bytes", name, limit)
-	}
-	return b, nil
 }
 
 func newProxyCmd() *cobra.Command {
