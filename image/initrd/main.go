@@ -27,7 +27,7 @@ const supervisor = "/usr/bin/cocoon-enclave"
 const rootSerial = "cocoon-root"
 
 // diskTimeout bounds the wait for the root disk to show up.
-const diskTimeout = 20 * time.Second
+const diskTimeout = 10 * time.Second
 
 // bootError carries the stable code of a failed step.
 type bootError struct {

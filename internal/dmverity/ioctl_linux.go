@@ -28,6 +28,10 @@ const (
 	offName  = 48
 )
 
+// ErrTooSmall is returned for a device that cannot hold the data blocks and
+// their hash tree.
+var ErrTooSmall = errors.New("device is smaller than what it must hold")
+
 // Open maps the device and returns its path, /dev/dm-N. The caller mounts it
 // read-only; the mapping lasts until Close or the end of the machine.
 func Open(s Spec) (string, error) {
@@ -49,6 +53,9 @@ func Open(s Spec) (string, error) {
 		return errors.Join(err, rmErr)
 	}
 	if _, err := call(ctl, cmdLoad, header(s.Name, flagReadOnly, 1, target(s.Sectors(), table))); err != nil {
+		if errors.Is(err, unix.E2BIG) {
+			err = ErrTooSmall // the kernel's answer to a device without room for the hash tree
+		}
 		return "", undo(fmt.Errorf("loading the verity table of %s: %w", s.Name, err))
 	}
 	if _, err := call(ctl, cmdSuspend, header(s.Name, flagReadOnly, 0, nil)); err != nil {

@@ -1,0 +1,233 @@
+// Package boottest boots the built image with one thing changed and reads on
+// the console that it stops, and why. It holds tests only.
+package boottest
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"cocoon/image/info"
+	"cocoon/internal/toolstree"
+	"cocoon/measurements/verity"
+)
+
+// enable names the variable that turns these tests on: each case boots a
+// machine under emulation, which takes a quarter of a minute.
+const enable = "COCOON_VM_TESTS"
+
+// bootTimeout is long because a busy machine emulates slowly.
+const bootTimeout = 4 * time.Minute
+
+// machine is one boot: copies of the artefacts, free to be changed.
+type machine struct {
+	tree    toolstree.Tree
+	dir     string
+	cmdline string
+	serial  string
+}
+
+// setup copies the built image; it skips where tests of machines are off.
+func setup(t *testing.T) (*machine, info.Image) {
+	t.Helper()
+	if os.Getenv(enable) == "" {
+		t.Skipf("boots machines; set %s=1 to run it", enable)
+	}
+	tree, err := toolstree.Find()
+	if err != nil {
+		t.Fatal(err)
+	}
+	built := filepath.Join(filepath.Dir(tree.Dir), "image")
+	im, err := info.LoadImage(built)
+	if err != nil {
+		t.Fatalf("reading the built image (run make image): %v", err)
+	}
+	m := &machine{tree: tree, dir: t.TempDir(), cmdline: im.Cmdline, serial: info.RootSerial}
+	for _, name := range []string{info.Kernel, info.Initrd, info.RootDisk} {
+		data, err := os.ReadFile(filepath.Join(built, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(m.dir, name), data, 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return m, im
+}
+
+// boot runs the machine until it ends or a text shows on the console, which
+// it returns.
+func (m *machine) boot(t *testing.T, until string) string {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), bootTimeout)
+	defer cancel()
+	file := func(name string) string { return filepath.Join(m.dir, name) }
+	cmd := m.tree.Command(ctx, "qemu-system-x86_64",
+		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024",
+		"-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio", "-bios", m.tree.OVMF(),
+		"-kernel", file(info.Kernel), "-initrd", file(info.Initrd), "-append", m.cmdline,
+		"-drive", "if=none,id=root,format=raw,readonly=on,file="+file(info.RootDisk),
+		"-device", "virtio-blk-pci,drive=root,serial="+m.serial)
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var console watcher
+	console.until, console.cancel = until, cancel
+	cmd.Stdout, cmd.Stderr = &console, &console
+	err := cmd.Run()
+	if _, ended := err.(*exec.ExitError); err != nil && !ended && ctx.Err() == nil {
+		t.Fatalf("starting the machine: %v", err)
+	}
+	if ctx.Err() == context.DeadlineExceeded {
+		t.Errorf("the machine still ran after %v", bootTimeout)
+	}
+	return console.String()
+}
+
+// watcher keeps the console and ends the machine when a text shows.
+type watcher struct {
+	bytes.Buffer
+	until  string
+	cancel func()
+}
+
+func (w *watcher) Write(p []byte) (int, error) {
+	n, err := w.Buffer.Write(p)
+	if strings.Contains(w.String(), w.until) {
+		w.cancel()
+	}
+	return n, err
+}
+
+// flip changes one byte of the root disk.
+func (m *machine) flip(t *testing.T, offset int64) {
+	t.Helper()
+	f, err := os.OpenFile(filepath.Join(m.dir, info.RootDisk), os.O_RDWR, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer f.Close()
+	b := make([]byte, 1)
+	if _, err := f.ReadAt(b, offset); err != nil {
+		t.Fatal(err)
+	}
+	b[0] ^= 1
+	if _, err := f.WriteAt(b, offset); err != nil {
+		t.Fatal(err)
+	}
+}
+
+// started is what the initrd says when it hands over to the supervisor.
+const started = "is verified block by block"
+
+func TestTheImageReachesTheSupervisor(t *testing.T) {
+	m, im := setup(t)
+	console := m.boot(t, "cocoon: s")
+	if !strings.Contains(console, "root "+im.Root.Root+" "+started) || !strings.Contains(console, "cocoon: s") {
+		t.Errorf("console:\n%s", console)
+	}
+}
+
+func TestAChangedMachineDoesNotReachTheSupervisor(t *testing.T) {
+	tests := []struct {
+		name string
+		edit func(*testing.T, *machine, info.Image)
+		want string
+	}{
+		{"the file system's superblock is changed", func(t *testing.T, m *machine, _ info.Image) { m.flip(t, 1024+8) }, "dm-verity device corrupted"},
+		{"the top of the hash tree is changed", func(t *testing.T, m *machine, im info.Image) {
+			m.flip(t, int64(im.Root.DataBlocks)*verity.BlockSize)
+		}, "dm-verity device corrupted"},
+		{"the command line names another root", func(t *testing.T, m *machine, im info.Image) {
+			other := strings.Repeat("00", 32)
+			m.cmdline = strings.Replace(m.cmdline, im.Root.Root, other, 1)
+		}, "dm-verity device corrupted"},
+		{"the command line names no root", func(t *testing.T, m *machine, _ info.Image) {
+			m.cmdline = strings.Replace(m.cmdline, "cocoon.root=", "root=", 1)
+		}, "init.cmdline: parameter cocoon.root is missing"},
+		{"the disk is cut short", func(t *testing.T, m *machine, _ info.Image) {
+			if err := os.Truncate(filepath.Join(m.dir, info.RootDisk), 1<<20); err != nil {
+				t.Fatal(err)
+			}
+		}, "init.verity: "},
+		{"no disk is marked as the root", func(t *testing.T, m *machine, _ info.Image) { m.serial = "other" }, "init.root_disk: "},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			m, im := setup(t)
+			tt.edit(t, m, im)
+			console := m.boot(t, "cocoon: s")
+			if !strings.Contains(console, tt.want) {
+				t.Errorf("console lacks %q:\n%s", tt.want, console)
+			}
+			if strings.Contains(console, "cocoon: s") {
+				t.Errorf("the supervisor came up:\n%s", console)
+			}
+		})
+	}
+}
+
+// The root file system holds the four programs and nothing that runs others.
+func TestTheRootHoldsFourProgramsAndNoShell(t *testing.T) {
+	tree, err := toolstree.Find()
+	if err != nil {
+		t.Skipf("make deps has not run: %v", err)
+	}
+	built := filepath.Join(filepath.Dir(tree.Dir), "image")
+	im, err := info.LoadImage(built)
+	if err != nil {
+		t.Skipf("make image has not run: %v", err)
+	}
+	dir := t.TempDir()
+	disk, err := os.ReadFile(filepath.Join(built, info.RootDisk))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "erofs"), disk[:im.Root.DataBlocks*verity.BlockSize], 0o644); err != nil {
+		t.Fatal(err)
+	}
+	root := filepath.Join(dir, "root")
+	cmd := tree.Command(t.Context(), "fsck.erofs", "--no-preserve-owner", "--extract="+root, filepath.Join(dir, "erofs"))
+	if out, err := cmd.CombinedOutput(); err != nil {
+		t.Fatalf("unpacking the root file system: %v\n%s", err, out)
+	}
+	var programs []string
+	err = filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+		if err != nil || !d.Type().IsRegular() {
+			return err
+		}
+		st, err := d.Info()
+		if err != nil {
+			return err
+		}
+		if st.Mode()&(os.ModeSetuid|os.ModeSetgid) != 0 {
+			t.Errorf("%s runs with another user's rights", path)
+		}
+		if st.Mode()&0o111 != 0 && !strings.Contains(path, ".so") {
+			programs = append(programs, strings.TrimPrefix(path, root))
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []string{"/usr/bin/cocoon-enclave", "/usr/bin/containerd", "/usr/bin/containerd-shim-runc-v2", "/usr/sbin/runc"}
+	got, _ := json.Marshal(programs)
+	if exp, _ := json.Marshal(want); string(got) != string(exp) {
+		t.Errorf("programs are %s, want %s", got, exp)
+	}
+	shadow, err := os.ReadFile(filepath.Join(root, "etc/shadow"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range strings.Split(strings.TrimSpace(string(shadow)), "\n") {
+		if f := strings.Split(line, ":"); len(f) < 2 || !strings.HasPrefix(f[1], "!") && f[1] != "*" {
+			t.Errorf("an account is not locked: %q", line)
+		}
+	}
+}
