@@ -51,11 +51,12 @@ type Client struct {
 
 // Peer is what is known of the worker at the other end of a connection.
 type Peer struct {
-	Evidence   *evidence.Evidence
-	Document   []byte // the exact bytes of the evidence
-	Verdict    string // the verifier's verdict that the worker showed, or empty
-	SPKI       digest.SHA256
-	VerifiedAt time.Time
+	Evidence    *evidence.Evidence
+	Document    []byte // the exact bytes of the evidence
+	Verdict     string // the verifier's verdict that the worker showed, or empty
+	VerdictCell string // the same for contracts, or empty
+	SPKI        digest.SHA256
+	VerifiedAt  time.Time
 }
 
 // Limits on the gateway's answers and on remembered evidence.
@@ -227,7 +228,7 @@ func (c *Client) attest(ctx context.Context, conn *tls.Conn, key digest.SHA256) 
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.last = &Peer{Evidence: ev, Document: resp.Evidence, Verdict: resp.Verdict, SPKI: spki, VerifiedAt: c.opt.Clock().UTC()}
+	c.last = &Peer{Evidence: ev, Document: resp.Evidence, Verdict: resp.Verdict, VerdictCell: resp.VerdictCell, SPKI: spki, VerifiedAt: c.opt.Clock().UTC()}
 	return nil
 }
 

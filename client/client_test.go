@@ -93,7 +93,9 @@ func (w *world) serve() {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { tun.Close() })
-	w.mux.Handle(ratls.AttestationPath, ratls.Handler(func() ([]byte, string, error) { return w.doc, "verdict", nil }, w.rcptKey))
+	w.mux.Handle(ratls.AttestationPath, ratls.Handler(func() (ratls.Document, error) {
+		return ratls.Document{Evidence: w.doc, Verdict: "verdict", VerdictCell: "cell"}, nil
+	}, w.rcptKey))
 	w.mux.HandleFunc("/v1/echo", func(rw http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
 		fmt.Fprintf(rw, "auth=%q body=%s", r.Header.Get("Authorization"), b)
@@ -151,7 +153,7 @@ func TestClientReachesTheEnclaveThroughTheGateway(t *testing.T) {
 		t.Errorf("same evidence appraised %d times in one connection, want 1", appraised.Load())
 	}
 	p := c.Peer()
-	if p == nil || p.Verdict != "verdict" || !bytes.Equal(p.Document, w.doc) {
+	if p == nil || p.Verdict != "verdict" || p.VerdictCell != "cell" || !bytes.Equal(p.Document, w.doc) {
 		t.Errorf("peer %+v", p)
 	}
 }
@@ -208,7 +210,7 @@ func TestAttestationDoesNotMoveToAnotherConnection(t *testing.T) {
 	// on the endpoint's answers; the exporter differs, so they do not verify.
 	w := newWorld(t, nil)
 	var stale atomic.Pointer[ratls.Response]
-	inner := ratls.Handler(func() ([]byte, string, error) { return w.doc, "", nil }, w.rcptKey)
+	inner := ratls.Handler(func() (ratls.Document, error) { return ratls.Document{Evidence: w.doc}, nil }, w.rcptKey)
 	replay := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		rec := httptest.NewRecorder()
 		inner.ServeHTTP(rec, r)

@@ -76,12 +76,13 @@ func serveWorker(w http.ResponseWriter, c *Client) {
 	}
 	w.Header().Set("Content-Type", "application/json")
 	_ = json.NewEncoder(w).Encode(map[string]any{
-		"receipt_key": p.Evidence.Claims.ReceiptKey,
-		"type":        p.Evidence.CPU.Type,
-		"model":       p.Evidence.Claims.Model,
-		"verified_at": p.VerifiedAt,
-		"evidence":    json.RawMessage(p.Document),
-		"verdict":     p.Verdict,
+		"receipt_key":  p.Evidence.Claims.ReceiptKey,
+		"type":         p.Evidence.CPU.Type,
+		"model":        p.Evidence.Claims.Model,
+		"verified_at":  p.VerifiedAt,
+		"evidence":     json.RawMessage(p.Document),
+		"verdict":      p.Verdict,
+		"verdict_cell": p.VerdictCell,
 	})
 }
 

@@ -39,9 +39,15 @@ type Request struct {
 // Response is the answer: the current evidence, GPUs included, and the
 // receipt key's signature that it is alive on this very connection.
 type Response struct {
-	Evidence  []byte `json:"evidence"`  // JCS of evidence.Evidence
-	Verdict   string `json:"verdict"`   // the worker's current verdict (EAR JWT), or empty
+	Document
 	Signature []byte `json:"signature"` // Ed25519 by claims.receipt_key over the binding
+}
+
+// Document is what a worker shows of itself.
+type Document struct {
+	Evidence    []byte `json:"evidence"`     // JCS of evidence.Evidence
+	Verdict     string `json:"verdict"`      // the current verdict (EAR JWT), or empty
+	VerdictCell string `json:"verdict_cell"` // the same verdict for contracts, or empty without a ledger
 }
 
 // binding returns what the receipt key signs: a domain label, the client's
@@ -57,9 +63,9 @@ func binding(cs *tls.ConnectionState, nonce digest.SHA256, doc []byte) ([]byte, 
 	return append(msg, sum[:]...), nil
 }
 
-// Current returns the evidence document and the verdict that are in force; it
-// must not trigger a quote.
-type Current func() (doc []byte, verdict string, err error)
+// Current returns the evidence and the verdict that are in force; it must not
+// trigger a quote.
+type Current func() (Document, error)
 
 // Handler serves AttestationPath. Requests must arrive over TLS.
 func Handler(current Current, key ed25519.PrivateKey) http.Handler {
@@ -78,19 +84,19 @@ func Handler(current Current, key ed25519.PrivateKey) http.Handler {
 			http.Error(w, "malformed request", http.StatusBadRequest)
 			return
 		}
-		doc, verdict, err := current()
+		doc, err := current()
 		if err != nil {
 			http.Error(w, "no evidence is in force", http.StatusServiceUnavailable)
 			return
 		}
-		msg, err := binding(r.TLS, req.Nonce, doc)
+		msg, err := binding(r.TLS, req.Nonce, doc.Evidence)
 		if err != nil {
 			http.Error(w, "no binding to this connection", http.StatusInternalServerError)
 			return
 		}
 		w.Header().Set("Content-Type", "application/json")
 		// An error here is the peer's hang-up; there is no one left to tell.
-		_ = json.NewEncoder(w).Encode(Response{Evidence: doc, Verdict: verdict, Signature: ed25519.Sign(key, msg)})
+		_ = json.NewEncoder(w).Encode(Response{Document: doc, Signature: ed25519.Sign(key, msg)})
 	})
 }
 

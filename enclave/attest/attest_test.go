@@ -80,7 +80,7 @@ func (v *verifier) VerifyBytes(_ context.Context, ev []byte) (*api.Verdict, erro
 		return nil, v.verifyErr
 	}
 	exp := v.clock().Add(v.life)
-	out := &api.Verdict{EAR: jwt(fmt.Sprintf(`{"exp":%d}`, exp.Unix())), Result: &result.Result{
+	out := &api.Verdict{Cell: "cell", EAR: jwt(fmt.Sprintf(`{"exp":%d}`, exp.Unix())), Result: &result.Result{
 		Accepted: true, TrustClass: "vtpm", NotAfter: exp, EvidenceSHA256: sha256.Sum256(ev),
 		Submods:  map[string]*result.Submod{"cpu0": {Status: result.Affirming}, "image": {Status: result.Warning}},
 		Manifest: &result.ManifestRef{SHA256: digest.Sum256([]byte("manifest"))},
@@ -206,7 +206,7 @@ func submit(t *testing.T, k *Keeper) error {
 
 func TestNothingIsInForceBeforeAVerdict(t *testing.T) {
 	k, _, _ := keeper(t, &verifier{life: time.Hour})
-	if _, _, err := k.Document(); !fault.Has(err, CodeNoVerdict) {
+	if _, err := k.Document(); !fault.Has(err, CodeNoVerdict) {
 		t.Errorf("document: %v", err)
 	}
 	if _, err := k.Certificate(); !fault.Has(err, CodeNoVerdict) {
@@ -220,15 +220,15 @@ func TestAPositiveVerdictComesIntoForceAndExpires(t *testing.T) {
 	if err := submit(t, k); err != nil {
 		t.Fatal(err)
 	}
-	doc, ear, err := k.Document()
-	if err != nil || ear == "" {
+	doc, err := k.Document()
+	if err != nil || doc.Verdict == "" || doc.VerdictCell != "cell" {
 		t.Fatal(err)
 	}
 	cert, err := k.Certificate()
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got, err := ratls.EvidenceFrom(cert.Leaf); err != nil || string(got) != string(doc) {
+	if got, err := ratls.EvidenceFrom(cert.Leaf); err != nil || string(got) != string(doc.Evidence) {
 		t.Errorf("the certificate carries other evidence (%v)", err)
 	}
 	cur := (*changes)[0]

@@ -44,7 +44,8 @@ const (
 type Current struct {
 	Evidence []byte // JCS of evidence.Evidence
 	Hash     digest.SHA256
-	EAR      string // the verdict, or empty before there is one
+	EAR      string // the verdict
+	Cell     string // the same for contracts, or empty without a ledger
 	Status   string // EAR status, the worst of all parts
 	Class    string // trust class
 	Manifest digest.SHA256
@@ -169,7 +170,7 @@ func accept(v *api.Verdict, doc []byte, now time.Time) (*Current, error) {
 		tiers = append(tiers, sub.Status)
 	}
 	return &Current{
-		Evidence: doc, Hash: hash, EAR: v.EAR, Status: string(result.Worst(tiers...)), Class: v.Result.TrustClass,
+		Evidence: doc, Hash: hash, EAR: v.EAR, Cell: v.Cell, Status: string(result.Worst(tiers...)), Class: v.Result.TrustClass,
 		Manifest: v.Result.Manifest.SHA256, Expires: expires.UTC(),
 	}, nil
 }
@@ -216,12 +217,12 @@ func (k *Keeper) Current() (*Current, error) {
 
 // Document returns the evidence and the verdict in force, for
 // ratls.Handler.
-func (k *Keeper) Document() ([]byte, string, error) {
+func (k *Keeper) Document() (ratls.Document, error) {
 	cur, err := k.Current()
 	if err != nil {
-		return nil, "", err
+		return ratls.Document{}, err
 	}
-	return cur.Evidence, cur.EAR, nil
+	return ratls.Document{Evidence: cur.Evidence, Verdict: cur.EAR, VerdictCell: cur.Cell}, nil
 }
 
 // Certificate returns the TLS certificate with the evidence in force, for
