@@ -26,7 +26,7 @@ func run(args []string) int {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newRunCmd(), newRelayCmd())
+	root.AddCommand(newServeCmd(), newRunCmd(), newKeepCmd(), newRelayCmd())
 	root.SetArgs(args)
 	if err := root.ExecuteContext(ctx); err != nil {
 		fault.Print(os.Stderr, err)

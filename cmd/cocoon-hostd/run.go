@@ -10,9 +10,9 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cocoon/hostd/accel"
 	"cocoon/hostd/console"
 	"cocoon/hostd/machine"
-	"cocoon/hostd/qemu"
 	"cocoon/hostd/spec"
 	"cocoon/hostd/swtpm"
 	"cocoon/internal/toolstree"
@@ -20,25 +20,26 @@ import (
 
 // newRunCmd boots one VM in the foreground, without a daemon.
 func newRunCmd() *cobra.Command {
-	var file, dir, wait string
+	var file, dir, wait, force string
 	var verbose bool
 	cmd := &cobra.Command{
 		Use:   "run --spec FILE",
 		Short: "boot one VM in the foreground and show its console",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runForeground(cmd, file, dir, wait, verbose)
+			return runForeground(cmd, file, dir, wait, force, verbose)
 		},
 	}
 	cmd.Flags().StringVar(&file, "spec", "", "VM spec (docs/hostd.md)")
 	cmd.Flags().StringVar(&dir, "dir", "", "directory for logs and TPM state; default: a temporary one, removed at the end")
 	cmd.Flags().StringVar(&wait, "until", "", "stop once this stage or guest state is reached")
+	cmd.Flags().StringVar(&force, "accelerator", "auto", "auto, kvm or tcg")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "log every step")
 	cobra.CheckErr(cmd.MarkFlagRequired("spec"))
 	return cmd
 }
 
-func runForeground(cmd *cobra.Command, file, dir, until string, verbose bool) error {
+func runForeground(cmd *cobra.Command, file, dir, until, force string, verbose bool) error {
 	ctx := cmd.Context()
 	s, err := spec.Load(file)
 	if err != nil {
@@ -72,9 +73,15 @@ func runForeground(cmd *cobra.Command, file, dir, until string, verbose bool) er
 	if firmware == "" {
 		firmware = tools.OVMF()
 	}
+	dec, err := accel.Decide(ctx, accel.Options{Tools: tools, Firmware: firmware, Kernel: filepath.Join(s.Image, spec.KernelFile),
+		Dir: dir, Force: force, Clock: time.Now})
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "accelerator %s: %s\n", dec.Accel, dec.Reason)
 	began := time.Now()
 	m, err := machine.Start(ctx, machine.Options{
-		Spec: s, Dir: dir, Tools: tools, Firmware: firmware, Accel: qemu.AccelTCG, CA: ca,
+		Spec: s, Dir: dir, Tools: tools, Firmware: firmware, Accel: dec.Accel, AccelWhy: dec.Reason, CA: ca,
 		Relay:   []string{self, "relay", "--slots", filepath.Join(dir, machine.RelayDir)},
 		Console: cmd.OutOrStdout(),
 		OnLine: func(l *console.Line) {
@@ -95,7 +102,7 @@ func runForeground(cmd *cobra.Command, file, dir, until string, verbose bool) er
 		case <-m.Done():
 			st := m.State()
 			fmt.Fprintf(cmd.ErrOrStderr(), "%s: %s (%s)\n", s.Name, st.Phase, st.Reason)
-			return st.Fault.Err()
+			return st.Err()
 		case <-tick.C:
 			if until == "" {
 				continue

@@ -225,8 +225,14 @@ func (m *Machine) attach(con, status net.Conn) error {
 		defer statusLog.Close()
 		defer status.Close()
 		bad := func(err error) {
-			m.o.Logger.Warn("unreadable status line", "vm", m.o.Spec.Name, "err", err)
-			m.note(func(s *State) { s.BadLines++ })
+			// The guest decides how many there are: only the first are told.
+			m.mu.Lock()
+			m.state.BadLines++
+			n := m.state.BadLines
+			m.mu.Unlock()
+			if n <= 8 {
+				m.o.Logger.Warn("unreadable status line", "vm", m.o.Spec.Name, "err", err)
+			}
 		}
 		err := console.Lines(status, func(l *console.Line) { m.line(l, statusLog) }, bad)
 		if err != nil && !errors.Is(err, net.ErrClosed) {
@@ -331,7 +337,7 @@ func (m *Machine) wait() {
 func (m *Machine) end(phase, reason string, cause error) error {
 	return m.update(func(s *State) {
 		t := m.o.Clock().UTC()
-		s.Phase, s.Reason, s.Ended, s.Fault = phase, reason, &t, ProblemOf(cause)
+		s.Phase, s.Reason, s.Ended, s.Faults = phase, reason, &t, ProblemsOf(cause)
 	})
 }
 

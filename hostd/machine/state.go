@@ -52,7 +52,7 @@ type State struct {
 	Started  time.Time  `json:"started"`
 	Ended    *time.Time `json:"ended,omitempty"`
 	Reason   string     `json:"reason,omitempty"` // how it ended
-	Fault    *Problem   `json:"fault,omitempty"`  // why it failed
+	Faults   []Problem  `json:"faults,omitempty"` // why it failed
 	EKSHA256 string     `json:"ek_certificate_sha256,omitempty"`
 	Guest    Guest      `json:"guest"`
 	BadLines int        `json:"bad_status_lines,omitempty"` // status lines that could not be read
@@ -86,27 +86,32 @@ type Problem struct {
 	Remedy   string `json:"remedy,omitempty"`
 }
 
-// ProblemOf returns the stored form of err's first fault.
-func ProblemOf(err error) *Problem {
+// ProblemsOf returns the stored form of every fault in err; an error without
+// one becomes an internal one.
+func ProblemsOf(err error) []Problem {
 	if err == nil {
 		return nil
 	}
-	if fs := fault.All(err); len(fs) > 0 {
-		f := fs[0]
-		return &Problem{Code: f.Code, Exit: f.Exit, Message: err.Error(), Expected: f.Expected, Actual: f.Actual, Remedy: f.Remedy}
+	var ps []Problem
+	for _, f := range fault.All(err) {
+		ps = append(ps, Problem{Code: f.Code, Exit: f.Exit, Message: f.Msg, Expected: f.Expected, Actual: f.Actual, Remedy: f.Remedy})
 	}
-	return &Problem{Code: "internal", Exit: fault.ExitInternal, Message: err.Error()}
+	if ps == nil {
+		ps = []Problem{{Code: "internal", Exit: fault.ExitInternal, Message: err.Error()}}
+	}
+	return ps
 }
 
-// Err returns the problem as a fault again.
-func (p *Problem) Err() error {
-	if p == nil {
-		return nil
+// Err returns why the VM failed as faults again, or nil.
+func (s *State) Err() error {
+	var errs []error
+	for _, p := range s.Faults {
+		errs = append(errs, &fault.Fault{Code: p.Code, Exit: p.Exit, Msg: p.Message, Expected: p.Expected, Actual: p.Actual, Remedy: p.Remedy})
 	}
-	return &fault.Fault{Code: p.Code, Exit: p.Exit, Msg: p.Message, Remedy: p.Remedy}
+	return errors.Join(errs...)
 }
 
-// Ended reports whether the VM runs no more.
+// Over reports whether the VM runs no more.
 func (s *State) Over() bool { return s.Phase == Stopped || s.Phase == Failed }
 
 // Reached says how far the VM is from a stage or guest state: true once it is
@@ -133,12 +138,8 @@ func (s *State) Reached(stage string) (bool, error) {
 		return false, guestFault(s, stage, "the guest halted", s.Guest.Faults)
 	}
 	if s.Over() {
-		why := s.Reason
-		if s.Fault != nil {
-			why = s.Fault.Message
-		}
-		return false, fault.New(fault.ExitNotReady, "vm.ended", "read the console: cocoon vm logs "+s.Name,
-			"waiting for stage %s: the machine has ended: %s", stage, why)
+		return false, errors.Join(fault.New(fault.ExitNotReady, "vm.ended", "read the console: cocoon vm logs "+s.Name,
+			"waiting for stage %s: the machine has ended: %s", stage, s.Reason), s.Err())
 	}
 	return false, nil
 }

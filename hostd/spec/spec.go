@@ -8,12 +8,13 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"os"
 	"path/filepath"
 	"regexp"
-	"sort"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -152,6 +153,18 @@ func (s *Spec) Resolve(dir string) {
 	}
 }
 
+// CheckAbsolute reports every path that is not absolute.
+func (s *Spec) CheckAbsolute() error {
+	var errs []error
+	fs := s.Files()
+	for _, role := range sortedKeys(fs) {
+		if !filepath.IsAbs(fs[role]) {
+			errs = append(errs, fmt.Errorf("path of %s is not absolute: %.128q", role, fs[role]))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // Validate reports every field that is out of its range.
 func (s *Spec) Validate() error {
 	var errs []error
@@ -203,13 +216,10 @@ func (s *Spec) Validate() error {
 }
 
 // FwCfgNames returns the keys of FwCfg in order.
-func (s *Spec) FwCfgNames() []string {
-	names := make([]string, 0, len(s.FwCfg))
-	for n := range s.FwCfg {
-		names = append(names, n)
-	}
-	sort.Strings(names)
-	return names
+func (s *Spec) FwCfgNames() []string { return sortedKeys(s.FwCfg) }
+
+func sortedKeys(m map[string]string) []string {
+	return slices.Sorted(maps.Keys(m))
 }
 
 func validateForwards(fs []Forward) []error {
@@ -280,13 +290,8 @@ func (s *Spec) Files() map[string]string {
 // too large.
 func (s *Spec) CheckFiles() error {
 	fs := s.Files()
-	roles := make([]string, 0, len(fs))
-	for r := range fs {
-		roles = append(roles, r)
-	}
-	sort.Strings(roles)
 	var errs []error
-	for _, role := range roles {
+	for _, role := range sortedKeys(fs) {
 		fi, err := os.Stat(fs[role])
 		switch {
 		case err != nil:

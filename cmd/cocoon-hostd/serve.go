@@ -1,0 +1,213 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cocoon/hostd/api"
+	"cocoon/hostd/client"
+	"cocoon/hostd/daemon"
+	"cocoon/internal/fault"
+	"cocoon/internal/jcs"
+	"cocoon/internal/toolstree"
+)
+
+// config is the daemon's configuration file (docs/hostd.md).
+type config struct {
+	Version     int    `json:"version"`               // 1
+	State       string `json:"state,omitempty"`       // state directory
+	Socket      string `json:"socket,omitempty"`      // default: hostd.sock in the state directory
+	Tools       string `json:"tools,omitempty"`       // tools tree; default: as toolstree finds it
+	Accelerator string `json:"accelerator,omitempty"` // auto, kvm or tcg
+	Ephemeral   bool   `json:"ephemeral,omitempty"`   // VMs end with the daemon
+}
+
+const (
+	maxConfig    = 64 << 10
+	defaultState = "/var/lib/cocoon-hostd"
+	// shutdownTime is how long running requests have when the daemon ends.
+	shutdownTime = 5 * time.Second
+)
+
+func newServeCmd() *cobra.Command {
+	var file string
+	var c config
+	var withStdin, check bool
+	cmd := &cobra.Command{
+		Use:   "serve [--config FILE]",
+		Short: "run the host daemon",
+		Long:  "Run the host daemon. Flags override the configuration file (docs/hostd.md).",
+		Args:  cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := c.load(cmd, file); err != nil {
+				return err
+			}
+			if check {
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), "configuration is good")
+				return err
+			}
+			ctx := cmd.Context()
+			if withStdin {
+				var cancel context.CancelFunc
+				ctx, cancel = context.WithCancel(ctx)
+				defer cancel()
+				go func() {
+					_, _ = io.Copy(io.Discard, cmd.InOrStdin())
+					cancel()
+				}()
+			}
+			return serve(ctx, c, slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil)))
+		},
+	}
+	f := cmd.Flags()
+	f.StringVar(&file, "config", "", "configuration `file`")
+	f.StringVar(&c.State, "state", defaultState, "state `directory`")
+	f.StringVar(&c.Socket, "socket", "", "`path` of the UNIX socket; default: hostd.sock in the state directory")
+	f.StringVar(&c.Tools, "tools", "", "tools tree `directory`; default: $COCOON_TOOLS, or build/tools of the repository")
+	f.StringVar(&c.Accelerator, "accelerator", "auto", "auto, kvm or tcg")
+	f.BoolVar(&c.Ephemeral, "ephemeral", false, "end all VMs with the daemon, also when it is killed")
+	f.BoolVar(&withStdin, "exit-with-stdin", false, "end when standard input ends")
+	f.BoolVar(&check, "check", false, "read the configuration and do nothing else")
+	return cmd
+}
+
+// load reads the file and lets flags that are set override it.
+func (c *config) load(cmd *cobra.Command, file string) error {
+	flags := *c
+	if file != "" {
+		const hint = "docs/hostd.md lists every field"
+		b, err := os.ReadFile(file)
+		if err != nil {
+			return fault.New(fault.ExitParse, "hostd.config.unreadable", hint, "reading configuration: %w", err)
+		}
+		var read config
+		if err := jcs.Decode(b, maxConfig, &read); err != nil {
+			return fault.New(fault.ExitParse, "hostd.config.malformed", hint, "reading configuration: %w", err)
+		}
+		if read.Version != 1 {
+			return fault.New(fault.ExitParse, "hostd.config.malformed", hint, "reading configuration: version %d, want 1", read.Version)
+		}
+		for name, set := range map[string]func(){
+			"state":       func() { read.State = flags.State },
+			"socket":      func() { read.Socket = flags.Socket },
+			"tools":       func() { read.Tools = flags.Tools },
+			"accelerator": func() { read.Accelerator = flags.Accelerator },
+			"ephemeral":   func() { read.Ephemeral = flags.Ephemeral },
+		} {
+			if cmd.Flags().Changed(name) {
+				set()
+			}
+		}
+		*c = read
+	}
+	if c.State == "" {
+		c.State = defaultState
+	}
+	var err error
+	if c.State, err = filepath.Abs(c.State); err != nil {
+		return fmt.Errorf("resolving state directory: %w", err)
+	}
+	if c.Socket == "" {
+		c.Socket = filepath.Join(c.State, client.SocketFile)
+	}
+	switch c.Accelerator {
+	case "", "auto", "kvm", "tcg":
+	default:
+		return fault.New(fault.ExitParse, "hostd.config.malformed", "use auto, kvm or tcg", "reading configuration: accelerator %.16q is unknown", c.Accelerator)
+	}
+	// sockaddr_un has 108 bytes for the path (unix(7)).
+	if len(c.Socket) > 107 {
+		return fault.New(fault.ExitParse, "hostd.config.socket", "choose a shorter path with --socket", "reading configuration: the socket's path has %d bytes, at most 107", len(c.Socket))
+	}
+	return nil
+}
+
+func serve(ctx context.Context, c config, log *slog.Logger) (err error) {
+	tree, err := openTree(c.Tools)
+	if err != nil {
+		return err
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return fmt.Errorf("finding own program: %w", err)
+	}
+	d, err := daemon.Open(daemon.Options{Dir: c.State, Tools: tree, Accel: c.Accelerator, Keeper: []string{self, "keep"},
+		Ephemeral: c.Ephemeral, Clock: time.Now, Logger: log})
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, d.Close()) }()
+	l, err := listen(c.Socket)
+	if err != nil {
+		return err
+	}
+	base, cut := context.WithCancel(context.WithoutCancel(ctx))
+	defer cut()
+	srv := &http.Server{Handler: api.Handler(api.Options{Host: d, Ephemeral: c.Ephemeral, Logger: log}),
+		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
+		BaseContext: func(net.Listener) context.Context { return base },
+		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	log.Info("serving", "socket", c.Socket, "state", c.State, "ephemeral", c.Ephemeral)
+	failed := make(chan error, 1)
+	go func() { failed <- srv.Serve(l) }()
+	select {
+	case err := <-failed:
+		return fmt.Errorf("serving: %w", err)
+	case <-ctx.Done():
+	}
+	log.Info("ending")
+	// Ends streams and starts that are under way; the latter are undone.
+	cut()
+	sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)
+	defer cancel()
+	if err := srv.Shutdown(sctx); err != nil {
+		return errors.Join(err, srv.Close())
+	}
+	return nil
+}
+
+func openTree(dir string) (toolstree.Tree, error) {
+	if dir != "" {
+		return toolstree.At(dir)
+	}
+	return toolstree.Find()
+}
+
+// listen opens the socket for its owner alone. The state directory's lock is
+// held, so a socket that is there is a leftover, unless it is another
+// program's: then something answers.
+func listen(path string) (net.Listener, error) {
+	if conn, err := net.DialTimeout("unix", path, time.Second); err == nil {
+		conn.Close()
+		return nil, fault.New(fault.ExitNotReady, "hostd.socket.busy", "stop the program that listens there, or choose another path with --socket",
+			"opening socket: something answers at %s", path)
+	}
+	if fi, err := os.Lstat(path); err == nil && fi.Mode()&os.ModeSocket == 0 {
+		return nil, fault.New(fault.ExitNotReady, "hostd.socket.busy", "choose another path with --socket", "opening socket: %s exists and is no socket", path)
+	}
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, fmt.Errorf("opening socket: %w", err)
+	}
+	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+		return nil, fmt.Errorf("opening socket: %w", err)
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fault.New(fault.ExitInternal, "hostd.socket", "choose a path that this user can create with --socket", "opening socket: %w", err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		l.Close()
+		return nil, fmt.Errorf("opening socket: %w", err)
+	}
+	return l, nil
+}

@@ -1,0 +1,308 @@
+// Package daemon provisions VMs on one host: it starts a keeper process for
+// each, finds the keepers again after its own restart, and cleans up behind
+// those that died. In go specs; the state of each VM is read from its
+// directory.
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"log/slog"
+	"os"
+	"path/filepath"
+	"sync"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"cocoon/hostd/accel"
+	"cocoon/hostd/keeper"
+	"cocoon/hostd/machine"
+	"cocoon/hostd/spec"
+	"cocoon/hostd/store"
+	"cocoon/hostd/swtpm"
+	"cocoon/internal/fault"
+	"cocoon/internal/toolstree"
+)
+
+// Names in the state directory.
+const (
+	lockFile = "hostd.lock"
+	vmsDir   = "vms"
+	caDir    = "tpmca"
+)
+
+// DefaultCA is the software-TPM authority of specs that name none.
+const DefaultCA = "default"
+
+// Options of a daemon.
+type Options struct {
+	Dir       string         // state directory
+	Tools     toolstree.Tree // QEMU, swtpm, firmware
+	Accel     string         // auto, kvm or tcg
+	Keeper    []string       // argument vector of a keeper; the VM's directory is appended
+	Ephemeral bool           // VMs end with the daemon, also when it is killed
+	Clock     func() time.Time
+	Logger    *slog.Logger
+}
+
+// Daemon is a running host daemon.
+type Daemon struct {
+	o        Options
+	lock     *os.File
+	store    *store.Store
+	lifeline *os.File // write end; nil unless ephemeral
+	cord     *os.File // read end, inherited by keepers
+
+	mu   sync.Mutex
+	busy map[string]bool // names that are being started or removed
+	wg   sync.WaitGroup  // keepers that are our children
+	acc  sync.Mutex      // one probe at a time
+}
+
+// Open takes the state directory, finds the VMs that run, and cleans up
+// behind those that do not.
+func Open(o Options) (d *Daemon, err error) {
+	for _, dir := range []string{o.Dir, filepath.Join(o.Dir, vmsDir), filepath.Join(o.Dir, caDir)} {
+		if err := os.MkdirAll(dir, 0o700); err != nil {
+			return nil, fault.New(fault.ExitInternal, "hostd.state_dir", "choose a directory that this user can write to (--state)", "opening state directory: %w", err)
+		}
+	}
+	d = &Daemon{o: o, busy: map[string]bool{}}
+	defer func() {
+		if err != nil {
+			d.release()
+		}
+	}()
+	if d.lock, err = takeLock(o.Dir); err != nil {
+		return nil, err
+	}
+	if d.store, err = store.Open(o.Dir); err != nil {
+		return nil, err
+	}
+	if o.Ephemeral {
+		if d.cord, d.lifeline, err = os.Pipe(); err != nil {
+			return nil, fmt.Errorf("making lifeline: %w", err)
+		}
+	}
+	states, err := d.List()
+	if err != nil {
+		return nil, err
+	}
+	for _, s := range states {
+		o.Logger.Info("found vm", "vm", s.Name, "phase", s.Phase)
+	}
+	return d, nil
+}
+
+// takeLock refuses a second daemon on one state directory.
+func takeLock(dir string) (*os.File, error) {
+	path := filepath.Join(dir, lockFile)
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, fault.New(fault.ExitInternal, "hostd.state_dir", "choose a directory that this user can write to (--state)", "locking state directory: %w", err)
+	}
+	if err := unix.Flock(int(f.Fd()), unix.LOCK_EX|unix.LOCK_NB); err != nil {
+		f.Close()
+		if errors.Is(err, unix.EWOULDBLOCK) {
+			return nil, fault.New(fault.ExitNotReady, "hostd.running", "use the daemon that runs, stop it, or give another directory (--state)",
+				"locking state directory: another cocoon-hostd has %s", dir)
+		}
+		return nil, fmt.Errorf("locking state directory: %w", err)
+	}
+	return f, nil
+}
+
+func (d *Daemon) release() error {
+	var errs []error
+	if d.store != nil {
+		errs = append(errs, d.store.Close())
+	}
+	for _, f := range []*os.File{d.cord, d.lifeline, d.lock} {
+		if f != nil {
+			errs = append(errs, f.Close())
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// Close ends the daemon. Ephemeral VMs are stopped first; others run on.
+func (d *Daemon) Close() error {
+	if d.o.Ephemeral {
+		d.lifeline.Close()
+		d.lifeline = nil
+		d.wg.Wait()
+	}
+	return d.release()
+}
+
+// dir is a VM's directory; names are checked before they get here.
+func (d *Daemon) dir(name string) string { return filepath.Join(d.o.Dir, vmsDir, name) }
+
+// CA returns the software-TPM authority called name, which is made where it
+// does not exist yet.
+func (d *Daemon) CA(name string) (*swtpm.CA, error) {
+	if name == "" {
+		name = DefaultCA
+	}
+	if !spec.ValidName(name) {
+		return nil, fault.New(fault.ExitParse, "vm.tpm.ca_name", "use 1 to 40 of a-z, 0-9 and -", "opening software TPM CA %.64q", name)
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return swtpm.OpenCA(filepath.Join(d.o.Dir, caDir), name, d.o.Clock)
+}
+
+// Accel returns the accelerator and why; kernel is part of the probe where it
+// is not empty.
+func (d *Daemon) Accel(ctx context.Context, kernel string) (accel.Decision, error) {
+	d.acc.Lock()
+	defer d.acc.Unlock()
+	return accel.Decide(ctx, accel.Options{Tools: d.o.Tools, Firmware: d.o.Tools.OVMF(), Kernel: kernel,
+		Dir: d.o.Dir, Force: d.o.Accel, Clock: d.o.Clock})
+}
+
+// claim marks a name as being worked on.
+func (d *Daemon) claim(name string) (func(), error) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.busy[name] {
+		return nil, fault.New(fault.ExitNotReady, "vm.busy", "try again in a moment", "changing VM %s: another request is changing it", name)
+	}
+	d.busy[name] = true
+	return func() {
+		d.mu.Lock()
+		defer d.mu.Unlock()
+		delete(d.busy, name)
+	}, nil
+}
+
+func notFound(name string) error {
+	return fault.New(fault.ExitNotReady, "vm.unknown", "see which there are: cocoon vm list", "looking for VM %.64q: there is none", name)
+}
+
+// Get returns a VM's state. One whose keeper has died is cleaned up first.
+func (d *Daemon) Get(name string) (*machine.State, error) {
+	if !spec.ValidName(name) {
+		return nil, notFound(name)
+	}
+	r, err := d.store.Get(name)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil, notFound(name)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return d.state(r)
+}
+
+// List returns the state of every VM by name.
+func (d *Daemon) List() ([]*machine.State, error) {
+	rs, err := d.store.List()
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*machine.State, 0, len(rs))
+	for _, r := range rs {
+		s, err := d.state(r)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, s)
+	}
+	return out, nil
+}
+
+// state reads a VM's state and mends it where its keeper has died.
+func (d *Daemon) state(r store.Record) (*machine.State, error) {
+	name := r.Spec.Name
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	s, err := machine.ReadState(d.dir(name))
+	if errors.Is(err, os.ErrNotExist) {
+		// The keeper has not written yet, or never came to it.
+		phase := machine.Failed
+		if d.busy[name] {
+			phase = machine.Starting
+		}
+		return &machine.State{Name: name, Phase: phase, TEE: r.Spec.TEE, Started: r.Created, Guest: machine.Guest{Stages: []machine.Stage{}}}, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	if s.Over() || s.Keeper.Alive() {
+		return s, nil
+	}
+	return d.mend(s)
+}
+
+// mend ends what a dead keeper left and records its end.
+func (d *Daemon) mend(s *machine.State) (*machine.State, error) {
+	dir := d.dir(s.Name)
+	// It may have ended in good order since the state was read.
+	if again, err := machine.ReadState(dir); err == nil && again.Over() {
+		return again, nil
+	}
+	err := errors.Join(s.QEMU.Signal(unix.SIGKILL), s.SWTPM.Signal(unix.SIGKILL))
+	now := d.o.Clock().UTC()
+	s.Phase, s.Ended, s.Reason = machine.Failed, &now, "its keeper died"
+	s.Faults = machine.ProblemsOf(fault.New(fault.ExitInternal, "vm.keeper.died", "see whether the host ran out of memory or was restarted, then start it again",
+		"running VM %s: its keeper process %d is gone", s.Name, s.Keeper.PID))
+	d.o.Logger.Warn("cleaned up behind a dead keeper", "vm", s.Name, "keeper", s.Keeper.PID)
+	return s, errors.Join(err, machine.WriteState(dir, s))
+}
+
+// Paths returns where a VM's console and status lines are kept.
+func (d *Daemon) Paths(name string) (console, status string, err error) {
+	if _, err := d.Get(name); err != nil {
+		return "", "", err
+	}
+	return filepath.Join(d.dir(name), machine.ConsoleFile), filepath.Join(d.dir(name), machine.StatusFile), nil
+}
+
+// Stop stops a VM and waits for its end. With powerOff it gets no time to
+// shut down.
+func (d *Daemon) Stop(ctx context.Context, name string, powerOff bool) (*machine.State, error) {
+	s, err := d.Get(name)
+	if err != nil || s.Over() {
+		return s, err
+	}
+	sig := keeper.SignalStop
+	if powerOff {
+		sig = keeper.SignalPowerOff
+	}
+	if err := s.Keeper.Signal(sig); err != nil {
+		return nil, err
+	}
+	t := time.NewTicker(50 * time.Millisecond)
+	defer t.Stop()
+	for s.Keeper.Alive() {
+		select {
+		case <-ctx.Done():
+			return nil, fmt.Errorf("stopping VM %s: %w", name, ctx.Err())
+		case <-t.C:
+		}
+	}
+	return d.Get(name)
+}
+
+// Remove forgets a VM that has ended, with its logs and its TPM.
+func (d *Daemon) Remove(name string) error {
+	done, err := d.claim(name)
+	if err != nil {
+		return err
+	}
+	defer done()
+	s, err := d.Get(name)
+	if err != nil {
+		return err
+	}
+	if !s.Over() {
+		return fault.New(fault.ExitNotReady, "vm.running", "stop it first: cocoon vm stop "+name, "removing VM %s: it runs", name)
+	}
+	if err := os.RemoveAll(d.dir(name)); err != nil {
+		return fmt.Errorf("removing VM %s: %w", name, err)
+	}
+	return d.store.Delete(name)
+}
