@@ -29,6 +29,7 @@ type Config struct {
 	Manifests  []string `json:"manifests"`         // DSSE envelopes
 	SigningKey string   `json:"signing_key"`       // Ed25519, PKCS #8 PEM: signs verdicts
 	AKCA       *AKCA    `json:"ak_ca,omitempty"`   // without it no TPM key is enrolled
+	Ledger     *Ledger  `json:"ledger,omitempty"`  // needed where the policy names a registry
 	Archive    string   `json:"archive,omitempty"` // directory that keeps evidence and results
 	Limits     Limits   `json:"limits,omitzero"`   // 0: the default of each
 	dir        string   // of the file
@@ -136,6 +137,16 @@ func (c *Config) server(log *slog.Logger) (*server.Server, error) {
 		if err := c.enroller(p, &o); err != nil {
 			return nil, err
 		}
+	}
+	if c.Ledger != nil {
+		if p.Manifests.Registry == nil {
+			return nil, fault.New(fault.ExitInternal, "verifier.ledger", "name the registry in the policy", "setting up ledger: the policy names no registry")
+		}
+		r, err := openRegistry(c.path(c.Ledger.Config), p.Manifests.Registry, log)
+		if err != nil {
+			return nil, err
+		}
+		o.Registry = r.state
 	}
 	for _, m := range manifests {
 		log.Info("manifest accepted", "sha256", m.SHA256.String(), "image", m.Manifest.Image.Name, "version", m.Manifest.Image.Version)

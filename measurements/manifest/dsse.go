@@ -126,10 +126,24 @@ type Trust struct {
 	Threshold int
 }
 
-// Open reads an envelope, verifies its signatures, and parses the manifest.
+// Open reads an envelope and accepts it by the trust that is given.
+func Open(env []byte, t Trust) (*Verified, error) {
+	v, err := Read(env, t.Keys)
+	if err != nil {
+		return nil, err
+	}
+	if slices.Contains(t.Hashes, v.SHA256) || t.Threshold > 0 && len(v.Signers) >= t.Threshold {
+		return v, nil
+	}
+	return nil, fmt.Errorf("opening manifest %s: %w: %d signed, %d needed", v.SHA256, ErrNotTrusted, len(v.Signers), t.Threshold)
+}
+
+// Read reads an envelope and says which of the keys signed it. It does not
+// say whether that is enough: Open does, or whoever asks a registry.
+//
 // The library's envelope verifier is not used because it writes to standard
 // output; the pre-authentication encoding is the library's.
-func Open(env []byte, t Trust) (*Verified, error) {
+func Read(env []byte, keys []digest.SHA256) (*Verified, error) {
 	var e envelope
 	if err := jcs.Decode(env, MaxEnvelope, &e); err != nil {
 		return nil, fmt.Errorf("opening manifest: %w: %w", ErrForm, err)
@@ -141,14 +155,11 @@ func Open(env []byte, t Trust) (*Verified, error) {
 	if err != nil || len(payload) > MaxPayload {
 		return nil, fmt.Errorf("opening manifest: %w: payload is not base64 of at most %d bytes", ErrForm, MaxPayload)
 	}
-	v := &Verified{SHA256: digest.Sum256(payload), Payload: payload, Signers: signers(&e, payload, t.Keys)}
+	v := &Verified{SHA256: digest.Sum256(payload), Payload: payload, Signers: signers(&e, payload, keys)}
 	if v.Manifest, err = ParsePayload(payload); err != nil {
 		return nil, err
 	}
-	if slices.Contains(t.Hashes, v.SHA256) || t.Threshold > 0 && len(v.Signers) >= t.Threshold {
-		return v, nil
-	}
-	return nil, fmt.Errorf("opening manifest %s: %w: %d signed, %d needed", v.SHA256, ErrNotTrusted, len(v.Signers), t.Threshold)
+	return v, nil
 }
 
 // signers returns which of the keys signed the payload, each once.

@@ -50,13 +50,18 @@ func Appraise(ev *evidence.Evidence, o *Options) *result.Result {
 	return a.finish(r)
 }
 
-// OpenManifests opens envelopes under the policy's rules. What cannot be
-// opened is an error for each, beside those that can.
+// OpenManifests opens envelopes under the policy's rules. Where the policy
+// names a registry, whether a manifest is accepted is decided at each
+// appraisal, by what the registry says then. What cannot be opened is an error
+// for each, beside those that can.
 func OpenManifests(p *policy.Policy, envelopes [][]byte) ([]*manifest.Verified, error) {
 	var out []*manifest.Verified
 	var errs []error
 	for i, e := range envelopes {
-		v, err := manifest.Open(e, p.Trust())
+		v, err := manifest.Read(e, p.Manifests.Keys)
+		if err == nil && p.Manifests.Registry == nil {
+			v, err = manifest.Open(e, p.Trust())
+		}
 		if err != nil {
 			errs = append(errs, fmt.Errorf("manifest %d: %w", i, err))
 			continue

@@ -115,6 +115,9 @@ func accepted(p *policy.Policy) string {
 
 func (a *appraisal) try(cpu CPU, m *manifest.Verified) *candidate {
 	c := &candidate{m: m, subs: map[string][]result.Check{}, notAfter: m.Manifest.Sunset}
+	if end := graceEnd(a.o.Registry, m.SHA256); !end.IsZero() && end.Before(c.notAfter) {
+		c.notAfter = end
+	}
 	sub := &appraisal{ev: a.ev, o: a.o, now: a.now, subs: map[string]*[]result.Check{}}
 	sub.checkManifest(m)
 	sub.checkConfig(m.Manifest)
@@ -137,7 +140,7 @@ func (a *appraisal) try(cpu CPU, m *manifest.Verified) *candidate {
 
 // checkManifest checks that the manifest is good at this time.
 func (a *appraisal) checkManifest(m *manifest.Verified) {
-	a.pass(result.SubImage, "manifest.trusted", m.SHA256.String())
+	a.checkTrust(m)
 	if slices.Contains(a.o.Policy.Manifests.Revoked, m.SHA256) {
 		a.fail(result.SubImage, "manifest.revoked", "a manifest in force", m.SHA256.String(), "the manifest is revoked", "boot a newer image")
 	} else {

@@ -22,6 +22,9 @@ type Options struct {
 	// Manifests are the candidates, opened under the policy's rules (see
 	// OpenManifests). Evidence is accepted if it meets one of them in full.
 	Manifests []*manifest.Verified
+	// Registry is the proven state of the registry that the policy names; nil
+	// where it names none.
+	Registry *Registry
 	// Now is the time of appraisal; zero: Clock's, or the present.
 	Now time.Time
 	// Clock gives the time where Now is zero; nil: time.Now.

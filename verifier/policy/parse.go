@@ -72,8 +72,11 @@ func (p *Policy) validateManifests() error {
 	if len(m.Hashes) > maxEntries || len(m.Keys) > maxEntries || len(m.Revoked) > 16*maxEntries {
 		return errors.New("manifests: too many entries")
 	}
-	if len(m.Hashes) == 0 && len(m.Keys) == 0 {
-		return errors.New("manifests: neither hashes nor keys")
+	if len(m.Hashes) == 0 && len(m.Keys) == 0 && m.Registry == nil {
+		return errors.New("manifests: neither hashes nor keys nor a registry")
+	}
+	if r := m.Registry; r != nil && (r.Address == "" || len(r.Address) > 128 || r.MaxAgeSeconds < 1 || r.MaxAgeSeconds > MaxVerdictSeconds) {
+		return fmt.Errorf("manifests: registry needs an address and max_age_seconds of 1 to %d", MaxVerdictSeconds)
 	}
 	for _, l := range [][]digest.SHA256{m.Hashes, m.Keys, m.Revoked} {
 		for i, d := range l {

@@ -49,12 +49,22 @@ type Policy struct {
 }
 
 // Manifests says which published measurements are accepted. A manifest is
-// accepted if its hash is listed, or if enough of the keys signed it.
+// accepted if its hash is listed, if enough of the keys signed it, or if the
+// registry lists it. Where a registry is named, it must list manifest and
+// model in any case.
 type Manifests struct {
 	Hashes    []digest.SHA256 `json:"hashes"`
 	Keys      []digest.SHA256 `json:"keys"`      // raw Ed25519 public keys
 	Threshold int             `json:"threshold"` // distinct keys that must have signed; 0 where Keys is empty
 	Revoked   []digest.SHA256 `json:"revoked"`   // hashes that are refused whatever else holds
+	Registry  *Registry       `json:"registry,omitempty"`
+}
+
+// Registry is a registry on a ledger whose proven state an appraisal needs.
+type Registry struct {
+	Address       string `json:"address"`    // TON address, as in configs
+	NetworkID     int32  `json:"network_id"` // TON global id
+	MaxAgeSeconds int64  `json:"max_age_seconds"`
 }
 
 // TPM says which certificate authorities speak for TPMs. Each root is a DER

@@ -137,11 +137,17 @@ func (s *Server) postVerify(w http.ResponseWriter, r *http.Request) error {
 	case <-r.Context().Done():
 		return fault.New(fault.ExitNetwork, "verifier.busy", "try again", "waiting to appraise evidence: %w", r.Context().Err())
 	}
+	var registry *appraise.Registry
+	if s.o.Policy.Manifests.Registry != nil {
+		if registry, err = s.o.Registry(r.Context()); err != nil {
+			return fault.New(fault.ExitNetwork, "registry.unreachable", "try again; the verifier's operator checks the lite-servers", "reading registry: %w", err)
+		}
+	}
 	start := time.Now()
 	now := s.o.Clock()
 	ours, why := s.challenges.take(ev.NonceInputs, now)
 	res := appraise.Appraise(ev, &appraise.Options{
-		Policy: s.o.Policy, Manifests: s.o.Manifests, Now: now, CPUs: s.o.CPUs, GPUs: s.o.GPUs,
+		Policy: s.o.Policy, Manifests: s.o.Manifests, Registry: registry, Now: now, CPUs: s.o.CPUs, GPUs: s.o.GPUs,
 		Challenges: ours, RequireChallenge: true, NoChallenge: why,
 	})
 	s.metrics.seconds.Observe(time.Since(start).Seconds())

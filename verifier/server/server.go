@@ -5,6 +5,7 @@
 package server
 
 import (
+	"context"
 	"crypto/ed25519"
 	"errors"
 	"fmt"
@@ -40,7 +41,10 @@ type Options struct {
 	AKRoots   [][]byte                // DER; shown to clients
 	CPUs      map[string]appraise.CPU // further CPU types
 	GPUs      appraise.GPU
-	Build     string // version of this software, in verdicts
+	// Registry returns the proven state of the registry that the policy names;
+	// needed where it names one. It is asked at every verification.
+	Registry func(context.Context) (*appraise.Registry, error)
+	Build    string // version of this software, in verdicts
 
 	ChallengeTTL    time.Duration    // 0: DefaultChallengeTTL
 	PerSecond       float64          // requests of one client; 0: DefaultPerSecond
@@ -71,6 +75,9 @@ func New(o Options) (*Server, error) {
 	}
 	if err := o.Policy.Validate(); err != nil {
 		return nil, fmt.Errorf("making verifier: %w", err)
+	}
+	if o.Policy.Manifests.Registry != nil && o.Registry == nil {
+		return nil, errors.New("making verifier: the policy names a registry, and there is no ledger to read it from")
 	}
 	setDefaults(&o)
 	s := &Server{o: o, log: o.Log, limiter: newLimiter(o.PerSecond, o.Burst, DefaultMaxClients),

@@ -14,6 +14,7 @@ import (
 	"crypto/rand"
 	"crypto/rsa"
 	"crypto/sha256"
+	"crypto/subtle"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/asn1"
@@ -130,12 +131,24 @@ func (m *TPM) Activate(blob, secret []byte) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	out := make([]byte, len(enc))
-	cipher.NewCFBDecrypter(block, make([]byte, aes.BlockSize)).XORKeyStream(out, enc)
+	out := decryptCFB(block, enc)
 	if int(binary.BigEndian.Uint16(out)) != len(out)-2 {
 		return nil, fmt.Errorf("credential of a wrong size")
 	}
 	return out[2:], nil
+}
+
+// decryptCFB is the TPM's symmetric mode: AES in CFB with a zero
+// initialisation vector (TPM 2.0 Library, Part 1, section 11.4.9).
+func decryptCFB(block cipher.Block, in []byte) []byte {
+	out := make([]byte, len(in))
+	prev, pad := make([]byte, aes.BlockSize), make([]byte, aes.BlockSize)
+	for i := 0; i < len(in); i += aes.BlockSize {
+		block.Encrypt(pad, prev)
+		n := subtle.XORBytes(out[i:], in[i:], pad)
+		copy(prev, in[i:i+n])
+	}
+	return out
 }
 
 // Quote signs registers as TPM2_Quote does, and returns TPMS_ATTEST and
