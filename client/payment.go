@@ -279,7 +279,7 @@ func (p *Payment) settleEarly(ctx context.Context, expect receipt.Expect) error 
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Minute)
 	defer cancel()
 	for {
-		doc, err := p.ask(ctx, http.MethodGet, pathReceipt+"?job="+url.QueryEscape(p.opt.Job.String()), nil)
+		doc, err := p.ask(ctx, http.MethodGet, pathReceipt+"?job="+url.QueryEscape(p.opt.Job.String())+"&request="+expect.Request.String(), nil)
 		if err == nil {
 			if s, perr := receipt.Parse(doc); perr == nil && s.Receipt.Request == expect.Request {
 				return p.accept(ctx, s, expect)

@@ -46,7 +46,7 @@ type Ledger interface {
 	// Voucher returns the last voucher of a job and what it covers, as JSON,
 	// so that anyone may redeem it.
 	Voucher(ctx context.Context, job string) ([]byte, error)
-	// Receipt returns the last receipt of a job, as JSON, for a client whose
-	// connection broke before the trailer.
-	Receipt(ctx context.Context, job string) ([]byte, error)
+	// Receipt returns the receipt for the request whose body has this SHA-256
+	// (hex), as JSON, for a client whose connection broke before the trailer.
+	Receipt(ctx context.Context, job, request string) ([]byte, error)
 }

@@ -27,19 +27,32 @@ func unavailable(code, message string) *apiError {
 	return &apiError{http.StatusServiceUnavailable, "server_error", code, "", message}
 }
 
-// Statuses that a fault of the ledger maps to. Everything else about a job
-// asks for payment first.
+// faultStatus has the statuses of faults whose class alone does not say it.
 var faultStatus = map[string]int{
-	"job.malformed":        http.StatusBadRequest,
-	"job.required":         http.StatusPaymentRequired,
-	"voucher.malformed":    http.StatusBadRequest,
-	"voucher.signature":    http.StatusForbidden,
-	"voucher.mismatch":     http.StatusConflict,
-	"voucher.stale":        http.StatusConflict,
-	"ledger.unreachable":   http.StatusServiceUnavailable,
-	"ledger.proof_refused": http.StatusServiceUnavailable,
-	"job.busy":             http.StatusTooManyRequests,
-	"receipt.unknown":      http.StatusNotFound,
+	"voucher.signature": http.StatusForbidden,
+	"voucher.mismatch":  http.StatusConflict,
+	"voucher.stale":     http.StatusConflict,
+	"voucher.unknown":   http.StatusNotFound,
+	"receipt.unknown":   http.StatusNotFound,
+}
+
+// statusOf maps a fault of the ledger: what it could not read is the request's
+// fault, what it could not ask is the ledger's, and everything else about a job
+// asks for payment first.
+func statusOf(f *fault.Fault) int {
+	if status, ok := faultStatus[f.Code]; ok {
+		return status
+	}
+	switch f.Exit {
+	case fault.ExitParse:
+		return http.StatusBadRequest
+	case fault.ExitNetwork, fault.ExitNotReady:
+		return http.StatusServiceUnavailable
+	case fault.ExitInternal:
+		return http.StatusInternalServerError
+	default:
+		return http.StatusPaymentRequired
+	}
 }
 
 // fromFault turns a ledger's refusal into an answer. The first fault names
@@ -50,10 +63,7 @@ func fromFault(err error) *apiError {
 		return &apiError{http.StatusInternalServerError, "server_error", "internal", "", "the worker failed; try again"}
 	}
 	f := fs[0]
-	status, ok := faultStatus[f.Code]
-	if !ok {
-		status = http.StatusPaymentRequired
-	}
+	status := statusOf(f)
 	msg := f.Msg
 	if f.Expected != "" || f.Actual != "" {
 		msg += " (expected " + f.Expected + ", actual " + f.Actual + ")"

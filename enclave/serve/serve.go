@@ -90,8 +90,8 @@ func New(opt Options) (*Server, error) {
 	s.mux.HandleFunc("POST "+pathCompletions, func(w http.ResponseWriter, r *http.Request) { s.generate(w, r, pathCompletions) })
 	if opt.Ledger != nil {
 		s.mux.HandleFunc("POST "+PathVoucher, s.acceptVoucher)
-		s.mux.HandleFunc("GET "+PathVoucher, s.lookup(opt.Ledger.Voucher))
-		s.mux.HandleFunc("GET "+PathReceipt, s.lookup(opt.Ledger.Receipt))
+		s.mux.HandleFunc("GET "+PathVoucher, s.voucher)
+		s.mux.HandleFunc("GET "+PathReceipt, s.receipt)
 	}
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
 		s.refuse(w, &apiError{http.StatusNotFound, "invalid_request_error", "request.not_found", "", "the worker has no such endpoint"})
@@ -175,11 +175,17 @@ func (s *Server) acceptVoucher(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, answer, err)
 }
 
-func (s *Server) lookup(find func(context.Context, string) ([]byte, error)) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		answer, err := find(r.Context(), r.URL.Query().Get("job"))
-		s.answer(w, answer, err)
-	}
+// voucher answers GET PathVoucher?job=ADDRESS.
+func (s *Server) voucher(w http.ResponseWriter, r *http.Request) {
+	answer, err := s.opt.Ledger.Voucher(r.Context(), r.URL.Query().Get("job"))
+	s.answer(w, answer, err)
+}
+
+// receipt answers GET PathReceipt?job=ADDRESS&request=SHA256.
+func (s *Server) receipt(w http.ResponseWriter, r *http.Request) {
+	q := r.URL.Query()
+	answer, err := s.opt.Ledger.Receipt(r.Context(), q.Get("job"), q.Get("request"))
+	s.answer(w, answer, err)
 }
 
 func (s *Server) answer(w http.ResponseWriter, doc []byte, err error) {

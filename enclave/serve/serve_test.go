@@ -84,7 +84,10 @@ func (l *ledger) Accept(_ context.Context, doc []byte) ([]byte, error) {
 func (l *ledger) Voucher(_ context.Context, job string) ([]byte, error) {
 	return []byte(`"voucher of ` + job + `"`), nil
 }
-func (l *ledger) Receipt(_ context.Context, job string) ([]byte, error) {
+func (l *ledger) Receipt(_ context.Context, job, request string) ([]byte, error) {
+	if request == "aa" {
+		return []byte(`"receipt of ` + job + `"`), nil
+	}
 	return nil, fault.New(fault.ExitRefused, "receipt.unknown", "", "looking for receipt")
 }
 
@@ -334,6 +337,7 @@ func TestVouchersAndReceipts(t *testing.T) {
 		{"POST", PathVoucher, strings.Repeat("x", maxVoucher+1), 413, "request.too_large"},
 		{"GET", PathVoucher + "?job=EQ", "", 200, `"voucher of EQ"`},
 		{"GET", PathReceipt + "?job=EQ", "", 404, "receipt.unknown"},
+		{"GET", PathReceipt + "?job=EQ&request=aa", "", 200, `"receipt of EQ"`},
 	} {
 		rsp, body := w.do(t, c.method, c.path, c.in)
 		if rsp.StatusCode != c.status || !strings.Contains(body, c.want) {

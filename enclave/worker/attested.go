@@ -99,10 +99,11 @@ func (w *Worker) serve(ctx, background context.Context) error {
 	if len(w.operator.Gateways) == 0 {
 		return fault.New(fault.ExitParse, "serve.no_gateway", "name at least one gateway in operator.json", "connecting to gateways: none is configured")
 	}
-	ledger, err := w.openLedger(ctx)
-	if err != nil {
-		return err
+	var ledger serve.Ledger // stays nil without a registry
+	if w.ledger != nil {
+		ledger = w.ledger
 	}
+	var err error
 	w.server, err = serve.New(serve.Options{
 		Model: w.config.Model.Name, Created: time.Now(), Engine: w.engine.API(),
 		Attestation: ratls.Handler(w.keeper.Document, w.keys.Receipt),

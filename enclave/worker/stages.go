@@ -42,6 +42,7 @@ func (w *Worker) stages(background context.Context, stop context.CancelFunc) []b
 		{Name: "enrol", Timeout: 2 * time.Minute, Run: w.enrol},
 		{Name: "evidence", Run: w.collect},
 		{Name: "verdict", Timeout: 2 * time.Minute, Run: func(ctx context.Context) error { return w.judge(ctx, background) }},
+		{Name: "ledger", Timeout: 2 * time.Minute, Run: w.openLedger},
 		{Name: "serve", Timeout: 2 * time.Minute, Run: func(ctx context.Context) error { return w.serve(ctx, background) }},
 	}
 }

@@ -13,10 +13,12 @@ import (
 	"sync"
 	"time"
 
+	"cocoon/contracts/chain"
 	"cocoon/enclave/attest"
 	"cocoon/enclave/boot"
 	"cocoon/enclave/engine"
 	"cocoon/enclave/keys"
+	"cocoon/enclave/ledger"
 	"cocoon/enclave/meter"
 	"cocoon/enclave/pid1"
 	"cocoon/enclave/serve"
@@ -55,7 +57,9 @@ type Worker struct {
 	verifier  attest.Verifier
 	collector *attest.Collector
 	keeper    *attest.Keeper
-	evidence  []byte // collected, not yet judged
+	evidence  []byte         // collected, not yet judged
+	chain     *chain.Client  // nil without a registry
+	ledger    *ledger.Ledger // nil without a registry
 	meter     meter.Meter
 	server    *serve.Server
 	tunnels   tunnels
@@ -146,6 +150,11 @@ func (w *Worker) stop() {
 	}
 	if w.daemon != nil {
 		w.daemon.Stop(stopGrace)
+	}
+	if w.ledger != nil {
+		if err := errors.Join(w.ledger.Close(), w.chain.Close()); err != nil {
+			w.log.Warn("ledger not closed", "err", err)
+		}
 	}
 	if w.tpm != nil {
 		// The machine ends: what the TPM still holds dies with it.

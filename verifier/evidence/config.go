@@ -134,8 +134,14 @@ type Operator struct {
 	Payout   string   `json:"payout"`   // TON address; it is bound by the claims
 	Verifier string   `json:"verifier"` // base URL of the verifier service
 	Gateways []string `json:"gateways"` // host:port of each gateway to dial
-	Limits   Limits   `json:"limits"`
+	// Price is nanoton per million tokens of every kind; 0 asks for each job's
+	// own cap.
+	Price  uint64 `json:"price,omitempty"`
+	Limits Limits `json:"limits"`
 }
+
+// MaxPrice bounds Operator.Price: a million TON for a million tokens.
+const MaxPrice = 1e15
 
 // Limits bound what the worker takes on.
 type Limits struct {
@@ -150,6 +156,9 @@ func ParseOperator(b []byte) (*Operator, error) {
 	}
 	if o.Version != 1 {
 		return nil, fmt.Errorf("parsing operator config: version %d, want 1", o.Version)
+	}
+	if o.Price > MaxPrice {
+		return nil, fmt.Errorf("parsing operator config: price of %d nanoton, at most %d", o.Price, uint64(MaxPrice))
 	}
 	if len(o.Gateways) > 16 || o.Limits.MaxRequests < 0 || o.Limits.MaxRequests > 4096 {
 		return nil, errors.New("parsing operator config: at most 16 gateways and 4096 requests")
