@@ -63,16 +63,16 @@ type Daemon struct {
 
 // Open takes the state directory, finds the VMs that run, and cleans up
 // behind those that do not.
-func Open(o Options) (d *Daemon, err error) {
+func Open(o Options) (_ *Daemon, err error) {
 	for _, dir := range []string{o.Dir, filepath.Join(o.Dir, vmsDir), filepath.Join(o.Dir, caDir)} {
 		if err := os.MkdirAll(dir, 0o700); err != nil {
 			return nil, fault.New(fault.ExitInternal, "hostd.state_dir", "choose a directory that this user can write to (--state)", "opening state directory: %w", err)
 		}
 	}
-	d = &Daemon{o: o, busy: map[string]bool{}}
+	d := &Daemon{o: o, busy: map[string]bool{}}
 	defer func() {
 		if err != nil {
-			d.release()
+			err = errors.Join(err, d.release())
 		}
 	}()
 	if d.lock, err = takeLock(o.Dir); err != nil {
