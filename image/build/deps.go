@@ -48,7 +48,7 @@ type used struct {
 	Warnings []string   `json:"warnings"` // tools.pin_unavailable lines
 }
 
-const usedFormat = "cocoon-tools-used/1"
+const usedFormat = "cocoon-tools-used/2"
 
 // makeDeps makes build/tools, fetches the engine's packages and installs what the
 // JavaScript and Go builds need.
@@ -132,9 +132,15 @@ func (b *builder) toolsTree(ctx context.Context) error {
 	if err := a.Verify(all); err != nil {
 		return fault.New(fault.ExitRefused, "build.cache_corrupt", "run make deps again", "checking the package cache: %w", err)
 	}
+	return b.makeTree(ctx, u, want)
+}
+
+// makeTree unpacks the tools into place and records what they are.
+func (b *builder) makeTree(ctx context.Context, u used, stamp string) error {
+	dir := b.tree().Dir
 	b.say("deps: unpacking %d packages into %s", len(u.Tools), dir)
-	tmp := dir + ".new"
-	if err := errors.Join(os.RemoveAll(tmp), os.RemoveAll(dir)); err != nil {
+	tmp, old := dir+".new", dir+".old"
+	if err := errors.Join(os.RemoveAll(tmp), os.RemoveAll(old)); err != nil {
 		return fmt.Errorf("clearing the tools tree: %w", err)
 	}
 	if err := debs.Unpack(ctx, b.debDir(), u.Tools, tmp); err != nil {
@@ -146,11 +152,17 @@ func (b *builder) toolsTree(ctx context.Context) error {
 	if err := b.writeUsed(u); err != nil {
 		return err
 	}
-	if err := os.WriteFile(filepath.Join(tmp, toolstree.StampFile), []byte(want), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(tmp, toolstree.StampFile), []byte(stamp), 0o644); err != nil {
 		return fmt.Errorf("stamping the tools tree: %w", err)
+	}
+	if err := os.Rename(dir, old); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("placing the tools tree: %w", err)
 	}
 	if err := os.Rename(tmp, dir); err != nil {
 		return fmt.Errorf("placing the tools tree: %w", err)
+	}
+	if err := os.RemoveAll(old); err != nil {
+		return fmt.Errorf("removing the old tools tree: %w", err)
 	}
 	return nil
 }
@@ -160,14 +172,14 @@ func (b *builder) resolve(ctx context.Context, a *debs.Archive, lockDoc []byte) 
 	u := used{Format: usedFormat, Lock: hex.EncodeToString(sum[:]), Exact: true, Warnings: []string{}}
 	var err error
 	if u.Tools, err = a.Resolve(ctx, lock.SetTools, toolRoots); err != nil {
-		return used{}, fault.New(fault.ExitNotReady, "build.resolve", "see the message of apt above", "resolving the tools: %w", err)
+		return used{}, resolveFault("tools", err)
 	}
 	if u.Engine, err = a.ResolveClosed(ctx, lock.SetEngine, engineRoots); err != nil {
-		return used{}, fault.New(fault.ExitNotReady, "build.resolve", "see the message of apt above", "resolving the engine: %w", err)
+		return used{}, resolveFault("engine", err)
 	}
 	solved, err := a.Resolve(ctx, "", []string{kernelRoot})
 	if err != nil {
-		return used{}, fault.New(fault.ExitNotReady, "build.resolve", "see the message of apt above", "resolving the kernel: %w", err)
+		return used{}, resolveFault("kernel", err)
 	}
 	for _, d := range solved {
 		for _, prefix := range kernelParts {
@@ -189,6 +201,15 @@ func (b *builder) resolve(ctx context.Context, a *debs.Archive, lockDoc []byte) 
 	return u, nil
 }
 
+// resolveFault says what can be done about packages that cannot be had.
+func resolveFault(what string, err error) error {
+	if errors.Is(err, debs.ErrBelowFloor) {
+		return fault.New(fault.ExitNotReady, "tools.below_floor", "point COCOON_CACHE to a cache that still has the pinned package, or review a lower floor in tools.lock",
+			"resolving the %s: %w", what, err)
+	}
+	return fault.New(fault.ExitNotReady, "build.resolve", "check that the machine's mirror is complete, then run it again", "resolving the %s: %w", what, err)
+}
+
 func (b *builder) haveDebs(ds []debs.Deb) bool {
 	for _, d := range ds {
 		if _, err := os.Stat(b.debPath(d)); err != nil {
@@ -199,7 +220,12 @@ func (b *builder) haveDebs(ds []debs.Deb) bool {
 }
 
 // debDir holds the .deb files, named by SHA-256.
-func (b *builder) debDir() string { return filepath.Join(b.cache, "debs") }
+func (b *builder) debDir() string {
+	if b.kept != "" {
+		return filepath.Join(b.kept, keptDebs)
+	}
+	return filepath.Join(b.cache, "debs")
+}
 
 // foreign lists what is in use from outside the stable release.
 func (u used) foreign() []info.Package {

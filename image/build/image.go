@@ -8,7 +8,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -86,7 +85,7 @@ func (b *builder) image(ctx context.Context) error {
 	}
 	im := info.Image{
 		Format: info.ImageFormat, Name: imageName, Version: imageVersion, Epoch: imageEpoch,
-		Go: runtime.Version(), KernelName: k.release, ToolsExact: u.Exact,
+		Go: runtime.Version(), KernelName: k.release, ToolsExact: u.Exact, PinsReplaced: u.Warnings,
 		Packages: append(pkgs, packages(u.Kernel)...), ToolsUsed: u.foreign(),
 	}
 	if err := b.rootDisk(dir, &im); err != nil {
@@ -110,8 +109,10 @@ func (b *builder) image(ctx context.Context) error {
 
 // tools makes sure that the tools tree is what the lock asks for.
 func (b *builder) tools(ctx context.Context) (used, error) {
-	if err := b.toolsTree(ctx); err != nil {
-		return used{}, err
+	if b.kept == "" {
+		if err := b.toolsTree(ctx); err != nil {
+			return used{}, err
+		}
 	}
 	u, err := b.readUsed()
 	if err != nil {
@@ -180,26 +181,25 @@ func (b *builder) mkosiDir(elem ...string) string {
 // runMkosi builds the root file system inside the tools tree and returns the
 // packages in it with the hashes of their .deb files.
 func (b *builder) runMkosi(ctx context.Context) ([]info.Package, error) {
-	mirror, err := debs.MachineMirror(ctx)
-	if err != nil {
-		return nil, fault.New(fault.ExitNotReady, "build.apt", "run: sudo apt-get update", "finding the Debian mirror: %w", err)
-	}
-	l, err := lock.Load(filepath.Join(b.root, "tools.lock"))
+	sources, stop, err := b.aptSources(ctx)
 	if err != nil {
 		return nil, err
 	}
+	defer stop()
 	apt := b.mkosiDir("sandbox", "etc", "apt")
 	for _, d := range []string{filepath.Join(apt, "sources.list.d"), filepath.Join(apt, "apt.conf.d"), b.mkosiDir("out"), b.mkosiDir("work"), b.mkosiDir("cache"), b.packageCache()} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, fmt.Errorf("preparing mkosi: %w", err)
 		}
 	}
-	proxies, err := debs.MachineProxies(ctx)
-	if err != nil {
-		return nil, err
+	proxies := ""
+	if b.kept == "" { // the loopback is reached without a proxy
+		if proxies, err = debs.MachineProxies(ctx); err != nil {
+			return nil, err
+		}
 	}
 	for path, text := range map[string]string{
-		filepath.Join(apt, "sources.list.d", "mkosi.sources"): mirror.Sources(l.Release, "main", debs.DefaultKeyring),
+		filepath.Join(apt, "sources.list.d", "mkosi.sources"): sources,
 		filepath.Join(apt, "apt.conf.d", "90machine"):         proxies,
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
@@ -229,6 +229,23 @@ func (b *builder) runMkosi(ctx context.Context) ([]info.Package, error) {
 	return b.manifest(b.mkosiDir("out", "root.manifest"))
 }
 
+// aptSources returns the apt sources for mkosi: the machine's mirror, or a
+// release's kept packages, served on the loopback until stop is called.
+func (b *builder) aptSources(ctx context.Context) (text string, stop func(), err error) {
+	if b.kept != "" {
+		return b.serveKept(ctx)
+	}
+	mirror, err := debs.MachineMirror(ctx)
+	if err != nil {
+		return "", nil, fault.New(fault.ExitNotReady, "build.apt", "run: sudo apt-get update", "finding the Debian mirror: %w", err)
+	}
+	l, err := lock.Load(filepath.Join(b.root, "tools.lock"))
+	if err != nil {
+		return "", nil, err
+	}
+	return mirror.Sources(l.Release, "main", debs.DefaultKeyring), func() {}, nil
+}
+
 // packageCache keeps the .deb files of the image between builds and clones.
 func (b *builder) packageCache() string { return filepath.Join(b.cache, "mkosi") }
 
@@ -248,8 +265,35 @@ func (b *builder) manifest(path string) ([]info.Package, error) {
 	if err := json.Unmarshal(doc, &m); err != nil {
 		return nil, fmt.Errorf("decoding mkosi's manifest: %w", err)
 	}
+	files, err := b.imageDebs()
+	if err != nil {
+		return nil, err
+	}
+	var out []info.Package
+	for _, p := range m.Packages {
+		pkg := info.Package{Name: p.Name, Version: p.Version, Arch: p.Architecture}
+		file, ok := files[debFile(pkg)]
+		if !ok {
+			return nil, fmt.Errorf("looking for the .deb of %s: %s is not in %s", p.Name, debFile(pkg), b.packageCache())
+		}
+		a, err := artefact(file)
+		if err != nil {
+			return nil, err
+		}
+		pkg.SHA256 = a.SHA256
+		out = append(out, pkg)
+	}
+	if len(out) == 0 {
+		return nil, errors.New("mkosi's manifest lists no packages")
+	}
+	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
+	return out, nil
+}
+
+// imageDebs finds the .deb files that mkosi's apt downloaded, by name.
+func (b *builder) imageDebs() (map[string]string, error) {
 	files := make(map[string]string)
-	err = filepath.WalkDir(b.packageCache(), func(p string, d fs.DirEntry, err error) error {
+	err := filepath.WalkDir(b.packageCache(), func(p string, d fs.DirEntry, err error) error {
 		if err == nil && strings.HasSuffix(p, ".deb") {
 			files[filepath.Base(p)] = p
 		}
@@ -258,25 +302,11 @@ func (b *builder) manifest(path string) ([]info.Package, error) {
 	if err != nil {
 		return nil, fmt.Errorf("listing the package cache: %w", err)
 	}
-	var out []info.Package
-	for _, p := range m.Packages {
-		name := fmt.Sprintf("%s_%s_%s.deb", p.Name, strings.ReplaceAll(p.Version, ":", "%3a"), p.Architecture)
-		file, ok := files[name]
-		if !ok {
-			return nil, fmt.Errorf("looking for the .deb of %s: %s is not in %s", p.Name, name, b.packageCache())
-		}
-		a, err := artefact(file)
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, info.Package{Name: p.Name, Version: p.Version, Arch: p.Architecture, SHA256: a.SHA256})
-	}
-	if len(out) == 0 {
-		return nil, errors.New("mkosi's manifest lists no packages")
-	}
-	sort.Slice(out, func(i, j int) bool { return out[i].Name < out[j].Name })
-	return out, nil
+	return files, nil
 }
+
+// escapeVersion writes a version as apt does in file names.
+func escapeVersion(v string) string { return strings.ReplaceAll(v, ":", "%3a") }
 
 // rootDisk joins mkosi's root partition and a hash tree of our own into one
 // disk, and requires the tree to be, byte for byte, the one that
@@ -314,71 +344,6 @@ func (b *builder) rootDisk(dir string, im *info.Image) error {
 	im.Cmdline = args.String()
 	im.Root = info.Verity{Root: hex.EncodeToString(root[:]), Salt: hex.EncodeToString(sb.Salt), DataBlocks: sb.DataBlocks}
 	return writeFiles(filepath.Join(dir, info.Cmdline), []byte(im.Cmdline))
-}
-
-func packages(ds []debs.Deb) []info.Package {
-	out := make([]info.Package, len(ds))
-	for i, d := range ds {
-		out[i] = info.Package{Name: d.Name, Version: d.Version, Arch: "amd64", SHA256: d.SHA256}
-	}
-	return out
-}
-
-func artefacts(dir string, names ...string) ([]info.Artefact, error) {
-	var out []info.Artefact
-	for _, n := range names {
-		a, err := artefact(filepath.Join(dir, n))
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, a)
-	}
-	return out, nil
-}
-
-func artefact(path string) (info.Artefact, error) {
-	f, err := os.Open(path)
-	if err != nil {
-		return info.Artefact{}, fmt.Errorf("hashing an artefact: %w", err)
-	}
-	defer f.Close()
-	h := sha256.New()
-	n, err := io.Copy(h, f)
-	if err != nil {
-		return info.Artefact{}, fmt.Errorf("hashing %s: %w", path, err)
-	}
-	return info.Artefact{File: filepath.Base(path), SHA256: hex.EncodeToString(h.Sum(nil)), Size: n}, nil
-}
-
-func copyFile(from, to string) error {
-	data, err := os.ReadFile(from)
-	if err != nil {
-		return fmt.Errorf("copying %s: %w", from, err)
-	}
-	return writeFiles(to, data)
-}
-
-// writeFiles writes parts one after the other into a new file.
-func writeFiles(path string, parts ...[]byte) error {
-	tmp := path + ".tmp"
-	f, err := os.Create(tmp)
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	defer f.Close()
-	for _, p := range parts {
-		if _, err := f.Write(p); err != nil {
-			os.Remove(tmp)
-			return fault.New(fault.ExitNotReady, "build.write", "free disk space under build/", "writing %s: %w", path, err)
-		}
-	}
-	if err := f.Close(); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	return nil
 }
 
 func lastLines(path string, n int) string {

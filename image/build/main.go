@@ -6,6 +6,7 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"os/signal"
@@ -30,23 +31,27 @@ func run(ctx context.Context, args []string) error {
 	if len(args) > 0 && args[0] == sandboxVerb {
 		return enterSandbox(args[1:])
 	}
-	if len(args) != 1 {
-		return fmt.Errorf("usage: build deps|image|packs|clean|repro")
-	}
 	b, err := newBuilder()
 	if err != nil {
 		return err
 	}
 	verbs := map[string]func(context.Context) error{
-		"deps":  b.makeDeps,
-		"image": b.image,
-		"packs": b.packs,
-		"clean": b.clean,
-		"repro": b.repro,
+		"deps":    b.makeDeps,
+		"image":   b.image,
+		"packs":   b.packs,
+		"clean":   b.clean,
+		"repro":   b.repro,
+		"release": b.release,
+		"rebuild": b.rebuild,
 	}
-	f, ok := verbs[args[0]]
-	if !ok {
-		return fmt.Errorf("unknown verb %q; want deps, image, packs, clean or repro", args[0])
+	const usage = "usage: build deps|image|packs|clean|repro|release|rebuild..."
+	if len(args) == 0 {
+		return errors.New(usage)
+	}
+	for _, a := range args {
+		if verbs[a] == nil {
+			return fmt.Errorf("unknown verb %q; %s", a, usage)
+		}
 	}
 	if os.Geteuid() != 0 {
 		return fault.New(fault.ExitNotReady, "build.not_root", "run: sudo make "+args[0], "making %s needs root", args[0])
@@ -58,11 +63,13 @@ func run(ctx context.Context, args []string) error {
 		return err
 	}
 	defer unlock()
-	start := time.Now()
-	if err := f(ctx); err != nil {
-		return err
+	for _, a := range args {
+		start := time.Now()
+		if err := verbs[a](ctx); err != nil {
+			return err
+		}
+		b.say("%s: done in %.1f s", a, time.Since(start).Seconds())
 	}
-	b.say("%s: done in %.1f s", args[0], time.Since(start).Seconds())
 	return nil
 }
 
@@ -73,6 +80,10 @@ type builder struct {
 	deps  string   // what make deps made: root/build
 	cache string   // downloads, shareable between clones
 	goenv []string // environment of the Go compiler, besides the process's own
+
+	// kept is the directory of a release whose own packages are used instead
+	// of what the Debian archive offers today; empty for a build of today.
+	kept string
 }
 
 func newBuilder() (*builder, error) {

@@ -41,6 +41,7 @@ var ErrBelowFloor = errors.New("no version at or above the floor")
 type Deb struct {
 	Name    string `json:"name"`
 	Version string `json:"version"`
+	Arch    string `json:"arch"`   // amd64 or all
 	SHA256  string `json:"sha256"` // of the .deb file, lower-case hex
 	Size    int64  `json:"size"`   // of the .deb file in bytes
 	Source  string `json:"source"` // FromRelease, FromPin or FromFallback
@@ -351,6 +352,8 @@ func parseRecords(out []byte) (map[string]Deb, error) {
 			d.Name = val
 		case "Version":
 			d.Version = val
+		case "Architecture":
+			d.Arch = val
 		case "SHA256":
 			d.SHA256 = val
 		case "Size":

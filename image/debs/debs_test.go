@@ -108,7 +108,7 @@ func TestAPinFallsBackOnlyToTheNewestAtOrAboveItsFloor(t *testing.T) {
 		{name: "the exact version is offered", offered: line("2026.08-9", "forky") + line("2026.08-2", "forky"),
 			want: Deb{Name: "ovmf", Version: "2026.08-2", SHA256: sumA, Size: 5, Source: FromPin, Pinned: "2026.08-2"}},
 		{name: "it is gone but cached", offered: line("2026.08-9", "forky"), cached: true,
-			want: Deb{Name: "ovmf", Version: "2026.08-2", SHA256: sumA, Source: FromPin, Pinned: "2026.08-2"}},
+			want: Deb{Name: "ovmf", Version: "2026.08-2", Arch: "all", SHA256: sumA, Source: FromPin, Pinned: "2026.08-2"}},
 		{name: "it is gone: the newest by Debian's order, not the text's", offered: line("2026.08-9", "forky") + line("2026.08-10", "forky"),
 			want: Deb{Name: "ovmf", Version: "2026.08-10", SHA256: sumC, Size: 7, Source: FromFallback, Pinned: "2026.08-2"}},
 		{name: "only older ones are left", offered: line("2025.02-8", "forky"), err: ErrBelowFloor},
@@ -119,9 +119,7 @@ func TestAPinFallsBackOnlyToTheNewestAtOrAboveItsFloor(t *testing.T) {
 		t.Run(tt.name, func(t *testing.T) {
 			a := &Archive{opts: Options{Cache: t.TempDir(), Log: io.Discard}, offered: map[string]string{"ovmf": tt.offered}, records: records}
 			if tt.cached {
-				if err := os.WriteFile(filepath.Join(a.opts.Cache, sumA+".deb"), nil, 0o644); err != nil {
-					t.Fatal(err)
-				}
+				buildDeb(t, filepath.Join(a.opts.Cache, sumA+".deb"))
 			}
 			got, err := a.pin(context.Background(), p)
 			if !errors.Is(err, tt.err) {
@@ -131,6 +129,22 @@ func TestAPinFallsBackOnlyToTheNewestAtOrAboveItsFloor(t *testing.T) {
 				t.Error(diff)
 			}
 		})
+	}
+}
+
+// buildDeb makes a real, empty package.
+func buildDeb(t *testing.T, path string) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.MkdirAll(filepath.Join(dir, "DEBIAN"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	control := "Package: ovmf\nVersion: 2026.08-2\nArchitecture: all\nMaintainer: nobody <nobody@example.org>\nDescription: test\n"
+	if err := os.WriteFile(filepath.Join(dir, "DEBIAN", "control"), []byte(control), 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.Command("dpkg-deb", "--build", dir, path).CombinedOutput(); err != nil {
+		t.Fatalf("building a package: %v\n%s", err, out)
 	}
 }
 

@@ -151,11 +151,16 @@ func (a *Archive) pin(ctx context.Context, p lock.Package) (Deb, error) {
 	exact := Deb{Name: p.Name, Version: p.Version, SHA256: p.SHA256, Source: FromPin, Pinned: p.Version}
 	for _, v := range offered {
 		if d := a.records[p.Name+"="+v]; v == p.Version && d.SHA256 == p.SHA256 {
-			exact.Size = d.Size
+			exact.Size, exact.Arch = d.Size, d.Arch
 			return exact, nil
 		}
 	}
 	if _, err := os.Stat(a.Path(exact)); err == nil {
+		out, err := exec.CommandContext(ctx, "dpkg-deb", "-f", a.Path(exact), "Architecture").Output()
+		if err != nil {
+			return Deb{}, fmt.Errorf("reading the cached %s: %w", p.Name, err)
+		}
+		exact.Arch = strings.TrimSpace(string(out))
 		return exact, nil // Size stays 0: only the cache has it
 	}
 	best := ""

@@ -78,7 +78,9 @@ type Image struct {
 	Artefacts  []Artefact `json:"artefacts"`   // every file beside this one
 	Packages   []Package  `json:"packages"`    // of the root file system and the kernel
 	ToolsExact bool       `json:"tools_exact"` // every pin of tools.lock was available
-	ToolsUsed  []Package  `json:"tools_used"`  // packages from outside the stable release
+
+	PinsReplaced []string  `json:"pins_replaced"` // what stands for which pin
+	ToolsUsed    []Package `json:"tools_used"`    // packages from outside the stable release
 }
 
 // Pack is one read-only disk that the guest mounts under dm-verity.

@@ -1,0 +1,179 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"time"
+
+	"cocoon/image/info"
+	"cocoon/internal/fault"
+)
+
+// keptDebs is the directory of a release that holds every .deb its build
+// used, named by SHA-256: no dated archive is always there.
+const keptDebs = "debs"
+
+// release collects into build/release what a release publishes: artefacts,
+// their descriptions, and all packages, so that anyone can build it again.
+func (b *builder) release(ctx context.Context) error {
+	if err := b.image(ctx); err != nil {
+		return err
+	}
+	if err := b.packs(ctx); err != nil {
+		return err
+	}
+	u, err := b.readUsed()
+	if err != nil {
+		return err
+	}
+	im, err := info.LoadImage(b.path("image"))
+	if err != nil {
+		return err
+	}
+	dir := b.path("release")
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(filepath.Join(dir, keptDebs), 0o755)); err != nil {
+		return fmt.Errorf("preparing %s: %w", dir, err)
+	}
+	files := map[string][]string{
+		"image": {info.Kernel, info.Initrd, info.RootDisk, info.Cmdline, info.ImageFile},
+		"packs": {"engine.img", "model.img", info.PacksFile},
+		".":     {usedFile},
+	}
+	for sub, names := range files {
+		for _, n := range names {
+			if err := copyFile(b.path(sub, n), filepath.Join(dir, n)); err != nil {
+				return err
+			}
+		}
+	}
+	byName, err := b.imageDebs()
+	if err != nil {
+		return err
+	}
+	for _, p := range im.Packages {
+		if from, ok := byName[debFile(p)]; ok {
+			if err := copyFile(from, filepath.Join(dir, keptDebs, p.SHA256+".deb")); err != nil {
+				return err
+			}
+		}
+	}
+	for _, d := range slices.Concat(u.Tools, u.Engine, u.Kernel) {
+		if err := copyFile(b.debPath(d), filepath.Join(dir, keptDebs, d.SHA256+".deb")); err != nil {
+			return err
+		}
+	}
+	b.say("release: %s", dir)
+	return nil
+}
+
+// rebuild builds the image of the release in $RELEASE again, from the
+// release's own packages and this repository's sources, and compares.
+func (b *builder) rebuild(ctx context.Context) error {
+	dir, err := filepath.Abs(os.Getenv("RELEASE"))
+	if os.Getenv("RELEASE") == "" || err != nil {
+		return fault.New(fault.ExitInternal, "build.usage", "run: sudo make rebuild RELEASE=DIR", "rebuilding: no release directory was given")
+	}
+	again := *b
+	again.kept, again.out = dir, b.path("rebuild")
+	again.deps, again.cache = again.out, again.path("cache")
+	again.goenv = []string{"GOCACHE=" + again.path("gocache")}
+	released, err := info.LoadImage(dir)
+	if err != nil {
+		return fault.New(fault.ExitParse, "build.release", "give the directory that make release wrote", "reading the release: %w", err)
+	}
+	if err := errors.Join(os.RemoveAll(again.out), os.MkdirAll(again.cache, 0o755)); err != nil {
+		return fmt.Errorf("preparing the rebuild: %w", err)
+	}
+	if err := copyFile(filepath.Join(dir, usedFile), filepath.Join(again.deps, usedFile)); err != nil {
+		return err
+	}
+	u, err := again.readUsed()
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, d := range slices.Concat(u.Tools, u.Engine, u.Kernel) {
+		errs = append(errs, checkDeb(again.debPath(d), d.SHA256))
+	}
+	for _, p := range released.Packages {
+		errs = append(errs, checkDeb(filepath.Join(again.debDir(), p.SHA256+".deb"), p.SHA256))
+	}
+	if err := errors.Join(errs...); err != nil {
+		return fault.New(fault.ExitRefused, "build.release_corrupt", "fetch the release again", "checking the release's packages: %w", err)
+	}
+	if err := again.makeTree(ctx, u, "release"); err != nil {
+		return err
+	}
+	if err := again.image(ctx); err != nil {
+		return err
+	}
+	rebuilt, err := info.LoadImage(again.path("image"))
+	if err != nil {
+		return err
+	}
+	if err := info.Compare(released, rebuilt); err != nil {
+		return err
+	}
+	b.say("rebuild: every artefact of %s %d is the released one, byte for byte", released.Name, released.Version)
+	return os.RemoveAll(again.out)
+}
+
+func checkDeb(path, want string) error {
+	a, err := artefact(path)
+	if err != nil {
+		return err
+	}
+	if a.SHA256 != want {
+		return fmt.Errorf("%s has sha256 %s", path, a.SHA256)
+	}
+	return nil
+}
+
+// serveKept offers the kept packages to apt as a flat repository on the
+// loopback. It needs no signature: every file was compared with the hash in
+// the release's description, and the index made here has those hashes.
+func (b *builder) serveKept(ctx context.Context) (string, func(), error) {
+	im, err := info.LoadImage(b.kept)
+	if err != nil {
+		return "", nil, err
+	}
+	var index bytes.Buffer
+	for _, p := range im.Packages {
+		file := filepath.Join(b.debDir(), p.SHA256+".deb")
+		control, err := exec.CommandContext(ctx, "dpkg-deb", "-f", file).Output()
+		if err != nil {
+			return "", nil, fmt.Errorf("reading %s: %w", file, err)
+		}
+		st, err := os.Stat(file)
+		if err != nil {
+			return "", nil, fmt.Errorf("reading a kept package: %w", err)
+		}
+		fmt.Fprintf(&index, "%s\nFilename: ./%s.deb\nSize: %d\nSHA256: %s\n\n", bytes.TrimSpace(control), p.SHA256, st.Size(), p.SHA256)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		return "", nil, fmt.Errorf("serving kept packages: %w", err)
+	}
+	mux := http.NewServeMux()
+	mux.HandleFunc("GET /Packages", func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "Packages", time.Unix(imageEpoch, 0), bytes.NewReader(index.Bytes()))
+	})
+	mux.Handle("GET /", http.FileServer(http.Dir(b.debDir())))
+	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
+	go srv.Serve(l)
+	text := fmt.Sprintf("Types: deb\nURIs: http://%s/\nSuites: ./\nTrusted: yes\n", l.Addr())
+	return text, func() { srv.Close() }, nil
+}
+
+// debFile is the name that apt stores a package under.
+func debFile(p info.Package) string {
+	return fmt.Sprintf("%s_%s_%s.deb", p.Name, escapeVersion(p.Version), p.Arch)
+}
