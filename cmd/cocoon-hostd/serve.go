@@ -24,8 +24,7 @@ import (
 
 // config is the daemon's configuration file (docs/hostd.md).
 type config struct {
-	Version     int    `json:"version"`               // 1
-	State       string `json:"state,omitempty"`       // state directory
+	State       string `json:"state_dir,omitempty"`   // state directory
 	Socket      string `json:"socket,omitempty"`      // default: hostd.sock in the state directory
 	Tools       string `json:"tools,omitempty"`       // tools tree; default: as toolstree finds it
 	Accelerator string `json:"accelerator,omitempty"` // auto, kvm or tcg
@@ -93,9 +92,6 @@ func (c *config) load(cmd *cobra.Command, file string) error {
 		var read config
 		if err := jcs.Decode(b, maxConfig, &read); err != nil {
 			return fault.New(fault.ExitParse, "hostd.config.malformed", hint, "reading configuration: %w", err)
-		}
-		if read.Version != 1 {
-			return fault.New(fault.ExitParse, "hostd.config.malformed", hint, "reading configuration: version %d, want 1", read.Version)
 		}
 		for name, set := range map[string]func(){
 			"state":       func() { read.State = flags.State },
