@@ -58,7 +58,7 @@ func OpenLog(path string, onReceipt func(*Signed) error, onVoucher func(*SignedV
 }
 
 // replay reads the whole records and returns where the last one ends.
-func replay(f *os.File, onReceipt func(*Signed) error, onVoucher func(*SignedVoucher) error) (int64, error) {
+func replay(f io.Reader, onReceipt func(*Signed) error, onVoucher func(*SignedVoucher) error) (int64, error) {
 	r := bufio.NewReaderSize(f, maxLine+1)
 	var end int64
 	for n := 1; ; n++ {
