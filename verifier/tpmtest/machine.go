@@ -21,7 +21,6 @@ import (
 	"encoding/binary"
 	"fmt"
 	"math/big"
-	"testing"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -34,6 +33,16 @@ import (
 // Now is the time at which everything here is good.
 var Now = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 
+// T is what is needed of a test: *testing.T and testscript's T have it.
+type T interface{ Fatal(args ...any) }
+
+// helper marks the caller as a test helper where the test knows such.
+func helper(t T) {
+	if h, ok := t.(interface{ Helper() }); ok {
+		h.Helper()
+	}
+}
+
 // EKCA is an authority for endorsement keys.
 type EKCA struct {
 	Cert *x509.Certificate
@@ -41,8 +50,8 @@ type EKCA struct {
 }
 
 // NewEKCA makes an authority.
-func NewEKCA(t testing.TB, name string) *EKCA {
-	t.Helper()
+func NewEKCA(t T, name string) *EKCA {
+	helper(t)
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	check(t, err)
 	tmpl := &x509.Certificate{
@@ -68,8 +77,8 @@ type TPM struct {
 }
 
 // NewTPM makes a TPM whose endorsement key the authority certifies.
-func NewTPM(t testing.TB, ca *EKCA) *TPM {
-	t.Helper()
+func NewTPM(t T, ca *EKCA) *TPM {
+	helper(t)
 	ek, err := rsa.GenerateKey(rand.Reader, 2048)
 	check(t, err)
 	ak, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
@@ -93,8 +102,8 @@ func NewTPM(t testing.TB, ca *EKCA) *TPM {
 
 // certify issues an EK certificate with the critical directory name that real
 // ones have.
-func (ca *EKCA) certify(t testing.TB, key crypto.PublicKey, usage asn1.ObjectIdentifier) []byte {
-	t.Helper()
+func (ca *EKCA) certify(t T, key crypto.PublicKey, usage asn1.ObjectIdentifier) []byte {
+	helper(t)
 	name, err := asn1.Marshal(pkix.Name{CommonName: "id:00001014"}.ToRDNSequence())
 	check(t, err)
 	san, err := asn1.Marshal([]asn1.RawValue{{Class: asn1.ClassContextSpecific, Tag: 4, IsCompound: true, Bytes: name}})
@@ -153,8 +162,8 @@ func decryptCFB(block cipher.Block, in []byte) []byte {
 
 // Quote signs registers as TPM2_Quote does, and returns TPMS_ATTEST and
 // TPMT_SIGNATURE.
-func (m *TPM) Quote(t testing.TB, extra [32]byte, regs pcr.Values) (attest, signature []byte) {
-	t.Helper()
+func (m *TPM) Quote(t T, extra [32]byte, regs pcr.Values) (attest, signature []byte) {
+	helper(t)
 	var all []byte
 	for _, n := range tpm.PCRs() {
 		v := regs[int(n)]
@@ -174,8 +183,8 @@ func (m *TPM) Quote(t testing.TB, extra [32]byte, regs pcr.Values) (attest, sign
 
 // Sign signs bytes with the attestation key, which a TPM would do for what it
 // made itself only.
-func (m *TPM) Sign(t testing.TB, message []byte) []byte {
-	t.Helper()
+func (m *TPM) Sign(t T, message []byte) []byte {
+	helper(t)
 	sum := sha256.Sum256(message)
 	r, s, err := ecdsa.Sign(rand.Reader, m.AK, sum[:])
 	check(t, err)
@@ -222,8 +231,8 @@ func Log(events []LogEvent) []byte {
 	return b
 }
 
-func check(t testing.TB, err error) {
-	t.Helper()
+func check(t T, err error) {
+	helper(t)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -3,7 +3,6 @@ package tpmtest
 import (
 	"crypto/ed25519"
 	"encoding/binary"
-	"testing"
 
 	"cocoon/internal/bootargs"
 	"cocoon/measurements/digest"
@@ -38,8 +37,8 @@ type Boot struct {
 }
 
 // NewWorld makes one.
-func NewWorld(t testing.TB) *World {
-	t.Helper()
+func NewWorld(t T) *World {
+	helper(t)
 	w := &World{EKCA: NewEKCA(t, "test EK CA"), TLSSPKI: sum("tls key"), ReceiptKey: sum("receipt key")}
 	var err error
 	w.AKCA, err = tpm.NewCA("test AK CA", Now.AddDate(0, -1, 0), 365*24*3600e9)
@@ -72,8 +71,8 @@ func NewWorld(t testing.TB) *World {
 
 func sum(s string) digest.SHA256 { return digest.Sum256([]byte("tpmtest " + s)) }
 
-func (w *World) manifest(t testing.TB, root digest.SHA256) *manifest.Manifest {
-	t.Helper()
+func (w *World) manifest(t T, root digest.SHA256) *manifest.Manifest {
+	helper(t)
 	fw, err := manifest.NewTPMFirmware(w.Boot.Firmware, w.Boot.Components, w.Boot.Cmdline)
 	check(t, err)
 	rules, err := manifest.DefaultRelease()
@@ -93,16 +92,16 @@ func (w *World) manifest(t testing.TB, root digest.SHA256) *manifest.Manifest {
 }
 
 // Envelope returns the manifest, signed.
-func (w *World) Envelope(t testing.TB) []byte {
-	t.Helper()
+func (w *World) Envelope(t T) []byte {
+	helper(t)
 	b, err := manifest.Sign(w.Manifest, w.ManifestKey)
 	check(t, err)
 	return b
 }
 
 // Manifests returns the manifest, opened under the policy.
-func (w *World) Manifests(t testing.TB) []*manifest.Verified {
-	t.Helper()
+func (w *World) Manifests(t T) []*manifest.Verified {
+	helper(t)
 	v, err := manifest.Open(w.Envelope(t), w.Policy.Trust())
 	check(t, err)
 	return []*manifest.Verified{v}
@@ -110,8 +109,8 @@ func (w *World) Manifests(t testing.TB) []*manifest.Verified {
 
 // Chain returns an attestation key certificate for the machine's TPM, without
 // enrolment.
-func (w *World) Chain(t testing.TB) [][]byte {
-	t.Helper()
+func (w *World) Chain(t T) [][]byte {
+	helper(t)
 	der, err := w.AKCA.Issue(w.TPM.AKPublic, w.TPM.AK.Public(), Now.Add(-5*60e9), Now.AddDate(0, 0, 1))
 	check(t, err)
 	return [][]byte{der, w.AKCA.Cert.Raw}
@@ -119,8 +118,8 @@ func (w *World) Chain(t testing.TB) [][]byte {
 
 // Events returns the boot's log as OVMF and the kernel's EFI stub write it at
 // a direct boot.
-func (b Boot) Events(t testing.TB) []LogEvent {
-	t.Helper()
+func (b Boot) Events(t T) []LogEvent {
+	helper(t)
 	load, err := pcr.CmdlineDigest(b.Firmware.Cmdline, b.Cmdline)
 	check(t, err)
 	tag := func(text string) []byte {
@@ -149,8 +148,8 @@ func (b Boot) Events(t testing.TB) []LogEvent {
 
 // Evidence returns evidence of the machine for the given contributions to the
 // nonce. With none it makes one up.
-func (w *World) Evidence(t testing.TB, challenges ...digest.SHA256) *evidence.Evidence {
-	t.Helper()
+func (w *World) Evidence(t T, challenges ...digest.SHA256) *evidence.Evidence {
+	helper(t)
 	if len(challenges) == 0 {
 		challenges = []digest.SHA256{sum("challenge")}
 	}
@@ -178,8 +177,8 @@ func (w *World) Evidence(t testing.TB, challenges ...digest.SHA256) *evidence.Ev
 
 // Requote replaces the quote by one over what the evidence now says, as a
 // machine that really measured it would make.
-func (w *World) Requote(t testing.TB, ev *evidence.Evidence) {
-	t.Helper()
+func (w *World) Requote(t T, ev *evidence.Evidence) {
+	helper(t)
 	q, err := ev.Claims.QualifyingData()
 	check(t, err)
 	l, err := eventlog.ParseTPM(ev.CPU.EventLog)

@@ -1,0 +1,141 @@
+package main
+
+import (
+	"bytes"
+	"encoding/binary"
+	"encoding/json"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"cocoon/image/info"
+	"cocoon/internal/bootargs"
+	"cocoon/measurements/digest"
+	"cocoon/measurements/pcr"
+	"cocoon/measurements/verity"
+	"cocoon/verifier/tpmtest"
+)
+
+// setupEvidence gives the scripts about evidence and measuring what they
+// need: evidence of a machine that does not exist with its manifest and
+// policy ($AT is the time at which they are good, $SPKI the machine's TLS
+// key), and a build that is a build in form only.
+func setupEvidence(env *testscript.Env) error {
+	name := filepath.Base(env.WorkDir)
+	switch {
+	case strings.Contains(name, "verify_evidence"):
+		return writeEvidence(env)
+	case strings.Contains(name, "measure"):
+		return writeBuild(env.WorkDir)
+	}
+	return nil
+}
+
+func writeEvidence(env *testscript.Env) error {
+	w := tpmtest.NewWorld(env.T())
+	env.Setenv("AT", tpmtest.Now.Format(time.RFC3339))
+	env.Setenv("SPKI", w.TLSSPKI.String())
+	good := w.Evidence(env.T())
+	manifestDoc := w.Envelope(env.T())
+	late := *w.Policy
+	late.Environment, late.TrustClasses = "production", []string{"tdx"}
+	w.Boot.Components.InitrdSHA256 = digest.Sum256([]byte("another initrd"))
+	w.Config.Engine.Verity.Root = digest.Sum256([]byte("another engine"))
+	bad := w.Evidence(env.T())
+	forged := *good
+	forged.Claims.ReceiptKey = digest.Sum256([]byte("another key"))
+	docs := map[string]any{"good.json": good, "bad.json": bad, "forged.json": &forged, "policy.json": w.Policy, "production.json": &late}
+	for name, v := range docs {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(env.WorkDir, name), b, 0o644); err != nil {
+			return err
+		}
+	}
+	return os.WriteFile(filepath.Join(env.WorkDir, "manifest.json"), manifestDoc, 0o644)
+}
+
+// writeBuild writes image/, packs/, firmware.fd and recorded.json.
+func writeBuild(dir string) error {
+	write := func(name string, b []byte) (info.Artefact, error) {
+		path := filepath.Join(dir, name)
+		if err := os.MkdirAll(filepath.Dir(path), 0o755); err != nil {
+			return info.Artefact{}, err
+		}
+		return info.Artefact{File: filepath.Base(name), SHA256: digest.Sum256(b).String(), Size: int64(len(b))}, os.WriteFile(path, b, 0o644)
+	}
+	disk := func(fill byte) ([]byte, info.Verity, error) {
+		data := bytes.Repeat([]byte{fill}, 4*verity.BlockSize)
+		tree, root, err := verity.Build(bytes.NewReader(data), 4, []byte("salt"))
+		return append(data, tree...), info.Verity{Root: digest.SHA256(root).String(), Salt: "73616c74", DataBlocks: 4}, err
+	}
+	rootDisk, rootVerity, err := disk('r')
+	if err != nil {
+		return err
+	}
+	hash, salt, err := rootVerity.Params()
+	if err != nil {
+		return err
+	}
+	im := info.Image{Format: info.ImageFormat, Name: "script-image", Version: 7, Epoch: 1767225600, Go: "go1.26", KernelName: "6.12",
+		Cmdline: bootargs.Root{Hash: hash, Salt: salt, Blocks: 4}.String(), Root: rootVerity,
+		Packages: []info.Package{{Name: "base", Version: "1", Arch: "amd64", SHA256: digest.Sum256(nil).String()}}, ToolsUsed: []info.Package{}}
+	for name, b := range map[string][]byte{"vmlinuz": smallPE(), "initrd": []byte("initrd"), "root.img": rootDisk, "cmdline": []byte(im.Cmdline)} {
+		a, err := write("image/"+name, b)
+		if err != nil {
+			return err
+		}
+		im.Artefacts = append(im.Artefacts, a)
+	}
+	packs := info.Packs{Format: info.PacksFormat, Packages: []info.Package{}}
+	for _, name := range []string{"engine", "model"} {
+		b, v, err := disk(name[0])
+		if err != nil {
+			return err
+		}
+		a, err := write("packs/"+name+".img", b)
+		if err != nil {
+			return err
+		}
+		packs.Packs = append(packs.Packs, info.Pack{Name: name, File: a.File, SHA256: a.SHA256, Size: a.Size, Verity: v, Files: []info.Entry{}})
+	}
+	if err := info.Write(filepath.Join(dir, "image", info.ImageFile), im); err != nil {
+		return err
+	}
+	if err := info.Write(filepath.Join(dir, "packs", info.PacksFile), packs); err != nil {
+		return err
+	}
+	fw, err := write("firmware.fd", []byte("firmware"))
+	if err != nil {
+		return err
+	}
+	sum, err := digest.Parse256(fw.SHA256)
+	if err != nil {
+		return err
+	}
+	rec := pcr.Recordings{Format: 1, Firmwares: []pcr.Firmware{{Name: "script-firmware", SHA256: sum, PCR0: digest.Sum256([]byte("0")),
+		PCR7: digest.Sum256([]byte("7")), Provenance: pcr.ProvenanceRecorded, Cmdline: pcr.CmdlineInitrdFirst}}}
+	return info.Write(filepath.Join(dir, "recorded.json"), rec)
+}
+
+// smallPE returns a PE32+ image of one section.
+func smallPE() []byte {
+	le := binary.LittleEndian
+	b := make([]byte, 0x200, 0x300)
+	copy(b, "MZ")
+	le.PutUint32(b[0x3c:], 0x40)
+	copy(b[0x40:], "PE\x00\x00")
+	le.PutUint16(b[0x46:], 1)
+	le.PutUint16(b[0x54:], 240)
+	le.PutUint16(b[0x58:], 0x20b)
+	le.PutUint32(b[0x58+60:], 0x200)
+	le.PutUint32(b[0x58+108:], 16)
+	le.PutUint32(b[0x58+240+16:], 0x100)
+	le.PutUint32(b[0x58+240+20:], 0x200)
+	return append(b, bytes.Repeat([]byte{'k'}, 0x100)...)
+}
