@@ -1,0 +1,134 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"log/slog"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"cocoon/internal/fault"
+	"cocoon/internal/keyfile"
+	"cocoon/verifier/client"
+	"cocoon/verifier/tpmtest"
+)
+
+// install makes keys, policy, manifest and a config in a directory.
+func install(t *testing.T, change func(map[string]any)) string {
+	t.Helper()
+	dir := t.TempDir()
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"keygen", "--dir", filepath.Join(dir, "keys")}, &out, os.Stderr); err != nil {
+		t.Fatal(err)
+	}
+	if len(strings.TrimSpace(out.String())) != 64 {
+		t.Errorf("keygen printed %q", out.String())
+	}
+	w := tpmtest.NewWorld(t)
+	ca, err := keyfile.ReadCert(filepath.Join(dir, "keys", akCACertFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Policy.TPM.AKRoots = [][]byte{ca.Raw}
+	cfg := map[string]any{
+		"listen": "127.0.0.1:0", "policy": "policy.json", "manifests": []string{"manifest.json"}, "signing_key": "keys/verifier.key",
+		"ak_ca": map[string]any{"certificate": "keys/ak-ca.crt", "key": "keys/ak-ca.key"}, "archive": "archive",
+	}
+	if change != nil {
+		change(cfg)
+	}
+	for name, v := range map[string]any{"policy.json": w.Policy, "config.json": cfg, "manifest.json": json.RawMessage(w.Envelope(t))} {
+		b, err := json.Marshal(v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return filepath.Join(dir, "config.json")
+}
+
+func TestServiceStartsFromItsConfig(t *testing.T) {
+	cfg, err := readConfig(install(t, nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, err := cfg.server(slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := httptest.NewServer(h)
+	defer srv.Close()
+	c, err := client.New(client.Options{BaseURL: srv.URL})
+	if err != nil {
+		t.Fatal(err)
+	}
+	keys, err := c.Keys(context.Background())
+	if err != nil || len(keys.Verifier) != 1 || len(keys.AKRoots) != 1 {
+		t.Errorf("keys %+v, %v", keys, err)
+	}
+}
+
+func TestServiceStopsWithItsContext(t *testing.T) {
+	ctx, cancel := context.WithCancel(t.Context())
+	path := install(t, nil)
+	done := make(chan error, 1)
+	go func() { done <- run(ctx, []string{"--config", path}, os.Stdout, &bytes.Buffer{}) }()
+	cancel()
+	if err := <-done; err != nil {
+		t.Errorf("stopped with %v", err)
+	}
+}
+
+func TestBadConfigsAreRefused(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(map[string]any)
+		want   string
+	}{
+		"an unknown key":            {func(m map[string]any) { m["polcy"] = "x" }, "verifier.config"},
+		"no manifests":              {func(m map[string]any) { m["manifests"] = []string{} }, "verifier.config"},
+		"a negative limit":          {func(m map[string]any) { m["limits"] = map[string]any{"burst": -1} }, "verifier.config"},
+		"no policy":                 {func(m map[string]any) { m["policy"] = "absent.json" }, "verifier.policy"},
+		"a manifest as policy":      {func(m map[string]any) { m["policy"] = "manifest.json" }, "verifier.policy"},
+		"a policy as manifest":      {func(m map[string]any) { m["manifests"] = []string{"policy.json"} }, "verifier.manifest"},
+		"no signing key":            {func(m map[string]any) { m["signing_key"] = "absent" }, "verifier.signing_key"},
+		"an ECDSA signing key":      {func(m map[string]any) { m["signing_key"] = "keys/ak-ca.key" }, "verifier.signing_key"},
+		"a readable signing key":    {func(m map[string]any) { m["signing_key"] = "keys/ak-ca.crt" }, "verifier.signing_key"},
+		"another authority's key":   {func(m map[string]any) { m["ak_ca"].(map[string]any)["key"] = "keys/verifier.key" }, "verifier.ak_ca"},
+		"AK certificates of a year": {func(m map[string]any) { m["ak_ca"].(map[string]any)["lifetime_seconds"] = 365 * 24 * 3600 }, "verifier.ak_ca"},
+		"a ledger without registry": {func(m map[string]any) { m["ledger"] = map[string]any{"config": "x"} }, "verifier.ledger"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := run(t.Context(), []string{"--config", install(t, c.change)}, os.Stdout, &bytes.Buffer{})
+			if !fault.Has(err, c.want) {
+				t.Errorf("got %v, want %s", err, c.want)
+			}
+		})
+	}
+	if err := run(t.Context(), nil, os.Stdout, &bytes.Buffer{}); !fault.Has(err, "verifier.config") {
+		t.Errorf("without a config: %v", err)
+	}
+}
+
+func TestKeygenReplacesNothing(t *testing.T) {
+	dir := t.TempDir()
+	args := []string{"keygen", "--dir", dir}
+	if err := run(t.Context(), args, &bytes.Buffer{}, &bytes.Buffer{}); err != nil {
+		t.Fatal(err)
+	}
+	before, err := os.ReadFile(filepath.Join(dir, signingKeyFile))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := run(t.Context(), args, &bytes.Buffer{}, &bytes.Buffer{}); !fault.Has(err, "verifier.keygen") {
+		t.Errorf("a second keygen: %v", err)
+	}
+	if after, err := os.ReadFile(filepath.Join(dir, signingKeyFile)); err != nil || !bytes.Equal(before, after) {
+		t.Errorf("key changed: %v", err)
+	}
+}
