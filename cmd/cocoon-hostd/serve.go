@@ -22,7 +22,8 @@ import (
 	"cocoon/internal/toolstree"
 )
 
-// config is the daemon's configuration file (docs/hostd.md).
+// config is the daemon's configuration file (docs/hostd.md). Paths in it are
+// relative to its directory.
 type config struct {
 	State       string `json:"state_dir,omitempty"`   // state directory
 	Socket      string `json:"socket,omitempty"`      // default: hostd.sock in the state directory
@@ -93,6 +94,11 @@ func (c *config) load(cmd *cobra.Command, file string) error {
 		if err := jcs.Decode(b, maxConfig, &read); err != nil {
 			return fault.New(fault.ExitParse, "hostd.config.malformed", hint, "reading configuration: %w", err)
 		}
+		for _, p := range []*string{&read.State, &read.Socket, &read.Tools} {
+			if *p != "" && !filepath.IsAbs(*p) {
+				*p = filepath.Join(filepath.Dir(file), *p)
+			}
+		}
 		for name, set := range map[string]func(){
 			"state":       func() { read.State = flags.State },
 			"socket":      func() { read.Socket = flags.Socket },
@@ -109,12 +115,15 @@ func (c *config) load(cmd *cobra.Command, file string) error {
 	if c.State == "" {
 		c.State = defaultState
 	}
-	var err error
-	if c.State, err = filepath.Abs(c.State); err != nil {
-		return fmt.Errorf("resolving state directory: %w", err)
-	}
 	if c.Socket == "" {
 		c.Socket = filepath.Join(c.State, client.SocketFile)
+	}
+	for _, p := range []*string{&c.State, &c.Socket} {
+		abs, err := filepath.Abs(*p)
+		if err != nil {
+			return fmt.Errorf("resolving path: %w", err)
+		}
+		*p = abs
 	}
 	switch c.Accelerator {
 	case "", "auto", "kvm", "tcg":
