@@ -57,3 +57,16 @@ func TestEveryRefusalHasCodeTextAndRemedy(t *testing.T) {
 		t.Errorf("exit code 9 gave %v", err)
 	}
 }
+
+func TestDocumentListsEveryCode(t *testing.T) {
+	doc, err := os.ReadFile(filepath.Join("..", "..", "docs", "contracts.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range All() {
+		row := "| " + strconv.Itoa(int(c)) + " | `" + c.String() + "` |"
+		if !strings.Contains(string(doc), row) {
+			t.Errorf("docs/contracts.md has no row %q", row)
+		}
+	}
+}

@@ -182,10 +182,27 @@ func (l *Ledger) TopUp(ctx context.Context, w *chain.Wallet, addr toncell.Addres
 	return tx, err
 }
 
+// releaseAttempts is how often Release sends a verdict to a job that others
+// keep busy with theirs.
+const releaseAttempts = 4
+
 // Release sends a verdict to a job, first release or renewal, and waits for
 // its fate. A refusal, by the job or by the registry, is a fault with the
-// on-chain code; Tx is then still set if the job executed the message.
+// on-chain code; Tx is then still set if the job executed the message. While
+// the job awaits the answer to somebody else's verdict, Release waits too.
 func (l *Ledger) Release(ctx context.Context, w *chain.Wallet, addr toncell.Address, v *verdictcell.Verdict) (*job.State, *Tx, error) {
+	for n := 1; ; n++ {
+		s, tx, err := l.release(ctx, w, addr, v)
+		if n == releaseAttempts || !fault.Has(err, "contract."+exitcode.ReleasePending.String()) {
+			return s, tx, err
+		}
+		if _, err := l.awaitIdle(ctx, addr, 0); err != nil {
+			return nil, tx, err
+		}
+	}
+}
+
+func (l *Ledger) release(ctx context.Context, w *chain.Wallet, addr toncell.Address, v *verdictcell.Verdict) (*job.State, *Tx, error) {
 	hash, err := v.Hash()
 	if err != nil {
 		return nil, nil, err
@@ -210,17 +227,24 @@ func (l *Ledger) Release(ctx context.Context, w *chain.Wallet, addr toncell.Addr
 	return st, tx, err
 }
 
-// awaitAnswer waits until the question with this id has ended.
-func (l *Ledger) awaitAnswer(ctx context.Context, addr toncell.Address, id uint64, hash job.Hash) (*job.State, error) {
+// awaitIdle waits until the job awaits no answer, or asks a later question
+// than id (0: only the former).
+func (l *Ledger) awaitIdle(ctx context.Context, addr toncell.Address, id uint64) (*job.State, error) {
 	var s *job.State
 	var failed error
 	_, err := l.chain.WaitAccount(ctx, addr.Addr(), func(st *chain.State) bool {
 		if s, failed = JobOf(st, addr); failed != nil {
 			return true
 		}
-		return s.Queries > id || s.Query == nil || time.Unix(int64(st.Utime), 0).After(s.Query.Deadline)
+		return (id > 0 && s.Queries > id) || s.Query == nil || time.Unix(int64(st.Utime), 0).After(s.Query.Deadline)
 	})
-	if err := errors.Join(err, failed); err != nil {
+	return s, errors.Join(err, failed)
+}
+
+// awaitAnswer waits until the question with this id has ended.
+func (l *Ledger) awaitAnswer(ctx context.Context, addr toncell.Address, id uint64, hash job.Hash) (*job.State, error) {
+	s, err := l.awaitIdle(ctx, addr, id)
+	if err != nil {
 		return s, err
 	}
 	if _, ok := s.Verdicts[hash]; ok {
