@@ -26,7 +26,6 @@ type kind struct {
 	binary string
 	fixed  func(model, modelFile string) []string
 	flags  map[string]check // flags a config may set; each takes one value
-	env    []string
 }
 
 type check func(value string) error
