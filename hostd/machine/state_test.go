@@ -1,0 +1,120 @@
+package machine
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+
+	"cocoon/hostd/console"
+	"cocoon/internal/fault"
+)
+
+func TestReached(t *testing.T) {
+	refused := []console.GuestFault{{Code: "evidence.refused", Message: "m", Expected: "a", Actual: "b"}}
+	for _, tc := range []struct {
+		name  string
+		state State
+		stage string
+		ok    bool
+		codes []string
+	}{
+		{"a stage that passed", State{Guest: Guest{Stages: []Stage{{Name: "packs", Status: "ok"}}}}, "packs", true, nil},
+		{"a guest state", State{Guest: Guest{State: "serving"}}, "serving", true, nil},
+		{"a stage that runs", State{Guest: Guest{Stages: []Stage{{Name: "packs", Status: "running"}}}}, "packs", false, nil},
+		{"a later stage", State{Guest: Guest{Stages: []Stage{{Name: "packs", Status: "ok"}}}}, "keys", false, nil},
+		{"a stage that failed, with the guest's own faults", State{Guest: Guest{Stages: []Stage{{Name: "packs", Status: "failed", Faults: refused}}}}, "keys", false, []string{"vm.guest.failed", "evidence.refused"}},
+		{"a guest that halted", State{Guest: Guest{State: "halted", Faults: refused}}, "keys", false, []string{"vm.guest.failed", "evidence.refused"}},
+		{"a kernel that panicked", State{Guest: Guest{Panic: "Kernel panic - not syncing: dm-verity device corrupted"}}, "keys", false, []string{"vm.guest.panic"}},
+		{"a machine that ended", State{Phase: Stopped, Reason: "the guest powered off"}, "keys", false, []string{"vm.ended"}},
+		{"a machine that failed, with its faults", State{Phase: Failed, Faults: []Problem{{Code: "vm.qemu.died", Exit: 1}}}, "keys", false, []string{"vm.ended", "vm.qemu.died"}},
+		{"a stage that passed before the machine ended", State{Phase: Stopped, Guest: Guest{Stages: []Stage{{Name: "packs", Status: "ok"}}}}, "packs", true, nil},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			ok, err := tc.state.Reached(tc.stage)
+			var codes []string
+			for _, f := range fault.All(err) {
+				codes = append(codes, f.Code)
+			}
+			if ok != tc.ok || !cmp.Equal(codes, tc.codes) {
+				t.Errorf("Reached() = %v, %v, want %v, %v", ok, codes, tc.ok, tc.codes)
+			}
+		})
+	}
+}
+
+func TestStateSurvivesItsFile(t *testing.T) {
+	dir := t.TempDir()
+	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	want := &State{Name: "a", Phase: Failed, Started: now, Ended: &now, Guest: Guest{Stages: []Stage{{Name: "x", Status: "ok"}}},
+		Faults: ProblemsOf(errors.Join(fault.New(fault.ExitNotReady, "a.b", "do", "x"), fault.Mismatch(fault.ExitRefused, "c.d", "y", "1", "2", "")))}
+	if err := WriteState(dir, want); err != nil {
+		t.Fatal(err)
+	}
+	got, err := ReadState(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("state (-want +got):\n%s", diff)
+	}
+	if fs := fault.All(got.Err()); len(fs) != 2 || fs[1].Expected != "1" || fs[1].Exit != fault.ExitRefused {
+		t.Errorf("Err() = %v", got.Err())
+	}
+	if err := os.WriteFile(filepath.Join(dir, StateFile), []byte(`{"name":"a","surprise":1}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadState(dir); err == nil {
+		t.Error("a state with an unknown key was read")
+	}
+}
+
+func TestScanFindsAPanicSplitOverReadsAndForgetsLongLines(t *testing.T) {
+	m := &Machine{o: Options{Dir: t.TempDir()}}
+	var rest []byte
+	for _, part := range []string{strings.Repeat("x", 100<<10), "\nboot\n[    8.4] Kernel pan", "ic - not syncing: dm-verity device corrupted\x1b[0m", "\r\nlater\nKernel panic - not syncing: second\n"} {
+		rest = m.scan(rest, []byte(part))
+		if len(rest) > 8<<10 {
+			t.Errorf("%d bytes are kept of an unfinished line", len(rest))
+		}
+	}
+	if got := m.State().Guest.Panic; !strings.HasPrefix(got, "Kernel panic - not syncing: dm-verity device corrupted") {
+		t.Errorf("panic %q", got)
+	}
+}
+
+func TestStagesAreKeptOnceEachAndBounded(t *testing.T) {
+	var s State
+	for i := range 2 * maxStages {
+		s.addStage(&console.Line{Stage: strings.Repeat("a", i%(maxStages+10)+1), Status: "running"}, time.Time{})
+	}
+	s.addStage(&console.Line{Stage: "a", Status: "ok", MS: 5}, time.Time{})
+	if len(s.Guest.Stages) != maxStages || s.Guest.Stages[0].Status != "ok" {
+		t.Errorf("%d stages, first %+v", len(s.Guest.Stages), s.Guest.Stages[0])
+	}
+}
+
+func TestMemAvailable(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "meminfo")
+	for in, want := range map[string]int{"MemTotal: 9 kB\nMemAvailable:   2097152 kB\n": 2048, "MemTotal: 9 kB\n": -1, "MemAvailable: x kB\n": -1} {
+		if err := os.WriteFile(path, []byte(in), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		got, err := memAvailableMiB(path)
+		if (want < 0) != (err != nil) || want >= 0 && got != want {
+			t.Errorf("memAvailableMiB(%q) = %d, %v", in, got, err)
+		}
+	}
+	if err := checkMemory(1 << 40); !fault.Has(err, "vm.memory.insufficient") {
+		t.Errorf("checkMemory of a petabyte = %v", err)
+	}
+	for _, tee := range []string{"tdx", "snp"} {
+		if err := teeUnavailable(tee); !fault.Has(err, "vm.tee.unavailable") && !fault.Has(err, "vm.tee.unsupported") {
+			t.Errorf("teeUnavailable(%s) = %v", tee, err)
+		}
+	}
+}
