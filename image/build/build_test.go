@@ -166,3 +166,12 @@ func TestDebFileIsAptsName(t *testing.T) {
 		t.Errorf("got %s, want %s", got, want)
 	}
 }
+
+func TestAFullDiskIsSaidBeforeAnythingStarts(t *testing.T) {
+	if err := requireSpace(t.TempDir(), 1<<62); !fault.Has(err, "build.disk_space") {
+		t.Errorf("got %v", err)
+	}
+	if err := requireSpace(t.TempDir(), 1); err != nil {
+		t.Error(err)
+	}
+}

@@ -34,6 +34,13 @@ var engineRoots = []string{"llama.cpp-tools"}
 // wrapped are the programs that others call by name.
 var wrapped = []string{"swtpm", "swtpm_setup", "swtpm_localca", "swtpm_cert", "swtpm_ioctl", "certtool", "qemu-system-x86_64", "mkfs.erofs", "fsck.erofs", "dump.erofs", "veritysetup"}
 
+// Space that unpacking and downloading take, with room to spare, in bytes.
+const (
+	treeSpace  = 1_000_000_000
+	cacheSpace = 600_000_000
+	imageSpace = 1_500_000_000
+)
+
 // usedFile records every package in use and how it was chosen.
 const usedFile = "tools.used.json"
 
@@ -101,6 +108,9 @@ func (b *builder) toolsTree(ctx context.Context) error {
 			b.say("deps: tools tree is up to date (%s)", dir)
 			return nil
 		}
+	}
+	if err := errors.Join(requireSpace(b.out, treeSpace), requireSpace(b.cache, cacheSpace)); err != nil {
+		return err
 	}
 	mirror, err := debs.MachineMirror(ctx)
 	if err != nil {

@@ -8,6 +8,8 @@ import (
 	"os"
 	"path/filepath"
 
+	"golang.org/x/sys/unix"
+
 	"cocoon/image/debs"
 	"cocoon/image/info"
 	"cocoon/internal/fault"
@@ -74,6 +76,20 @@ func writeFiles(path string, parts ...[]byte) error {
 	}
 	if err := os.Rename(tmp, path); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
+}
+
+// requireSpace refuses to start what cannot end: a full disk halfway leaves
+// errors that name anything but the cause.
+func requireSpace(dir string, bytes uint64) error {
+	var st unix.Statfs_t
+	if err := unix.Statfs(dir, &st); err != nil {
+		return fmt.Errorf("asking for free space in %s: %w", dir, err)
+	}
+	if free := st.Bavail * uint64(st.Bsize); free < bytes {
+		return fault.Mismatch(fault.ExitNotReady, "build.disk_space", "free space in "+dir,
+			fmt.Sprintf("%.1f GB", float64(bytes)/1e9), fmt.Sprintf("%.1f GB", float64(free)/1e9), "free disk space, or set COCOON_CACHE to another disk")
 	}
 	return nil
 }

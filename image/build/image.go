@@ -181,6 +181,9 @@ func (b *builder) mkosiDir(elem ...string) string {
 // runMkosi builds the root file system inside the tools tree and returns the
 // packages in it with the hashes of their .deb files.
 func (b *builder) runMkosi(ctx context.Context) ([]info.Package, error) {
+	if err := requireSpace(b.out, imageSpace); err != nil {
+		return nil, err
+	}
 	sources, stop, err := b.aptSources(ctx)
 	if err != nil {
 		return nil, err

@@ -44,7 +44,7 @@ func run(ctx context.Context, args []string) error {
 		"release": b.release,
 		"rebuild": b.rebuild,
 	}
-	const usage = "usage: build deps|image|packs|clean|repro|release|rebuild..."
+	const usage = "usage: build VERB..., verbs: deps, image, packs, clean, repro, release, rebuild"
 	if len(args) == 0 {
 		return errors.New(usage)
 	}
