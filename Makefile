@@ -8,10 +8,36 @@ SHELL := /bin/bash
 ROOT = @[ "$$(id -u)" = 0 ] || { echo "this needs root; run: sudo make $@"; exit 6; }
 BUILD = @mkdir -p build && go build -o build/builder ./image/build && build/builder
 
-.PHONY: help deps image clean repro release rebuild
+# tonutils-go fails checkptr, which -race switches on.
+RACE = -race -gcflags=all=-d=checkptr=0
+RACED = ./client/... ./gateway/... ./ratls/... ./internal/... ./verifier/... ./enclave/... ./hostd/... ./contracts/devnet/... ./contracts/chain/... ./contracts/receipt/... ./cmd/cocoon-verifier/...
+
+.PHONY: help demo test bin deps image clean repro release rebuild soak check-generated bench
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: deps bin ## run the whole job on this machine (build/demo)
+	@build/bin/cocoon demo run
+
+test: deps image bin ## run all tests
+	@cd contracts && npm test --silent
+	@COCOON_IMAGE_REQUIRED=1 go test -timeout 20m ./...
+	@COCOON_NO_BOOT=1 go test $(RACE) -short -timeout 20m $(RACED)
+
+bin: ## build the programs (build/bin)
+	@mkdir -p build/bin
+	@go build -trimpath -o build/bin/ ./cmd/...
+
+check-generated: ## recompile the contracts and compare with what is committed
+	@cd contracts && npm ci --silent --no-audit --no-fund && npm run --silent build
+	@git diff --exit-code -- contracts/compiled docs || { echo "generated files differ from what is committed"; exit 1; }
+
+bench: ## compare the verifier with go-tdx-guest
+	@go test -run XXX -bench Verify -benchmem ./verifier/tdx
+
+soak: deps image bin ## what takes long: fuzzing, flat memory, reproducibility
+	@scripts/soak
 
 deps: ## install tools (build/tools), npm packages and Go modules
 	$(ROOT)

@@ -7,27 +7,22 @@ import (
 	"time"
 
 	"cocoon/measurements/digest"
-	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/result"
 )
 
-// ManifestHashes names the manifests that are in force now, by the SHA-256 of
-// their DSSE payload. A registry on the ledger is one source.
-type ManifestHashes func(ctx context.Context) ([]digest.SHA256, error)
-
 // Trust is what a client holds workers against: its own policy, and the
-// published measurements that the policy, or a registry, accepts.
+// published measurements that the policy, or the registry that it names,
+// accepts.
 type Trust struct {
 	Policy    *policy.Policy
 	Envelopes [][]byte // DSSE envelopes of manifests, from anywhere
-	// Registered, where set, replaces the policy's list of manifests and
-	// keys: a manifest is accepted if its hash is registered and the policy
-	// has not revoked it.
-	Registered ManifestHashes
-	Clock      func() time.Time
+	// Registry returns the proven state of the registry that the policy
+	// names; it may be nil where the policy names none.
+	Registry func(context.Context) (*appraise.Registry, error)
+	Clock    func() time.Time
 }
 
 // Result appraises evidence in full; spki is nil where no TLS connection is at
@@ -37,34 +32,19 @@ func (t *Trust) Result(ctx context.Context, ev *evidence.Evidence, spki *digest.
 	if clock == nil {
 		clock = time.Now
 	}
-	ms, p, err := t.manifests(ctx)
-	if err != nil {
-		return nil, err
-	}
-	return appraise.Appraise(ev, &appraise.Options{Policy: p, Manifests: ms, Now: clock(), TLSSPKI: spki}), nil
-}
-
-func (t *Trust) manifests(ctx context.Context) ([]*manifest.Verified, *policy.Policy, error) {
-	p := t.Policy
-	if t.Registered != nil {
-		hashes, err := t.Registered(ctx)
-		if err != nil {
-			return nil, nil, fmt.Errorf("asking the registry: %w", err)
-		}
-		if len(hashes) == 0 {
-			return nil, p, nil
-		}
-		own := *t.Policy
-		own.Manifests = policy.Manifests{Hashes: hashes, Keys: []digest.SHA256{}, Revoked: t.Policy.Manifests.Revoked}
-		p = &own
-	}
-	// An envelope that the rules do not accept is as good as absent, as long
-	// as another one is accepted: evidence then says which it meets.
-	ms, err := appraise.OpenManifests(p, t.Envelopes)
+	// An envelope that cannot be opened is as good as absent, as long as
+	// another one can: evidence then says which it meets.
+	ms, err := appraise.OpenManifests(t.Policy, t.Envelopes)
 	if err != nil && len(ms) == 0 {
-		return nil, nil, fmt.Errorf("opening manifests: %w", err)
+		return nil, fmt.Errorf("opening manifests: %w", err)
 	}
-	return ms, t.Policy, nil
+	o := &appraise.Options{Policy: t.Policy, Manifests: ms, Now: clock(), TLSSPKI: spki}
+	if t.Policy.Manifests.Registry != nil && t.Registry != nil {
+		if o.Registry, err = t.Registry(ctx); err != nil {
+			return nil, fmt.Errorf("asking the registry: %w", err)
+		}
+	}
+	return appraise.Appraise(ev, o), nil
 }
 
 // Appraise is the function that Options wants.

@@ -11,6 +11,7 @@ import (
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
 	"cocoon/internal/keyfile"
+	"cocoon/internal/registrysource"
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
 	"cocoon/verifier/policy"
@@ -142,11 +143,11 @@ func (c *Config) server(log *slog.Logger) (*server.Server, error) {
 		if p.Manifests.Registry == nil {
 			return nil, fault.New(fault.ExitInternal, "verifier.ledger", "name the registry in the policy", "setting up ledger: the policy names no registry")
 		}
-		r, err := openRegistry(c.path(c.Ledger.Config), p.Manifests.Registry, log)
+		r, err := registrysource.Open(c.path(c.Ledger.Config), p.Manifests.Registry, log)
 		if err != nil {
 			return nil, err
 		}
-		o.Registry = r.state
+		o.Registry = r.State
 	}
 	for _, m := range manifests {
 		log.Info("manifest accepted", "sha256", m.SHA256.String(), "image", m.Manifest.Image.Name, "version", m.Manifest.Image.Version)

@@ -13,6 +13,8 @@ import (
 
 	"cocoon/client"
 	"cocoon/internal/fault"
+	"cocoon/internal/registrysource"
+	"cocoon/internal/toncell"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/policy"
@@ -25,6 +27,10 @@ type workerFlags struct {
 	model     string
 	policy    string
 	manifests []string
+	ton       string
+	job       string
+	key       string
+	receipts  string
 }
 
 func (f *workerFlags) add(cmd *cobra.Command) {
@@ -34,24 +40,106 @@ func (f *workerFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.model, "model", "", "only workers that serve this model")
 	fl.StringVar(&f.policy, "policy", "", "appraisal policy (docs/verifier-api.md)")
 	fl.StringArrayVar(&f.manifests, "manifest", nil, "manifest envelope (DSSE); may be repeated")
+	fl.StringVar(&f.ton, "ton-config", "", "the network's global.config.json; needed where the policy names a registry, and with --job")
+	fl.StringVar(&f.job, "job", "", "TON address of the job that pays")
+	fl.StringVar(&f.key, "client-key", "", "the Ed25519 seed that signs vouchers, 64 hex digits in a file")
+	fl.StringVar(&f.receipts, "receipts", "", "log of receipts and vouchers of the job; continued if it exists")
 	for _, name := range []string{"gateway", "policy", "manifest"} {
 		cobra.CheckErr(cmd.MarkFlagRequired(name))
 	}
+	cmd.MarkFlagsRequiredTogether("job", "client-key", "receipts")
 }
 
-// connect builds the client; nothing is dialed yet.
-func (f *workerFlags) connect(log *slog.Logger) (*client.Client, error) {
-	trust, err := loadTrust(f.policy, f.manifests)
-	if err != nil {
-		return nil, err
+// session is a client with what it needs beside: the ledger, and the payment
+// once the worker is known.
+type session struct {
+	client  *client.Client
+	trust   *client.Trust
+	source  *registrysource.Source // nil without a ledger
+	payment *client.Payment        // nil without a job
+}
+
+func (s *session) close() error {
+	var errs []error
+	if s.payment != nil {
+		errs = append(errs, s.payment.Close())
 	}
-	opt := client.Options{Gateway: f.gateway, Model: f.model, Appraise: trust.Appraise, Log: log}
+	if s.source != nil {
+		errs = append(errs, s.source.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// transport carries requests to the worker, paid where there is a job.
+func (s *session) transport() http.RoundTripper {
+	if s.payment != nil {
+		return s.payment
+	}
+	return s.client.Transport()
+}
+
+// open builds the client; where a job pays, it also connects and verifies the
+// worker, since the job is released to one receipt key.
+func (f *workerFlags) open(ctx context.Context, log *slog.Logger) (*session, error) {
+	s := &session{}
+	err := f.openInto(ctx, s, log)
+	if err != nil {
+		return nil, errors.Join(err, s.close())
+	}
+	return s, nil
+}
+
+func (f *workerFlags) openInto(ctx context.Context, s *session, log *slog.Logger) (err error) {
+	if s.trust, err = loadTrust(f.policy, f.manifests); err != nil {
+		return err
+	}
+	if reg := s.trust.Policy.Manifests.Registry; reg != nil {
+		if f.ton == "" {
+			return fault.New(fault.ExitInternal, "usage", "give the network's global.config.json with --ton-config", "the policy names a registry on a ledger")
+		}
+		if s.source, err = registrysource.Open(f.ton, reg, nil); err != nil {
+			return err
+		}
+		s.trust.Registry = s.source.State
+	} else if f.job != "" {
+		return fault.New(fault.ExitInternal, "usage", "name the registry in the policy (manifests.registry)", "a job can pay only under a policy that names its registry")
+	}
+	opt := client.Options{Gateway: f.gateway, Model: f.model, Appraise: s.trust.Appraise, Log: log}
 	if f.worker != "" {
 		if opt.Worker, err = digest.Parse256(f.worker); err != nil {
-			return nil, fault.New(fault.ExitInternal, "usage", "give the worker's receipt key as 64 lower-case hex digits", "reading --worker: %w", err)
+			return fault.New(fault.ExitInternal, "usage", "give the worker's receipt key as 64 lower-case hex digits", "reading --worker: %w", err)
 		}
 	}
-	return client.New(opt)
+	if s.client, err = client.New(opt); err != nil || f.job == "" {
+		return err
+	}
+	return f.openPayment(ctx, s, log)
+}
+
+func (f *workerFlags) openPayment(ctx context.Context, s *session, log *slog.Logger) error {
+	peer, err := s.client.Connect(ctx)
+	if err != nil {
+		return err
+	}
+	res, err := s.trust.Result(ctx, peer.Evidence, &peer.SPKI)
+	if err != nil {
+		return err
+	}
+	if res.Manifest == nil {
+		return res.Err()
+	}
+	addr, err := toncell.ParseAddress(f.job)
+	if err != nil {
+		return err
+	}
+	key, err := seedFile(f.key)
+	if err != nil {
+		return err
+	}
+	s.payment, err = client.OpenPayment(ctx, client.PaymentOptions{
+		Ledger: s.source.Ledger(), GlobalID: s.trust.Policy.Manifests.Registry.NetworkID, Job: addr, Key: key, Path: f.receipts, Log: log,
+	}, peer, res.Manifest.SHA256, s.client.Transport())
+	return err
 }
 
 func loadTrust(policyFile string, manifestFiles []string) (*client.Trust, error) {
@@ -87,13 +175,14 @@ address that is printed. GET /cocoon/worker shows the worker and its evidence.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			log := slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))
-			c, err := f.connect(log)
+			s, err := f.open(cmd.Context(), log)
 			if err != nil {
 				return err
 			}
-			return serveProxy(cmd.Context(), c, listen, log, func(addr string) {
+			err = serveProxy(cmd.Context(), s, listen, log, func(addr string) {
 				fmt.Fprintf(cmd.OutOrStdout(), "cocoon proxy: OpenAI endpoint at http://%s/v1\n", addr)
 			})
+			return errors.Join(err, s.close())
 		},
 	}
 	f.add(cmd)
@@ -102,7 +191,7 @@ address that is printed. GET /cocoon/worker shows the worker and its evidence.`,
 }
 
 // serveProxy serves until ctx ends; ready is told the address.
-func serveProxy(ctx context.Context, c *client.Client, listen string, log *slog.Logger, ready func(addr string)) error {
+func serveProxy(ctx context.Context, s *session, listen string, log *slog.Logger, ready func(addr string)) error {
 	host, _, err := net.SplitHostPort(listen)
 	if err != nil || (host != "127.0.0.1" && host != "localhost" && host != "::1") {
 		return fault.New(fault.ExitInternal, "usage", "listen on 127.0.0.1:PORT: prompts leave this machine encrypted only",
@@ -113,7 +202,7 @@ func serveProxy(ctx context.Context, c *client.Client, listen string, log *slog.
 		return fault.New(fault.ExitInternal, "proxy.listen", "free the port, or choose another with --listen", "listening on %s: %w", listen, err)
 	}
 	srv := &http.Server{
-		Handler:           client.NewProxy(c, c.Transport(), log),
+		Handler:           client.NewProxy(s.client, s.transport(), log),
 		ReadHeaderTimeout: 15 * time.Second,
 		MaxHeaderBytes:    64 << 10,
 		ErrorLog:          slog.NewLogLogger(log.Handler(), slog.LevelDebug),

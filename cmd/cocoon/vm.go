@@ -236,7 +236,7 @@ func showVM(w io.Writer, s *machine.State, asJSON bool) error {
 	if asJSON {
 		return writeIndented(w, s)
 	}
-	fmt.Fprintf(w, "%s  %s  %s (%s)\n", s.Name, s.TEE, s.Phase, s.Accel)
+	fmt.Fprintf(w, "%s  %s  %s\naccelerator %s: %s\n", s.Name, s.TEE, s.Phase, s.Accel, s.AccelWhy)
 	if s.Reason != "" {
 		fmt.Fprintf(w, "ended: %s\n", s.Reason)
 	}

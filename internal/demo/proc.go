@@ -57,24 +57,39 @@ func startService(logDir, name, bin string, args ...string) (*service, error) {
 
 // waitHealthy polls url until it answers 200.
 func (s *service) waitHealthy(ctx context.Context, hc *http.Client, url string, limit time.Duration) error {
-	ctx, cancel := context.WithTimeout(ctx, limit)
-	defer cancel()
-	for {
+	return s.waitFor(ctx, limit, func() error {
 		req, err := http.NewRequestWithContext(ctx, http.MethodGet, url, nil)
 		if err != nil {
 			return err
 		}
-		if resp, err := hc.Do(req); err == nil {
-			resp.Body.Close()
-			if resp.StatusCode == http.StatusOK {
-				return nil
-			}
+		resp, err := hc.Do(req)
+		if err != nil {
+			return err
+		}
+		resp.Body.Close()
+		if resp.StatusCode != http.StatusOK {
+			return fmt.Errorf("it answers %s", resp.Status)
+		}
+		return nil
+	})
+}
+
+// waitFor tries until it works, the service ends, or the time is over.
+func (s *service) waitFor(ctx context.Context, limit time.Duration, try func() error) error {
+	deadline := time.Now().Add(limit)
+	for {
+		err := try()
+		if err == nil {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return s.fault("it did not become ready: %w", err)
 		}
 		select {
 		case <-s.done:
 			return s.fault("it ended: %w", s.exit())
 		case <-ctx.Done():
-			return s.fault("it did not become ready: %w", ctx.Err())
+			return ctx.Err()
 		case <-time.After(50 * time.Millisecond):
 		}
 	}

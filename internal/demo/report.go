@@ -24,7 +24,10 @@ type Report struct {
 	Answer         string             `json:"answer"`
 	FirstToken     float64            `json:"boot_to_first_token_seconds"`
 	PCRs           []ReportPCR        `json:"pcrs"`
+	Job            ReportJob          `json:"job"`
+	Receipt        ReportReceipt      `json:"receipt"`
 	Refusals       []Refusal          `json:"refusals"`
+	AlsoRefused    []Refusal          `json:"also_refused"` // beside the changed runs
 	Seconds        map[string]float64 `json:"seconds"`
 }
 
@@ -51,7 +54,10 @@ type Refusal struct {
 	Code     string   `json:"code"`
 	Expected string   `json:"expected"`
 	Actual   string   `json:"actual"`
-	By       []string `json:"by"` // who refused: verifier, client, guest, enrolment
+	By       []string `json:"by"` // who refused: verifier, client, guest, worker, registry, job
+	// Contract is the code with which registry and job refused a verdict for
+	// the changed run, had a verifier signed one; empty where none was offered.
+	Contract string `json:"contract_code,omitempty"`
 }
 
 // Notice is what every summary says of the development trust class.

@@ -17,6 +17,7 @@ type steps struct {
 	clock   func() time.Time
 	start   time.Time
 	name    string
+	last    string // of the step begun last
 	began   time.Time
 	seconds map[string]float64
 	n       int
@@ -30,7 +31,7 @@ func newSteps(out io.Writer, clock func() time.Time) *steps {
 func (s *steps) begin(name, what string) {
 	s.end()
 	s.n++
-	s.name, s.began = name, s.clock()
+	s.name, s.last, s.began = name, name, s.clock()
 	fmt.Fprintf(s.out, "\n[%d] %s: %s\n", s.n, name, what)
 }
 

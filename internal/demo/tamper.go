@@ -58,7 +58,8 @@ func blockHash(salt, block []byte) string {
 	return hex.EncodeToString(h.Sum(nil))
 }
 
-// tamperPack flips one byte of a pack at the place where needle ends, and
+// tamperPack flips one byte of a pack at the end of the bytes
+// given, and
 // makes the hash tree anew, as somebody would who wants another model or
 // engine to be taken for the published one. It returns the new parameters.
 func tamperPack(src, dst string, v evidence.Verity, needle []byte) (evidence.Verity, error) {
@@ -70,16 +71,36 @@ func tamperPack(src, dst string, v evidence.Verity, needle []byte) (evidence.Ver
 	if uint64(len(b)) < size {
 		return v, fmt.Errorf("pack of %d bytes, its data alone are %d", len(b), size)
 	}
-	data := b[:size]
+	data := bytes.Clone(b[:size])
 	at := bytes.Index(data, needle)
 	if at < 0 {
 		return v, fmt.Errorf("pack does not hold the bytes that were to be changed")
 	}
 	data[at+len(needle)-1] ^= 0x01
+	return rehash(data, dst, v)
+}
+
+// growPack adds one block to a pack behind its file system and makes the hash
+// tree anew: another pack, with the same programs in it.
+func growPack(src, dst string, v evidence.Verity) (evidence.Verity, error) {
+	b, err := os.ReadFile(src)
+	if err != nil {
+		return v, fmt.Errorf("reading pack: %w", err)
+	}
+	size := v.DataBlocks * verity.BlockSize
+	if uint64(len(b)) < size {
+		return v, fmt.Errorf("pack of %d bytes, its data alone are %d", len(b), size)
+	}
+	data := append(bytes.Clone(b[:size]), make([]byte, verity.BlockSize)...)
+	v.DataBlocks++
+	return rehash(data, dst, v)
+}
+
+func rehash(data []byte, dst string, v evidence.Verity) (evidence.Verity, error) {
 	tree, root, err := verity.Build(bytes.NewReader(data), v.DataBlocks, v.Salt[:])
 	if err != nil {
 		return v, fmt.Errorf("making pack anew: %w", err)
 	}
 	v.Root = root
-	return v, writeFile(dst, append(bytes.Clone(data), tree...))
+	return v, writeFile(dst, append(data, tree...))
 }

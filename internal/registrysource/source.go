@@ -1,0 +1,98 @@
+// Package registrysource reads a registry on the ledger for appraisals: it
+// joins the ledger's proven state (package ledger) with the form in which
+// package appraise wants it, which know nothing of one another.
+package registrysource
+
+import (
+	"context"
+	"fmt"
+	"log/slog"
+	"sync"
+	"time"
+
+	"cocoon/contracts/chain"
+	"cocoon/contracts/ledger"
+	"cocoon/contracts/registry"
+	"cocoon/internal/fault"
+	"cocoon/internal/toncell"
+	"cocoon/measurements/digest"
+	"cocoon/verifier/appraise"
+	"cocoon/verifier/policy"
+)
+
+// refresh is how long a state that was read serves further appraisals. The
+// policy bounds its age apart from that.
+const (
+	refresh = 5 * time.Second
+	timeout = 20 * time.Second
+)
+
+// Source reads one registry's account, at most once every five seconds. It is
+// safe for concurrent use.
+type Source struct {
+	ledger *ledger.Ledger
+	addr   toncell.Address
+	want   policy.Registry
+
+	mu   sync.Mutex
+	last *appraise.Registry
+	read time.Time
+}
+
+// Open returns a source for the registry that a policy names, over the network
+// of a global.config.json file. No server is asked yet.
+func Open(config string, want *policy.Registry, log *slog.Logger) (*Source, error) {
+	addr, err := toncell.ParseAddress(want.Address)
+	if err != nil {
+		return nil, fault.New(fault.ExitParse, "registry.address", "correct the registry's address in the policy", "reading registry address: %w", err)
+	}
+	c, err := chain.OpenFile(config, chain.Options{})
+	if err != nil {
+		return nil, fmt.Errorf("opening ledger: %w", err)
+	}
+	return &Source{ledger: ledger.New(c, log), addr: addr, want: *want}, nil
+}
+
+// Ledger returns the ledger underneath.
+func (s *Source) Ledger() *ledger.Ledger { return s.ledger }
+
+// Close ends the connection.
+func (s *Source) Close() error { return s.ledger.Chain().Close() }
+
+// State returns what the registry says now.
+func (s *Source) State(ctx context.Context) (*appraise.Registry, error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.last != nil && time.Since(s.read) < refresh {
+		return s.last, nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, timeout)
+	defer cancel()
+	reg, st, err := s.ledger.Registry(ctx, s.addr)
+	if err != nil {
+		return nil, err
+	}
+	s.last, s.read = State(s.want.Address, reg, st), time.Now()
+	return s.last, nil
+}
+
+// State puts a registry's proven state into the form of an appraisal. address
+// is the registry's, as the policy spells it.
+func State(address string, reg *registry.State, st *chain.State) *appraise.Registry {
+	out := &appraise.Registry{
+		Address: address, NetworkID: st.GlobalID, Time: time.Unix(int64(st.Utime), 0),
+		Manifests: map[digest.SHA256]appraise.ManifestState{}, Models: map[digest.SHA256]bool{},
+	}
+	for hash, m := range reg.Manifests {
+		switch m.State {
+		case registry.Active:
+			out.Manifests[hash] = appraise.ManifestState{Listed: true}
+		case registry.Grace:
+			out.Manifests[hash] = appraise.ManifestState{Listed: true, Until: m.GraceUntil}
+		}
+	}
+	for root, m := range reg.Models {
+		out.Models[root] = m.Active
+	}
+	return out
+}
