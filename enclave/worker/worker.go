@@ -73,7 +73,7 @@ func New(rep *status.Reporter, log *slog.Logger) *Worker {
 }
 
 // Run boots, serves until ctx ends or the machine is told to stop, and cleans
-// up. It returns why a boot failed.
+// up. It returns why the boot or the service failed.
 func (w *Worker) Run(ctx context.Context) error {
 	ctx, cancel := pid1.NotifyShutdown(ctx)
 	defer cancel()
@@ -85,7 +85,7 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.rep.State(status.Booting, nil)
 	err := boot.Run(ctx, time.Now, w.rep, w.stages(ctx, cancel))
 	if err == nil {
-		w.attend(ctx)
+		err = w.attend(ctx)
 	}
 	cancel()
 	w.stop()
@@ -95,8 +95,9 @@ func (w *Worker) Run(ctx context.Context) error {
 	return err
 }
 
-// attend reports changes of state until ctx ends.
-func (w *Worker) attend(ctx context.Context) {
+// attend reports changes of state until ctx ends, or until something that
+// nothing can replace has ended.
+func (w *Worker) attend(ctx context.Context) error {
 	state := ""
 	stateTick, metricsTick := time.NewTicker(pollState), time.NewTicker(pollMetrics)
 	defer stateTick.Stop()
@@ -115,11 +116,10 @@ func (w *Worker) attend(ctx context.Context) {
 		}
 		select {
 		case <-ctx.Done():
-			return
+			return nil
 		case <-w.daemon.Done:
 			// The engine's shim may live on, but nothing watches it any more.
-			w.rep.State(status.Paused, errDaemon)
-			return
+			return errDaemon
 		case <-stateTick.C:
 		case <-metricsTick.C:
 			w.rep.Report(status.Line{Type: status.TypeMetrics, Metrics: w.meter.Text()})
@@ -185,7 +185,7 @@ func systemRoots() *x509.CertPool {
 	return pool
 }
 
-// Executable is this program, for children that harden themselves first.
+// executable is this program, for children that harden themselves first.
 func executable() string {
 	if path, err := os.Executable(); err == nil {
 		return path
