@@ -91,6 +91,10 @@ func (a *appraisal) takeCPU(r *result.Result, c CPUResult) {
 		a.fail(result.SubCPU, "policy.trust_class", accepted(a.o.Policy), c.TrustClass,
 			"the policy does not accept this trust class", "use a machine of an accepted class; \"vtpm\" is for development only")
 	}
+	// An appraiser that looked at nothing has not found the evidence good.
+	if len(c.CPU) == 0 || len(c.Image) == 0 && len(a.o.Manifests) > 0 {
+		a.fail(result.SubCPU, "evidence.cpu.unchecked", "checks of quote and image", "none", "the appraiser of this CPU type made no checks", "report this")
+	}
 	a.add(result.SubCPU, c.CPU...)
 	a.add(result.SubImage, c.Image...)
 	maps.Copy(r.Measurements, c.Measurements)
