@@ -107,16 +107,24 @@ func (c *Client) Remove(ctx context.Context, name string) error {
 
 // Wait waits until a VM has passed the stage, or is in that guest state, and
 // returns its state. It fails as soon as that cannot happen any more, with
-// the guest's own faults. on, where not nil, sees each change of a stage.
+// the guest's own faults and the last state that was seen, if any. on, where not nil, sees each change of a stage.
 func (c *Client) Wait(ctx context.Context, name, stage string, on func(machine.Stage)) (*machine.State, error) {
 	seen := map[string]string{}
+	late := func() error {
+		return fault.New(fault.ExitNotReady, "vm.wait.timeout", "read the console: cocoon vm logs "+name, "waiting for stage %s of VM %s: %w", stage, name, ctx.Err())
+	}
+	var last *machine.State
 	t := time.NewTicker(pollEvery)
 	defer t.Stop()
 	for {
 		st, err := c.Get(ctx, name)
-		if err != nil {
-			return nil, err
+		if ctx.Err() != nil {
+			return last, late()
 		}
+		if err != nil {
+			return last, err
+		}
+		last = st
 		for _, s := range st.Guest.Stages {
 			if on != nil && seen[s.Name] != s.Status {
 				seen[s.Name] = s.Status
@@ -128,7 +136,7 @@ func (c *Client) Wait(ctx context.Context, name, stage string, on func(machine.S
 		}
 		select {
 		case <-ctx.Done():
-			return st, fault.New(fault.ExitNotReady, "vm.wait.timeout", "read the console: cocoon vm logs "+name, "waiting for stage %s of VM %s: %w", stage, name, ctx.Err())
+			return st, late()
 		case <-t.C:
 		}
 	}
