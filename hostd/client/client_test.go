@@ -1,0 +1,194 @@
+package client
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"io"
+	"log/slog"
+	"net"
+	"net/http"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"cocoon/hostd/api"
+	"cocoon/hostd/console"
+	"cocoon/hostd/daemon"
+	"cocoon/hostd/machine"
+	"cocoon/hostd/proc"
+	"cocoon/hostd/spec"
+	"cocoon/hostd/store"
+	"cocoon/internal/fault"
+	"cocoon/internal/toolstree"
+)
+
+func now() time.Time { return time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC) }
+
+// serve runs a daemon's interface on a socket. before is called on its state
+// directory first.
+func serve(t *testing.T, before func(dir string)) *Client {
+	t.Helper()
+	dir := t.TempDir()
+	if before != nil {
+		before(dir)
+	}
+	log := slog.New(slog.DiscardHandler)
+	d, err := daemon.Open(daemon.Options{Dir: dir, Accel: "tcg", Tools: toolstree.Tree{Dir: dir}, Keeper: []string{"/nonexistent"}, Clock: now, Logger: log})
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(dir, SocketFile)
+	l, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	srv := &http.Server{Handler: api.Handler(api.Options{Host: d, Logger: log}), ReadHeaderTimeout: time.Minute}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(l) }()
+	c := New(socket)
+	t.Cleanup(func() {
+		c.Close()
+		srv.Close()
+		<-done
+		if err := d.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return c
+}
+
+// withVM puts a VM into a state directory, as if this process kept it.
+func withVM(t *testing.T, st machine.State) func(string) {
+	return func(dir string) {
+		s, err := store.Open(dir)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Put(store.Record{Spec: spec.Spec{Version: 1, Name: st.Name, TEE: spec.TEEVTPM, MemoryMiB: 256, CPUs: 1, Image: "/i"}, Created: now()}); err != nil {
+			t.Fatal(err)
+		}
+		if err := s.Close(); err != nil {
+			t.Fatal(err)
+		}
+		if st.Keeper, err = proc.Self(); err != nil {
+			t.Fatal(err)
+		}
+		vm := filepath.Join(dir, "vms", st.Name)
+		if err := os.MkdirAll(vm, 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := machine.WriteState(vm, &st); err != nil {
+			t.Fatal(err)
+		}
+		for f, text := range map[string]string{machine.ConsoleFile: "hello\n", machine.StatusFile: `{"type":"stage","stage":"mounts","status":"ok"}` + "\n"} {
+			if err := os.WriteFile(filepath.Join(vm, f), []byte(text), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+}
+
+func TestFaultsKeepTheirCodesAndValuesOverTheSocket(t *testing.T) {
+	c := serve(t, nil)
+	ctx := t.Context()
+	for _, tc := range []struct {
+		name string
+		code string
+		exit int
+		do   func() error
+	}{
+		{"an unknown VM", "vm.unknown", fault.ExitNotReady, func() error { _, err := c.Get(ctx, "nobody"); return err }},
+		{"a name that is a path", "vm.unknown", fault.ExitNotReady, func() error { _, err := c.Stop(ctx, "../../etc", false); return err }},
+		{"removing nobody", "vm.unknown", fault.ExitNotReady, func() error { return c.Remove(ctx, "nobody") }},
+		{"the console of nobody", "vm.unknown", fault.ExitNotReady, func() error { return c.Console(ctx, "nobody", io.Discard, true) }},
+		{"a spec that is invalid", "vm.spec.invalid", fault.ExitParse, func() error { _, err := c.Start(ctx, &spec.Spec{Version: 1}); return err }},
+		{"a spec with relative paths", "vm.spec.relative", fault.ExitParse, func() error {
+			_, err := c.Start(ctx, &spec.Spec{Version: 1, Name: "a", TEE: "vtpm", MemoryMiB: 256, CPUs: 1, Image: "i"})
+			return err
+		}},
+		{"a spec without its files", "vm.file.missing", fault.ExitNotReady, func() error {
+			_, err := c.Start(ctx, &spec.Spec{Version: 1, Name: "a", TEE: "vtpm", MemoryMiB: 256, CPUs: 1, Image: "/nonexistent"})
+			return err
+		}},
+		{"a CA with a bad name", "vm.tpm.ca_name", fault.ExitParse, func() error { _, err := c.CA(ctx, "A B"); return err }},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			err := tc.do()
+			if !fault.Has(err, tc.code) || fault.ExitCode(err) != tc.exit {
+				t.Errorf("%v (exit %d), want %s (exit %d)", err, fault.ExitCode(err), tc.code, tc.exit)
+			}
+		})
+	}
+}
+
+func TestProblemsAreProblemDetails(t *testing.T) {
+	c := serve(t, nil)
+	for path, want := range map[string]int{"/v1/vms/nobody": 404, "/v1/vms/nobody/console": 404} {
+		resp, err := c.http.Get("http://hostd" + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var p api.Problem
+		err = json.NewDecoder(resp.Body).Decode(&p)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != want || p.Status != want || p.Type != "urn:cocoon:problem:vm.unknown" || resp.Header.Get("Content-Type") != api.MediaProblem {
+			t.Errorf("%s: %d %s %+v, %v", path, resp.StatusCode, resp.Header.Get("Content-Type"), p, err)
+		}
+	}
+	for _, body := range []string{strings.Repeat(" ", api.MaxBody+1), `{"version":1,"version":1}`, `[]`} {
+		resp, err := c.http.Post("http://hostd"+api.PathVMs, "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		if resp.StatusCode != 400 && resp.StatusCode != 413 {
+			t.Errorf("a body of %d bytes: status %d, want 400 or 413", len(body), resp.StatusCode)
+		}
+	}
+}
+
+func TestWaitReportsStagesAndGivesUpWithTheLastState(t *testing.T) {
+	c := serve(t, withVM(t, machine.State{Name: "a", Phase: machine.Running, Started: now(),
+		Guest: machine.Guest{Stages: []machine.Stage{{Name: "mounts", Status: "ok"}, {Name: "engine", Status: "running"}}}}))
+	var seen []string
+	st, err := c.Wait(t.Context(), "a", "mounts", func(s machine.Stage) { seen = append(seen, s.Name) })
+	if err != nil || st.Phase != machine.Running || strings.Join(seen, " ") != "mounts engine" {
+		t.Errorf("Wait() = %+v, %v, saw %v", st, err, seen)
+	}
+	ctx, cancel := context.WithCancel(t.Context())
+	st, err = c.Wait(ctx, "a", "engine", func(machine.Stage) { cancel() })
+	if !fault.Has(err, "vm.wait.timeout") {
+		t.Errorf("Wait that is given up = %+v, %v", st, err)
+	}
+}
+
+func TestLogsAreCopiedAndFollowed(t *testing.T) {
+	c := serve(t, withVM(t, machine.State{Name: "a", Phase: machine.Stopped, Started: now(), Guest: machine.Guest{Stages: []machine.Stage{}}}))
+	for _, follow := range []bool{false, true} { // a VM that has ended ends a follower
+		var b bytes.Buffer
+		if err := c.Console(t.Context(), "a", &b, follow); err != nil || b.String() != "hello\n" {
+			t.Errorf("Console() = %q, %v", b.String(), err)
+		}
+		var lines []string
+		if err := c.Lines(t.Context(), "a", follow, func(l *console.Line) { lines = append(lines, l.Stage) }); err != nil || len(lines) != 1 || lines[0] != "mounts" {
+			t.Errorf("Lines() = %v, %v", lines, err)
+		}
+	}
+	vms, err := c.List(t.Context())
+	if err != nil || len(vms) != 1 || vms[0].Name != "a" {
+		t.Errorf("List() = %v, %v", vms, err)
+	}
+}
+
+func TestAnAbsentDaemonIsANetworkFaultWithAHint(t *testing.T) {
+	c := New(filepath.Join(t.TempDir(), "none.sock"))
+	if _, err := c.Health(t.Context()); !fault.Has(err, "hostd.unreachable") || fault.ExitCode(err) != fault.ExitNetwork {
+		t.Errorf("Health() = %v", err)
+	}
+	if _, err := Launch(t.Context(), LaunchOptions{Program: "/bin/false", State: t.TempDir()}); !fault.Has(err, "hostd.launch") {
+		t.Errorf("Launch of a program that ends = %v", err)
+	}
+}
