@@ -93,9 +93,12 @@ func (w *watcher) judge(good bool) error {
 	if i := strings.Index(text, markKVMError); i >= 0 {
 		text = text[i:]
 	}
-	// The first line and the next, which names the instruction.
-	lines := strings.SplitN(text, "\n", 3)
-	return errors.New(strings.TrimSpace(strings.Join(lines[:min(2, len(lines))], ", ")))
+	// The first line and, where it has come already, the next, which has details.
+	line, rest, _ := strings.Cut(strings.TrimSpace(text), "\n")
+	if next, _, whole := strings.Cut(rest, "\n"); whole {
+		line = strings.TrimSpace(line) + ", " + strings.TrimSpace(next)
+	}
+	return errors.New(strings.TrimSpace(line))
 }
 
 func (w *watcher) last() string {

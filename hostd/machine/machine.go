@@ -76,6 +76,7 @@ type Machine struct {
 	state    State
 	shutdown string // reason from QEMU's SHUTDOWN event
 	asked    string // how the end was asked for, or empty
+	noted    bool   // a write of the state is under way
 }
 
 // Start makes the TPM where it does not exist and boots the VM. On failure
@@ -349,11 +350,31 @@ func (m *Machine) update(f func(*State)) error {
 	return WriteState(m.o.Dir, &m.state)
 }
 
-// note is update where a failed write must not disturb the machine.
+// noteEvery bounds how often what a guest says reaches the disk.
+const noteEvery = 50 * time.Millisecond
+
+// note changes the state and lets it be written soon: the guest decides how
+// often this happens, and a failed write must not disturb the machine.
 func (m *Machine) note(f func(*State)) {
-	if err := m.update(f); err != nil {
-		m.o.Logger.Warn("writing state", "vm", m.o.Spec.Name, "err", err)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	f(&m.state)
+	if m.noted {
+		return
 	}
+	m.noted = true
+	time.AfterFunc(noteEvery, func() {
+		m.mu.Lock()
+		defer m.mu.Unlock()
+		m.noted = false
+		// The last state is already written then, and the directory may be gone.
+		if m.state.Over() {
+			return
+		}
+		if err := WriteState(m.o.Dir, &m.state); err != nil {
+			m.o.Logger.Warn("writing state", "vm", m.state.Name, "err", err)
+		}
+	})
 }
 
 func (m *Machine) event(e qemu.Event) {

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"errors"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"strings"
@@ -74,7 +75,7 @@ func TestStateSurvivesItsFile(t *testing.T) {
 }
 
 func TestScanFindsAPanicSplitOverReadsAndForgetsLongLines(t *testing.T) {
-	m := &Machine{o: Options{Dir: t.TempDir()}}
+	m := &Machine{o: Options{Dir: t.TempDir(), Logger: slog.New(slog.DiscardHandler)}}
 	var rest []byte
 	for _, part := range []string{strings.Repeat("x", 100<<10), "\nboot\n[    8.4] Kernel pan", "ic - not syncing: dm-verity device corrupted\x1b[0m", "\r\nlater\nKernel panic - not syncing: second\n"} {
 		rest = m.scan(rest, []byte(part))
