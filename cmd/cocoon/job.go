@@ -31,7 +31,7 @@ func newJobCmd() *cobra.Command {
 		Use:   "job",
 		Short: "escrows that pay a worker for what its receipts say",
 	}
-	cmd.AddCommand(newJobOpenCmd(), newJobShowCmd(), newJobReleaseCmd(), newJobRedeemCmd(), newJobCloseCmd())
+	cmd.AddCommand(newJobOpenCmd(), newJobShowCmd(), newJobReleaseCmd(), newJobVoucherCmd(), newJobRedeemCmd(), newJobCloseCmd())
 	return cmd
 }
 
