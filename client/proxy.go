@@ -27,11 +27,16 @@ func NewProxy(c *Client, transport http.RoundTripper, log *slog.Logger) http.Han
 		Rewrite: func(r *httputil.ProxyRequest) {
 			r.SetURL(&url.URL{Scheme: "https", Host: "enclave"})
 			r.Out.Host = "enclave"
-			// Whatever key the OpenAI client was given is not the worker's
-			// business.
-			r.Out.Header.Del("Authorization")
-			r.Out.Header.Del("Cookie")
-			r.Out.Header.Del("User-Agent")
+			r.Out.URL.RawQuery = "" // the worker's API has none
+			// What the OpenAI client says of itself, of its user and of its
+			// keys is not the worker's business.
+			keep := http.Header{}
+			for _, name := range []string{"Content-Type", "Accept"} {
+				if v := r.Out.Header.Get(name); v != "" {
+					keep.Set(name, v)
+				}
+			}
+			r.Out.Header = keep
 		},
 		Transport:     transport,
 		FlushInterval: -1,

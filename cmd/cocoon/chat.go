@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cocoon/client"
+	"cocoon/contracts/receipt"
 	"cocoon/internal/fault"
 )
 
@@ -31,12 +32,17 @@ type chatResult struct {
 	// cost, nanoton; Receipts counts them. Both are absent without a job.
 	Cost     uint64 `json:"job_cost_nanoton,omitempty"`
 	Receipts uint64 `json:"job_receipts,omitempty"`
+	// Receipt is the enclave's signed receipt for this answer.
+	Receipt *receipt.Signed `json:"receipt,omitempty"`
 }
 
 // settle adds what the payment says; a receipt that was not right is an error.
-func (r *chatResult) settle(s *session) error {
+func (r *chatResult) settle(ctx context.Context, s *session) error {
 	if s.payment == nil {
 		return nil
+	}
+	if err := s.payment.Wait(ctx); err != nil {
+		return err
 	}
 	if err := s.payment.Err(); err != nil {
 		return err
@@ -48,7 +54,7 @@ func (r *chatResult) settle(s *session) error {
 	if last == nil || v == nil {
 		return fault.New(fault.ExitRefused, "receipt.missing", "do not pay for this response; close the job", "settling the answer: no receipt was accepted")
 	}
-	r.Cost, r.Receipts = uint64(v.Voucher.Amount), v.Voucher.ReceiptCount
+	r.Cost, r.Receipts, r.Receipt = uint64(v.Voucher.Amount), v.Voucher.ReceiptCount, last
 	return nil
 }
 
@@ -81,7 +87,7 @@ func newChatCmd() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			if err := res.settle(s); err != nil {
+			if err := res.settle(cmd.Context(), s); err != nil {
 				return err
 			}
 			if asJSON {

@@ -59,10 +59,15 @@ type session struct {
 	payment *client.Payment        // nil without a job
 }
 
+// settleTime is how long a session that ends waits for receipts.
+const settleTime = 15 * time.Second
+
 func (s *session) close() error {
 	var errs []error
 	if s.payment != nil {
-		errs = append(errs, s.payment.Close())
+		ctx, cancel := context.WithTimeout(context.Background(), settleTime)
+		defer cancel()
+		errs = append(errs, s.payment.Wait(ctx), s.payment.Close())
 	}
 	if s.source != nil {
 		errs = append(errs, s.source.Close())

@@ -44,12 +44,15 @@ type Payer struct {
 	receipt *Signed
 	voucher *SignedVoucher
 	early   map[uint64]*Signed
-	failed  error
+	// verdicts are those recorded for the receipt key: a receipt that was
+	// issued before a renewal may arrive after it.
+	verdicts map[Hash]bool
+	failed   error
 }
 
 // OpenPayer opens or continues the job's log.
 func OpenPayer(opt PayerOptions) (*Payer, error) {
-	p := &Payer{opt: opt, early: map[uint64]*Signed{}}
+	p := &Payer{opt: opt, early: map[uint64]*Signed{}, verdicts: map[Hash]bool{opt.Verdict: true}}
 	log, err := OpenLog(opt.Path, p.replayReceipt, func(v *SignedVoucher) error { p.voucher = v; return nil })
 	if err != nil {
 		return nil, err
@@ -75,11 +78,16 @@ func (p *Payer) add(s *Signed) error {
 	return nil
 }
 
-// Chain takes over a renewal: the enclave's new receipt key and its verdict.
+// Chain takes over a renewal: the enclave's receipt key, which may be new, and
+// its verdict, which vouchers name from now on.
 func (p *Payer) Chain(receiptKey ed25519.PublicKey, verdict Hash, deposit coin.Nano) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
+	if !p.opt.ReceiptKey.Equal(receiptKey) {
+		clear(p.verdicts)
+	}
 	p.opt.ReceiptKey, p.opt.Verdict, p.opt.Deposit = receiptKey, verdict, deposit
+	p.verdicts[verdict] = true
 }
 
 // Expect is what the client itself knows about a response.
@@ -123,7 +131,7 @@ func (p *Payer) check(s *Signed, e Expect) error {
 	if r.Manifest != p.opt.Manifest {
 		refuse("receipt.manifest", "manifest", p.opt.Manifest, r.Manifest)
 	}
-	if r.Verdict != p.opt.Verdict {
+	if !p.verdicts[r.Verdict] {
 		refuse("receipt.verdict", "verdict", p.opt.Verdict, r.Verdict)
 	}
 	if r.Price.Max() > p.opt.PriceCap {

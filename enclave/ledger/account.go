@@ -26,7 +26,7 @@ func (a *account) Issue(d serve.Delivery) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	a.entry.keep(s.Receipt.Request, doc)
+	a.entry.keep(s.Receipt.Request, s.Receipt.Seq, doc)
 	return base64.StdEncoding.EncodeToString(doc), nil
 }
 

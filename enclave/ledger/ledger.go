@@ -12,8 +12,10 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"math"
 	"path/filepath"
 	"slices"
+	"strconv"
 	"sync"
 	"time"
 
@@ -103,6 +105,7 @@ type entry struct {
 
 type recent struct {
 	request receipt.Hash
+	seq     uint64
 	doc     []byte
 }
 
@@ -310,7 +313,7 @@ func (l *Ledger) Voucher(_ context.Context, jobText string) ([]byte, error) {
 // Receipt implements serve.Ledger: the answer is a receipt.Signed. It is given
 // only to whoever knows the request's hash: a job's address is public, and what
 // its client asked is not to be guessed from receipts.
-func (l *Ledger) Receipt(_ context.Context, jobText, request string) ([]byte, error) {
+func (l *Ledger) Receipt(_ context.Context, jobText, request, before string) ([]byte, error) {
 	addr, err := parseJob(jobText)
 	if err != nil {
 		return nil, err
@@ -319,32 +322,38 @@ func (l *Ledger) Receipt(_ context.Context, jobText, request string) ([]byte, er
 	if err := want.UnmarshalText([]byte(request)); err != nil {
 		return nil, fault.New(fault.ExitParse, CodeMalformed, "give the SHA-256 of the request's body, hex", "looking for a receipt: %w", err)
 	}
+	limit := uint64(math.MaxUint64)
+	if before != "" {
+		if limit, err = strconv.ParseUint(before, 10, 64); err != nil {
+			return nil, fault.New(fault.ExitParse, CodeMalformed, "give the number of a receipt", "looking for a receipt: %w", err)
+		}
+	}
 	if e, _ := l.book(addr); e != nil {
-		if doc := e.find(want); doc != nil {
+		if doc := e.find(want, limit); doc != nil {
 			return doc, nil
 		}
 	}
 	return nil, fault.New(fault.ExitRefused, CodeNoReceipt, "wait until the engine has stopped", "looking for a receipt: there is none for this request")
 }
 
-func (e *entry) find(request receipt.Hash) []byte {
+func (e *entry) find(request receipt.Hash, before uint64) []byte {
 	e.recentMu.Lock()
 	defer e.recentMu.Unlock()
 	for i := len(e.recent) - 1; i >= 0; i-- {
-		if e.recent[i].request == request {
+		if e.recent[i].request == request && e.recent[i].seq < before {
 			return e.recent[i].doc
 		}
 	}
 	return nil
 }
 
-func (e *entry) keep(request receipt.Hash, doc []byte) {
+func (e *entry) keep(request receipt.Hash, seq uint64, doc []byte) {
 	e.recentMu.Lock()
 	defer e.recentMu.Unlock()
 	if len(e.recent) == maxRecent {
 		e.recent = append(e.recent[:0], e.recent[1:]...)
 	}
-	e.recent = append(e.recent, recent{request, doc})
+	e.recent = append(e.recent, recent{request, seq, doc})
 }
 
 // Close closes the books.

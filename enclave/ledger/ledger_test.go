@@ -364,7 +364,7 @@ func TestReceiptsAreGivenOnlyToThoseWhoAsked(t *testing.T) {
 	for i := range maxRecent + 1 {
 		last = w.issue(t, fmt.Sprint(i), 1)
 	}
-	doc, err := w.Receipt(context.Background(), w.addr.String(), last.Receipt.Request.String())
+	doc, err := w.Receipt(context.Background(), w.addr.String(), last.Receipt.Request.String(), "")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -379,7 +379,7 @@ func TestReceiptsAreGivenOnlyToThoseWhoAsked(t *testing.T) {
 		"another job":                 {addr("x").String(), last.Receipt.Request.String(), CodeNoReceipt},
 		"no job":                      {"x", last.Receipt.Request.String(), CodeMalformed},
 	} {
-		if _, err := w.Receipt(context.Background(), c.job, c.request); !fault.Has(err, c.code) {
+		if _, err := w.Receipt(context.Background(), c.job, c.request, ""); !fault.Has(err, c.code) {
 			t.Errorf("%s: got %v, want %s", name, err, c.code)
 		}
 	}

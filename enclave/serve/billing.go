@@ -46,7 +46,10 @@ type Ledger interface {
 	// Voucher returns the last voucher of a job and what it covers, as JSON,
 	// so that anyone may redeem it.
 	Voucher(ctx context.Context, job string) ([]byte, error)
-	// Receipt returns the receipt for the request whose body has this SHA-256
-	// (hex), as JSON, for a client whose connection broke before the trailer.
-	Receipt(ctx context.Context, job, request string) ([]byte, error)
+	// Receipt returns the newest receipt for a request whose body has this
+	// SHA-256 (hex), as JSON, for a client whose connection broke before the
+	// trailer. The same body may have been sent more than once: before, where
+	// it is not empty, is a receipt's number (decimal), and only receipts with
+	// lower ones count.
+	Receipt(ctx context.Context, job, request, before string) ([]byte, error)
 }

@@ -181,10 +181,10 @@ func (s *Server) voucher(w http.ResponseWriter, r *http.Request) {
 	s.answer(w, answer, err)
 }
 
-// receipt answers GET PathReceipt?job=ADDRESS&request=SHA256.
+// receipt answers GET PathReceipt?job=ADDRESS&request=SHA256[&before=SEQ].
 func (s *Server) receipt(w http.ResponseWriter, r *http.Request) {
 	q := r.URL.Query()
-	answer, err := s.opt.Ledger.Receipt(r.Context(), q.Get("job"), q.Get("request"))
+	answer, err := s.opt.Ledger.Receipt(r.Context(), q.Get("job"), q.Get("request"), q.Get("before"))
 	s.answer(w, answer, err)
 }
 

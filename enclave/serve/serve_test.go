@@ -84,7 +84,7 @@ func (l *ledger) Accept(_ context.Context, doc []byte) ([]byte, error) {
 func (l *ledger) Voucher(_ context.Context, job string) ([]byte, error) {
 	return []byte(`"voucher of ` + job + `"`), nil
 }
-func (l *ledger) Receipt(_ context.Context, job, request string) ([]byte, error) {
+func (l *ledger) Receipt(_ context.Context, job, request, _ string) ([]byte, error) {
 	if request == "aa" {
 		return []byte(`"receipt of ` + job + `"`), nil
 	}
