@@ -130,6 +130,11 @@ func (g *Gateway) serveWorker(c *tls.Conn) {
 	w := &worker{hello: h, sess: sess, since: g.opt.Clock().UTC()}
 	g.mu.Lock()
 	old := g.wrk[h.ReceiptKey]
+	if old == nil && len(g.wrk) >= g.opt.MaxWorkers {
+		g.mu.Unlock() // others came while this one was being answered
+		sess.Close()
+		return
+	}
 	g.wrk[h.ReceiptKey] = w
 	g.mu.Unlock()
 	if old != nil {

@@ -29,6 +29,7 @@ const (
 const (
 	maxRequest  = 1 << 10
 	maxResponse = 16 << 20
+	maxHeader   = 64 << 10
 )
 
 // Request is the body of a POST to AttestationPath.
@@ -152,7 +153,7 @@ func exchange(ctx context.Context, conn *tls.Conn, nonce digest.SHA256) (*Respon
 	if err := req.Write(conn); err != nil {
 		return nil, network("asking for evidence: %w", err)
 	}
-	hr, err := http.ReadResponse(bufio.NewReader(conn), req)
+	hr, err := http.ReadResponse(bufio.NewReader(io.LimitReader(conn, maxResponse+maxHeader)), req)
 	if err != nil {
 		return nil, network("reading evidence: %w", err)
 	}
