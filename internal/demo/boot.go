@@ -13,6 +13,7 @@ import (
 	"strings"
 	"time"
 
+	"cocoon/contracts/receipt"
 	"cocoon/hostd/spec"
 	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
@@ -282,9 +283,10 @@ func (r *run) chat(ctx context.Context) error {
 		return err
 	}
 	var res struct {
-		Answer     string    `json:"answer"`
-		Model      string    `json:"model"`
-		FirstToken time.Time `json:"first_token_at"`
+		Answer     string          `json:"answer"`
+		Model      string          `json:"model"`
+		FirstToken time.Time       `json:"first_token_at"`
+		Receipt    *receipt.Signed `json:"receipt"`
 	}
 	if err := json.Unmarshal(out, &res); err != nil {
 		return fmt.Errorf("reading answer: %w", err)
@@ -292,10 +294,13 @@ func (r *run) chat(ctx context.Context) error {
 	if strings.TrimSpace(res.Answer) == "" {
 		return fault.New(fault.ExitInternal, "demo.answer", "see the logs", "the model's answer is empty")
 	}
+	if res.Receipt == nil {
+		return fault.New(fault.ExitRefused, "receipt.missing", "see the logs", "the answer came without a receipt")
+	}
 	r.rep.Model, r.rep.Prompt, r.rep.Answer = res.Model, r.Prompt, res.Answer
 	r.rep.FirstToken = res.FirstToken.Sub(r.bootStart).Seconds()
 	r.note("prompt: %s", r.Prompt)
 	r.note("answer: %s", strings.TrimSpace(res.Answer))
 	r.note("boot to first token: %.1f s", r.rep.FirstToken)
-	return nil
+	return r.keepReceipt(res.Receipt)
 }

@@ -12,6 +12,7 @@ import (
 	"cocoon/contracts/coin"
 	"cocoon/contracts/exitcode"
 	"cocoon/contracts/receipt"
+	"cocoon/internal/bootargs"
 	"cocoon/internal/fault"
 	"cocoon/internal/keyfile"
 	"cocoon/internal/verdictcell"
@@ -50,8 +51,8 @@ func (r *run) contractRefusals(ctx context.Context) error {
 // changedManifest is what would have to be registered for a changed run to
 // pass: the manifest with the changed part's value in it. The hash of its
 // payload is in no registry.
-func changedManifest(env []byte, hash digest.SHA256, f *Refusal) (digest.SHA256, error) {
-	v, err := openManifest(env, hash)
+func (r *run) changedManifest(env []byte, f *Refusal) (digest.SHA256, error) {
+	v, err := openManifest(env, r.manifestHash)
 	if err != nil {
 		return digest.SHA256{}, err
 	}
@@ -66,10 +67,14 @@ func changedManifest(env []byte, hash digest.SHA256, f *Refusal) (digest.SHA256,
 	case "initrd":
 		tpm.Components.InitrdSHA256 = actual
 	case "cmdline":
-		tpm.Firmwares = append([]manifest.TPMFirmware{}, tpm.Firmwares...)
-		tpm.Firmwares[0].CmdlineSHA256 = actual
+		m.Boot.Cmdline += changedWord
 	case "root":
-		m.Boot.RootVerity = actual
+		root, err := bootargs.Parse(m.Boot.Cmdline)
+		if err != nil {
+			return digest.SHA256{}, err
+		}
+		root.Hash = r.rootVerity
+		m.Boot.RootVerity, m.Boot.Cmdline = r.rootVerity, root.String()
 	case "model":
 		m.Models = []manifest.Model{{Name: modelName, VerityRoot: actual}}
 	case "config":
@@ -78,7 +83,19 @@ func changedManifest(env []byte, hash digest.SHA256, f *Refusal) (digest.SHA256,
 	default:
 		return digest.SHA256{}, fmt.Errorf("case %s: unknown", f.Case)
 	}
-	return hashManifest(&m)
+	tpm.Firmwares = nil
+	for _, fw := range v.Manifest.TPM.Firmwares {
+		n, err := manifest.NewTPMFirmware(fw.Firmware, tpm.Components, m.Boot.Cmdline)
+		if err != nil {
+			return digest.SHA256{}, fmt.Errorf("case %s: %w", f.Case, err)
+		}
+		tpm.Firmwares = append(tpm.Firmwares, n)
+	}
+	b, err := m.Payload()
+	if err != nil {
+		return digest.SHA256{}, fmt.Errorf("case %s: %w", f.Case, err)
+	}
+	return digest.Sum256(b), nil
 }
 
 // offerChanged signs, with the registered verifier's key, the verdict that a
@@ -88,7 +105,7 @@ func (r *run) offerChanged(ctx context.Context, key ed25519.PrivateKey, c verdic
 	if err != nil {
 		return fmt.Errorf("reading manifest: %w", err)
 	}
-	hash, err := changedManifest(env, r.manifestHash, f)
+	hash, err := r.changedManifest(env, f)
 	if err != nil {
 		return err
 	}
@@ -152,11 +169,17 @@ func (r *run) offer(ctx context.Context, v *verdictcell.Verdict) (string, error)
 	return want, nil
 }
 
+// earlierEvidence stands for evidence that the machine showed before.
+func earlierEvidence(now [32]byte) [32]byte { return digest.Sum256(now[:]) }
+
 func (r *run) offerExpired(ctx context.Context, key ed25519.PrivateKey, c verdictcell.Common) error {
 	now, err := r.chainTime(ctx)
 	if err != nil {
 		return err
 	}
+	// As of earlier evidence of the same machine: the job has recorded the
+	// verdict on the present evidence and would not ask again.
+	c.EvidenceSHA256 = earlierEvidence(c.EvidenceSHA256)
 	until := now.Add(-time.Minute)
 	v, err := sign(key, c, now.Add(-30*time.Minute), until)
 	if err != nil {
@@ -215,15 +238,6 @@ func (r *run) offerVouchers(ctx context.Context) error {
 		r.also(&Refusal{Case: c.name, Step: "redeem", Code: fs[0].Code, Contract: fs[0].Code, Expected: c.expected, Actual: c.actual, By: []string{"job"}})
 	}
 	return nil
-}
-
-// hashManifest returns the identity that a manifest would have.
-func hashManifest(m *manifest.Manifest) (digest.SHA256, error) {
-	b, err := m.Payload()
-	if err != nil {
-		return digest.SHA256{}, err
-	}
-	return digest.Sum256(b), nil
 }
 
 // printLedger says what happened to the money.

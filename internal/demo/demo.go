@@ -90,6 +90,7 @@ type run struct {
 	worker                   digest.SHA256 // receipt key of the unchanged run
 	policyHash               digest.SHA256 // under which the verdict was made
 	rootExpected, rootActual string        // the changed block's hashes
+	rootVerity               digest.SHA256 // of the changed root file system
 }
 
 // Run runs the demo. It ends with nothing left running, whatever happens.

@@ -21,7 +21,7 @@ type host struct {
 func (r *run) startHost(ctx context.Context) error {
 	r.begin("host", "start cocoon-hostd; find out whether KVM boots here")
 	cfg, socket := r.temp("hostd.json"), r.temp("hostd.sock")
-	if err := writeJSON(cfg, map[string]any{"version": 1, "state": r.temp("hostd"), "socket": socket, "ephemeral": true}); err != nil {
+	if err := writeJSON(cfg, map[string]any{"state_dir": r.temp("hostd"), "socket": socket, "ephemeral": true}); err != nil {
 		return err
 	}
 	s, err := r.service("hostd", "cocoon-hostd", "serve", "--config", cfg)

@@ -21,7 +21,7 @@ import (
 // What the demo's client offers.
 const (
 	demoDeposit  = 2 * coin.TON
-	demoPriceCap = 50_000_000_000 // nanoton per million tokens
+	demoPriceCap = 500_000_000_000 // nanoton per million tokens
 )
 
 // ReportJob is the job's part of the report. Balances are in nanoton: of the
@@ -167,7 +167,7 @@ func (r *run) refuseUnreleased(ctx context.Context, cl *client.Client) error {
 // settle takes the last voucher from the worker and redeems it, as the
 // worker's owner does.
 func (r *run) settle(ctx context.Context) error {
-	r.begin("settle", "check the receipt, redeem the worker's last voucher")
+	r.begin("settle", "the operator redeems the last voucher")
 	cl, err := r.connection()
 	if err != nil {
 		return err
@@ -178,14 +178,12 @@ func (r *run) settle(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := r.keepReceipt(ctx, tr); err != nil {
-		return err
-	}
 	return r.redeem(ctx, v)
 }
 
-func (r *run) fetch(ctx context.Context, tr http.RoundTripper, path string) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://enclave"+path+"?job="+url.QueryEscape(r.chain.job.String()), nil)
+// fetch asks the worker for the last voucher of the job; anyone may redeem it.
+func (r *run) fetch(ctx context.Context, tr http.RoundTripper) ([]byte, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://enclave/.well-known/cocoon/voucher?job="+url.QueryEscape(r.chain.job.String()), nil)
 	if err != nil {
 		return nil, err
 	}
@@ -202,7 +200,7 @@ func (r *run) fetch(ctx context.Context, tr http.RoundTripper, path string) ([]b
 }
 
 func (r *run) fetchVoucher(ctx context.Context, tr http.RoundTripper) (*receipt.SignedVoucher, error) {
-	doc, err := r.fetch(ctx, tr, "/.well-known/cocoon/voucher")
+	doc, err := r.fetch(ctx, tr)
 	if err != nil {
 		return nil, fmt.Errorf("fetching the last voucher: %w", err)
 	}
@@ -213,21 +211,18 @@ func (r *run) fetchVoucher(ctx context.Context, tr http.RoundTripper) (*receipt.
 	return v, writeFile(r.keep(fileVoucher), doc)
 }
 
-func (r *run) keepReceipt(ctx context.Context, tr http.RoundTripper) error {
-	doc, err := r.fetch(ctx, tr, "/.well-known/cocoon/receipt")
-	if err != nil {
-		return fmt.Errorf("fetching the last receipt: %w", err)
-	}
-	s, err := receipt.Parse(doc)
-	if err != nil {
-		return err
-	}
+// keepReceipt keeps the receipt that the client accepted for the answer.
+func (r *run) keepReceipt(s *receipt.Signed) error {
 	r.rep.Receipt = ReportReceipt{Valid: s.Verify(ed25519.PublicKey(r.worker[:])), Seq: s.Receipt.Seq, PromptTokens: s.Receipt.Tokens.Prompt,
 		CompletionTokens: s.Receipt.Tokens.Completion, Cumulative: uint64(s.Receipt.Cumulative)}
 	if !r.rep.Receipt.Valid {
 		return fault.New(fault.ExitRefused, "receipt.signature", "see "+fileReceipt, "checking the receipt: the enclave's key did not sign it")
 	}
 	r.note("receipt %d: %d prompt and %d completion tokens, %s TON in all", s.Receipt.Seq, s.Receipt.Tokens.Prompt, s.Receipt.Tokens.Completion, s.Receipt.Cumulative)
+	doc, err := s.Marshal()
+	if err != nil {
+		return err
+	}
 	return writeFile(r.keep(fileReceipt), doc)
 }
 

@@ -124,6 +124,9 @@ func changeInitrd(r *run, v *vm) error {
 	return tamperInitrd(filepath.Join(r.imageDir(), info.Initrd), dst)
 }
 
+// changedWord is what the changed command line says in addition.
+const changedWord = " loglevel=5"
+
 func changeCmdline(r *run, v *vm) error {
 	dst, err := r.overlay(v, info.Cmdline)
 	if err != nil {
@@ -133,7 +136,7 @@ func changeCmdline(r *run, v *vm) error {
 	if err != nil {
 		return fmt.Errorf("reading command line: %w", err)
 	}
-	return writeFile(dst, append(b, " loglevel=5"...))
+	return writeFile(dst, append(b, changedWord...))
 }
 
 func changeRoot(r *run, v *vm) error {
@@ -149,18 +152,18 @@ func changeRoot(r *run, v *vm) error {
 	if err != nil {
 		return err
 	}
-	r.rootExpected, r.rootActual, err = tamperRoot(filepath.Join(r.imageDir(), info.RootDisk), dst, root.Salt)
+	r.rootExpected, r.rootActual, r.rootVerity, err = tamperRoot(filepath.Join(r.imageDir(), info.RootDisk), dst, root)
 	return err
 }
 
 func changeModel(r *run, v *vm) error {
-	// The last bytes of the file are weights of the model.
+	// The middle of the file is weights of the model.
 	weights, err := os.ReadFile(filepath.Join(r.Root, "image", "models", "chat.gguf"))
 	if err != nil {
 		return fmt.Errorf("reading model: %w", err)
 	}
 	dst := r.temp("vm", v.name, "model.img")
-	v.config.Model.Verity, err = tamperPack(v.model, dst, v.config.Model.Verity, weights[len(weights)-64:])
+	v.config.Model.Verity, err = tamperPack(v.model, dst, v.config.Model.Verity, weights[len(weights)/2:][:64])
 	v.model = dst
 	return err
 }
@@ -222,11 +225,11 @@ func agree(name string, verifier, client *result.Result) (*Refusal, error) {
 	return &Refusal{Step: "verdict", Code: vf.ID, Expected: vf.Expected, Actual: vf.Actual, By: []string{"verifier", "client"}}, nil
 }
 
-// primary picks the check that names the changed part, before registers that
-// merely follow from it.
+// primary picks the check that names the changed part, before registers and
+// the registry's lists, which merely follow from it.
 func primary(failed []result.Check) *result.Check {
 	for _, c := range failed {
-		if !strings.HasPrefix(c.ID, "tpm.") && !strings.HasPrefix(c.ID, "pcr.") {
+		if !strings.HasPrefix(c.ID, "tpm.") && !strings.HasPrefix(c.ID, "pcr.") && !strings.HasSuffix(c.ID, ".registry") {
 			return &c
 		}
 	}

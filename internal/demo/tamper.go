@@ -8,6 +8,8 @@ import (
 	"os"
 
 	"cocoon/image/cpio"
+	"cocoon/internal/bootargs"
+	"cocoon/measurements/digest"
 	"cocoon/measurements/verity"
 	"cocoon/verifier/evidence"
 )
@@ -36,19 +38,24 @@ func tamperInitrd(src, dst string) error {
 const superblockAt = 1024
 
 // tamperRoot flips one byte of the root file system's first block, which boot
-// cannot do without, and returns the block's dm-verity hash before and after.
-func tamperRoot(src, dst string, salt []byte) (expected, actual string, err error) {
+// cannot do without. It returns the block's dm-verity hash before and after,
+// and the root that the changed file system would have.
+func tamperRoot(src, dst string, root bootargs.Root) (expected, actual string, changed digest.SHA256, err error) {
 	b, err := os.ReadFile(src)
 	if err != nil {
-		return "", "", fmt.Errorf("reading root file system: %w", err)
+		return "", "", changed, fmt.Errorf("reading root file system: %w", err)
 	}
-	if len(b) < verity.BlockSize {
-		return "", "", fmt.Errorf("root file system of %d bytes has no block", len(b))
+	if uint64(len(b)) < root.Blocks*verity.BlockSize {
+		return "", "", changed, fmt.Errorf("root file system of %d bytes has not %d blocks", len(b), root.Blocks)
 	}
-	expected = blockHash(salt, b[:verity.BlockSize])
+	expected = blockHash(root.Salt, b[:verity.BlockSize])
 	b[superblockAt+64] ^= 0x01
-	actual = blockHash(salt, b[:verity.BlockSize])
-	return expected, actual, writeFile(dst, b)
+	actual = blockHash(root.Salt, b[:verity.BlockSize])
+	_, hash, err := verity.Build(bytes.NewReader(b), root.Blocks, root.Salt)
+	if err != nil {
+		return "", "", changed, fmt.Errorf("hashing the changed root file system: %w", err)
+	}
+	return expected, actual, hash, writeFile(dst, b)
 }
 
 func blockHash(salt, block []byte) string {

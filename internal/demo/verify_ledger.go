@@ -221,15 +221,17 @@ func (k *kept) redemption() (string, error) {
 // expired holds the expired verdict against what it must be: the registered
 // verifier's signature over the released verdict, with its time over.
 func (k *kept) expired(f Refusal) error {
-	v, hash, err := k.cell(filepath.Join(dirRefusals, "verdict_expired.cell"))
+	v, _, err := k.cell(filepath.Join(dirRefusals, "verdict_expired.cell"))
 	if err != nil {
 		return err
 	}
-	_, good, err := k.cell(fileVerdictCell)
+	good, _, err := k.cell(fileVerdictCell)
 	if err != nil {
 		return err
 	}
-	if hash != good {
+	c := good.Common
+	c.EvidenceSHA256 = earlierEvidence(c.EvidenceSHA256)
+	if v.Common != c {
 		return fault.New(fault.ExitRefused, "demo.verdict", "run make demo again", "the expired verdict is not about the released worker")
 	}
 	_, until := v.Interval()
