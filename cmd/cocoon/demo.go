@@ -87,4 +87,3 @@ redemption. Any changed file is a refusal.`,
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write the checks as JSON")
 	return cmd
 }
-
