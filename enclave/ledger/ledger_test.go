@@ -434,3 +434,23 @@ func TestTheNumberOfJobsIsBounded(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+func TestReceiptsOfOneBodyAreToldApartByNumber(t *testing.T) {
+	w := newWorld(t, nil)
+	first, second := w.issue(t, "same", 1), w.issue(t, "same", 1)
+	for before, want := range map[string]uint64{"": second.Receipt.Seq, fmt.Sprint(second.Receipt.Seq): first.Receipt.Seq} {
+		doc, err := w.Receipt(context.Background(), w.addr.String(), first.Receipt.Request.String(), before)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var got receipt.Signed
+		if err := json.Unmarshal(doc, &got); err != nil || got.Receipt.Seq != want {
+			t.Errorf("before %q: receipt %d, %v, want %d", before, got.Receipt.Seq, err, want)
+		}
+	}
+	for before, code := range map[string]string{"1": CodeNoReceipt, "x": CodeMalformed} {
+		if _, err := w.Receipt(context.Background(), w.addr.String(), first.Receipt.Request.String(), before); !fault.Has(err, code) {
+			t.Errorf("before %s: %v, want %s", before, err, code)
+		}
+	}
+}
