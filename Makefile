@@ -27,7 +27,7 @@ test: deps image bin ## run all tests
 
 bin: ## build the programs (build/bin)
 	@mkdir -p build/bin
-	@go build -trimpath -o build/bin/ ./cmd/...
+	@go build -o build/bin/ ./cmd/...
 
 check-generated: ## recompile the contracts and compare with what is committed
 	@cd contracts && npm ci --silent --no-audit --no-fund && npm run --silent build

@@ -153,6 +153,7 @@ func (r *run) stop() {
 	for i := len(r.services) - 1; i >= 0; i-- {
 		r.services[i].stop()
 	}
+	r.services, r.closers = nil, nil
 }
 
 func (r *run) all(ctx context.Context) error {

@@ -74,6 +74,7 @@ func (r *run) summary(context.Context) error {
 		return err
 	}
 	r.host.stop(vmName)
+	r.stop() // what is still written to the logs belongs to what is kept
 	want, err := readExpectations(filepath.Join(r.Root, "docs", "refusals.md"))
 	if err != nil {
 		return err
