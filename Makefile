@@ -10,7 +10,7 @@ BUILD = @mkdir -p build && go build -o build/builder ./image/build && build/buil
 
 # tonutils-go fails checkptr, which -race switches on.
 RACE = -race -gcflags=all=-d=checkptr=0
-RACED = ./client/... ./gateway/... ./ratls/... ./internal/... ./verifier/... ./enclave/... ./hostd/... ./contracts/devnet/... ./contracts/chain/... ./contracts/receipt/... ./cmd/cocoon-verifier/...
+RACED = ./client/... ./gateway/... ./ratls/... ./internal/registrysource/... ./internal/undo/... ./verifier/... ./enclave/... ./hostd/... ./contracts/devnet/... ./contracts/chain/... ./contracts/receipt/... ./cmd/cocoon-verifier/...
 
 .PHONY: help demo test bin deps image clean repro release rebuild soak check-generated bench
 
@@ -23,7 +23,7 @@ demo: deps bin ## run the whole job on this machine (build/demo)
 test: deps image bin ## run all tests
 	@cd contracts && npm test --silent
 	@COCOON_IMAGE_REQUIRED=1 go test -timeout 20m ./...
-	@COCOON_NO_BOOT=1 go test $(RACE) -short -timeout 20m $(RACED)
+	@go test $(RACE) -short -timeout 20m $(RACED)
 
 bin: ## build the programs (build/bin)
 	@mkdir -p build/bin

@@ -82,7 +82,7 @@ func TestQMPReportsErrorsAndTheEndOfTheConnection(t *testing.T) {
 
 func TestConnectRefusesWhatIsNotQMPAndEndsWithItsContext(t *testing.T) {
 	ours, theirs := net.Pipe()
-	go func() { fmt.Fprintln(theirs, "220 mail.example ESMTP"); theirs.Close() }()
+	go func(c net.Conn) { fmt.Fprintln(c, "220 mail.example ESMTP"); c.Close() }(theirs)
 	if _, err := Connect(t.Context(), ours, nil); err == nil {
 		t.Error("a mail server was taken for QMP")
 	}
