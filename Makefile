@@ -5,7 +5,7 @@ SHELL := /bin/bash
 
 # One line instead of a failure halfway: these targets unpack packages with
 # their owners and make mounts in namespaces of their own.
-ROOT = @[ "$$(id -u)" = 0 ] || { echo "this needs root; run: sudo make $@"; exit 6; }
+ROOT = @[ "$$(id -u)" = 0 ] || { echo "this needs root; run: sudo make $(or $(MAKECMDGOALS),$@)"; exit 6; }
 BUILD = @mkdir -p build && go build -o build/builder ./image/build && build/builder
 
 # tonutils-go fails checkptr, which -race switches on.
@@ -15,7 +15,7 @@ RACED = ./client/... ./gateway/... ./ratls/... ./internal/registrysource/... ./i
 .PHONY: help demo test bin deps image clean repro release rebuild soak check-generated bench
 
 help: ## show this list
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: deps bin ## run the whole job on this machine (build/demo)
 	@build/bin/cocoon demo run
