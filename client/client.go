@@ -313,14 +313,3 @@ func connect(ctx context.Context, conn net.Conn, key digest.SHA256) (net.Conn, e
 	}
 	return conn, conn.SetDeadline(time.Time{})
 }
-
-// Transport returns a round tripper whose every connection is attested.
-func (c *Client) Transport() *http.Transport {
-	return &http.Transport{
-		DialTLSContext:        func(ctx context.Context, _, _ string) (net.Conn, error) { return c.Dial(ctx) },
-		DisableCompression:    true, // receipts cover the bytes as sent
-		MaxIdleConnsPerHost:   8,
-		IdleConnTimeout:       90 * time.Second,
-		ResponseHeaderTimeout: 5 * time.Minute,
-	}
-}

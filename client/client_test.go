@@ -272,3 +272,33 @@ func TestProxyIsForThisMachineOnly(t *testing.T) {
 		})
 	}
 }
+
+func TestABusyConnectionIsAttestedAnewAfterAWhile(t *testing.T) {
+	w := newWorld(t, nil)
+	var appraised atomic.Int32
+	var shift atomic.Int64
+	c := w.client(Options{
+		Appraise: func(*evidence.Evidence, digest.SHA256) error { appraised.Add(1); return nil },
+		Clock:    func() time.Time { return time.Now().Add(time.Duration(shift.Load())) },
+	})
+	tr := c.Transport()
+	defer tr.CloseIdleConnections()
+	var dials []time.Time
+	for _, after := range []time.Duration{0, 5 * time.Minute, 11 * time.Minute} {
+		shift.Store(int64(after))
+		req, _ := http.NewRequest("POST", "https://enclave/v1/echo", strings.NewReader("x"))
+		resp, err := tr.RoundTrip(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		io.Copy(io.Discard, resp.Body)
+		resp.Body.Close()
+		dials = append(dials, c.Peer().VerifiedAt)
+	}
+	if !dials[0].Equal(dials[1]) {
+		t.Error("a young connection was not used again")
+	}
+	if !dials[2].After(dials[1].Add(10 * time.Minute)) {
+		t.Errorf("after eleven minutes the worker was last verified at %s, first at %s", dials[2], dials[0])
+	}
+}
