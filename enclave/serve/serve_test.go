@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"strings"
@@ -432,119 +431,5 @@ func TestEngineErrors(t *testing.T) {
 				t.Errorf("got %s %s", rsp.Status, body)
 			}
 		})
-	}
-}
-
-func TestTooManyRequestsAreTurnedAway(t *testing.T) {
-	release := make(chan struct{})
-	entered := make(chan struct{}, 2)
-	w := start(t, func(w *world, _ *Options) {
-		w.engine = engineFunc(func(*http.Request) (*http.Response, error) {
-			entered <- struct{}{}
-			<-release
-			return answer(200, "application/json", strings.NewReader(whole)), nil
-		})
-	})
-	var wg sync.WaitGroup
-	for range 2 {
-		wg.Go(func() {
-			rsp, err := w.client.Post(w.srv.URL+pathChat, "application/json", strings.NewReader(chat))
-			if err != nil || rsp.StatusCode != 200 {
-				t.Errorf("got %v, %v", rsp, err)
-			} else {
-				rsp.Body.Close()
-			}
-		})
-	}
-	<-entered
-	<-entered
-	rsp, body := w.do(t, "POST", pathChat, chat)
-	if rsp.StatusCode != 429 || code(t, body) != "worker.busy" || rsp.Header.Get("Retry-After") == "" {
-		t.Errorf("got %s %s", rsp.Status, body)
-	}
-	close(release)
-	wg.Wait()
-	if rsp, _ := w.do(t, "POST", pathChat, chat); rsp.StatusCode != 200 {
-		t.Errorf("a free slot is not used again: %s", rsp.Status)
-	}
-}
-
-func TestNothingIsServedWhileTheGateIsClosed(t *testing.T) {
-	w := start(t, nil)
-	w.gate = errors.New("no verdict")
-	for _, path := range []string{"GET /v1/models", "GET /healthz", "POST /v1/chat/completions", "POST /v1/completions"} {
-		method, p, _ := strings.Cut(path, " ")
-		rsp, body := w.do(t, method, p, chat)
-		if rsp.StatusCode != 503 || code(t, body) != "worker.paused" {
-			t.Errorf("%s: got %s %s", path, rsp.Status, body)
-		}
-	}
-	if w.engine.(*engine).last != nil {
-		t.Error("the engine was asked")
-	}
-}
-
-func TestOnlyTheListedEndpointsExist(t *testing.T) {
-	w := start(t, nil)
-	for _, path := range []string{"GET /slots", "GET /props", "GET /metrics", "POST /v1/embeddings", "POST /tokenize", "DELETE /v1/models", "GET /v1/chat/completions", "POST /v1/chat/completions/../../slots"} {
-		method, p, _ := strings.Cut(path, " ")
-		rsp, _ := w.do(t, method, p, chat)
-		if rsp.StatusCode != 404 && rsp.StatusCode != 405 {
-			t.Errorf("%s: got %s", path, rsp.Status)
-		}
-	}
-	if w.engine.(*engine).last != nil {
-		t.Error("the engine was asked")
-	}
-	rsp, body := w.do(t, "GET", pathModels, "")
-	if rsp.StatusCode != 200 || !strings.Contains(body, `"id":"m"`) || !strings.Contains(body, `"created":1000`) {
-		t.Errorf("models: got %s %s", rsp.Status, body)
-	}
-	if rsp, body := w.do(t, "GET", pathHealth, ""); rsp.StatusCode != 200 || body != "ok\n" {
-		t.Errorf("health: got %s %s", rsp.Status, body)
-	}
-}
-
-func TestNoWordOfAConversationReachesTheLog(t *testing.T) {
-	w := start(t, nil)
-	const prompt = "launch code 4711"
-	w.do(t, "POST", pathChat, `{"model":"m","messages":[{"role":"user","content":"`+prompt+`"}]}`)
-	w.do(t, "POST", pathChat, `{"model":"m","`+prompt+`":1}`)
-	w.do(t, "POST", pathChat, `{"model":"`+prompt+`"}`)
-	w.do(t, "POST", pathChat, prompt)
-	w.do(t, "GET", "/"+strings.ReplaceAll(prompt, " ", "-"), "")
-	if log := w.log.String(); strings.Contains(log, "4711") || strings.Contains(log, "secret answer") || !strings.Contains(log, "status=200") {
-		t.Errorf("log is\n%s", log)
-	}
-	for _, refused := range w.counts.refused {
-		if strings.Contains(refused, "4711") {
-			t.Errorf("metric label %q", refused)
-		}
-	}
-}
-
-func TestServeStopsInOrder(t *testing.T) {
-	s, err := New(Options{Model: "m", Engine: &engine{}, Attestation: http.NotFoundHandler(), Gate: func() error { return nil }, Meter: &counts{}})
-	if err != nil {
-		t.Fatal(err)
-	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	ctx, cancel := context.WithCancel(context.Background())
-	done := make(chan error, 1)
-	go func() { done <- s.Serve(ctx, ln, time.Second) }()
-	rsp, err := http.Get("http://" + ln.Addr().String() + pathHealth)
-	if err != nil {
-		t.Fatal(err)
-	}
-	rsp.Body.Close()
-	cancel()
-	if err := <-done; err != nil {
-		t.Errorf("got %v", err)
-	}
-	if _, err := New(Options{}); err == nil {
-		t.Error("a server without an engine was made")
 	}
 }

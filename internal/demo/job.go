@@ -1,13 +1,13 @@
 package demo
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
-	"net/url"
 	"strings"
 	"time"
 
@@ -168,47 +168,20 @@ func (r *run) refuseUnreleased(ctx context.Context, cl *client.Client) error {
 // worker's owner does.
 func (r *run) settle(ctx context.Context) error {
 	r.begin("settle", "the operator redeems the last voucher")
-	cl, err := r.connection()
+	out, err := r.command(ctx, "cocoon", "job", "voucher", r.chain.job.String(), "--gateway", r.gatewayAddr,
+		"--worker", r.worker.String(), "--policy", r.keep(fileCPolicy), "--manifest", r.keep(fileManifest), "--ton-config", r.keep(fileTON))
 	if err != nil {
 		return err
 	}
-	tr := cl.Transport()
-	defer tr.CloseIdleConnections()
-	v, err := r.fetchVoucher(ctx, tr)
+	doc := bytes.TrimSpace(out)
+	v, err := receipt.ParseVoucher(doc)
 	if err != nil {
+		return err
+	}
+	if err := writeFile(r.keep(fileVoucher), doc); err != nil {
 		return err
 	}
 	return r.redeem(ctx, v)
-}
-
-// fetch asks the worker for the last voucher of the job; anyone may redeem it.
-func (r *run) fetch(ctx context.Context, tr http.RoundTripper) ([]byte, error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "https://enclave/.well-known/cocoon/voucher?job="+url.QueryEscape(r.chain.job.String()), nil)
-	if err != nil {
-		return nil, err
-	}
-	resp, err := tr.RoundTrip(req)
-	if err != nil {
-		return nil, err
-	}
-	defer resp.Body.Close()
-	doc, err := io.ReadAll(io.LimitReader(resp.Body, 1<<20))
-	if err == nil && resp.StatusCode != http.StatusOK {
-		err = fmt.Errorf("the worker answered %s: %.200s", resp.Status, doc)
-	}
-	return doc, err
-}
-
-func (r *run) fetchVoucher(ctx context.Context, tr http.RoundTripper) (*receipt.SignedVoucher, error) {
-	doc, err := r.fetch(ctx, tr)
-	if err != nil {
-		return nil, fmt.Errorf("fetching the last voucher: %w", err)
-	}
-	v, err := receipt.ParseVoucher(doc)
-	if err != nil {
-		return nil, err
-	}
-	return v, writeFile(r.keep(fileVoucher), doc)
 }
 
 // keepReceipt keeps the receipt that the client accepted for the answer.
