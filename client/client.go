@@ -35,8 +35,12 @@ type Options struct {
 	Worker   digest.SHA256 // receipt key of the worker; zero picks one from the gateway's list that passes
 	Model    string        // only workers that say they serve it, where Worker is zero; empty for any
 	Appraise Appraise
-	Clock    func() time.Time // nil means time.Now
-	Log      *slog.Logger     // nil discards
+	// Verdict holds what the worker shows beside its evidence, its verdict above
+	// all, against the caller's rules on every connection (Verifiers.Check); nil:
+	// the client's own appraisal decides alone.
+	Verdict func(context.Context, *Peer) error
+	Clock   func() time.Time // nil means time.Now
+	Log     *slog.Logger     // nil discards
 }
 
 // Client dials one attested worker. It is safe for concurrent use.
@@ -226,9 +230,15 @@ func (c *Client) attest(ctx context.Context, conn *tls.Conn, key digest.SHA256) 
 	if err != nil {
 		return err
 	}
+	peer := &Peer{Evidence: ev, Document: resp.Evidence, Verdict: resp.Verdict, VerdictCell: resp.VerdictCell, SPKI: spki, VerifiedAt: c.opt.Clock().UTC()}
+	if c.opt.Verdict != nil {
+		if err := c.opt.Verdict(ctx, peer); err != nil {
+			return err
+		}
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.last = &Peer{Evidence: ev, Document: resp.Evidence, Verdict: resp.Verdict, VerdictCell: resp.VerdictCell, SPKI: spki, VerifiedAt: c.opt.Clock().UTC()}
+	c.last = peer
 	return nil
 }
 

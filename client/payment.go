@@ -13,9 +13,11 @@ import (
 	"cocoon/contracts/job"
 	"cocoon/contracts/ledger"
 	"cocoon/contracts/receipt"
+	"cocoon/contracts/registry"
 	"cocoon/internal/fault"
 	"cocoon/internal/hexbytes"
 	"cocoon/internal/toncell"
+	"cocoon/measurements/digest"
 )
 
 // Names of HTTP fields and paths of billing, as the enclave serves them.
@@ -86,13 +88,16 @@ func OpenPayment(ctx context.Context, opt PaymentOptions, peer *Peer, manifest [
 	if err != nil {
 		return nil, fault.New(fault.ExitRefused, "payment.payout", "choose another worker", "reading the worker's payout address: %w", err)
 	}
-	registry, err := toncell.ParseAddress(peer.Evidence.Config.Registry)
+	registryAddr, err := toncell.ParseAddress(peer.Evidence.Config.Registry)
 	if err != nil {
 		return nil, fault.New(fault.ExitRefused, "payment.registry", "choose another worker", "reading the worker's registry address: %w", err)
 	}
+	if err := checkVerdict(ctx, opt, peer, registryAddr, manifest); err != nil {
+		return nil, err
+	}
 	own := job.Hash(claims.ReceiptKey)
 	demand := ledger.Demand{
-		ReceiptKey: claims.ReceiptKey[:], Payout: payout, Registry: registry, ModelRoot: job.Hash(claims.Model.VerityRoot),
+		ReceiptKey: claims.ReceiptKey[:], Payout: payout, Registry: registryAddr, ModelRoot: job.Hash(claims.Model.VerityRoot),
 	}
 	verdict, err := ledger.CheckRelease(s, demand)
 	if err != nil {
@@ -129,6 +134,28 @@ func OpenPayment(ctx context.Context, opt PaymentOptions, peer *Peer, manifest [
 	}
 	p.sendAgain(ctx)
 	return p, nil
+}
+
+// checkVerdict holds the worker's verdict against the registry before anything
+// is paid: the registry's verifiers, by their keys in its proven state, vouch
+// for the very evidence that this client has appraised, under the same
+// manifest.
+func checkVerdict(ctx context.Context, opt PaymentOptions, peer *Peer, at toncell.Address, manifest [32]byte) error {
+	v := &Verifiers{Registry: at, NetworkID: opt.GlobalID, State: func(ctx context.Context) (*registry.State, error) {
+		s, _, err := opt.Ledger.Registry(ctx, at)
+		return s, err
+	}}
+	if err := v.Check(ctx, peer); err != nil {
+		return err
+	}
+	named, err := peer.manifest()
+	if err != nil {
+		return err
+	}
+	if named != manifest {
+		return fault.Mismatch(fault.ExitRefused, codeVerdictForeign, "the verdict's manifest", digest.SHA256(manifest).String(), named.String(), remedyVerdict)
+	}
+	return nil
 }
 
 func newPayment(opt PaymentOptions, terms *job.Terms, payer *receipt.Payer, next http.RoundTripper) (*Payment, error) {

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"fmt"
 	"log/slog"
 	"os"
@@ -14,6 +15,7 @@ import (
 	"cocoon/internal/registrysource"
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
+	"cocoon/verifier/client"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/server"
 	"cocoon/verifier/tpm"
@@ -21,18 +23,22 @@ import (
 
 const maxConfig = 64 << 10
 
+// fetchTimeout bounds the fetching of manifests at start.
+const fetchTimeout = 2 * time.Minute
+
 // Config is the service's configuration file. Paths are relative to its
 // directory.
 type Config struct {
-	Listen     string   `json:"listen"`            // host:port
-	TLS        *TLS     `json:"tls,omitempty"`     // without it the service speaks plain HTTP
-	Policy     string   `json:"policy"`            // policy document
-	Manifests  []string `json:"manifests"`         // DSSE envelopes
-	SigningKey string   `json:"signing_key"`       // Ed25519, PKCS #8 PEM: signs verdicts
-	AKCA       *AKCA    `json:"ak_ca,omitempty"`   // without it no TPM key is enrolled
-	Ledger     *Ledger  `json:"ledger,omitempty"`  // needed where the policy names a registry
-	Archive    string   `json:"archive,omitempty"` // directory that keeps evidence and results
-	Limits     Limits   `json:"limits,omitzero"`   // 0: the default of each
+	Listen     string   `json:"listen"`                     // host:port
+	TLS        *TLS     `json:"tls,omitempty"`              // without it the service speaks plain HTTP
+	Policy     string   `json:"policy"`                     // policy document
+	Manifests  []string `json:"manifests"`                  // DSSE envelopes
+	Sources    []string `json:"manifest_sources,omitempty"` // verifiers to fetch the manifests from that the registry lists
+	SigningKey string   `json:"signing_key"`                // Ed25519, PKCS #8 PEM: signs verdicts
+	AKCA       *AKCA    `json:"ak_ca,omitempty"`            // without it no TPM key is enrolled
+	Ledger     *Ledger  `json:"ledger,omitempty"`           // needed where the policy names a registry
+	Archive    string   `json:"archive,omitempty"`          // directory that keeps evidence and results
+	Limits     Limits   `json:"limits,omitzero"`            // 0: the default of each
 	dir        string   // of the file
 }
 
@@ -77,8 +83,11 @@ func readConfig(path string) (*Config, error) {
 	if l.PerSecond < 0 || l.Burst < 0 || l.Concurrent < 0 || l.ChallengeSeconds < 0 || l.ChallengeSeconds > 3600 || l.ArchiveBytes < 0 {
 		return nil, bad(fmt.Errorf("a limit is out of range"))
 	}
-	if c.Listen == "" || c.Policy == "" || c.SigningKey == "" || len(c.Manifests) == 0 {
-		return nil, bad(fmt.Errorf("listen, policy, manifests and signing_key are needed"))
+	if c.Listen == "" || c.Policy == "" || c.SigningKey == "" || len(c.Manifests)+len(c.Sources) == 0 {
+		return nil, bad(fmt.Errorf("listen, policy, signing_key, and manifests or manifest_sources are needed"))
+	}
+	if len(c.Sources) > 0 && c.Ledger == nil {
+		return nil, bad(fmt.Errorf("manifest_sources need a ledger: the registry says which manifests to fetch"))
 	}
 	c.dir = filepath.Dir(path)
 	return &c, nil
@@ -121,6 +130,13 @@ func (c *Config) server(log *slog.Logger) (*server.Server, error) {
 		}
 		envelopes = append(envelopes, e)
 	}
+	registry, err := c.registry(p, log)
+	if err != nil {
+		return nil, err
+	}
+	if envelopes, err = c.listed(registry, envelopes); err != nil {
+		return nil, err
+	}
 	manifests, err := appraise.OpenManifests(p, envelopes)
 	if err != nil {
 		return nil, fault.New(fault.ExitPolicy, "verifier.manifest", "name the manifest's hash or its signers in the policy", "%w", err)
@@ -139,15 +155,8 @@ func (c *Config) server(log *slog.Logger) (*server.Server, error) {
 			return nil, err
 		}
 	}
-	if c.Ledger != nil {
-		if p.Manifests.Registry == nil {
-			return nil, fault.New(fault.ExitInternal, "verifier.ledger", "name the registry in the policy", "setting up ledger: the policy names no registry")
-		}
-		r, err := registrysource.Open(c.path(c.Ledger.Config), p.Manifests.Registry, log)
-		if err != nil {
-			return nil, err
-		}
-		o.Registry = r.State
+	if registry != nil {
+		o.Registry = registry.State
 	}
 	for _, m := range manifests {
 		log.Info("manifest accepted", "sha256", m.SHA256.String(), "image", m.Manifest.Image.Name, "version", m.Manifest.Image.Version)
@@ -156,6 +165,41 @@ func (c *Config) server(log *slog.Logger) (*server.Server, error) {
 		log.Warn("development policy: trust class vtpm shows measured boot, not confidentiality", "policy", p.Name)
 	}
 	return server.New(o)
+}
+
+// registry opens the ledger, nil where the config names none.
+func (c *Config) registry(p *policy.Policy, log *slog.Logger) (*registrysource.Source, error) {
+	if c.Ledger == nil {
+		return nil, nil
+	}
+	if p.Manifests.Registry == nil {
+		return nil, fault.New(fault.ExitInternal, "verifier.ledger", "name the registry in the policy", "setting up ledger: the policy names no registry")
+	}
+	return registrysource.Open(c.path(c.Ledger.Config), p.Manifests.Registry, log)
+}
+
+// listed adds what the registry lists beside the files, from other verifiers.
+// A manifest that none of them has is an error: this verifier would refuse
+// workers that the registry accepts.
+func (c *Config) listed(registry *registrysource.Source, envelopes [][]byte) ([][]byte, error) {
+	if len(c.Sources) == 0 {
+		return envelopes, nil
+	}
+	var from []registrysource.Fetcher
+	for _, u := range c.Sources {
+		f, err := client.New(client.Options{BaseURL: u})
+		if err != nil {
+			return nil, fault.New(fault.ExitInternal, "verifier.config", "correct \"manifest_sources\" in the config", "%w", err)
+		}
+		from = append(from, f)
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
+	defer cancel()
+	state, err := registry.State(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return registrysource.Manifests(ctx, state, envelopes, from)
 }
 
 func (c *Config) enroller(p *policy.Policy, o *server.Options) error {

@@ -17,6 +17,7 @@ import (
 	"cocoon/internal/toncell"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/manifest"
+	verifierclient "cocoon/verifier/client"
 	"cocoon/verifier/policy"
 )
 
@@ -27,6 +28,7 @@ type workerFlags struct {
 	model     string
 	policy    string
 	manifests []string
+	verifiers []string
 	ton       string
 	job       string
 	key       string
@@ -40,13 +42,15 @@ func (f *workerFlags) add(cmd *cobra.Command) {
 	fl.StringVar(&f.model, "model", "", "only workers that serve this model")
 	fl.StringVar(&f.policy, "policy", "", "appraisal policy (docs/verifier-api.md)")
 	fl.StringArrayVar(&f.manifests, "manifest", nil, "manifest envelope (DSSE); may be repeated")
+	fl.StringArrayVar(&f.verifiers, "manifests-from", nil, "verifier, `URL`, to fetch the manifests from that the policy's registry lists; may be repeated")
 	fl.StringVar(&f.ton, "ton-config", "", "the network's global.config.json; needed where the policy names a registry, and with --job")
 	fl.StringVar(&f.job, "job", "", "TON address of the job that pays")
 	fl.StringVar(&f.key, "client-key", "", "the Ed25519 seed that signs vouchers, 64 hex digits in a file")
 	fl.StringVar(&f.receipts, "receipts", "", "log of receipts and vouchers of the job; continued if it exists")
-	for _, name := range []string{"gateway", "policy", "manifest"} {
+	for _, name := range []string{"gateway", "policy"} {
 		cobra.CheckErr(cmd.MarkFlagRequired(name))
 	}
+	cmd.MarkFlagsOneRequired("manifest", "manifests-from")
 	cmd.MarkFlagsRequiredTogether("job", "client-key", "receipts")
 }
 
@@ -106,10 +110,19 @@ func (f *workerFlags) openInto(ctx context.Context, s *session, log *slog.Logger
 			return err
 		}
 		s.trust.Registry = s.source.State
+		if s.trust.Envelopes, err = listedManifests(ctx, s.source, s.trust.Envelopes, f.verifiers); err != nil {
+			return err
+		}
+	} else if len(f.verifiers) > 0 {
+		return fault.New(fault.ExitInternal, "usage", "name the registry in the policy (manifests.registry), or give files with --manifest", "only a registry says which manifests to fetch")
 	} else if f.job != "" {
 		return fault.New(fault.ExitInternal, "usage", "name the registry in the policy (manifests.registry)", "a job can pay only under a policy that names its registry")
 	}
 	opt := client.Options{Gateway: f.gateway, Model: f.model, Appraise: s.trust.Appraise, Log: log}
+	if reg := s.trust.Policy.Manifests.Registry; reg != nil {
+		v := &client.Verifiers{Registry: s.source.Address(), NetworkID: reg.NetworkID, State: s.source.Proven}
+		opt.Verdict = v.Check
+	}
 	if f.worker != "" {
 		if opt.Worker, err = digest.Parse256(f.worker); err != nil {
 			return fault.New(fault.ExitInternal, "usage", "give the worker's receipt key as 64 lower-case hex digits", "reading --worker: %w", err)
@@ -147,6 +160,31 @@ func (f *workerFlags) openPayment(ctx context.Context, s *session, log *slog.Log
 	return err
 }
 
+// listedManifests adds to envelopes what the registry lists beside them, from
+// the verifiers at urls; without any, what files give is all.
+func listedManifests(ctx context.Context, source *registrysource.Source, envelopes [][]byte, urls []string) ([][]byte, error) {
+	if len(urls) == 0 {
+		return envelopes, nil
+	}
+	var from []registrysource.Fetcher
+	for _, u := range urls {
+		c, err := verifierclient.New(verifierclient.Options{BaseURL: u})
+		if err != nil {
+			return nil, fault.New(fault.ExitInternal, "usage", "give the URL of a verifier", "%w", err)
+		}
+		from = append(from, c)
+	}
+	state, err := source.State(ctx)
+	if err != nil {
+		return nil, err
+	}
+	out, err := registrysource.Manifests(ctx, state, envelopes, from)
+	if len(out) > 0 {
+		return out, nil // what could not be had is as good as not listed
+	}
+	return nil, err
+}
+
 func loadTrust(policyFile string, manifestFiles []string) (*client.Trust, error) {
 	b, err := readInput("--policy", policyFile, policy.MaxSize)
 	if err != nil {
@@ -175,7 +213,8 @@ func newProxyCmd() *cobra.Command {
 		Short: "serve an OpenAI-compatible endpoint that reaches only verified workers",
 		Long: `Serves an OpenAI-compatible endpoint on this machine. Every connection to a
 worker is verified here, by the policy and manifests given, before a byte of a
-request is sent; TLS ends inside the enclave. Point any OpenAI client at the
+request is sent; where the policy names a registry, its verifiers' verdict on the
+worker is checked too, under the keys of its proven state; TLS ends inside the enclave. Point any OpenAI client at the
 address that is printed. GET /cocoon/worker shows the worker and its evidence.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -4,18 +4,22 @@ import (
 	"bytes"
 	"encoding/binary"
 	"encoding/json"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/rogpeppe/go-internal/testscript"
 
+	"cocoon/contracts/devnet"
 	"cocoon/image/info"
 	"cocoon/internal/bootargs"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/pcr"
 	"cocoon/measurements/verity"
+	"cocoon/verifier/server"
 	"cocoon/verifier/tpmtest"
 )
 
@@ -38,6 +42,9 @@ func writeEvidence(env *testscript.Env) error {
 	w := tpmtest.NewWorld(env.T())
 	env.Setenv("AT", tpmtest.Now.Format(time.RFC3339))
 	env.Setenv("SPKI", w.TLSSPKI.String())
+	if err := serveWorld(env, w); err != nil {
+		return err
+	}
 	good := w.Evidence(env.T())
 	manifestDoc := w.Envelope(env.T())
 	late := *w.Policy
@@ -58,6 +65,22 @@ func writeEvidence(env *testscript.Env) error {
 		}
 	}
 	return os.WriteFile(filepath.Join(env.WorkDir, "manifest.json"), manifestDoc, 0o644)
+}
+
+// serveWorld runs a verifier of the world ($WORLD_URL) and names what a
+// registry must list for it.
+func serveWorld(env *testscript.Env, w *tpmtest.World) error {
+	srv, err := server.New(server.Options{Policy: w.Policy, Manifests: w.Manifests(env.T()), Key: scriptKey("verifier")})
+	if err != nil {
+		return err
+	}
+	http := httptest.NewServer(srv)
+	env.Defer(http.Close)
+	env.Setenv("WORLD_URL", http.URL)
+	env.Setenv("WORLD_MANIFEST", w.Manifests(env.T())[0].SHA256.String())
+	env.Setenv("WORLD_MODEL", w.Config.Model.Verity.Root.String())
+	env.Setenv("NETWORK_ID", strconv.Itoa(devnet.GlobalID))
+	return nil
 }
 
 // writeBuild writes image/, packs/, firmware.fd and recorded.json.

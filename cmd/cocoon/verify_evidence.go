@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"cocoon/internal/fault"
+	"cocoon/internal/registrysource"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
@@ -24,6 +26,8 @@ type verifyEvidenceFlags struct {
 	evidence  string
 	manifests []string
 	policy    string
+	ton       string
+	verifiers []string
 	at        string
 	tlsSPKI   string
 	challenge []string
@@ -35,15 +39,19 @@ func newVerifyEvidenceCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "evidence --evidence FILE --manifest FILE --policy FILE",
 		Short: "verify a worker's evidence against published measurements and a policy",
-		Long: `Verifies evidence offline, as a verifier or a client does: quote and certificates,
+		Long: `Verifies evidence as a verifier or a client does: quote and certificates,
 binding of the claims, event log against the quoted registers, every component
 and register against the manifest, the config's fields against its constraints.
-All failures are shown at once.
+All failures are shown at once. It works offline, unless the policy names a
+registry: then --ton-config says where to read its proven state, and the
+manifests that it lists can come from a verifier (--manifests-from).
 
-Exit codes: 0 accepted; 1 usage; 2 refused by cryptography or binding;
-4 refused by policy or manifest alone; 5 unparsable input.`,
+Exit codes: 0 accepted; 1 usage; 2 refused by cryptography or binding; 3 no
+lite-server or verifier answers; 4 refused by policy or manifest alone;
+5 unparsable input.`,
 		Example: `  cocoon verify evidence --evidence evidence.json --manifest manifest.json --policy policy.json
-  cocoon verify evidence --evidence evidence.json --manifest manifest.json --policy policy.json --at 2026-11-22T12:00:00Z --json`,
+  cocoon verify evidence --evidence evidence.json --manifest manifest.json --policy policy.json --at 2026-11-22T12:00:00Z --json
+  cocoon verify evidence --evidence evidence.json --manifests-from https://verifier.example --policy policy.json --ton-config global.config.json`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runVerifyEvidence(cmd, f) },
 	}
@@ -51,18 +59,21 @@ Exit codes: 0 accepted; 1 usage; 2 refused by cryptography or binding;
 	fs.StringVar(&f.evidence, "evidence", "", "evidence `file`")
 	fs.StringArrayVar(&f.manifests, "manifest", nil, "manifest `file`, a DSSE envelope; may be repeated")
 	fs.StringVar(&f.policy, "policy", "", "policy `file`")
+	fs.StringVar(&f.ton, "ton-config", "", "the network's global.config.json `file`; needed where the policy names a registry")
+	fs.StringArrayVar(&f.verifiers, "manifests-from", nil, "verifier, `URL`, to fetch the manifests from that the policy's registry lists; may be repeated")
 	fs.StringVar(&f.at, "at", "", "verify at this `time`, RFC 3339 or Unix seconds; without it now")
 	fs.StringVar(&f.tlsSPKI, "tls-spki", "", "require this SHA-256, `hex`, of the peer's TLS public key (SubjectPublicKeyInfo)")
 	fs.StringArrayVar(&f.challenge, "challenge", nil, "require this challenge, `hex`, among the nonce inputs; of several, one")
 	fs.BoolVar(&f.json, "json", false, "write the result as JSON")
-	for _, name := range []string{"evidence", "manifest", "policy"} {
+	for _, name := range []string{"evidence", "policy"} {
 		_ = cmd.MarkFlagRequired(name)
 	}
+	cmd.MarkFlagsOneRequired("manifest", "manifests-from")
 	return cmd
 }
 
 func runVerifyEvidence(cmd *cobra.Command, f *verifyEvidenceFlags) error {
-	ev, o, err := f.read()
+	ev, o, err := f.read(cmd.Context())
 	if err != nil {
 		return err
 	}
@@ -78,7 +89,7 @@ func runVerifyEvidence(cmd *cobra.Command, f *verifyEvidenceFlags) error {
 }
 
 // read reads every input; the error joins what is wrong with any of them.
-func (f *verifyEvidenceFlags) read() (*evidence.Evidence, *appraise.Options, error) {
+func (f *verifyEvidenceFlags) read(ctx context.Context) (*evidence.Evidence, *appraise.Options, error) {
 	o := &appraise.Options{}
 	var errs []error
 	keep := func(err error) bool {
@@ -106,6 +117,9 @@ func (f *verifyEvidenceFlags) read() (*evidence.Evidence, *appraise.Options, err
 	}
 	if o.Policy != nil {
 		var err error
+		if o.Registry, envelopes, err = f.ledger(ctx, o.Policy, envelopes); err != nil {
+			keep(err)
+		}
 		if o.Manifests, err = appraise.OpenManifests(o.Policy, envelopes); err != nil {
 			keep(manifestFault(err))
 		}
@@ -128,6 +142,28 @@ func (f *verifyEvidenceFlags) read() (*evidence.Evidence, *appraise.Options, err
 		o.Challenges = append(o.Challenges, d)
 	}
 	return ev, o, errors.Join(errs...)
+}
+
+// ledger reads what the policy's registry says, and the manifests that it
+// lists. Without --ton-config the appraisal says what is missing.
+func (f *verifyEvidenceFlags) ledger(ctx context.Context, p *policy.Policy, envelopes [][]byte) (_ *appraise.Registry, _ [][]byte, err error) {
+	if p.Manifests.Registry == nil || f.ton == "" {
+		if f.ton != "" || len(f.verifiers) > 0 {
+			return nil, envelopes, usage("--ton-config and --manifests-from go together with a policy that names a registry (manifests.registry)")
+		}
+		return nil, envelopes, nil
+	}
+	source, err := registrysource.Open(f.ton, p.Manifests.Registry, nil)
+	if err != nil {
+		return nil, envelopes, err
+	}
+	defer func() { err = errors.Join(err, source.Close()) }()
+	state, err := source.State(ctx)
+	if err != nil {
+		return nil, envelopes, err
+	}
+	envelopes, err = listedManifests(ctx, source, envelopes, f.verifiers)
+	return state, envelopes, err
 }
 
 // manifestFault gives a failure to open manifests its code.

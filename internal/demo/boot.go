@@ -277,7 +277,7 @@ func (r *run) chat(ctx context.Context) error {
 	r.begin("chat", "the client verifies the worker itself, then chats over TLS that ends in the enclave")
 	key := hex.EncodeToString(r.worker[:])
 	out, err := r.command(ctx, "cocoon", "chat", "--gateway", r.gatewayAddr, "--worker", key, "--policy", r.keep(fileCPolicy),
-		"--manifest", r.keep(fileManifest), "--ton-config", r.keep(fileTON),
+		"--manifests-from", "http://"+r.verifierAddr, "--ton-config", r.keep(fileTON),
 		"--job", r.chain.job.String(), "--client-key", r.temp("vouchers.seed"), "--receipts", r.temp("receipts.log"), "--json", r.Prompt)
 	if err != nil {
 		return err

@@ -169,7 +169,7 @@ func (r *run) refuseUnreleased(ctx context.Context, cl *client.Client) error {
 func (r *run) settle(ctx context.Context) error {
 	r.begin("settle", "the operator redeems the last voucher")
 	out, err := r.command(ctx, "cocoon", "job", "voucher", r.chain.job.String(), "--gateway", r.gatewayAddr,
-		"--worker", r.worker.String(), "--policy", r.keep(fileCPolicy), "--manifest", r.keep(fileManifest), "--ton-config", r.keep(fileTON))
+		"--worker", r.worker.String(), "--policy", r.keep(fileCPolicy), "--manifests-from", "http://"+r.verifierAddr, "--ton-config", r.keep(fileTON))
 	if err != nil {
 		return err
 	}

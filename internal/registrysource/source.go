@@ -34,9 +34,10 @@ type Source struct {
 	addr   toncell.Address
 	want   policy.Registry
 
-	mu   sync.Mutex
-	last *appraise.Registry
-	read time.Time
+	mu     sync.Mutex
+	last   *appraise.Registry
+	proven *registry.State
+	read   time.Time
 }
 
 // Open returns a source for the registry that a policy names, over the network
@@ -59,21 +60,47 @@ func (s *Source) Ledger() *ledger.Ledger { return s.ledger }
 // Close ends the connection.
 func (s *Source) Close() error { return s.ledger.Chain().Close() }
 
-// State returns what the registry says now.
+// Address returns the registry's address.
+func (s *Source) Address() toncell.Address { return s.addr }
+
+// State returns what the registry says now of manifests and models.
 func (s *Source) State(ctx context.Context) (*appraise.Registry, error) {
+	st, _, err := s.get(ctx)
+	return st, err
+}
+
+// Proven returns the registry's whole state, verifier keys included. It is
+// the network's that the policy names, and no older than the policy allows.
+func (s *Source) Proven(ctx context.Context) (*registry.State, error) {
+	st, proven, err := s.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if st.NetworkID != s.want.NetworkID {
+		return nil, fault.Mismatch(fault.ExitRefused, "registry.network", "the registry's network", fmt.Sprint(s.want.NetworkID), fmt.Sprint(st.NetworkID),
+			"give the global.config.json of the network that the policy names")
+	}
+	if age := time.Since(st.Time); age > time.Duration(s.want.MaxAgeSeconds)*time.Second {
+		return nil, fault.Mismatch(fault.ExitRefused, "registry.stale", "the age of the registry's state", fmt.Sprintf("at most %d s", s.want.MaxAgeSeconds),
+			age.Truncate(time.Second).String(), "use a lite-server that is in step with the network")
+	}
+	return proven, nil
+}
+
+func (s *Source) get(ctx context.Context) (*appraise.Registry, *registry.State, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.last != nil && time.Since(s.read) < refresh {
-		return s.last, nil
+		return s.last, s.proven, nil
 	}
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
 	reg, st, err := s.ledger.Registry(ctx, s.addr)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	s.last, s.read = State(s.want.Address, reg, st), time.Now()
-	return s.last, nil
+	s.last, s.proven, s.read = State(s.want.Address, reg, st), reg, time.Now()
+	return s.last, s.proven, nil
 }
 
 // State puts a registry's proven state into the form of an appraisal. address

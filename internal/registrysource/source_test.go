@@ -1,6 +1,8 @@
 package registrysource
 
 import (
+	"context"
+	"errors"
 	"testing"
 	"time"
 
@@ -12,6 +14,7 @@ import (
 	"cocoon/measurements/digest"
 	"cocoon/verifier/appraise"
 	"cocoon/verifier/policy"
+	"cocoon/verifier/tpmtest"
 )
 
 func TestOnlyWhatTheRegistryAcceptsIsListed(t *testing.T) {
@@ -40,5 +43,43 @@ func TestOnlyWhatTheRegistryAcceptsIsListed(t *testing.T) {
 func TestAnAddressThatIsNoneIsRefused(t *testing.T) {
 	if _, err := Open("absent.json", &policy.Registry{Address: "nowhere"}, nil); !fault.Has(err, "registry.address") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// shelf is a verifier that has some envelopes.
+type shelf map[digest.SHA256][]byte
+
+func (s shelf) Manifest(_ context.Context, hash digest.SHA256) ([]byte, error) {
+	if env, ok := s[hash]; ok {
+		return env, nil
+	}
+	return nil, errors.New("not here")
+}
+
+func TestManifestsComeFromWhoeverHasThem(t *testing.T) {
+	w := tpmtest.NewWorld(t)
+	env := w.Envelope(t)
+	hash := w.Manifests(t)[0].SHA256
+	listed := &appraise.Registry{Manifests: map[digest.SHA256]appraise.ManifestState{hash: {Listed: true}}}
+	for name, c := range map[string]struct {
+		have [][]byte
+		from []Fetcher
+		want int
+		code string
+	}{
+		"a file":                     {[][]byte{env}, nil, 1, ""},
+		"the second verifier":        {nil, []Fetcher{shelf{}, shelf{hash: env}}, 1, ""},
+		"a file and a verifier":      {[][]byte{env}, []Fetcher{shelf{hash: env}}, 1, ""},
+		"nobody":                     {nil, []Fetcher{shelf{}}, 0, "manifest.unavailable"},
+		"nobody, beside a wrong one": {[][]byte{[]byte("{}")}, nil, 1, "manifest.unavailable"},
+	} {
+		got, err := Manifests(context.Background(), listed, c.have, c.from)
+		if len(got) != c.want || (err == nil) != (c.code == "") || (c.code != "" && !fault.Has(err, c.code)) {
+			t.Errorf("%s: %d envelopes, %v", name, len(got), err)
+		}
+	}
+	got, err := Manifests(context.Background(), &appraise.Registry{Manifests: map[digest.SHA256]appraise.ManifestState{hash: {}}}, nil, []Fetcher{shelf{hash: env}})
+	if len(got) != 0 || err != nil {
+		t.Errorf("a manifest that is not listed was fetched: %d, %v", len(got), err)
 	}
 }

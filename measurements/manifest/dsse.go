@@ -155,7 +155,7 @@ func Read(env []byte, keys []digest.SHA256) (*Verified, error) {
 	if err != nil || len(payload) > MaxPayload {
 		return nil, fmt.Errorf("opening manifest: %w: payload is not base64 of at most %d bytes", ErrForm, MaxPayload)
 	}
-	v := &Verified{SHA256: digest.Sum256(payload), Payload: payload, Signers: signers(&e, payload, keys)}
+	v := &Verified{SHA256: digest.Sum256(payload), Payload: payload, Envelope: bytes.Clone(env), Signers: signers(&e, payload, keys)}
 	if v.Manifest, err = ParsePayload(payload); err != nil {
 		return nil, err
 	}

@@ -22,6 +22,9 @@ const (
 	PathMetrics   = "/metrics"
 )
 
+// CodeNoManifest is the fault of a verifier that does not have a manifest.
+const CodeNoManifest = "manifest.unknown"
+
 // Challenge is a contribution to the nonce of evidence (POST /v1/challenge).
 // It is good for one verification before ExpiresAt.
 type Challenge struct {

@@ -18,6 +18,8 @@ import (
 
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
+	"cocoon/measurements/digest"
+	"cocoon/measurements/manifest"
 	"cocoon/verifier/api"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/result"
@@ -100,6 +102,24 @@ func (c *Client) Keys(ctx context.Context) (*api.Keys, error) {
 // Manifests returns the manifests that the service accepts.
 func (c *Client) Manifests(ctx context.Context) (*api.Manifests, error) {
 	return call[api.Manifests](ctx, c, http.MethodGet, api.PathManifests, nil)
+}
+
+// Manifest returns the envelope of the manifest with this hash (GET
+// /v1/manifests/{sha256}). The service is not trusted: an envelope with another
+// payload is an error. Whether the hash is one to trust is the caller's affair.
+func (c *Client) Manifest(ctx context.Context, hash digest.SHA256) ([]byte, error) {
+	var env json.RawMessage
+	if err := c.do(ctx, http.MethodGet, api.PathManifests+"/"+hash.String(), nil, &env); err != nil {
+		return nil, err
+	}
+	v, err := manifest.Read(env, nil)
+	if err != nil {
+		return nil, fault.New(fault.ExitParse, "verifier.response", "ask another verifier", "reading the verifier's answer: %w", err)
+	}
+	if v.SHA256 != hash {
+		return nil, fault.Mismatch(fault.ExitRefused, "manifest.hash", "the manifest's hash", hash.String(), v.SHA256.String(), "ask another verifier")
+	}
+	return env, nil
 }
 
 // Healthy returns nil if the service answers.

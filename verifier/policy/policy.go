@@ -7,6 +7,7 @@ package policy
 import (
 	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
+	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy/dcap"
 )
 
@@ -35,6 +36,15 @@ const (
 	ClassAzTDX = "az-tdx"
 	ClassAzSNP = "az-snp"
 )
+
+// ClassOf returns the trust class of a type of CPU evidence: a bare TPM's is
+// ClassVTPM, every TEE's its own name.
+func ClassOf(cpuType string) string {
+	if cpuType == evidence.TypeTPM {
+		return ClassVTPM
+	}
+	return cpuType
+}
 
 // Policy is the document.
 type Policy struct {

@@ -22,6 +22,8 @@ import (
 // carries a few certificates.
 const maxSmall = 64 << 10
 
+var errNoManifest = fault.New(fault.ExitNetwork, api.CodeNoManifest, "ask another verifier, or whoever published it", "this verifier does not have the manifest")
+
 var errTooManyRequests = fault.New(fault.ExitNetwork, "verifier.rate_limited", "wait a second and try again", "too many requests of this client")
 
 // readBody reads a body of a known type and bounded size.
@@ -115,6 +117,20 @@ func (s *Server) getManifests(w http.ResponseWriter, _ *http.Request) error {
 	}
 	writeJSON(w, out)
 	return nil
+}
+
+// getManifest answers with the envelope of an accepted manifest. Whoever asks
+// checks its hash: the address names the content.
+func (s *Server) getManifest(w http.ResponseWriter, r *http.Request) error {
+	hash := r.PathValue("sha256")
+	for _, m := range s.o.Manifests {
+		if m.SHA256.String() == hash {
+			w.Header().Set("Content-Type", "application/json")
+			_, _ = w.Write(m.Envelope) // an error here is the peer's hang-up
+			return nil
+		}
+	}
+	return errNoManifest
 }
 
 // postVerify appraises evidence and answers with a verdict, or with a problem

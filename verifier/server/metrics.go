@@ -1,6 +1,8 @@
 package server
 
 import (
+	"strings"
+
 	"net/http"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -41,6 +43,9 @@ func known(path string) string {
 	switch path {
 	case api.PathChallenge, api.PathEnroll, api.PathActivate, api.PathVerify, api.PathKeys, api.PathManifests:
 		return path
+	}
+	if strings.HasPrefix(path, api.PathManifests+"/") {
+		return api.PathManifests
 	}
 	return "other"
 }

@@ -16,6 +16,9 @@ func httpStatus(err error) int {
 	if errors.As(err, &tooLarge) {
 		return http.StatusRequestEntityTooLarge
 	}
+	if fault.Has(err, api.CodeNoManifest) {
+		return http.StatusNotFound
+	}
 	switch fault.ExitCode(err) {
 	case fault.ExitParse:
 		return http.StatusBadRequest

@@ -130,12 +130,13 @@ func setDefaults(o *Options) {
 
 func (s *Server) routes() {
 	for pattern, h := range map[string]func(http.ResponseWriter, *http.Request) error{
-		"POST " + api.PathChallenge: s.postChallenge,
-		"POST " + api.PathEnroll:    s.postEnroll,
-		"POST " + api.PathActivate:  s.postActivate,
-		"POST " + api.PathVerify:    s.postVerify,
-		"GET " + api.PathKeys:       s.getKeys,
-		"GET " + api.PathManifests:  s.getManifests,
+		"POST " + api.PathChallenge:              s.postChallenge,
+		"POST " + api.PathEnroll:                 s.postEnroll,
+		"POST " + api.PathActivate:               s.postActivate,
+		"POST " + api.PathVerify:                 s.postVerify,
+		"GET " + api.PathKeys:                    s.getKeys,
+		"GET " + api.PathManifests:               s.getManifests,
+		"GET " + api.PathManifests + "/{sha256}": s.getManifest,
 	} {
 		s.mux.HandleFunc(pattern, s.limited(h))
 	}

@@ -136,6 +136,12 @@ func TestTheWholeWay(t *testing.T) {
 	if err != nil || len(list.Manifests) != 1 || list.Manifests[0] != e.Manifest {
 		t.Errorf("manifests %+v, %v", list, err)
 	}
+	if env, err := s.client.Manifest(ctx, e.Manifest.SHA256); err != nil || string(env) != string(s.w.Envelope(t)) {
+		t.Errorf("manifest %s, %v", env, err)
+	}
+	if _, err := s.client.Manifest(ctx, digest.Sum256(nil)); !fault.Has(err, api.CodeNoManifest) {
+		t.Errorf("a manifest that is not there: %v", err)
+	}
 	for _, suffix := range []string{".evidence.json", ".result.json"} {
 		if _, err := os.Stat(filepath.Join(s.dir, "accepted", e.EvidenceSHA256.String()+suffix)); err != nil {
 			t.Errorf("not archived: %v", err)
