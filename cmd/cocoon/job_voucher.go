@@ -59,20 +59,6 @@ reached; 4 the policy refuses the worker; 5 the answer is not a voucher.`,
 	return cmd
 }
 
-// addWorker adds the flags that name a worker and what it is held against,
-// without those of a job that pays.
-func (f *workerFlags) addWorker(cmd *cobra.Command) {
-	fl := cmd.Flags()
-	fl.StringVar(&f.gateway, "gateway", "", "gateway, `host:port`")
-	fl.StringVar(&f.worker, "worker", "", "receipt `key` of the worker, hex; default: the first of the gateway's that passes")
-	fl.StringVar(&f.policy, "policy", "", "appraisal policy `file` (docs/verifier-api.md)")
-	fl.StringArrayVar(&f.manifests, "manifest", nil, "manifest envelope (DSSE) `file`; may be repeated")
-	fl.StringVar(&f.ton, "ton-config", "", "the network's global.config.json `file`; needed where the policy names a registry")
-	for _, name := range []string{"gateway", "policy", "manifest"} {
-		need(cmd, name)
-	}
-}
-
 // voucher asks the worker for a job's last voucher and reads it strictly: the
 // worker is attested, but a voucher of another job pays nothing.
 func (f *workerFlags) voucher(ctx context.Context, job toncell.Address) (doc []byte, err error) {

@@ -35,23 +35,29 @@ type workerFlags struct {
 	receipts  string
 }
 
+// add adds every flag: those of addWorker, and those of a job that pays.
 func (f *workerFlags) add(cmd *cobra.Command) {
+	f.addWorker(cmd)
 	fl := cmd.Flags()
-	fl.StringVar(&f.gateway, "gateway", "", "gateway, host:port")
-	fl.StringVar(&f.worker, "worker", "", "receipt key of the worker, hex; default: the first of the gateway's that passes")
-	fl.StringVar(&f.model, "model", "", "only workers that serve this model")
-	fl.StringVar(&f.policy, "policy", "", "appraisal policy (docs/verifier-api.md)")
-	fl.StringArrayVar(&f.manifests, "manifest", nil, "manifest envelope (DSSE); may be repeated")
-	fl.StringArrayVar(&f.verifiers, "manifests-from", nil, "verifier, `URL`, to fetch the manifests from that the policy's registry lists; may be repeated")
-	fl.StringVar(&f.ton, "ton-config", "", "the network's global.config.json; needed where the policy names a registry, and with --job")
-	fl.StringVar(&f.job, "job", "", "TON address of the job that pays")
-	fl.StringVar(&f.key, "client-key", "", "the Ed25519 seed that signs vouchers, 64 hex digits in a file")
-	fl.StringVar(&f.receipts, "receipts", "", "log of receipts and vouchers of the job; continued if it exists")
-	for _, name := range []string{"gateway", "policy"} {
-		cobra.CheckErr(cmd.MarkFlagRequired(name))
-	}
-	cmd.MarkFlagsOneRequired("manifest", "manifests-from")
+	fl.StringVar(&f.model, "model", "", "only workers that serve this `model`")
+	fl.StringVar(&f.job, "job", "", "TON `address` of the job that pays")
+	fl.StringVar(&f.key, "client-key", "", "the Ed25519 seed that signs vouchers, 64 hex digits in a `file`")
+	fl.StringVar(&f.receipts, "receipts", "", "log `file` of receipts and vouchers of the job; continued if it exists")
 	cmd.MarkFlagsRequiredTogether("job", "client-key", "receipts")
+}
+
+// addWorker adds the flags that name a worker and what it is held against.
+func (f *workerFlags) addWorker(cmd *cobra.Command) {
+	fl := cmd.Flags()
+	fl.StringVar(&f.gateway, "gateway", "", "gateway, `host:port`")
+	fl.StringVar(&f.worker, "worker", "", "receipt `key` of the worker, hex; default: the first of the gateway's that passes")
+	fl.StringVar(&f.policy, "policy", "", "appraisal policy `file` (docs/verifier-api.md)")
+	fl.StringArrayVar(&f.manifests, "manifest", nil, "manifest envelope (DSSE) `file`; may be repeated")
+	fl.StringArrayVar(&f.verifiers, "manifests-from", nil, "verifier, `URL`, to fetch the manifests from that the policy's registry lists; may be repeated")
+	fl.StringVar(&f.ton, "ton-config", "", "the network's global.config.json `file`; needed where the policy names a registry")
+	need(cmd, "gateway")
+	need(cmd, "policy")
+	cmd.MarkFlagsOneRequired("manifest", "manifests-from")
 }
 
 // session is a client with what it needs beside: the ledger, and the payment
