@@ -90,21 +90,23 @@ func TestAVerdictCountsUnderTheRegistrysKeysOnly(t *testing.T) {
 		after  func(*verdictWorld)
 		want   []string // codes; none: it is accepted
 	}{
-		"good":                           {},
-		"none is shown":                  {after: func(w *verdictWorld) { w.peer.VerdictCell = "" }, want: []string{"verdict.absent"}},
-		"no verdict at all":              {after: func(w *verdictWorld) { w.peer.VerdictCell = "AAAA" }, want: []string{"verdict.malformed"}},
-		"over other evidence":            {after: func(w *verdictWorld) { w.peer.Document = []byte("other bytes") }, want: []string{"verdict.foreign"}},
-		"for another receipt key":        {change: func(w *verdictWorld) { w.common.ReceiptKey[0]++ }, want: []string{"verdict.foreign"}},
-		"for another payout":             {change: func(w *verdictWorld) { w.common.Payout.Hash[0]++ }, want: []string{"verdict.foreign"}},
-		"for another model":              {change: func(w *verdictWorld) { w.common.ModelRoot[0]++ }, want: []string{"verdict.foreign", "contract.model_unknown"}},
-		"of another class":               {change: func(w *verdictWorld) { w.common.TrustClass = verdictcell.TDX }, want: []string{"verdict.foreign"}},
-		"under an unlisted manifest":     {change: func(w *verdictWorld) { w.common.Manifest[0]++ }, want: []string{"contract.manifest_unknown"}},
-		"for another registry":           {change: func(w *verdictWorld) { w.common.Registry.Hash[0]++ }, want: []string{"contract.verdict_registry"}},
-		"by a stranger":                  {change: func(w *verdictWorld) { w.signer[1] = stranger }, want: []string{"contract.verifier_unknown"}},
-		"by one of two":                  {change: func(w *verdictWorld) { w.signer = w.signer[:1] }, want: []string{"contract.signatures_too_few"}},
-		"expired":                        {after: func(w *verdictWorld) { w.now = w.from.Add(time.Hour) }, want: []string{"contract.verdict_expired"}},
-		"by a key that is struck":        {after: func(w *verdictWorld) { delete(w.state.Verifiers, w.state.VerifierIDs()[0]) }, want: []string{"contract.verifier_unknown"}},
-		"under a manifest since revoked": {after: func(w *verdictWorld) { w.state.Manifests[w.common.Manifest] = registry.Manifest{State: registry.Revoked} }, want: []string{"contract.manifest_revoked"}},
+		"good":                       {},
+		"none is shown":              {after: func(w *verdictWorld) { w.peer.VerdictCell = "" }, want: []string{"verdict.absent"}},
+		"no verdict at all":          {after: func(w *verdictWorld) { w.peer.VerdictCell = "AAAA" }, want: []string{"verdict.malformed"}},
+		"over other evidence":        {after: func(w *verdictWorld) { w.peer.Document = []byte("other bytes") }, want: []string{"verdict.foreign"}},
+		"for another receipt key":    {change: func(w *verdictWorld) { w.common.ReceiptKey[0]++ }, want: []string{"verdict.foreign"}},
+		"for another payout":         {change: func(w *verdictWorld) { w.common.Payout.Hash[0]++ }, want: []string{"verdict.foreign"}},
+		"for another model":          {change: func(w *verdictWorld) { w.common.ModelRoot[0]++ }, want: []string{"verdict.foreign", "contract.model_unknown"}},
+		"of another class":           {change: func(w *verdictWorld) { w.common.TrustClass = verdictcell.TDX }, want: []string{"verdict.foreign"}},
+		"under an unlisted manifest": {change: func(w *verdictWorld) { w.common.Manifest[0]++ }, want: []string{"contract.manifest_unknown"}},
+		"for another registry":       {change: func(w *verdictWorld) { w.common.Registry.Hash[0]++ }, want: []string{"contract.verdict_registry"}},
+		"by a stranger":              {change: func(w *verdictWorld) { w.signer[1] = stranger }, want: []string{"contract.verifier_unknown"}},
+		"by one of two":              {change: func(w *verdictWorld) { w.signer = w.signer[:1] }, want: []string{"contract.signatures_too_few"}},
+		"expired":                    {after: func(w *verdictWorld) { w.now = w.from.Add(time.Hour) }, want: []string{"contract.verdict_expired"}},
+		"by a key that is struck":    {after: func(w *verdictWorld) { delete(w.state.Verifiers, w.state.VerifierIDs()[0]) }, want: []string{"contract.verifier_unknown"}},
+		"under a manifest since revoked": {after: func(w *verdictWorld) {
+			w.state.Manifests[w.common.Manifest] = registry.Manifest{State: registry.Revoked}
+		}, want: []string{"contract.manifest_revoked"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newVerdictWorld(t)
