@@ -47,6 +47,7 @@ func Appraise(ev *evidence.Evidence, o *Options) *result.Result {
 	if m := a.checkAgainstManifests(r); m != nil {
 		r.Manifest = &result.ManifestRef{SHA256: m.SHA256, Name: m.Manifest.Image.Name, Version: m.Manifest.Image.Version}
 	}
+	a.checkRules(r)
 	return a.finish(r)
 }
 
@@ -83,10 +84,11 @@ func now(o *Options) time.Time {
 
 // appraisal collects the checks of one run.
 type appraisal struct {
-	ev   *evidence.Evidence
-	o    *Options
-	now  time.Time
-	subs map[string]*[]result.Check
+	ev       *evidence.Evidence
+	o        *Options
+	now      time.Time
+	subs     map[string]*[]result.Check
+	cpuFacts map[string]any // of the CPU appraiser, for rules
 }
 
 func (a *appraisal) add(sub string, c ...result.Check) {

@@ -98,6 +98,7 @@ func (a *appraisal) takeCPU(r *result.Result, c CPUResult) {
 	a.add(result.SubCPU, c.CPU...)
 	a.add(result.SubImage, c.Image...)
 	maps.Copy(r.Measurements, c.Measurements)
+	a.cpuFacts = c.Facts
 	if !c.NotAfter.IsZero() && c.NotAfter.Before(r.NotAfter) {
 		r.NotAfter = c.NotAfter
 	}

@@ -12,6 +12,7 @@ import (
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy"
+	"cocoon/verifier/policy/rules"
 	"cocoon/verifier/result"
 )
 
@@ -44,6 +45,9 @@ type Options struct {
 	// CPUs appraises CPU evidence of further types by name (evidence.TypeTDX
 	// …); TypeTPM is built in. A type without an appraiser is refused.
 	CPUs map[string]CPU
+	// Rules are the policy's rules, compiled; nil: they are compiled in each
+	// appraisal.
+	Rules *rules.Set
 	// GPUs appraises GPU evidence; nil: evidence with GPUs is refused.
 	GPUs GPU
 }
@@ -60,6 +64,7 @@ type CPUResult struct {
 	TrustClass   string            // policy.ClassTDX …
 	CPU, Image   []result.Check    // checks by submodule; a failed one refuses the evidence
 	Measurements map[string]string // registers by name, hex
+	Facts        map[string]any    // for the policy's rules; see docs/policy.md
 	NotAfter     time.Time         // end of what the appraisal rests on: collateral, certificates
 }
 

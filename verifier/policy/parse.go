@@ -9,6 +9,7 @@ import (
 	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/manifest"
+	"cocoon/verifier/policy/rules"
 )
 
 // MaxVerdictSeconds is the longest life of a verdict (DESIGN section 2).
@@ -63,6 +64,9 @@ func (p *Policy) Validate() error {
 		if err := p.DCAP.Validate(); err != nil {
 			bad("dcap: %w", err)
 		}
+	}
+	if _, err := rules.Compile(p.Rules); err != nil {
+		bad("rules: %w", err)
 	}
 	return errors.Join(errs...)
 }

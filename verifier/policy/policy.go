@@ -9,6 +9,7 @@ import (
 	"cocoon/measurements/digest"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy/dcap"
+	"cocoon/verifier/policy/rules"
 )
 
 // Format is the version of the policy that this package reads.
@@ -56,6 +57,7 @@ type Policy struct {
 	TPM          *TPM         `json:"tpm,omitempty"`  // needed for ClassVTPM
 	DCAP         *dcap.Policy `json:"dcap,omitempty"` // TDX and SGX; without it both are refused
 	Freshness    Freshness    `json:"freshness"`
+	Rules        []rules.Rule `json:"rules,omitempty"` // what a site demands beside all that; they can only refuse
 }
 
 // Manifests says which published measurements are accepted. A manifest is

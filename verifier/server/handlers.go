@@ -163,7 +163,7 @@ func (s *Server) postVerify(w http.ResponseWriter, r *http.Request) error {
 	now := s.o.Clock()
 	ours, why := s.challenges.take(ev.NonceInputs, now)
 	res := appraise.Appraise(ev, &appraise.Options{
-		Policy: s.o.Policy, Manifests: s.o.Manifests, Registry: registry, Now: now, CPUs: s.o.CPUs, GPUs: s.o.GPUs,
+		Policy: s.o.Policy, Manifests: s.o.Manifests, Registry: registry, Now: now, Rules: s.rules, CPUs: s.o.CPUs, GPUs: s.o.GPUs,
 		Challenges: ours, RequireChallenge: true, NoChallenge: why,
 	})
 	s.metrics.seconds.Observe(time.Since(start).Seconds())

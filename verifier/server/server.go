@@ -18,6 +18,7 @@ import (
 	"cocoon/verifier/api"
 	"cocoon/verifier/appraise"
 	"cocoon/verifier/policy"
+	"cocoon/verifier/policy/rules"
 	"cocoon/verifier/tpm"
 )
 
@@ -64,6 +65,7 @@ type Server struct {
 	limiter    *limiter
 	metrics    *metrics
 	archive    *archive
+	rules      *rules.Set
 	slots      chan struct{}
 	mux        *http.ServeMux
 }
@@ -90,6 +92,9 @@ func New(o Options) (*Server, error) {
 		if s.archive, err = openArchive(o.ArchiveDir, o.ArchiveMaxBytes); err != nil {
 			return nil, err
 		}
+	}
+	if s.rules, err = rules.Compile(o.Policy.Rules); err != nil {
+		return nil, fmt.Errorf("making verifier: %w", err)
 	}
 	s.metrics = newMetrics(func() float64 {
 		if o.Enroller == nil {
