@@ -47,10 +47,13 @@ func TestRootsAreRefused(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	damaged := slices.Clone(p.RootsPEM())
+	damaged[200] = '@'
 	for name, in := range map[string][]byte{
 		"nothing":                     nil,
 		"text":                        []byte("hello"),
 		"text before a certificate":   append([]byte("hello\n"), milan...),
+		"a damaged certificate first": damaged,
 		"a leaf":                      leaf,
 		"two ARKs of one product":     slices.Concat(milan, q.Chain(report.Milan, report.VCEK)),
 		"AMD's ASK with a test's ARK": slices.Concat(trust.AskArkMilanVcekBytes[:2500], p.Chain(report.Milan, report.VLEK)),
