@@ -65,6 +65,11 @@ func (p *Policy) Validate() error {
 			bad("dcap: %w", err)
 		}
 	}
+	if p.SNP != nil {
+		if err := p.SNP.Validate(); err != nil {
+			bad("snp: %w", err)
+		}
+	}
 	if _, err := rules.Compile(p.Rules); err != nil {
 		bad("rules: %w", err)
 	}

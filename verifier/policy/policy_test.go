@@ -9,6 +9,7 @@ import (
 	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
 	"cocoon/verifier/policy"
+	"cocoon/verifier/policy/snp"
 	"cocoon/verifier/tpmtest"
 )
 
@@ -31,6 +32,7 @@ func TestPoliciesAreRefused(t *testing.T) {
 		"no AK roots":                         func(p *policy.Policy) { p.TPM.AKRoots = nil },
 		"a root that does not parse":          func(p *policy.Policy) { p.TPM.AKRoots = [][]byte{{1}} },
 		"a root that is no authority":         func(p *policy.Policy) { p.TPM.AKRoots = leaf.Chain(t)[:1] },
+		"an snp section that makes no sense":  func(p *policy.Policy) { p.SNP = &snp.Policy{VMPLs: []uint32{4}} },
 		"no verdict life":                     func(p *policy.Policy) { p.Freshness.VerdictSeconds = 0 },
 		"a verdict of more than an hour":      func(p *policy.Policy) { p.Freshness.VerdictSeconds = 3601 },
 	} {
