@@ -15,6 +15,7 @@ func newVerifyCmd() *cobra.Command {
 		newVerifyQuoteCmd("sgx"),
 		newVerifySNPCmd(),
 		newVerifyEvidenceCmd(),
+		newVerifyRIMCmd(),
 	)
 	return cmd
 }

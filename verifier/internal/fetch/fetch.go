@@ -1,113 +1,79 @@
-// Package fetch gets small documents over HTTP from services that are not
-// trusted, for the verifier's clients of vendors' services: an address comes
-// in, a bounded body or the kind of failure goes out. It is bounded in size
-// and time, tries again where that makes sense, and follows no redirect off
-// the host. What a failure is called is the caller's matter.
+// Package fetch is what the verifier's clients of vendors' services share:
+// bounded HTTP requests with retries, a bounded map, files written whole. A
+// URL comes in; a body within its limit, or a fault with a stable code, goes
+// out. The service is not trusted: size and time are bounded and it cannot
+// redirect elsewhere.
 package fetch
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"io"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
-	"net/url"
+	neturl "net/url"
 	"strconv"
 	"time"
+
+	"cocoon/internal/fault"
 )
 
-// Kind is why a request failed.
-type Kind int
+// MaxHeader bounds a response's headers in bytes.
+const MaxHeader = 64 << 10
 
-// Kinds of failures.
-const (
-	Unreachable Kind = iota // no answer, or half of one
-	Redirected              // the service sends elsewhere
-	TooLarge                // the body is larger than the limit
-	BadStatus               // an answer other than 200: see Status
-)
-
-// Failure is a request that failed in all its attempts.
-type Failure struct {
-	Kind   Kind
-	URL    string
-	Status int   // BadStatus: the HTTP status
-	Limit  int   // TooLarge: the limit in bytes
-	Err    error // Unreachable and Redirected: the cause
-
-	retry bool
-	after time.Duration // as the service asked, or 0
-}
-
-// Error says what happened.
-func (f *Failure) Error() string {
-	switch f.Kind {
-	case BadStatus:
-		return fmt.Sprintf("fetching %s: status %d", f.URL, f.Status)
-	case TooLarge:
-		return fmt.Sprintf("fetching %s: more than %d bytes", f.URL, f.Limit)
-	}
-	return fmt.Sprintf("fetching %s: %v", f.URL, f.Err)
-}
-
-// Unwrap returns the cause.
-func (f *Failure) Unwrap() error { return f.Err }
-
-// Response is what a successful request brought.
+// Response is what one successful request brought.
 type Response struct {
 	Header http.Header
 	Body   []byte
 }
 
-// Options of New. Attempts, RetryBase, RetryMax and Timeout must be set.
-type Options struct {
-	Timeout   time.Duration // of one request
-	Attempts  int           // requests at most
+// Getter makes requests. All fields but Header are needed.
+type Getter struct {
+	HTTP      *http.Client // see SameHost
+	Timeout   time.Duration
+	Attempts  int
 	RetryBase time.Duration // first delay between attempts
-	RetryMax  time.Duration // longest delay between attempts
-	MaxHeader int64         // bytes of a response's headers
+	RetryMax  time.Duration // longest
+	Sleep     func(context.Context, time.Duration) error
+	Rand      func() float64 // uniform in [0, 1), for jitter
+	Log       *slog.Logger
+	Header    http.Header // sent along
 
-	HTTP   *http.Client // nil: a client with these limits
-	Sleep  func(context.Context, time.Duration) error
-	Rand   func() float64 // uniform in [0, 1), for jitter
-	Logger *slog.Logger   // nil: nothing is logged
+	Prefix string // of codes, such as "dcap.collateral.fetch"
+	// Unreachable and TooLarge are remedies.
+	Unreachable, TooLarge string
+	// Status names what an answer other than 200 means: the last part of the
+	// code, a remedy, and whether to try again.
+	Status func(status int, body []byte) (code, remedy string, retry bool)
 }
 
-// Client gets documents. It is safe for concurrent use.
-type Client struct {
-	o    Options
-	http *http.Client
+// Request is one request. A nil Body makes a GET, another a POST.
+type Request struct {
+	URL    string
+	Body   []byte
+	Type   string // content type of Body
+	Accept string
+	Limit  int // of the answer's body, in bytes
 }
 
-// New returns a client.
-func New(o Options) *Client {
-	if o.HTTP == nil {
-		tr := http.DefaultTransport.(*http.Transport).Clone()
-		tr.MaxResponseHeaderBytes = o.MaxHeader
-		tr.ResponseHeaderTimeout = o.Timeout
-		o.HTTP = &http.Client{Transport: tr}
-	}
-	if o.Sleep == nil {
-		o.Sleep = sleep
-	}
-	if o.Rand == nil {
-		o.Rand = rand.Float64
-	}
-	if o.Logger == nil {
-		o.Logger = slog.New(slog.DiscardHandler)
-	}
-	return &Client{o: o, http: withoutRedirects(o.HTTP)}
+// NewClient returns an HTTP client: TLS as Go has it, headers and time
+// bounded. Bodies are bounded by Do.
+func NewClient(timeout time.Duration) *http.Client {
+	tr := http.DefaultTransport.(*http.Transport).Clone()
+	tr.MaxResponseHeaderBytes = MaxHeader
+	tr.ResponseHeaderTimeout = timeout
+	return &http.Client{Transport: tr}
 }
 
 // errOffHost is returned for a redirect that would leave the host (or its
 // TLS): the server is not trusted to send us anywhere else.
 var errOffHost = errors.New("redirect off the host")
 
-// withoutRedirects returns a copy of c that follows at most three redirects,
-// all on the same scheme and host.
-func withoutRedirects(c *http.Client) *http.Client {
+// SameHost returns a copy of c that follows at most three redirects, all on
+// the same scheme and host.
+func SameHost(c *http.Client) *http.Client {
 	cc := *c
 	cc.CheckRedirect = func(req *http.Request, via []*http.Request) error {
 		if len(via) > 3 {
@@ -121,91 +87,115 @@ func withoutRedirects(c *http.Client) *http.Client {
 	return &cc
 }
 
-// Get fetches address with retries: network errors, 429 and 5xx are tried
-// again after an exponential delay with full jitter, or what Retry-After asks.
-func (c *Client) Get(ctx context.Context, address string, limit int) (*Response, *Failure) {
-	var last *Failure
-	for n := range c.o.Attempts {
+// attemptError is one failed attempt: whether another makes sense, and when.
+type attemptError struct {
+	retry bool
+	after time.Duration // as the server asked, or 0
+	err   *fault.Fault
+}
+
+// Do makes a request with retries: network errors, and what Status says, are
+// tried again after an exponential delay with full jitter, or what
+// Retry-After asks.
+func (g *Getter) Do(ctx context.Context, r Request) (*Response, *fault.Fault) {
+	var last *attemptError
+	for n := range g.Attempts {
 		if n > 0 {
-			d := max(c.Backoff(c.o.RetryBase, c.o.RetryMax, n-1), min(last.after, c.o.RetryMax))
-			c.o.Logger.LogAttrs(ctx, slog.LevelInfo, "request failed, trying again",
-				slog.String("url", address), slog.Int("attempt", n), slog.Duration("delay", d), slog.Any("error", last))
-			if err := c.o.Sleep(ctx, d); err != nil {
-				return nil, last
+			d := max(Backoff(g.Rand, g.RetryBase, g.RetryMax, n-1), min(last.after, g.RetryMax))
+			g.Log.LogAttrs(ctx, slog.LevelInfo, "request failed, trying again",
+				slog.String("url", r.URL), slog.Int("attempt", n), slog.Duration("delay", d), slog.Any("error", last.err))
+			if err := g.Sleep(ctx, d); err != nil {
+				return nil, last.err
 			}
 		}
-		resp, failure := c.attempt(ctx, address, limit)
-		if failure == nil {
+		resp, aerr := g.attempt(ctx, r)
+		if aerr == nil {
 			return resp, nil
 		}
-		last = failure
-		if !failure.retry || ctx.Err() != nil {
+		last = aerr
+		if !aerr.retry || ctx.Err() != nil {
 			break
 		}
 	}
-	return nil, last
+	return nil, last.err
 }
 
 // attempt makes one request.
-func (c *Client) attempt(ctx context.Context, address string, limit int) (*Response, *Failure) {
-	ctx, cancel := context.WithTimeout(ctx, c.o.Timeout)
+func (g *Getter) attempt(ctx context.Context, r Request) (*Response, *attemptError) {
+	ctx, cancel := context.WithTimeout(ctx, g.Timeout)
 	defer cancel()
-	unreachable := func(err error) *Failure {
-		var ue *url.Error
+	unreachable := func(err error) *attemptError {
+		var ue *neturl.Error
 		if errors.As(err, &ue) {
 			err = ue.Err // the address is in the message already
 		}
 		if errors.Is(err, errOffHost) {
-			return &Failure{Kind: Redirected, URL: address, Err: err}
+			return &attemptError{err: fault.New(fault.ExitNetwork, g.Prefix+".redirect",
+				"name the service that answers by itself", "fetching %s: %w", r.URL, err)}
 		}
-		return &Failure{Kind: Unreachable, URL: address, Err: err, retry: true}
+		return &attemptError{retry: true, err: fault.New(fault.ExitNetwork, g.Prefix+".unreachable", g.Unreachable, "fetching %s: %w", r.URL, err)}
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, address, nil)
+	method, body := http.MethodGet, io.Reader(http.NoBody)
+	if r.Body != nil {
+		method, body = http.MethodPost, bytes.NewReader(r.Body)
+	}
+	req, err := http.NewRequestWithContext(ctx, method, r.URL, body)
 	if err != nil {
 		return nil, unreachable(err)
 	}
+	for k, v := range g.Header {
+		req.Header[k] = v
+	}
 	req.Header.Set("User-Agent", "cocoon")
-	res, err := c.http.Do(req)
+	if r.Type != "" {
+		req.Header.Set("Content-Type", r.Type)
+	}
+	if r.Accept != "" {
+		req.Header.Set("Accept", r.Accept)
+	}
+	res, err := g.HTTP.Do(req)
 	if err != nil {
 		return nil, unreachable(err)
 	}
 	defer res.Body.Close()
 	if res.StatusCode != http.StatusOK {
 		// Reading a little of an error's body lets the connection be used again.
-		_, _ = io.CopyN(io.Discard, res.Body, 4<<10)
-		return nil, statusFailure(address, res)
+		b, _ := io.ReadAll(io.LimitReader(res.Body, 4<<10))
+		return nil, g.statusError(r.URL, res, b)
 	}
-	body, err := io.ReadAll(io.LimitReader(res.Body, int64(limit)+1))
+	b, err := io.ReadAll(io.LimitReader(res.Body, int64(r.Limit)+1))
 	if err != nil {
 		return nil, unreachable(err)
 	}
-	if len(body) > limit {
-		return nil, &Failure{Kind: TooLarge, URL: address, Limit: limit}
+	if len(b) > r.Limit {
+		return nil, &attemptError{err: &fault.Fault{Code: g.Prefix + ".too_large", Exit: fault.ExitNetwork,
+			Msg: "fetching " + r.URL, Expected: fmt.Sprintf("at most %d bytes", r.Limit), Actual: "more", Remedy: g.TooLarge}}
 	}
-	return &Response{Header: res.Header, Body: body}, nil
+	return &Response{Header: res.Header, Body: b}, nil
 }
 
-func statusFailure(address string, res *http.Response) *Failure {
-	s := res.StatusCode
-	f := &Failure{Kind: BadStatus, URL: address, Status: s, retry: s == http.StatusTooManyRequests || s >= 500}
+func (g *Getter) statusError(url string, res *http.Response, body []byte) *attemptError {
+	code, remedy, retry := g.Status(res.StatusCode, body)
+	ae := &attemptError{retry: retry, err: &fault.Fault{Code: g.Prefix + "." + code, Exit: fault.ExitNetwork,
+		Msg: "fetching " + url, Expected: "status 200", Actual: "status " + strconv.Itoa(res.StatusCode), Remedy: remedy}}
 	if secs, err := strconv.Atoi(res.Header.Get("Retry-After")); err == nil && secs > 0 && secs < 3600 {
-		f.after = time.Duration(secs) * time.Second
+		ae.after = time.Duration(secs) * time.Second
 	}
-	return f
+	return ae
 }
 
 // Backoff returns a delay with full jitter: uniform in (0, base·2ⁿ], at most
-// limit.
-func (c *Client) Backoff(base, limit time.Duration, n int) time.Duration {
+// limit. rand is uniform in [0, 1).
+func Backoff(rand func() float64, base, limit time.Duration, n int) time.Duration {
 	d := limit
 	if n < 20 && base<<n < limit {
 		d = base << n
 	}
-	return time.Duration((1 - c.o.Rand()) * float64(d))
+	return time.Duration((1 - rand()) * float64(d))
 }
 
-// sleep waits for d or until ctx is done.
-func sleep(ctx context.Context, d time.Duration) error {
+// Sleep waits for d or until ctx is done.
+func Sleep(ctx context.Context, d time.Duration) error {
 	t := time.NewTimer(d)
 	defer t.Stop()
 	select {

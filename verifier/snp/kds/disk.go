@@ -11,7 +11,7 @@ import (
 	"time"
 
 	"cocoon/internal/jcs"
-	"cocoon/verifier/internal/atomicfile"
+	"cocoon/verifier/internal/fetch"
 )
 
 // entry is a held document.
@@ -88,5 +88,5 @@ func (d *disk) store(doc document, e *entry) error {
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {
 		return fmt.Errorf("making cache directory: %w", err)
 	}
-	return atomicfile.Write(d.path(doc), b)
+	return fetch.WriteAtomic(d.path(doc), b)
 }

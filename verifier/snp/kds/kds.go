@@ -77,10 +77,10 @@ type Options struct {
 
 // Client fetches and keeps documents. It is safe for concurrent use.
 type Client struct {
-	opts  Options
-	base  string
-	fetch *fetch.Client
-	disk  *disk // nil: no disk cache
+	opts Options
+	base string
+	http fetch.Getter
+	disk *disk // nil: no disk cache
 
 	gets singleflight.Group // by document
 
@@ -117,8 +117,14 @@ func New(o Options) (*Client, error) {
 	if o.Roots == nil {
 		o.Roots = vek.AMDRoots()
 	}
+	if o.HTTP == nil {
+		o.HTTP = fetch.NewClient(o.Timeout)
+	}
 	if o.Clock == nil {
 		o.Clock = time.Now
+	}
+	if o.Sleep == nil {
+		o.Sleep = fetch.Sleep
 	}
 	if o.Rand == nil {
 		o.Rand = rand.Float64
@@ -127,8 +133,12 @@ func New(o Options) (*Client, error) {
 		o.Logger = slog.New(slog.DiscardHandler)
 	}
 	c := &Client{opts: o, base: strings.TrimRight(o.BaseURL, "/"), held: map[string]*entry{}, fails: map[string]*failure{},
-		fetch: fetch.New(fetch.Options{Timeout: o.Timeout, Attempts: o.Attempts, RetryBase: o.RetryBase, RetryMax: o.RetryMax,
-			MaxHeader: 1 << 16, HTTP: o.HTTP, Sleep: o.Sleep, Rand: o.Rand, Logger: o.Logger})}
+		http: fetch.Getter{
+			HTTP: fetch.SameHost(o.HTTP), Timeout: o.Timeout, Attempts: o.Attempts, RetryBase: o.RetryBase, RetryMax: o.RetryMax,
+			Sleep: o.Sleep, Rand: o.Rand, Log: o.Logger, Prefix: "snp.kds", Status: statusMeaning,
+			Unreachable: "check the network and the address, or give certificate and CRL as files",
+			TooLarge:    "use AMD's service or another cache: this one does not answer as the specification says",
+		}}
 	if o.CacheDir != "" {
 		sum := o.Roots.Hash()
 		c.disk = &disk{dir: o.CacheDir, scope: c.base + " " + hex.EncodeToString(sum[:])}
@@ -301,7 +311,7 @@ func (c *Client) note(d document, last *failure, err error, now time.Time) {
 	if last != nil {
 		f.count = last.count + 1
 	}
-	f.until = now.Add(holdBase/2 + c.fetch.Backoff(holdBase, holdMax, f.count-1))
+	f.until = now.Add(holdBase/2 + fetch.Backoff(c.opts.Rand, holdBase, holdMax, f.count-1))
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.fails) >= maxFails {
@@ -312,9 +322,9 @@ func (c *Client) note(d document, last *failure, err error, now time.Time) {
 
 // ask makes the request and verifies the answer.
 func (c *Client) ask(ctx context.Context, d document) ([]byte, error) {
-	resp, failure := c.fetch.Get(ctx, c.base+d.path(), d.limit())
-	if failure != nil {
-		return nil, fetchFault(failure)
+	resp, failed := c.http.Do(ctx, fetch.Request{URL: c.base + d.path(), Limit: d.limit()})
+	if failed != nil {
+		return nil, failed
 	}
 	body, err := d.decode(resp.Body)
 	if err == nil {
@@ -331,20 +341,13 @@ func (c *Client) ask(ctx context.Context, d document) ([]byte, error) {
 	return body, nil
 }
 
-// fetchFault gives a failed request its code.
-func fetchFault(f *fetch.Failure) *fault.Fault {
-	code, remedy := "snp.kds.unreachable", "check the network and the address, or give certificate and CRL as files"
+// statusMeaning says what a refusal of the service means.
+func statusMeaning(status int, _ []byte) (code, remedy string, retry bool) {
 	switch {
-	case f.Kind == fetch.Redirected:
-		code, remedy = "snp.kds.redirect", "name the service that answers by itself"
-	case f.Kind == fetch.TooLarge:
-		code, remedy = "snp.kds.answer", "use AMD's service or another cache: this one does not answer as the specification says"
-	case f.Kind == fetch.BadStatus && f.Status == http.StatusTooManyRequests:
-		code, remedy = "snp.kds.rate_limited", "wait: AMD's service answers the same request once in ten seconds; keep a cache directory"
-	case f.Kind == fetch.BadStatus && (f.Status == http.StatusNotFound || f.Status == http.StatusBadRequest):
-		code, remedy = "snp.kds.not_found", "the service knows no such chip at this TCB version: check the report's product, or that it is of a production processor"
-	case f.Kind == fetch.BadStatus:
-		code, remedy = "snp.kds.status", "try again later, or ask another service"
+	case status == http.StatusTooManyRequests:
+		return "rate_limited", "wait: AMD's service answers the same request once in ten seconds; keep a cache directory", true
+	case status == http.StatusNotFound || status == http.StatusBadRequest:
+		return "not_found", "the service knows no such chip at this TCB version: check the report's product, or that it is of a production processor", false
 	}
-	return fault.New(fault.ExitNetwork, code, remedy, "%w", f)
+	return "status", "try again later, or ask another service", status >= 500
 }

@@ -234,7 +234,7 @@ func TestFailuresHaveCodes(t *testing.T) {
 		"an empty chain":      {kdstest.Chain, kdstest.Fault{Body: func([]byte) []byte { return nil }}, "snp.kds.answer", 1},
 		"a tampered CRL":      {kdstest.CRL, kdstest.Fault{Body: flip}, "snp.kds.answer", 1},
 		"garbage":             {kdstest.CRL, kdstest.Fault{Body: func([]byte) []byte { return []byte("<html>") }}, "snp.kds.answer", 1},
-		"more than any takes": {kdstest.VCEK, kdstest.Fault{Body: func([]byte) []byte { return make([]byte, 4<<20) }}, "snp.kds.answer", 1},
+		"more than any takes": {kdstest.VCEK, kdstest.Fault{Body: func([]byte) []byte { return make([]byte, 4<<20) }}, "snp.kds.too_large", 1},
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := newRig(t)
