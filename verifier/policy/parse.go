@@ -64,6 +64,11 @@ func (p *Policy) Validate() error {
 			bad("dcap: %w", err)
 		}
 	}
+	if p.NVGPU != nil {
+		if err := p.NVGPU.Validate(); err != nil {
+			bad("nvgpu: %w", err)
+		}
+	}
 	return errors.Join(errs...)
 }
 

@@ -8,6 +8,7 @@ import (
 	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
 	"cocoon/verifier/policy/dcap"
+	"cocoon/verifier/policy/nvgpu"
 )
 
 // Format is the version of the policy that this package reads.
@@ -38,14 +39,15 @@ const (
 
 // Policy is the document.
 type Policy struct {
-	Format       int          `json:"format"`
-	Name         string       `json:"name"`
-	Environment  string       `json:"environment"`   // Production or Development
-	TrustClasses []string     `json:"trust_classes"` // accepted; at least one
-	Manifests    Manifests    `json:"manifests"`
-	TPM          *TPM         `json:"tpm,omitempty"`  // needed for ClassVTPM
-	DCAP         *dcap.Policy `json:"dcap,omitempty"` // TDX and SGX; without it both are refused
-	Freshness    Freshness    `json:"freshness"`
+	Format       int           `json:"format"`
+	Name         string        `json:"name"`
+	Environment  string        `json:"environment"`   // Production or Development
+	TrustClasses []string      `json:"trust_classes"` // accepted; at least one
+	Manifests    Manifests     `json:"manifests"`
+	TPM          *TPM          `json:"tpm,omitempty"`   // needed for ClassVTPM
+	DCAP         *dcap.Policy  `json:"dcap,omitempty"`  // TDX and SGX; without it both are refused
+	NVGPU        *nvgpu.Policy `json:"nvgpu,omitempty"` // NVIDIA GPUs; without it evidence of GPUs is refused
+	Freshness    Freshness     `json:"freshness"`
 }
 
 // Manifests says which published measurements are accepted. A manifest is
