@@ -32,7 +32,7 @@ func Verify(items []Item, o *Options) *Machine {
 	}
 	r.rims = openRIMs(o, r.now, r.cache)
 	m.Topology.Checks = append(m.Topology.Checks, r.rims.checks...)
-	r.ocsp = &ocspSet{raw: o.OCSP, known: map[[2]string]verdict{}}
+	r.ocsp = &ocspSet{raw: o.OCSP, used: make([]bool, len(o.OCSP)), known: map[[2]string]verdict{}}
 	if len(o.OCSP) > MaxOCSP {
 		r.ocsp.raw = nil
 		m.fail("gpu.ocsp.parse", fmt.Sprintf("at most %d", MaxOCSP), fmt.Sprint(len(o.OCSP)), "too many OCSP responses", "give those that the devices need")
@@ -43,6 +43,9 @@ func Verify(items []Item, o *Options) *Machine {
 		if !d.NotAfter.IsZero() && (m.NotAfter.IsZero() || d.NotAfter.Before(m.NotAfter)) {
 			m.NotAfter = d.NotAfter
 		}
+	}
+	if n := len(r.ocsp.raw) - r.ocsp.count(); n > 0 {
+		m.skip("gpu.ocsp.unused", fmt.Sprintf("%d OCSP responses are about none of the certificates", n))
 	}
 	m.count(o)
 	m.distinct()
