@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"crypto/x509"
 	"encoding/asn1"
-	"errors"
 	"fmt"
 	"strings"
 	"time"
@@ -93,7 +92,7 @@ func (s *ocspSet) verdict(r *run, cert, parent *x509.Certificate) verdict {
 
 func (s *ocspSet) judge(r *run, cert, parent *x509.Certificate) verdict {
 	out := verdict{status: result.Skip}
-	var faults []error
+	var refused error
 	var newest time.Time
 	number, err := asn1.Marshal(cert.SerialNumber)
 	if err != nil {
@@ -109,7 +108,7 @@ func (s *ocspSet) judge(r *run, cert, parent *x509.Certificate) verdict {
 		if err != nil {
 			if !fault.Has(err, "ocsp.cert_id") {
 				s.used[i] = true
-				faults = append(faults, err)
+				refused = err
 			}
 			continue
 		}
@@ -131,8 +130,8 @@ func (s *ocspSet) judge(r *run, cert, parent *x509.Certificate) verdict {
 			out, newest = v, resp.ThisUpdate
 		}
 	}
-	if out.status == result.Skip && len(faults) > 0 {
-		return verdict{status: result.Fail, reason: strings.ReplaceAll(errors.Join(faults...).Error(), "\n", "; ")}
+	if out.status == result.Skip && refused != nil {
+		return verdict{status: result.Fail, reason: strings.ReplaceAll(refused.Error(), "\n", "; ")}
 	}
 	return out
 }

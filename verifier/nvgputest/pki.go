@@ -87,7 +87,7 @@ func (p *PKI) key(name string) (*ecdsa.PrivateKey, error) {
 func (p *PKI) authority(name string, issuer *authority) (*authority, error) {
 	from := ""
 	if issuer != nil {
-		from = issuer.cert.Subject.CommonName
+		from = fmt.Sprintf("%x", sha256.Sum256(issuer.cert.Raw))
 	}
 	id := name + " of " + from
 	if a, ok := p.made[id]; ok {

@@ -174,3 +174,17 @@ func (p *PKI) rimChain(r *RIM) ([]*authority, error) {
 	}
 	return []*authority{leaf, l3, ca, root}, nil
 }
+
+// Signers returns the certificates of a RIM's chain, leaf first, without the
+// root.
+func (p *PKI) Signers(r *RIM) ([]*x509.Certificate, error) {
+	chain, err := p.rimChain(r)
+	if err != nil {
+		return nil, err
+	}
+	var out []*x509.Certificate
+	for _, a := range chain[:len(chain)-1] {
+		out = append(out, a.cert)
+	}
+	return out, nil
+}
