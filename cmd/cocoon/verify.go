@@ -14,6 +14,7 @@ func newVerifyCmd() *cobra.Command {
 		newVerifyQuoteCmd("tdx"),
 		newVerifyQuoteCmd("sgx"),
 		newVerifyEvidenceCmd(),
+		newVerifyGPUCmd(),
 	)
 	return cmd
 }
