@@ -14,6 +14,8 @@ import (
 	"cocoon/internal/registrysource"
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
+	gpus "cocoon/verifier/appraise/nvgpu"
+	"cocoon/verifier/nvgpu"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/server"
 	"cocoon/verifier/tpm"
@@ -130,7 +132,7 @@ func (c *Config) server(log *slog.Logger) (*server.Server, error) {
 		return nil, fault.New(fault.ExitInternal, "verifier.signing_key", "make keys with cocoon-verifier keygen", "%w", err)
 	}
 	o := server.Options{
-		Policy: p, Manifests: manifests, Key: key, Build: build(), Log: log, ArchiveDir: c.path(c.Archive),
+		Policy: p, Manifests: manifests, GPUs: gpus.New(gpus.Options{Cache: nvgpu.NewCache(nvgpu.CacheOptions{})}), Key: key, Build: build(), Log: log, ArchiveDir: c.path(c.Archive),
 		PerSecond: c.Limits.PerSecond, Burst: c.Limits.Burst, Concurrent: c.Limits.Concurrent,
 		ChallengeTTL: time.Duration(c.Limits.ChallengeSeconds) * time.Second, ArchiveMaxBytes: c.Limits.ArchiveBytes,
 	}

@@ -114,7 +114,7 @@ type Device struct {
 	Checks []result.Check `json:"checks"`
 
 	// NotAfter is the end of what the checks rest on: certificates, RIMs, OCSP.
-	NotAfter time.Time `json:"not_after"`
+	NotAfter time.Time `json:"not_after,omitzero"`
 
 	report *spdm.Report
 	chain  *deviceChain
@@ -135,7 +135,7 @@ type Topology struct {
 type Machine struct {
 	Devices  []*Device `json:"devices"` // in the order of the items
 	Topology Topology  `json:"topology"`
-	NotAfter time.Time `json:"not_after"`
+	NotAfter time.Time `json:"not_after,omitzero"`
 }
 
 // Checks returns every check: the machine's, then each device's.
