@@ -30,6 +30,9 @@ type config struct {
 	Tools       string `json:"tools,omitempty"`       // tools tree; default: as toolstree finds it
 	Accelerator string `json:"accelerator,omitempty"` // auto, kvm or tcg
 	Ephemeral   bool   `json:"ephemeral,omitempty"`   // VMs end with the daemon
+	// GPUCache serves NVIDIA's RIM and OCSP answers to guests; without it the
+	// daemon does not.
+	GPUCache *gpuCache `json:"gpu_cache,omitempty"`
 }
 
 const (
@@ -110,6 +113,11 @@ func (c *config) load(cmd *cobra.Command, file string) error {
 				set()
 			}
 		}
+		if g := read.GPUCache; g != nil {
+			if err := g.resolve(filepath.Dir(file)); err != nil {
+				return err
+			}
+		}
 		*c = read
 	}
 	if c.State == "" {
@@ -156,6 +164,11 @@ func serve(ctx context.Context, c config, log *slog.Logger) (err error) {
 	if err != nil {
 		return err
 	}
+	endCache, err := c.GPUCache.serve(ctx, log)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
+	defer func() { err = errors.Join(err, endCache()) }()
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
 	srv := &http.Server{Handler: api.Handler(api.Options{Host: d, Ephemeral: c.Ephemeral, Logger: log}),

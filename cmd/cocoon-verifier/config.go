@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"log/slog"
+	"net/http"
 	"os"
 	"path/filepath"
 	"runtime/debug"
@@ -16,6 +17,7 @@ import (
 	"cocoon/verifier/appraise"
 	gpus "cocoon/verifier/appraise/nvgpu"
 	"cocoon/verifier/nvgpu"
+	"cocoon/verifier/nvgpu/services"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/server"
 	"cocoon/verifier/tpm"
@@ -35,7 +37,10 @@ type Config struct {
 	Ledger     *Ledger  `json:"ledger,omitempty"`  // needed where the policy names a registry
 	Archive    string   `json:"archive,omitempty"` // directory that keeps evidence and results
 	Limits     Limits   `json:"limits,omitzero"`   // 0: the default of each
-	dir        string   // of the file
+	// GPUCache serves NVIDIA's RIM and OCSP answers to others, below /v1/rim/
+	// and at /ocsp; without it the service does not.
+	GPUCache *services.Config `json:"gpu_cache,omitempty"`
+	dir      string           // of the file
 }
 
 // TLS is the service's certificate.
@@ -78,6 +83,11 @@ func readConfig(path string) (*Config, error) {
 	l := &c.Limits
 	if l.PerSecond < 0 || l.Burst < 0 || l.Concurrent < 0 || l.ChallengeSeconds < 0 || l.ChallengeSeconds > 3600 || l.ArchiveBytes < 0 {
 		return nil, bad(fmt.Errorf("a limit is out of range"))
+	}
+	if c.GPUCache != nil {
+		if err := c.GPUCache.Validate(); err != nil {
+			return nil, bad(err)
+		}
 	}
 	if c.Listen == "" || c.Policy == "" || c.SigningKey == "" || len(c.Manifests) == 0 {
 		return nil, bad(fmt.Errorf("listen, policy, manifests and signing_key are needed"))
@@ -158,6 +168,25 @@ func (c *Config) server(log *slog.Logger) (*server.Server, error) {
 		log.Warn("development policy: trust class vtpm shows measured boot, not confidentiality", "policy", p.Name)
 	}
 	return server.New(o)
+}
+
+// handler is the service, with the cache beside it where one is configured.
+// close ends the cache's requests.
+func (c *Config) handler(log *slog.Logger) (h http.Handler, closeCache func(), err error) {
+	srv, err := c.server(log)
+	if err != nil || c.GPUCache == nil {
+		return srv, func() {}, err
+	}
+	cache, err := c.GPUCache.Open(c.dir, log)
+	if err != nil {
+		return nil, nil, err
+	}
+	mux := http.NewServeMux()
+	mux.Handle("/", srv)
+	rims := cache.Handler()
+	mux.Handle("/v1/rim/", rims)
+	mux.Handle("/ocsp", rims)
+	return mux, cache.Close, nil
 }
 
 func (c *Config) enroller(p *policy.Policy, o *server.Options) error {

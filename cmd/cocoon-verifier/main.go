@@ -83,10 +83,11 @@ func ignoreHelp(err error) error {
 
 // serve runs the service until the context ends.
 func serve(ctx context.Context, cfg *Config, log *slog.Logger) error {
-	handler, err := cfg.server(log)
+	handler, closeCache, err := cfg.handler(log)
 	if err != nil {
 		return err
 	}
+	defer closeCache()
 	ln, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return fault.New(fault.ExitInternal, "verifier.listen", "free the address, or choose another in the config", "listening on %s: %w", cfg.Listen, err)

@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"log/slog"
+	"net/http"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -13,7 +14,9 @@ import (
 
 	"cocoon/internal/fault"
 	"cocoon/internal/keyfile"
+	"cocoon/verifier/api"
 	"cocoon/verifier/client"
+	"cocoon/verifier/nvgpu/rimtest"
 	"cocoon/verifier/tpmtest"
 )
 
@@ -74,6 +77,50 @@ func TestServiceStartsFromItsConfig(t *testing.T) {
 	}
 }
 
+func TestServiceIsACacheOfRIMs(t *testing.T) {
+	pki, err := rimtest.NewPKI()
+	if err != nil {
+		t.Fatal(err)
+	}
+	upstream := rimtest.NewServer()
+	const id = "NV_GPU_DRIVER_GH100_550.90.07"
+	doc, err := pki.Mint(rimtest.RIM{Version: "550.90.07", Values: rimtest.One(4, "x", 1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	upstream.Put(id, doc)
+	up := httptest.NewServer(upstream)
+	defer up.Close()
+	cfg, err := readConfig(install(t, func(m map[string]any) {
+		m["gpu_cache"] = map[string]any{"rim": up.URL, "dir": "rims", "ttl_seconds": 3600}
+	}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	h, closeCache, err := cfg.handler(slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeCache()
+	srv := httptest.NewServer(h)
+	defer srv.Close()
+	// The list comes through; a document that is not under NVIDIA's root does
+	// not, and the service itself still answers.
+	for path, want := range map[string]int{"/v1/rim/ids": 200, "/v1/rim/" + id: 502, "/v1/rim/NV_GPU_DRIVER_GH100_1": 404, "/ocsp": 405, api.PathKeys: 200} {
+		res, err := http.Get(srv.URL + path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res.Body.Close()
+		if res.StatusCode != want {
+			t.Errorf("GET %s: status %d, want %d", path, res.StatusCode, want)
+		}
+	}
+	if upstream.Requests("/v1/rim/"+id) != 1 {
+		t.Error("the service was not asked for the document")
+	}
+}
+
 func TestServiceStopsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	path := install(t, nil)
@@ -101,6 +148,8 @@ func TestBadConfigsAreRefused(t *testing.T) {
 		"a readable signing key":    {func(m map[string]any) { m["signing_key"] = "keys/ak-ca.crt" }, "verifier.signing_key"},
 		"another authority's key":   {func(m map[string]any) { m["ak_ca"].(map[string]any)["key"] = "keys/verifier.key" }, "verifier.ak_ca"},
 		"AK certificates of a year": {func(m map[string]any) { m["ak_ca"].(map[string]any)["lifetime_seconds"] = 365 * 24 * 3600 }, "verifier.ak_ca"},
+		"a cache of a month":        {func(m map[string]any) { m["gpu_cache"] = map[string]any{"ttl_seconds": 30 * 24 * 3600} }, "verifier.config"},
+		"a cache of no service":     {func(m map[string]any) { m["gpu_cache"] = map[string]any{"rim": "x"} }, "rim.service.url"},
 		"a ledger without registry": {func(m map[string]any) { m["ledger"] = map[string]any{"config": "x"} }, "verifier.ledger"},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -2,9 +2,8 @@ package main
 
 import (
 	"bytes"
-	"encoding/json"
-	"encoding/pem"
 	"fmt"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,88 +11,86 @@ import (
 
 	"github.com/rogpeppe/go-internal/testscript"
 
-	"cocoon/verifier/evidence"
-	"cocoon/verifier/nvgpu"
-	"cocoon/verifier/nvgputest"
+	"cocoon/verifier/nvgpu/rim"
+	"cocoon/verifier/nvgpu/rimtest"
 )
 
-// setupGPU gives the scripts about GPUs a GPU, a board and their documents,
-// made under a test root: $AT is the time at which they are good, $NONCE the
-// nonce that they answer.
+// setupGPU puts reference integrity manifests of a test PKI into the script's
+// directory gpu and starts a RIM service: $RIM is its address, $RIMAT the time
+// at which everything is valid.
 func setupGPU(env *testscript.Env) error {
-	if !strings.Contains(filepath.Base(env.WorkDir), "verify_gpu") {
-		return nil
-	}
-	env.Setenv("AT", nvgputest.Now.Format(time.RFC3339))
-	env.Setenv("NONCE", gpuNonce)
-	return writeGPUs(env.WorkDir)
-}
-
-// gpuNonce is what the devices sign, in hex.
-const gpuNonce = "00000000000000000000000000000000000000000000000000000000000000aa"
-
-// writeGPUs writes roots.pem, gpu.report and gpu.chain with driver.xml and
-// vbios.xml, changed.report, machine.json with bios.xml, and seven.json, a
-// board of which one GPU is missing.
-func writeGPUs(dir string) error {
-	p, err := nvgputest.New("scripts")
+	pki, err := rimtest.NewPKI()
 	if err != nil {
 		return err
 	}
-	nonce := [32]byte{31: 0xaa}
-	files := map[string][]byte{"roots.pem": p.RootsPEM()}
-	single := nvgputest.GPU(1)
-	rims, err := p.SignAll(nvgputest.RIMs(&single))
+	dir := filepath.Join(env.WorkDir, "gpu")
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return err
+	}
+	server, err := gpuService(pki, dir)
 	if err != nil {
 		return err
 	}
-	files["driver.xml"], files["vbios.xml"] = rims[0], rims[1]
-	if err := addGPU(files, p, "gpu", single, nonce); err != nil {
-		return err
-	}
-	single.Changed = map[int]string{9: "devtools"}
-	if err := addGPU(files, p, "changed", single, nonce); err != nil {
-		return err
-	}
-	board := nvgputest.Board()
-	items, err := p.Items(board, nonce)
-	if err != nil {
-		return err
-	}
-	if rims, err = p.SignAll(nvgputest.RIMs(&board[8])); err != nil {
-		return err
-	}
-	files["bios.xml"] = rims[0]
-	files["forged.xml"] = bytes.Replace(rims[0], []byte(`name="Measurement_3"`), []byte(`name="Measurement_4"`), 1)
-	for name, list := range map[string][]nvgpu.Item{"machine.json": items, "seven.json": items[1:]} {
-		var out []evidence.GPU
-		for _, it := range list {
-			out = append(out, evidence.GPU{Report: it.Report, Chain: it.Chain})
-		}
-		if files[name], err = json.Marshal(out); err != nil {
-			return err
-		}
-	}
-	for name, b := range files {
-		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
-			return err
-		}
-	}
+	ts := httptest.NewServer(server)
+	env.Defer(ts.Close)
+	env.Setenv("RIM", ts.URL)
+	env.Setenv("RIMAT", rimtest.Now.Format(time.RFC3339))
 	return nil
 }
 
-// addGPU makes NAME.report, NAME.chain, and NAME.json as NVIDIA's SDK writes
-// evidence.
-func addGPU(files map[string][]byte, p *nvgputest.PKI, name string, d nvgputest.Device, nonce [32]byte) error {
-	it, err := p.Make(&d, nonce)
+// gpuService makes a RIM service, and files of what it has in dir.
+func gpuService(pki *rimtest.PKI, dir string) (*rimtest.Server, error) {
+	server := rimtest.NewServer()
+	signer, err := rimtest.Issue(pki.L3, rimtest.Profile{Name: "Test RIM L4 Signer"})
 	if err != nil {
-		return err
+		return nil, err
 	}
-	var chain []byte
-	for _, der := range it.Chain {
-		chain = append(chain, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der})...)
+	for _, p := range [][2]*rimtest.Authority{{signer, pki.L3}, {pki.L3, pki.CA}, {pki.CA, pki.Root}} {
+		server.Issued(p[0], p[1])
 	}
-	files[name+".report"], files[name+".chain"] = it.Report, chain
-	files[name+".json"], err = json.Marshal([]map[string]any{{"arch": "HOPPER", "evidence": it.Report, "certificate": chain, "nonce": fmt.Sprintf("%x", nonce)}})
-	return err
+	mint := func(version string, change func(*rimtest.RIM), active ...int) ([]byte, error) {
+		r := rimtest.RIM{Version: version, Values: rimtest.One(64, version, active...), Signer: signer}
+		if change != nil {
+			change(&r)
+		}
+		return pki.Mint(r)
+	}
+	files := map[string][]byte{"roots.pem": pki.RootPEM()}
+	for _, v := range []string{"535.86.09", "550.54.14", "550.90.07", "550.144.03", "570.86.10"} {
+		doc, err := mint(v, nil, 7, 21, 22)
+		if err != nil {
+			return nil, err
+		}
+		server.Put(rim.DriverID(rim.Hopper, "", v), doc)
+		files["driver-"+v+".xml"] = doc
+	}
+	for _, v := range []string{"96.00.9F.00.01", "96.00.9F.00.04", "96.00.AF.00.01"} {
+		doc, err := mint(v, nil, 0, 1, 2)
+		if err != nil {
+			return nil, err
+		}
+		server.Put(rim.VBIOSID("1010", "0200", "882", v), doc)
+		if v == "96.00.AF.00.01" {
+			server.Put(rim.VBIOSID("G520", "0280", "895", v), doc)
+		}
+		files["vbios-"+v+".xml"] = doc
+	}
+	old, err := mint("560.35.03", func(r *rimtest.RIM) {
+		r.Signer, r.From, r.To = nil, rimtest.Now.AddDate(-3, 0, 0), rimtest.Now.AddDate(-1, 0, 0)
+	})
+	if err != nil {
+		return nil, err
+	}
+	server.Put(rim.DriverID(rim.Hopper, "", "560.35.03"), old)
+	good := files["driver-550.90.07.xml"]
+	files["expired.xml"] = old
+	files["changed.xml"] = bytes.Replace(good, []byte(`active="False"`), []byte(`active="True"`), 1)
+	files["doctype.xml"] = []byte("<!DOCTYPE x>" + string(good))
+	files["not-a-rim.xml"] = []byte(strings.Repeat("x", 100))
+	for name, b := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), b, 0o644); err != nil {
+			return nil, fmt.Errorf("writing %s: %w", name, err)
+		}
+	}
+	return server, nil
 }

@@ -3,14 +3,10 @@ package nvgputest
 import (
 	"crypto/sha512"
 	"crypto/x509"
-	"encoding/base64"
-	"encoding/hex"
 	"fmt"
-	"strings"
 	"time"
 
-	"github.com/beevik/etree"
-	dsig "github.com/russellhaering/goxmldsig"
+	"cocoon/verifier/nvgpu/rimtest"
 )
 
 // RIM describes a reference integrity manifest.
@@ -50,39 +46,22 @@ func RIMs(d *Device) []RIM {
 	return []RIM{driver, vbios}
 }
 
-const (
-	nsSWID = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd"
-	nsHash = "http://www.w3.org/2001/04/xmlenc#sha384"
-	nsTCG  = "https://trustedcomputinggroup.org/resource/tcg-reference-integrity-manifest-rim-information-model/"
-)
-
-func (r *RIM) body() string {
-	tag := sha512.Sum384([]byte(r.Product + r.Version))
-	var b strings.Builder
-	fmt.Fprintf(&b, `<SoftwareIdentity xmlns="%s" xmlns:ns2="%s" name="%s" tagId="%x" tagVersion="0" version="1.0">`, nsSWID, nsHash, r.Product, tag)
-	fmt.Fprintf(&b, `<Meta xmlns:ns1="%s" colloquialVersion="%s" edition="%s" product="%s" ns1:FirmwareManufacturerId="5703"></Meta><Payload>`, nsTCG, r.Version, r.Edition, r.Product)
-	for i := range r.Count {
+// values returns the measurements as the document names them.
+func (r *RIM) values() []rimtest.Measurement {
+	out := make([]rimtest.Measurement, r.Count)
+	for i := range out {
 		n, active := r.Active[i]
-		n = max(n, 1)
-		state := "False"
-		if active {
-			state = "True"
-		}
-		fmt.Fprintf(&b, `<Resource active="%s" alternatives="%d" index="%d" name="Measurement_%d" size="48" type="Measurement"`, state, n, i, i)
-		for k := range n {
+		out[i] = rimtest.Measurement{Index: i, Active: active}
+		for k := range max(n, 1) {
 			h := sha512.Sum384(fmt.Appendf(nil, "alternative %d of %d", k, i))
 			if k == n-1 && active && !r.Wrong[i] {
 				h = Measurement(i)
 			}
-			fmt.Fprintf(&b, ` ns2:Hash%d="%s"`, k, hex.EncodeToString(h[:]))
+			out[i].Alternatives = append(out[i].Alternatives, h)
 		}
-		b.WriteString(`></Resource>`)
 	}
-	b.WriteString(`</Payload>`)
-	return b.String()
+	return out
 }
-
-const rimTail = `</SoftwareIdentity>`
 
 // Sign makes the document.
 func (p *PKI) Sign(r *RIM) ([]byte, error) {
@@ -90,36 +69,8 @@ func (p *PKI) Sign(r *RIM) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	body := r.body()
-	canon, err := canonical(body + rimTail)
-	if err != nil {
-		return nil, err
-	}
-	digest := sha512.Sum384(canon)
-	const ns = "http://www.w3.org/2000/09/xmldsig#"
-	info := `<ds:CanonicalizationMethod Algorithm="http://www.w3.org/2006/12/xml-c14n11"></ds:CanonicalizationMethod>` +
-		`<ds:SignatureMethod Algorithm="http://www.w3.org/2001/04/xmldsig-more#ecdsa-sha384"></ds:SignatureMethod><ds:Reference URI=""><ds:Transforms>` +
-		`<ds:Transform Algorithm="http://www.w3.org/2000/09/xmldsig#enveloped-signature"></ds:Transform>` +
-		`<ds:Transform Algorithm="http://www.w3.org/2006/12/xml-c14n11"></ds:Transform></ds:Transforms>` +
-		`<ds:DigestMethod Algorithm="http://www.w3.org/2001/04/xmldsig-more#sha384"></ds:DigestMethod><ds:DigestValue>` +
-		base64.StdEncoding.EncodeToString(digest[:]) + `</ds:DigestValue></ds:Reference></ds:SignedInfo>`
-	// Signed information is canonical in the namespaces of its place.
-	inPlace, err := canonical(fmt.Sprintf(`<ds:SignedInfo xmlns="%s" xmlns:ds="%s" xmlns:ns2="%s">`, nsSWID, ns, nsHash) + info)
-	if err != nil {
-		return nil, err
-	}
-	sig, err := signRaw(chain[0].key, inPlace)
-	if err != nil {
-		return nil, err
-	}
-	var b strings.Builder
-	b.WriteString(body)
-	fmt.Fprintf(&b, `<ds:Signature xmlns:ds="%s"><ds:SignedInfo>%s<ds:SignatureValue>%s</ds:SignatureValue><ds:KeyInfo><ds:X509Data>`, ns, info, base64.StdEncoding.EncodeToString(sig))
-	for _, a := range chain {
-		fmt.Fprintf(&b, `<ds:X509Certificate>%s</ds:X509Certificate>`, base64.StdEncoding.EncodeToString(a.cert.Raw))
-	}
-	b.WriteString(`</ds:X509Data></ds:KeyInfo></ds:Signature>` + rimTail)
-	return []byte(b.String()), nil
+	pki := &rimtest.PKI{Root: chain[3].shared(), CA: chain[2].shared(), L3: chain[1].shared()}
+	return pki.Mint(rimtest.RIM{Product: r.Product, Edition: r.Edition, Version: r.Version, Values: r.values(), Signer: chain[0].shared()})
 }
 
 // SignAll makes the documents of RIMs for a device.
@@ -133,14 +84,6 @@ func (p *PKI) SignAll(rs []RIM) ([][]byte, error) {
 		out = append(out, doc)
 	}
 	return out, nil
-}
-
-func canonical(doc string) ([]byte, error) {
-	tree := etree.NewDocument()
-	if err := tree.ReadFromString(doc); err != nil {
-		return nil, fmt.Errorf("reading XML: %w", err)
-	}
-	return dsig.MakeC14N11Canonicalizer().Canonicalize(tree.Root())
 }
 
 func (p *PKI) rimChain(r *RIM) ([]*authority, error) {

@@ -9,6 +9,7 @@ import (
 
 	"cocoon/internal/fault"
 	"cocoon/verifier/collateral"
+	"cocoon/verifier/internal/fetch"
 )
 
 // build puts a set together from held parts that are valid now and fetched
@@ -17,7 +18,7 @@ import (
 func (c *Client) build(ctx context.Context, req Request, refresh bool) (*collateral.Set, error) {
 	now := c.opts.Clock()
 	c.mu.Lock()
-	bad, isBad := c.bad.get(req)
+	bad, isBad := c.bad.Get(req)
 	c.mu.Unlock()
 	if isBad && now.Before(bad.until) {
 		return nil, bad.err
@@ -55,7 +56,7 @@ func (c *Client) build(ctx context.Context, req Request, refresh bool) (*collate
 	}
 	if err != nil {
 		c.mu.Lock()
-		c.bad.put(req, c.nextFailure(bad, err, now))
+		c.bad.Put(req, c.nextFailure(bad, err, now))
 		c.mu.Unlock()
 		return nil, err
 	}
@@ -93,7 +94,7 @@ func (c *Client) nextFailure(last *failure, err error, now time.Time) *failure {
 	if last != nil {
 		f.count = last.count + 1
 	}
-	f.until = now.Add(c.backoff(holdBase, holdMax, f.count-1))
+	f.until = now.Add(fetch.Backoff(c.opts.Rand, holdBase, holdMax, f.count-1))
 	return f
 }
 
@@ -106,7 +107,7 @@ func (c *Client) stale(e *entry, now time.Time) bool {
 // heldPart returns a part from memory or disk, or nil.
 func (c *Client) heldPart(ctx context.Context, ref partRef) *entry {
 	c.mu.Lock()
-	e, ok := c.parts.get(ref)
+	e, ok := c.parts.Get(ref)
 	c.mu.Unlock()
 	if ok {
 		own := *e // entries in memory are shared and never written to
@@ -163,7 +164,7 @@ func (c *Client) fetchPart(ref partRef) (*entry, error) {
 	}
 	now := c.opts.Clock()
 	c.mu.Lock()
-	f, failed := c.fails.get(ref)
+	f, failed := c.fails.Get(ref)
 	c.mu.Unlock()
 	if failed && now.Before(f.until) {
 		return nil, f.err
@@ -185,11 +186,11 @@ func (c *Client) fetchPart(ref partRef) (*entry, error) {
 	defer c.mu.Unlock()
 	if ferr != nil {
 		if c.ctx.Err() == nil { // not our own giving up
-			c.fails.put(ref, c.nextFailure(f, ferr, now))
+			c.fails.Put(ref, c.nextFailure(f, ferr, now))
 		}
 		return nil, ferr
 	}
-	c.fails.remove(ref)
+	c.fails.Remove(ref)
 	return &entry{part: *p, Fetched: now}, nil
 }
 
@@ -237,13 +238,13 @@ func (c *Client) keep(ctx context.Context, req Request, set *collateral.Set, ref
 	}
 	c.mu.Lock()
 	for i, ref := range refs {
-		c.parts.put(ref, entries[i])
+		c.parts.Put(ref, entries[i])
 	}
-	if old, ok := c.sets.get(req); ok && old.set.Hash() == set.Hash() {
+	if old, ok := c.sets.Get(req); ok && old.set.Hash() == set.Hash() {
 		h.set = old.set // callers' caches know this one
 	}
-	c.sets.put(req, h)
-	c.bad.remove(req)
+	c.sets.Put(req, h)
+	c.bad.Remove(req)
 	c.mu.Unlock()
 	if c.disk == nil {
 		return

@@ -1,7 +1,6 @@
 package pcs
 
 import (
-	"container/list"
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
@@ -12,55 +11,8 @@ import (
 	"time"
 
 	"cocoon/internal/jcs"
+	"cocoon/verifier/internal/fetch"
 )
-
-// lru is a bounded map that forgets what was used least recently. It is not
-// safe for concurrent use: Client's mutex guards it.
-type lru[K comparable, V any] struct {
-	max   int
-	order *list.List // of lruItem, most recent first
-	items map[K]*list.Element
-}
-
-type lruItem[K comparable, V any] struct {
-	key   K
-	value V
-}
-
-func newLRU[K comparable, V any](limit int) *lru[K, V] {
-	return &lru[K, V]{max: limit, order: list.New(), items: map[K]*list.Element{}}
-}
-
-func (l *lru[K, V]) get(key K) (V, bool) {
-	el, ok := l.items[key]
-	if !ok {
-		var zero V
-		return zero, false
-	}
-	l.order.MoveToFront(el)
-	return el.Value.(*lruItem[K, V]).value, true
-}
-
-func (l *lru[K, V]) put(key K, value V) {
-	if el, ok := l.items[key]; ok {
-		el.Value.(*lruItem[K, V]).value = value
-		l.order.MoveToFront(el)
-		return
-	}
-	l.items[key] = l.order.PushFront(&lruItem[K, V]{key, value})
-	if l.order.Len() > l.max {
-		last := l.order.Back()
-		l.order.Remove(last)
-		delete(l.items, last.Value.(*lruItem[K, V]).key)
-	}
-}
-
-func (l *lru[K, V]) remove(key K) {
-	if el, ok := l.items[key]; ok {
-		l.order.Remove(el)
-		delete(l.items, key)
-	}
-}
 
 // entry is a part with the times that decide when it is asked for again.
 // Issue and Next are hints: what is returned is always judged by
@@ -148,31 +100,5 @@ func (d *disk) store(ref partRef, e *entry) error {
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {
 		return fmt.Errorf("making cache directory: %w", err)
 	}
-	return writeAtomic(d.path(ref), b)
-}
-
-// writeAtomic writes a file by way of a temporary one beside it.
-func writeAtomic(path string, b []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	if _, err = f.Write(b); err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	return nil
+	return fetch.WriteAtomic(d.path(ref), b)
 }

@@ -25,6 +25,7 @@ import (
 
 	"cocoon/internal/fault"
 	"cocoon/verifier/collateral"
+	"cocoon/verifier/internal/fetch"
 	"cocoon/verifier/pck"
 )
 
@@ -102,10 +103,10 @@ type Client struct {
 
 	mu     sync.Mutex
 	closed bool
-	sets   *lru[Request, *held]
-	parts  *lru[partRef, *entry]
-	fails  *lru[partRef, *failure]
-	bad    *lru[Request, *failure] // sets that did not verify
+	sets   *fetch.LRU[Request, *held]
+	parts  *fetch.LRU[partRef, *entry]
+	fails  *fetch.LRU[partRef, *failure]
+	bad    *fetch.LRU[Request, *failure] // sets that did not verify
 }
 
 // held is a set in memory.
@@ -151,13 +152,13 @@ func New(opts Options) (*Client, error) {
 		opts.Roots = pck.IntelRoots()
 	}
 	if opts.HTTP == nil {
-		opts.HTTP = newHTTPClient()
+		opts.HTTP = fetch.NewClient(DefaultTimeout)
 	}
 	if opts.Clock == nil {
 		opts.Clock = time.Now
 	}
 	if opts.Sleep == nil {
-		opts.Sleep = sleep
+		opts.Sleep = fetch.Sleep
 	}
 	if opts.Rand == nil {
 		opts.Rand = rand.Float64
@@ -167,12 +168,12 @@ func New(opts Options) (*Client, error) {
 	}
 	c := &Client{
 		opts: opts, base: base, rootCRL: opts.RootCRLURL,
-		http:  withoutRedirects(opts.HTTP),
+		http:  fetch.SameHost(opts.HTTP),
 		log:   opts.Logger,
-		sets:  newLRU[Request, *held](opts.MemorySets),
-		parts: newLRU[partRef, *entry](4 * opts.MemorySets),
-		fails: newLRU[partRef, *failure](4 * opts.MemorySets),
-		bad:   newLRU[Request, *failure](opts.MemorySets),
+		sets:  fetch.NewLRU[Request, *held](opts.MemorySets),
+		parts: fetch.NewLRU[partRef, *entry](4 * opts.MemorySets),
+		fails: fetch.NewLRU[partRef, *failure](4 * opts.MemorySets),
+		bad:   fetch.NewLRU[Request, *failure](opts.MemorySets),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if opts.CacheDir != "" {
@@ -245,7 +246,7 @@ func (c *Client) fromMemory(req Request) *collateral.Set {
 	now := c.opts.Clock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	h, ok := c.sets.get(req)
+	h, ok := c.sets.Get(req)
 	if !ok || !h.set.ValidAt(now, 0) {
 		return nil
 	}
@@ -264,7 +265,7 @@ func (c *Client) refresh(req Request, h *held) {
 	defer c.mu.Unlock()
 	h.refreshing = false
 	if err != nil {
-		h.refreshAt = c.opts.Clock().Add(c.backoff(time.Minute, time.Hour, h.failures) + time.Minute)
+		h.refreshAt = c.opts.Clock().Add(fetch.Backoff(c.opts.Rand, time.Minute, time.Hour, h.failures) + time.Minute)
 		h.failures++
 		c.log.LogAttrs(c.ctx, slog.LevelWarn, "collateral could not be refreshed, using what is held",
 			slog.Time("valid_until", h.set.NextUpdate()), slog.Any("error", err))

@@ -68,3 +68,25 @@ func ParseRequest(der []byte) (*Request, error) {
 	}
 	return r, nil
 }
+
+// Peek reads an answer without verifying it: what it says, and the Key of the
+// request that it answers. A caching service uses it to know how long to keep
+// an answer; whoever relies on one calls Verify.
+func Peek(der []byte) (*Response, string, error) {
+	a, err := parse(der)
+	if err != nil {
+		return nil, "", fault.New(fault.ExitParse, "ocsp.parse", "ask the responder again", "reading OCSP response: %w", err)
+	}
+	if a.status != 0 {
+		f := fault.New(fault.ExitNetwork, "ocsp.refused", "check which certificate is asked for, or try again later", "asking OCSP responder: it gave no answer")
+		f.Expected, f.Actual = "successful", statusText(a.status)
+		return nil, "", f
+	}
+	for oid, h := range hashes() {
+		if h == a.hash {
+			id := Request{Hash: oid, NameHash: a.id.name, IssuerID: a.id.key, Serial: a.serial}
+			return &a.Response, id.Key(), nil
+		}
+	}
+	return nil, "", fault.New(fault.ExitParse, "ocsp.parse", "", "reading OCSP response: %w", errForm)
+}

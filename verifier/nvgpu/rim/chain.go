@@ -72,6 +72,9 @@ func ParseRoots(pemData []byte) (*Roots, error) {
 	return r, nil
 }
 
+// Hash identifies the set of roots.
+func (r *Roots) Hash() [32]byte { return r.hash }
+
 // find returns c if it is pinned. A trust anchor is a name and a key (RFC
 // 5280, section 6.1.1 (d)): a root certificate issued anew over a pinned name
 // and key is taken too, if its own signature verifies.

@@ -71,6 +71,13 @@ type Document struct {
 // id the one with the later signer is the newer.
 func (d *Document) SignerNotBefore() time.Time { return d.Chain[0].NotBefore }
 
+// MatchesID reports whether the document's version is the one that an id of
+// the RIM service ends in; a VBIOS or BIOS has no dots there.
+func (d *Document) MatchesID(id string) bool {
+	id, v := strings.ToUpper(id), strings.ToUpper(d.Version)
+	return strings.HasSuffix(id, "_"+v) || strings.HasSuffix(id, "_"+strings.ReplaceAll(v, ".", ""))
+}
+
 // Options of Verify. The zero value trusts NVIDIA's root and takes the
 // present time.
 type Options struct {
