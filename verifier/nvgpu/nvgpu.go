@@ -15,6 +15,7 @@ package nvgpu
 
 import (
 	"crypto/ecdsa"
+	"crypto/x509"
 	"time"
 
 	"cocoon/verifier/nvgpu/rim"
@@ -167,6 +168,16 @@ func (d *Device) Check(id string) result.Check {
 		}
 	}
 	return result.Check{}
+}
+
+// Issuers returns the verified certificates whose revocation status matters,
+// from the boot ROM's to the root, each issued by the next; nil where the
+// chain is not good.
+func (d *Device) Issuers() []*x509.Certificate {
+	if d.chain == nil {
+		return nil
+	}
+	return append([]*x509.Certificate(nil), d.chain.certs[certBROM:]...)
 }
 
 func (d *Device) pass(id, actual string) {

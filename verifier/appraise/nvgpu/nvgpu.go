@@ -10,6 +10,8 @@
 package nvgpu
 
 import (
+	"context"
+	"crypto/rand"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -20,6 +22,7 @@ import (
 	"cocoon/verifier/appraise"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/nvgpu"
+	"cocoon/verifier/nvgpu/ocsp"
 	"cocoon/verifier/nvgpu/rim"
 	"cocoon/verifier/policy"
 	policynvgpu "cocoon/verifier/policy/nvgpu"
@@ -34,18 +37,16 @@ type Options struct {
 	// RIMs and OCSP are documents and responses that the appraiser has, beside
 	// those that the evidence brings. Neither is trusted unverified.
 	RIMs, OCSP [][]byte
-	// Source gives further ones, such as a client of NVIDIA's services; nil:
-	// none.
+	// Source gives further ones, such as Services; nil: none.
 	Source Source
-	// OCSPNonce is the nonce with which OCSP was fetched, all of it; nil: none.
-	OCSPNonce []byte
 }
 
-// Source gives reference documents and OCSP responses for devices whose
-// reports and chains were verified. It returns what it has: what is missing is
-// reported by the checks.
+// Source gives reference documents and OCSP responses for devices that were
+// verified as far as that goes without. It returns what it has: what is missing
+// is reported by the checks. A nonce, where there is one, has to be in every
+// OCSP response.
 type Source interface {
-	Collateral(devices []*nvgpu.Device) Collateral
+	Collateral(ctx context.Context, devices []*nvgpu.Device, nonce []byte) Collateral
 }
 
 // Collateral is what evidence can bring along for its GPUs, as the member
@@ -85,7 +86,7 @@ func (a *Appraiser) AppraiseGPUs(ev *evidence.Evidence, m *manifest.Verified, p 
 		return fail("gpu.collateral.parse", `rims and ocsp in the member "nvgpu"`, "", err.Error(), "leave the evidence's collateral out, or correct it")
 	}
 	o := &nvgpu.Options{Roots: a.o.Roots, RIMRoots: a.o.RIMRoots, Now: now, Nonce: nonce, GPUs: ev.Config.GPUs.Count, Cache: a.o.Cache,
-		RIMs: slices.Concat(a.o.RIMs, brought.RIMs), OCSP: slices.Concat(a.o.OCSP, brought.OCSP), OCSPNonce: a.o.OCSPNonce}
+		RIMs: slices.Concat(a.o.RIMs, brought.RIMs), OCSP: slices.Concat(a.o.OCSP, brought.OCSP)}
 	p.NVGPU.Apply(o)
 	o.Partial = false // evidence is always of a whole machine
 	items := make([]nvgpu.Item, len(ev.GPUs))
@@ -93,10 +94,7 @@ func (a *Appraiser) AppraiseGPUs(ev *evidence.Evidence, m *manifest.Verified, p 
 		items[i] = nvgpu.Item{Report: g.Report, Chain: g.Chain}
 	}
 	if a.o.Source != nil {
-		bare := *o
-		bare.RIMs, bare.OCSP = nil, nil
-		c := a.o.Source.Collateral(nvgpu.Verify(items, &bare).Devices)
-		o.RIMs, o.OCSP = slices.Concat(o.RIMs, c.RIMs), slices.Concat(o.OCSP, c.OCSP)
+		a.ask(items, o, p.NVGPU.OCSP.RequireNonce)
 	}
 	found := nvgpu.Verify(items, o)
 	out := appraise.GPUResult{NotAfter: found.NotAfter, Machine: machineChecks(found, ev.Config.GPUs.Mode)}
@@ -105,13 +103,28 @@ func (a *Appraiser) AppraiseGPUs(ev *evidence.Evidence, m *manifest.Verified, p 
 		floors = m.Manifest.GPUs
 	}
 	for _, d := range found.Devices {
-		checks := append(slices.Clone(d.Checks), p.NVGPU.Appraise(d, floors, a.o.OCSPNonce != nil)...)
+		checks := append(slices.Clone(d.Checks), p.NVGPU.Appraise(d, floors, o.OCSPNonce != nil)...)
 		// What the policy allows to be missing is not a check that was made.
 		out.GPUs = append(out.GPUs, slices.DeleteFunc(slices.Clone(checks), func(c result.Check) bool {
 			return c.Status == result.Skip && policynvgpu.Waived(c.ID, checks)
 		}))
 	}
 	return out
+}
+
+// ask adds what the source has. Where the policy demands a nonce in OCSP
+// responses, only those of the source, to a nonce of this appraisal, count.
+func (a *Appraiser) ask(items []nvgpu.Item, o *nvgpu.Options, demandNonce bool) {
+	bare := *o
+	bare.RIMs, bare.OCSP = nil, nil
+	if demandNonce {
+		o.OCSPNonce = make([]byte, ocsp.MaxNonce)
+		_, _ = rand.Read(o.OCSPNonce) // never fails: crypto/rand
+		o.OCSP = nil
+	}
+	// AppraiseGPUs has no context: the source bounds its own time.
+	c := a.o.Source.Collateral(context.Background(), nvgpu.Verify(items, &bare).Devices, o.OCSPNonce)
+	o.RIMs, o.OCSP = slices.Concat(o.RIMs, c.RIMs), slices.Concat(o.OCSP, c.OCSP)
 }
 
 // machineChecks returns the checks of the machine as a whole, with that of the

@@ -1,8 +1,10 @@
 package nvgpu_test
 
 import (
+	"context"
 	"crypto/x509"
 	"encoding/json"
+	"net/http/httptest"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +16,8 @@ import (
 	gpus "cocoon/verifier/appraise/nvgpu"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/nvgpu"
+	"cocoon/verifier/nvgpu/rimtest"
+	"cocoon/verifier/nvgpu/services"
 	"cocoon/verifier/nvgputest"
 	policy "cocoon/verifier/policy/nvgpu"
 	"cocoon/verifier/result"
@@ -251,18 +255,67 @@ func TestNoVerdictOutlivesItsOCSPResponses(t *testing.T) {
 	if !r.Accepted || r.NotAfter.After(end) {
 		t.Fatalf("accepted %v until %s", r.Accepted, r.NotAfter)
 	}
-	var c gpus.Collateral
-	w.o.Source = source(func(ds []*nvgpu.Device) gpus.Collateral {
-		if len(ds) != 1 || len(ds[0].RIMIDs()) != 2 {
-			t.Errorf("the source is asked for %+v", ds)
+}
+
+// server is a RIM and OCSP service with everything that a machine needs.
+func (w *world) server(t *testing.T) *services.Client {
+	t.Helper()
+	s := rimtest.NewServer()
+	for i := range w.devices {
+		if err := w.p.Serve(s, &w.devices[i], tpmtest.Now.Add(-time.Hour)); err != nil {
+			t.Fatal(err)
 		}
-		return c
-	})
-	if r := w.result(t); !r.Accepted {
-		t.Errorf("with a source that has nothing: %v", failed(r))
+	}
+	ts := httptest.NewServer(s)
+	t.Cleanup(ts.Close)
+	c, err := services.New(services.Options{RIMURL: ts.URL, Roots: w.p.RIMRoots(), Attempts: 1, Clock: func() time.Time { return tpmtest.Now }})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(c.Close)
+	return c
+}
+
+// TestServicesAreAsked appraises evidence that brings nothing along.
+func TestServicesAreAsked(t *testing.T) {
+	for name, devices := range map[string][]nvgputest.Device{"on": one(), "ppcie": nvgputest.Board()} {
+		w := newWorld(t, devices, min(len(devices), 8), name)
+		w.keep, w.Policy.NVGPU.OCSP.RequireNonce = false, true
+		if r := w.result(t); r.Accepted {
+			t.Errorf("%s: accepted without RIMs and revocation status", name)
+		}
+		w.o.Source = &gpus.Services{Client: w.server(t)}
+		r := w.result(t)
+		if !r.Accepted {
+			t.Errorf("%s: %s\n%.2000v", name, failed(r), r.Failed())
+		}
+		// Who answers nothing good makes nobody ask.
+		w.nonce = &[32]byte{1}
+		w.o.Source = asked(func() { t.Errorf("%s: the source is asked for a device with another nonce", name) })
+		if r := w.result(t); r.Accepted {
+			t.Errorf("%s: accepted with another nonce", name)
+		}
 	}
 }
 
-type source func([]*nvgpu.Device) gpus.Collateral
+// TestCachedAnswersAreNoNonce has a policy that demands one, and no service.
+func TestCachedAnswersAreNoNonce(t *testing.T) {
+	w := newWorld(t, one(), 1, "on")
+	w.Policy.NVGPU.OCSP.RequireNonce = true
+	if r := w.result(t); failed(r) != "gpu.policy.ocsp_nonce" {
+		t.Errorf("failed %q", failed(r))
+	}
+}
 
-func (f source) Collateral(ds []*nvgpu.Device) gpus.Collateral { return f(ds) }
+// asked is a source that has nothing and says when it is asked for a good
+// device.
+type asked func()
+
+func (f asked) Collateral(_ context.Context, ds []*nvgpu.Device, _ []byte) gpus.Collateral {
+	for _, d := range ds {
+		if d.Check("gpu.nonce").Status == result.Pass {
+			f()
+		}
+	}
+	return gpus.Collateral{}
+}
