@@ -186,10 +186,3 @@ func TestRealEvidenceGivesItsVerdict(t *testing.T) {
 		}
 	}
 }
-
-func ueids(m *nvgpu.Machine) (out []string) {
-	for _, d := range m.Devices {
-		out = append(out, d.UEID)
-	}
-	return out
-}
