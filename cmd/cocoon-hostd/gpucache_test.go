@@ -9,10 +9,12 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
 	"cocoon/internal/fault"
+	"cocoon/internal/toolstree"
 	"cocoon/verifier/nvgpu/rimtest"
 )
 
@@ -80,5 +82,24 @@ func TestBadCacheSectionsAreRefused(t *testing.T) {
 		if _, _, err := load(t, `{"gpu_cache": `+section+`}`); !fault.Has(err, "hostd.config.malformed") {
 			t.Errorf("%s: %v", name, err)
 		}
+	}
+}
+
+func TestTheDocumentedSectionIsRead(t *testing.T) {
+	root, err := toolstree.RepoRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(filepath.Join(root, "docs", "gpu-rims.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile("(?s)```json hostd.json\n(.*?)```").FindSubmatch(page)
+	if m == nil {
+		t.Fatal("the page shows no hostd.json")
+	}
+	c, _, err := load(t, string(m[1]))
+	if err != nil || c.GPUCache == nil || c.GPUCache.Listen != "unix:/run/cocoon-hostd/rim.sock" {
+		t.Errorf("got %+v, %v", c.GPUCache, err)
 	}
 }

@@ -9,11 +9,13 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"testing"
 
 	"cocoon/internal/fault"
 	"cocoon/internal/keyfile"
+	"cocoon/internal/toolstree"
 	"cocoon/verifier/api"
 	"cocoon/verifier/client"
 	"cocoon/verifier/nvgpu/rimtest"
@@ -118,6 +120,29 @@ func TestServiceIsACacheOfRIMs(t *testing.T) {
 	}
 	if upstream.Requests("/v1/rim/"+id) != 1 {
 		t.Error("the service was not asked for the document")
+	}
+}
+
+func TestTheDocumentedCacheIsRead(t *testing.T) {
+	root, err := toolstree.RepoRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	page, err := os.ReadFile(filepath.Join(root, "docs", "gpu-rims.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	m := regexp.MustCompile("(?s)```json gpu_cache.json\n(.*?)```").FindSubmatch(page)
+	if m == nil {
+		t.Fatal("the page shows no gpu_cache.json")
+	}
+	cfg, err := readConfig(install(t, func(c map[string]any) {
+		if err := json.Unmarshal(m[1], &c); err != nil {
+			t.Fatal(err)
+		}
+	}))
+	if err != nil || cfg.GPUCache == nil || cfg.GPUCache.TTLSeconds != 86400 || cfg.GPUCache.Dir != "rims" {
+		t.Errorf("got %+v, %v", cfg, err)
 	}
 }
 

@@ -29,9 +29,9 @@ measurements for a driver and a VBIOS, and verifies them. Without them the
 attestation of a GPU fails. Where there are none it says which versions near
 it have some.
 
-The board is what "nvidia-smi -q" shows of a VBIOS's board, as the report has
-it: project, project SKU and chip SKU. Without it all boards with this VBIOS
-are looked at.
+A VBIOS is made for one board, which is named by project, project SKU and chip
+SKU as the GPU's report has them. Without it all boards with this VBIOS are
+looked at.
 
 Exit codes: 0 there are; 6 there are none; 2 there are, but they do not verify
 or their signer has expired; 3 network.`,

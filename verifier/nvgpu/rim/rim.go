@@ -89,7 +89,8 @@ type Options struct {
 
 // Verify reads and verifies a document. The checks are returned in any case,
 // one for each ID; the error joins the faults of those that failed. The
-// document is nil unless all of them passed, or only the validity was waived.
+// document is nil unless all of them passed, or only the validity was waived;
+// it is shared with the cache and must not be changed.
 func Verify(doc []byte, o *Options) (*Document, []result.Check, error) {
 	if o == nil {
 		o = &Options{}

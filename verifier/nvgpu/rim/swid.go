@@ -51,7 +51,7 @@ func (d *Document) read(root *etree.Element) error {
 		}
 	}
 	if meta == nil || payload == nil {
-		return errors.New("Meta or Payload is missing")
+		return errors.New("the document has no Meta or no Payload")
 	}
 	var errs []error
 	text := func(el *etree.Element, ns, key string) string {

@@ -10,6 +10,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"slices"
 	"time"
 
 	"cocoon/internal/fault"
@@ -83,9 +84,10 @@ func (d *disk) store(key string, e *entry) error {
 	return fetch.WriteAtomic(d.path(key), b)
 }
 
-// held returns the entry of a key from memory, disk or bundle, whichever was
-// fetched last, or nil. One from the future is a clock's mistake and a miss.
-func (c *Client) held(key string) *entry {
+// candidates returns the entries of a key from memory or disk, and from the
+// bundle, the one that was fetched last first. One from the future is a
+// clock's mistake and is left out.
+func (c *Client) candidates(key string) []*entry {
 	c.mu.Lock()
 	e, ok := c.mem.Get(key)
 	c.mu.Unlock()
@@ -96,13 +98,22 @@ func (c *Client) held(key string) *entry {
 		}
 		e = d
 	}
-	if b := c.opts.Bundle.find(key); b != nil && (e == nil || b.Fetched.After(e.Fetched)) {
-		e = b
+	var out []*entry
+	for _, e := range []*entry{e, c.opts.Bundle.find(key)} {
+		if e != nil && !e.Fetched.After(c.opts.Clock().Add(time.Minute)) {
+			out = append(out, e)
+		}
 	}
-	if e == nil || e.Fetched.After(c.opts.Clock().Add(time.Minute)) {
-		return nil
+	slices.SortStableFunc(out, func(a, b *entry) int { return b.Fetched.Compare(a.Fetched) })
+	return out
+}
+
+// held returns the entry of a key that was fetched last, or nil.
+func (c *Client) held(key string) *entry {
+	if list := c.candidates(key); len(list) > 0 {
+		return list[0]
 	}
-	return e
+	return nil
 }
 
 // keep stores an entry in memory and on disk.

@@ -58,14 +58,7 @@ func (c *Client) RIM(ctx context.Context, id string) (*RIM, error) {
 	}
 	key := "rim " + id
 	now := c.opts.Clock()
-	var have *RIM
-	if e := c.held(key); e != nil {
-		if d, err := c.verify(id, e.Data); err == nil {
-			have = &RIM{ID: id, Raw: e.Data, Doc: d, Fetched: e.Fetched}
-		} else {
-			c.log.LogAttrs(ctx, slog.LevelWarn, "ignoring a held manifest", slog.String("id", id), slog.Any("error", err))
-		}
-	}
+	have := c.heldRIM(ctx, id, now)
 	if have != nil && now.Sub(have.Fetched) < c.opts.TTL {
 		return have, nil
 	}
@@ -83,6 +76,23 @@ func (c *Client) RIM(ctx context.Context, id string) (*RIM, error) {
 		return have, nil
 	}
 	return nil, err
+}
+
+// heldRIM returns the manifest of an id that is held, or nil. Where cache and
+// bundle differ, the newer signer wins, if its chain is valid.
+func (c *Client) heldRIM(ctx context.Context, id string, now time.Time) *RIM {
+	var best *RIM
+	for _, e := range c.candidates("rim " + id) {
+		d, err := c.verify(id, e.Data)
+		if err != nil {
+			c.log.LogAttrs(ctx, slog.LevelWarn, "ignoring a held manifest", slog.String("id", id), slog.Any("error", err))
+			continue
+		}
+		if best == nil || (d.SignerNotBefore().After(best.Doc.SignerNotBefore()) && now.Before(d.NotAfter) && !now.Before(d.NotBefore)) {
+			best = &RIM{ID: id, Raw: e.Data, Doc: d, Fetched: e.Fetched}
+		}
+	}
+	return best
 }
 
 // rimAnswer is an answer of the service, which may gain fields.

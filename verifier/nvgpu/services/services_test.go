@@ -209,6 +209,33 @@ func TestTheNewerSignatureIsKept(t *testing.T) {
 	}
 }
 
+func TestABundleDoesNotReplaceANewerSignature(t *testing.T) {
+	w := newWorld(t)
+	old, err := rimtest.Issue(w.pki.L3, rimtest.Profile{Name: "old signer", From: rimtest.Now.AddDate(-2, 0, 0)})
+	must(t, old, err)
+	w.server.Issued(old, w.pki.L3)
+	dir := t.TempDir()
+	if _, err := w.client(func(o *services.Options) { o.CacheDir = dir }).RIM(t.Context(), driverID); err != nil {
+		t.Fatal(err)
+	}
+	w.server.Put(driverID, w.mint("550.90.07", old))
+	w.pass(time.Hour)
+	b, err := w.client(nil).Export(t.Context(), []string{driverID}, nil)
+	must(t, b, err)
+	raw, err := b.Marshal()
+	must(t, raw, err)
+	b, err = services.ParseBundle(raw)
+	must(t, b, err)
+	c := w.client(func(o *services.Options) { o.CacheDir, o.Bundle = dir, b })
+	if r, err := c.RIM(t.Context(), driverID); err != nil || r.Doc.Signer != "signer" {
+		t.Errorf("cache with a newer signer, bundle fetched later: %+v, %v", r, err)
+	}
+	c = w.client(func(o *services.Options) { o.Offline, o.Bundle = true, b })
+	if r, err := c.RIM(t.Context(), driverID); err != nil || r.Doc.Signer != "old signer" {
+		t.Errorf("bundle alone: %+v, %v", r, err)
+	}
+}
+
 func TestOneRequestServesAllThatWait(t *testing.T) {
 	w := newWorld(t)
 	hold := make(chan struct{})
