@@ -16,7 +16,9 @@ import (
 	"cocoon/internal/registrysource"
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
+	gpus "cocoon/verifier/appraise/nvgpu"
 	"cocoon/verifier/client"
+	"cocoon/verifier/nvgpu"
 	"cocoon/verifier/nvgpu/services"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/server"
@@ -42,7 +44,8 @@ type Config struct {
 	Archive    string   `json:"archive,omitempty"`          // directory that keeps evidence and results
 	Limits     Limits   `json:"limits,omitzero"`            // 0: the default of each
 	// GPUCache serves NVIDIA's RIM and OCSP answers to others, below /v1/rim/
-	// and at /ocsp; without it the service does not.
+	// and at /ocsp, and gives this service those that GPU evidence does not bring
+	// along; without it the service does neither.
 	GPUCache *services.Config `json:"gpu_cache,omitempty"`
 	dir      string           // of the file
 }
@@ -123,7 +126,7 @@ func (c *Config) readFile(p string, limit int64) ([]byte, error) {
 }
 
 // server loads everything that the config names and makes the service.
-func (c *Config) server(log *slog.Logger) (*server.Server, error) {
+func (c *Config) server(log *slog.Logger, cache *services.Client) (*server.Server, error) {
 	b, err := c.readFile(c.Policy, policy.MaxSize)
 	if err != nil {
 		return nil, fault.New(fault.ExitInternal, "verifier.policy", "check \"policy\" in the config", "reading policy: %w", err)
@@ -156,7 +159,7 @@ func (c *Config) server(log *slog.Logger) (*server.Server, error) {
 		return nil, fault.New(fault.ExitInternal, "verifier.signing_key", "make keys with cocoon-verifier keygen", "%w", err)
 	}
 	o := server.Options{
-		Policy: p, Manifests: manifests, Key: key, Build: build(), Log: log, ArchiveDir: c.path(c.Archive),
+		Policy: p, Manifests: manifests, GPUs: gpuAppraiser(cache, log), Key: key, Build: build(), Log: log, ArchiveDir: c.path(c.Archive),
 		PerSecond: c.Limits.PerSecond, Burst: c.Limits.Burst, Concurrent: c.Limits.Concurrent,
 		ChallengeTTL: time.Duration(c.Limits.ChallengeSeconds) * time.Second, ArchiveMaxBytes: c.Limits.ArchiveBytes,
 	}
@@ -212,15 +215,30 @@ func (c *Config) listed(registry *registrysource.Source, envelopes [][]byte) ([]
 	return registrysource.Manifests(ctx, state, envelopes, from)
 }
 
+// gpuAppraiser appraises GPUs with what their evidence brings along and, where
+// there is a cache of NVIDIA's services, with what that has.
+func gpuAppraiser(cache *services.Client, log *slog.Logger) appraise.GPU {
+	o := gpus.Options{Cache: nvgpu.NewCache(nvgpu.CacheOptions{})}
+	if cache != nil {
+		o.Source = &gpus.Services{Client: cache, Logger: log}
+	}
+	return gpus.New(o)
+}
+
 // handler is the service, with the cache beside it where one is configured.
 // close ends the cache's requests.
 func (c *Config) handler(log *slog.Logger) (h http.Handler, closeCache func(), err error) {
-	srv, err := c.server(log)
-	if err != nil || c.GPUCache == nil {
+	if c.GPUCache == nil {
+		srv, err := c.server(log, nil)
 		return srv, func() {}, err
 	}
 	cache, err := c.GPUCache.Open(c.dir, log)
 	if err != nil {
+		return nil, nil, err
+	}
+	srv, err := c.server(log, cache)
+	if err != nil {
+		cache.Close()
 		return nil, nil, err
 	}
 	mux := http.NewServeMux()

@@ -63,7 +63,7 @@ func TestServiceStartsFromItsConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := cfg.server(slog.New(slog.DiscardHandler))
+	h, err := cfg.server(slog.New(slog.DiscardHandler), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -15,6 +15,7 @@ func newVerifyCmd() *cobra.Command {
 		newVerifyQuoteCmd("sgx"),
 		newVerifySNPCmd(),
 		newVerifyEvidenceCmd(),
+		newVerifyGPUCmd(),
 		newVerifyRIMCmd(),
 	)
 	return cmd

@@ -16,6 +16,7 @@ import (
 	"cocoon/measurements/digest"
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
+	gpus "cocoon/verifier/appraise/nvgpu"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/result"
@@ -90,7 +91,7 @@ func runVerifyEvidence(cmd *cobra.Command, f *verifyEvidenceFlags) error {
 
 // read reads every input; the error joins what is wrong with any of them.
 func (f *verifyEvidenceFlags) read(ctx context.Context) (*evidence.Evidence, *appraise.Options, error) {
-	o := &appraise.Options{}
+	o := &appraise.Options{GPUs: gpus.New(gpus.Options{})}
 	var errs []error
 	keep := func(err error) bool {
 		if err != nil {

@@ -186,11 +186,20 @@ func (a *appraisal) checkClaims() {
 	a.equal(result.SubCPU, "tls.spki", c.TLSSPKISHA256.String(), a.o.TLSSPKI.String(), "the TLS key is not the one in the evidence", "do not send anything: the connection may end elsewhere than in the attested VM")
 }
 
+// modePPCIE is the config's GPU mode in which switches are attested, too.
+const modePPCIE = "ppcie"
+
 // checkGPUs checks count and distinctness here, and leaves the rest to the
-// GPU appraiser (DESIGN section 2).
+// GPU appraiser (DESIGN section 2). In protected PCIe the items are GPUs and
+// switches, which the appraiser tells apart and counts; there are never fewer
+// items than GPUs.
 func (a *appraisal) checkGPUs() {
-	want := a.ev.Config.GPUs.Count
-	a.equal(result.SubConfig, "gpu.count", fmt.Sprint(want), fmt.Sprint(len(a.ev.GPUs)), "evidence has not as many GPUs as the config", "check the machine's GPUs")
+	want, got := a.ev.Config.GPUs.Count, len(a.ev.GPUs)
+	if a.ev.Config.GPUs.Mode == modePPCIE && got > want && a.o.GPUs != nil {
+		a.pass(result.SubConfig, "gpu.count", fmt.Sprintf("%d GPUs and switches", got))
+	} else {
+		a.equal(result.SubConfig, "gpu.count", fmt.Sprint(want), fmt.Sprint(got), "evidence has not as many GPUs as the config", "check the machine's GPUs")
+	}
 	for i := range a.ev.GPUs {
 		for j := range i {
 			if slices.Equal(a.ev.GPUs[i].Report, a.ev.GPUs[j].Report) || slices.EqualFunc(a.ev.GPUs[i].Chain, a.ev.GPUs[j].Chain, slices.Equal) {

@@ -135,7 +135,12 @@ func (a *appraisal) try(cpu CPU, m *manifest.Verified) *candidate {
 		c.subs[result.SubCPU] = slices.Concat(c.cpu.CPU, c.cpu.Image) // counted, not taken from here
 	}
 	if a.o.GPUs != nil && len(a.ev.GPUs) > 0 {
-		c.gpus = a.o.GPUs.AppraiseGPUs(a.ev, m, a.o.Policy, a.now)
+		g := a.o.GPUs.AppraiseGPUs(a.ev, m, a.o.Policy, a.now)
+		c.gpus = g.GPUs
+		c.subs[result.SubConfig] = append(c.subs[result.SubConfig], g.Machine...)
+		if !g.NotAfter.IsZero() && g.NotAfter.Before(c.notAfter) {
+			c.notAfter = g.NotAfter
+		}
 		if len(c.gpus) != len(a.ev.GPUs) {
 			c.gpus = append(c.gpus, []result.Check{{ID: "gpu.count", Status: result.Fail, Reason: "a GPU was not appraised"}})
 		}

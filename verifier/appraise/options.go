@@ -71,6 +71,15 @@ type CPUResult struct {
 // GPU appraises the GPUs of evidence under the nonce that the claims give
 // (Claims.GPUNonce).
 type GPU interface {
-	// AppraiseGPUs returns a list of checks for each GPU, in order.
-	AppraiseGPUs(ev *evidence.Evidence, m *manifest.Verified, p *policy.Policy, now time.Time) [][]result.Check
+	// AppraiseGPUs returns a list of checks for each item of Evidence.GPUs, in
+	// order. Whether an item is a GPU or a switch, and so how many GPUs there
+	// are, only the appraiser can tell.
+	AppraiseGPUs(ev *evidence.Evidence, m *manifest.Verified, p *policy.Policy, now time.Time) GPUResult
+}
+
+// GPUResult is what a GPU appraiser found.
+type GPUResult struct {
+	Machine  []result.Check   // of all devices together: count, distinctness, mode, topology
+	GPUs     [][]result.Check // of each item
+	NotAfter time.Time        // end of what the appraisal rests on; zero: nothing bounds it
 }

@@ -24,8 +24,8 @@ func (f fixed) AppraiseCPU(*evidence.Evidence, *manifest.Verified, *policy.Polic
 	return f.cpu
 }
 
-func (f fixed) AppraiseGPUs(*evidence.Evidence, *manifest.Verified, *policy.Policy, time.Time) [][]result.Check {
-	return f.gpus
+func (f fixed) AppraiseGPUs(*evidence.Evidence, *manifest.Verified, *policy.Policy, time.Time) appraise.GPUResult {
+	return appraise.GPUResult{GPUs: f.gpus}
 }
 
 // TestAppraisersOfOtherTypesPlugIn gives TDX evidence with GPUs to appraisers

@@ -277,7 +277,7 @@ func (r *Run) qeReport(chainKey *[32]byte) *ecdsa.PublicKey {
 	q, c := r.Quote, r.o.Cache
 	bound := bindingOf(q)
 	var cacheKey [32]byte
-	if c != nil && c.reports.Bound() > 0 {
+	if c != nil && c.reports.Max() > 0 {
 		cacheKey = reportKey(q, &bound, chainKey)
 		if key, ok := c.reports.Get(&cacheKey); ok {
 			r.Pass(r.ids.qeSignature)
@@ -303,7 +303,7 @@ func (r *Run) qeReport(chainKey *[32]byte) *ecdsa.PublicKey {
 	if err != nil || !signed {
 		return nil
 	}
-	if c != nil && c.reports.Bound() > 0 {
+	if c != nil && c.reports.Max() > 0 {
 		c.reports.Put(&cacheKey, key)
 	}
 	return key

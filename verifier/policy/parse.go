@@ -73,6 +73,11 @@ func (p *Policy) Validate() error {
 	if _, err := rules.Compile(p.Rules); err != nil {
 		bad("rules: %w", err)
 	}
+	if p.NVGPU != nil {
+		if err := p.NVGPU.Validate(); err != nil {
+			bad("nvgpu: %w", err)
+		}
+	}
 	return errors.Join(errs...)
 }
 

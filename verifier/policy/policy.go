@@ -9,6 +9,7 @@ import (
 	"cocoon/measurements/digest"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy/dcap"
+	"cocoon/verifier/policy/nvgpu"
 	"cocoon/verifier/policy/rules"
 	"cocoon/verifier/policy/snp"
 )
@@ -50,16 +51,17 @@ func ClassOf(cpuType string) string {
 
 // Policy is the document.
 type Policy struct {
-	Format       int          `json:"format"`
-	Name         string       `json:"name"`
-	Environment  string       `json:"environment"`   // Production or Development
-	TrustClasses []string     `json:"trust_classes"` // accepted; at least one
-	Manifests    Manifests    `json:"manifests"`
-	TPM          *TPM         `json:"tpm,omitempty"`  // needed for ClassVTPM
-	DCAP         *dcap.Policy `json:"dcap,omitempty"` // TDX and SGX; without it both are refused
-	SNP          *snp.Policy  `json:"snp,omitempty"`  // without it SEV-SNP is refused
-	Freshness    Freshness    `json:"freshness"`
-	Rules        []rules.Rule `json:"rules,omitempty"` // what a site demands beside all that; they can only refuse
+	Format       int           `json:"format"`
+	Name         string        `json:"name"`
+	Environment  string        `json:"environment"`   // Production or Development
+	TrustClasses []string      `json:"trust_classes"` // accepted; at least one
+	Manifests    Manifests     `json:"manifests"`
+	TPM          *TPM          `json:"tpm,omitempty"`   // needed for ClassVTPM
+	DCAP         *dcap.Policy  `json:"dcap,omitempty"`  // TDX and SGX; without it both are refused
+	SNP          *snp.Policy   `json:"snp,omitempty"`   // without it SEV-SNP is refused
+	NVGPU        *nvgpu.Policy `json:"nvgpu,omitempty"` // NVIDIA GPUs; without it evidence of GPUs is refused
+	Freshness    Freshness     `json:"freshness"`
+	Rules        []rules.Rule  `json:"rules,omitempty"` // what a site demands beside all that; they can only refuse
 }
 
 // Manifests says which published measurements are accepted. A manifest is

@@ -1,12 +1,13 @@
-// Package lru has a bounded map from SHA-256 hashes to verified things, for the
-// verifier's caches: safe for concurrent use, and without allocation on the way.
+// Package lru has the bounded map in which verifications are kept: in come
+// SHA-256 keys over everything that a verification depended on, out comes what
+// it found.
 package lru
 
 import "sync"
 
 // Cache is a bounded map that forgets the least recently used entry. It keeps
 // its entries in one array, linked by index, so that neither a hit nor a miss
-// in a full cache allocates.
+// in a full cache allocates. It is safe for concurrent use.
 type Cache[V any] struct {
 	mu    sync.Mutex
 	max   int
@@ -22,14 +23,14 @@ type node[V any] struct {
 	prev, next int32
 }
 
-// Bound returns the most entries that the cache holds.
-func (l *Cache[V]) Bound() int { return l.max }
-
-// New returns an empty Cache that holds at most max entries; with 0 or fewer it
-// holds nothing.
+// New returns an empty cache of at most max entries; of none where max is not
+// positive.
 func New[V any](max int) *Cache[V] {
 	return &Cache[V]{max: max, index: map[[32]byte]int32{}, head: -1, tail: -1}
 }
+
+// Max returns the bound that New was given.
+func (l *Cache[V]) Max() int { return l.max }
 
 // Len returns the number of entries.
 func (l *Cache[V]) Len() int {
@@ -38,7 +39,7 @@ func (l *Cache[V]) Len() int {
 	return len(l.index)
 }
 
-// Get returns the value of a key and marks it as used.
+// Get returns the entry of a key, if there is one.
 func (l *Cache[V]) Get(key *[32]byte) (V, bool) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
@@ -52,8 +53,7 @@ func (l *Cache[V]) Get(key *[32]byte) (V, bool) {
 	return l.nodes[i].value, true
 }
 
-// Put sets the value of a key, in the place of the least recently used entry
-// where the cache is full.
+// Put sets the entry of a key.
 func (l *Cache[V]) Put(key *[32]byte, v V) {
 	if l.max <= 0 {
 		return

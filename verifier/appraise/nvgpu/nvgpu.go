@@ -1,0 +1,159 @@
+// Package nvgpu appraises the NVIDIA GPUs and NVSwitches of evidence: it
+// verifies what they signed for the nonce that the claims give, and holds it
+// against the policy's nvgpu section, the config and the manifest's floors. In
+// come parsed evidence and trusted options, out come the checks of package
+// appraise's GPU.
+//
+// The binding is DESIGN section 2's: the devices sign
+// evidence.Claims.GPUNonce, and the claims that the CPU's quote signs carry
+// the hash of their evidence, which package appraise checks.
+package nvgpu
+
+import (
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"slices"
+	"time"
+
+	"cocoon/internal/jcs"
+	"cocoon/measurements/manifest"
+	"cocoon/verifier/appraise"
+	"cocoon/verifier/evidence"
+	"cocoon/verifier/nvgpu"
+	"cocoon/verifier/nvgpu/ocsp"
+	"cocoon/verifier/nvgpu/rim"
+	"cocoon/verifier/policy"
+	policynvgpu "cocoon/verifier/policy/nvgpu"
+	"cocoon/verifier/result"
+)
+
+// Options of an Appraiser. They are never written to.
+type Options struct {
+	Roots    *nvgpu.Roots // pinned device roots; nil: NVIDIA's
+	RIMRoots *rim.Roots   // pinned roots of RIM signers; nil: NVIDIA's
+	Cache    *nvgpu.Cache // nil: nothing is kept
+	// RIMs and OCSP are documents and responses that the appraiser has, beside
+	// those that the evidence brings. Neither is trusted unverified.
+	RIMs, OCSP [][]byte
+	// Source gives further ones, such as Services; nil: none.
+	Source Source
+}
+
+// Source gives reference documents and OCSP responses for devices that were
+// verified as far as that goes without. It returns what it has: what is missing
+// is reported by the checks. A nonce, where there is one, has to be in every
+// OCSP response.
+type Source interface {
+	Collateral(ctx context.Context, devices []*nvgpu.Device, nonce []byte) Collateral
+}
+
+// Collateral is what evidence can bring along for its GPUs, as the member
+// "nvgpu" of Evidence.Collateral.
+type Collateral struct {
+	RIMs [][]byte `json:"rims,omitempty"` // documents, base64
+	OCSP [][]byte `json:"ocsp,omitempty"` // responses, DER in base64
+}
+
+// Appraiser implements appraise.GPU.
+type Appraiser struct{ o Options }
+
+var _ appraise.GPU = (*Appraiser)(nil)
+
+// New returns an appraiser.
+func New(o Options) *Appraiser { return &Appraiser{o: o} }
+
+// AppraiseGPUs verifies and appraises all devices of the evidence. Without an
+// nvgpu section in the policy every device is refused.
+func (a *Appraiser) AppraiseGPUs(ev *evidence.Evidence, m *manifest.Verified, p *policy.Policy, now time.Time) appraise.GPUResult {
+	fail := func(id, expected, actual, reason, remedy string) appraise.GPUResult {
+		r := appraise.GPUResult{GPUs: make([][]result.Check, len(ev.GPUs))}
+		for i := range r.GPUs {
+			r.GPUs[i] = []result.Check{{ID: id, Status: result.Fail, Expected: expected, Actual: actual, Reason: reason, Remedy: remedy}}
+		}
+		return r
+	}
+	if p.NVGPU == nil {
+		return fail("gpu.policy.section", "a section for NVIDIA GPUs", "none", "the policy accepts no GPU evidence", `add an "nvgpu" section to the policy`)
+	}
+	nonce, err := ev.Claims.GPUNonce()
+	if err != nil {
+		return fail("gpu.nonce", "claims that can be hashed", "", err.Error(), "report this")
+	}
+	brought, err := collateralOf(ev)
+	if err != nil {
+		return fail("gpu.collateral.parse", `rims and ocsp in the member "nvgpu"`, "", err.Error(), "leave the evidence's collateral out, or correct it")
+	}
+	o := &nvgpu.Options{Roots: a.o.Roots, RIMRoots: a.o.RIMRoots, Now: now, Nonce: nonce, GPUs: ev.Config.GPUs.Count, Cache: a.o.Cache,
+		RIMs: slices.Concat(a.o.RIMs, brought.RIMs), OCSP: slices.Concat(a.o.OCSP, brought.OCSP)}
+	p.NVGPU.Apply(o)
+	o.Partial = false // evidence is always of a whole machine
+	items := make([]nvgpu.Item, len(ev.GPUs))
+	for i, g := range ev.GPUs {
+		items[i] = nvgpu.Item{Report: g.Report, Chain: g.Chain}
+	}
+	if a.o.Source != nil {
+		a.ask(items, o, p.NVGPU.OCSP.RequireNonce)
+	}
+	found := nvgpu.Verify(items, o)
+	out := appraise.GPUResult{NotAfter: found.NotAfter, Machine: machineChecks(found, ev.Config.GPUs.Mode)}
+	var floors []manifest.GPUFloor
+	if m != nil {
+		floors = m.Manifest.GPUs
+	}
+	for _, d := range found.Devices {
+		checks := append(slices.Clone(d.Checks), p.NVGPU.Appraise(d, floors, o.OCSPNonce != nil)...)
+		// What the policy allows to be missing is not a check that was made.
+		out.GPUs = append(out.GPUs, slices.DeleteFunc(slices.Clone(checks), func(c result.Check) bool {
+			return c.Status == result.Skip && policynvgpu.Waived(c.ID, checks)
+		}))
+	}
+	return out
+}
+
+// ask adds what the source has. Where the policy demands a nonce in OCSP
+// responses, only those of the source, to a nonce of this appraisal, count.
+func (a *Appraiser) ask(items []nvgpu.Item, o *nvgpu.Options, demandNonce bool) {
+	bare := *o
+	bare.RIMs, bare.OCSP = nil, nil
+	if demandNonce {
+		o.OCSPNonce = make([]byte, ocsp.MaxNonce)
+		_, _ = rand.Read(o.OCSPNonce) // never fails: crypto/rand
+		o.OCSP = nil
+	}
+	// AppraiseGPUs has no context: the source bounds its own time.
+	c := a.o.Source.Collateral(context.Background(), nvgpu.Verify(items, &bare).Devices, o.OCSPNonce)
+	o.RIMs, o.OCSP = slices.Concat(o.RIMs, c.RIMs), slices.Concat(o.OCSP, c.OCSP)
+}
+
+// machineChecks returns the checks of the machine as a whole, with that of the
+// config's mode: "on" is a mode of single devices, "ppcie" that of a board.
+func machineChecks(m *nvgpu.Machine, mode string) []result.Check {
+	checks := slices.DeleteFunc(slices.Clone(m.Topology.Checks), func(c result.Check) bool { return c.ID == "gpu.ocsp.unused" })
+	c := result.Check{ID: "gpu.config.mode", Status: result.Pass, Expected: mode, Actual: string(m.Topology.Mode)}
+	good := mode == "on" && (m.Topology.Mode == nvgpu.SPT || m.Topology.Mode == nvgpu.MPT) || mode == "ppcie" && m.Topology.Mode == nvgpu.PPCIE
+	if !good {
+		c.Status, c.Reason, c.Remedy = result.Fail, "the GPUs are in another mode than the config says", "set the mode of the config on all GPUs, or correct the config"
+	}
+	return append(checks, c)
+}
+
+// collateralOf reads what the evidence brings for its GPUs. Members of other
+// rooms are not looked at.
+func collateralOf(ev *evidence.Evidence) (*Collateral, error) {
+	if len(ev.Collateral) == 0 {
+		return &Collateral{}, nil
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(ev.Collateral, &members); err != nil {
+		return nil, fmt.Errorf("reading collateral: %w", err)
+	}
+	var c Collateral
+	if doc, ok := members["nvgpu"]; ok {
+		if err := jcs.Decode(doc, evidence.MaxEvidence, &c); err != nil {
+			return nil, fmt.Errorf("reading collateral: %w", err)
+		}
+	}
+	return &c, nil
+}
