@@ -173,7 +173,7 @@ func (c *Config) enroller(p *policy.Policy, o *server.Options) error {
 	if p.TPM == nil {
 		return bad(fmt.Errorf("the policy has no tpm section"))
 	}
-	roots, err := tpm.ParseRoots(p.TPM.EKRoots)
+	roots, err := tpm.ParseRoots(p.TPM.AllEKRoots())
 	if err != nil {
 		return bad(err)
 	}

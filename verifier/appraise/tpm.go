@@ -50,12 +50,18 @@ func (tpmCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *policy
 			fail("policy.tpm", "AK roots that parse", oneLine(err), "the policy's AK roots do not parse", "correct the policy")
 		}
 		opts.AKRoots = roots
+		if opts.EKRoots, err = tpm.ParseRoots(p.TPM.EKRoots); err == nil {
+			opts.DevelopmentEKRoots, err = tpm.ParseRoots(p.TPM.DevelopmentEKRoots)
+		}
+		if err != nil {
+			fail("policy.tpm", "EK roots that parse", oneLine(err), "the policy's EK roots do not parse", "correct the policy")
+		}
 	}
 	q, err := ev.Claims.QualifyingData()
 	if err != nil {
 		fail("claims.encoding", "claims that can be encoded", oneLine(err), "claims cannot be encoded", "")
 	}
-	opts.QualifyingData = q
+	opts.QualifyingData = q[:]
 	in := &tpm.Evidence{Attest: ev.CPU.Quote, Signature: ev.CPU.Signature, CertChain: ev.CPU.CertChain, EventLog: ev.CPU.EventLog}
 	for _, e := range ev.CPU.RuntimeEvents {
 		b, err := e.Bytes()

@@ -89,30 +89,41 @@ func checkAK(p *tpm2.TPMTPublic) error {
 	if p.NameAlg != tpm2.TPMAlgSHA256 && p.NameAlg != tpm2.TPMAlgSHA384 {
 		errs = append(errs, fmt.Errorf("name algorithm %#04x", uint16(p.NameAlg)))
 	}
-	if !signsSHA256(p) {
-		errs = append(errs, errors.New("signing scheme is not ECDSA or RSASSA with SHA-256"))
+	if s := schemeOf(p); hashes[s.hash] == 0 {
+		errs = append(errs, errors.New("signing scheme is not ECDSA, RSASSA or RSAPSS with SHA-256 or SHA-384"))
 	}
 	return errors.Join(errs...)
 }
 
-func signsSHA256(p *tpm2.TPMTPublic) bool {
+// schemeOf returns the one scheme that a signing key is fixed to, the zero
+// value for a key that is not or that signs in another way.
+func schemeOf(p *tpm2.TPMTPublic) scheme {
 	switch p.Type {
 	case tpm2.TPMAlgECC:
 		d, err := p.Parameters.ECCDetail()
 		if err != nil || d.Scheme.Scheme != tpm2.TPMAlgECDSA {
-			return false
+			return scheme{}
 		}
-		s, err := d.Scheme.Details.ECDSA()
-		return err == nil && s.HashAlg == tpm2.TPMAlgSHA256
+		if s, err := d.Scheme.Details.ECDSA(); err == nil {
+			return scheme{tpm2.TPMAlgECDSA, s.HashAlg}
+		}
 	case tpm2.TPMAlgRSA:
 		d, err := p.Parameters.RSADetail()
-		if err != nil || d.Scheme.Scheme != tpm2.TPMAlgRSASSA {
-			return false
+		if err != nil {
+			return scheme{}
 		}
-		s, err := d.Scheme.Details.RSASSA()
-		return err == nil && s.HashAlg == tpm2.TPMAlgSHA256
+		switch d.Scheme.Scheme {
+		case tpm2.TPMAlgRSASSA:
+			if s, err := d.Scheme.Details.RSASSA(); err == nil {
+				return scheme{tpm2.TPMAlgRSASSA, s.HashAlg}
+			}
+		case tpm2.TPMAlgRSAPSS:
+			if s, err := d.Scheme.Details.RSAPSS(); err == nil {
+				return scheme{tpm2.TPMAlgRSAPSS, s.HashAlg}
+			}
+		}
 	}
-	return false
+	return scheme{}
 }
 
 // checkEK refuses public areas that are not those of a storage key which only
