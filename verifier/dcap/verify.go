@@ -171,7 +171,7 @@ func (r *Run) chain() *[32]byte {
 	roots := r.o.roots()
 	key := chainKey(pem, leafOnly, r.Set, roots)
 	if c := r.o.Cache; c != nil {
-		if e, ok := c.chains.get(&key); ok {
+		if e, ok := c.chains.Get(&key); ok {
 			r.Platform = e
 		}
 	}
@@ -189,7 +189,7 @@ func (r *Run) chain() *[32]byte {
 		}
 		r.Platform = e
 		if c := r.o.Cache; c != nil {
-			c.chains.put(&key, e)
+			c.chains.Put(&key, e)
 		}
 	}
 	r.Result.Platform = r.Platform.Platform
@@ -277,9 +277,9 @@ func (r *Run) qeReport(chainKey *[32]byte) *ecdsa.PublicKey {
 	q, c := r.Quote, r.o.Cache
 	bound := bindingOf(q)
 	var cacheKey [32]byte
-	if c != nil && c.reports.max > 0 {
+	if c != nil && c.reports.Bound() > 0 {
 		cacheKey = reportKey(q, &bound, chainKey)
-		if key, ok := c.reports.get(&cacheKey); ok {
+		if key, ok := c.reports.Get(&cacheKey); ok {
 			r.Pass(r.ids.qeSignature)
 			r.Pass(r.ids.qeBinding)
 			return key
@@ -303,8 +303,8 @@ func (r *Run) qeReport(chainKey *[32]byte) *ecdsa.PublicKey {
 	if err != nil || !signed {
 		return nil
 	}
-	if c != nil && c.reports.max > 0 {
-		c.reports.put(&cacheKey, key)
+	if c != nil && c.reports.Bound() > 0 {
+		c.reports.Put(&cacheKey, key)
 	}
 	return key
 }
