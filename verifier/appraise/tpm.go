@@ -73,7 +73,7 @@ func (tpmCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *policy
 	}
 	r := tpm.Verify(in, opts)
 	out.CPU = append(out.CPU, r.Checks...)
-	out.CPU = append(out.CPU, runtimeEvents(ev))
+	out.CPU = append(out.CPU, CheckRuntimeEvents("tpm.runtime_events", ev))
 	out.NotAfter = r.NotAfter
 	out.Measurements = registers(r.Registers)
 	switch {
@@ -87,12 +87,11 @@ func (tpmCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *policy
 	return out
 }
 
-// runtimeEvents checks that what the supervisor extended is exactly what this
+// CheckRuntimeEvents checks that what the supervisor extended is exactly what this
 // config makes it extend: config hash, model root, GPU count and mode, in that
-// order and nothing else (DESIGN section 4). The events are bound to the quote
-// through PCR 15.
-func runtimeEvents(ev *evidence.Evidence) result.Check {
-	const id = "tpm.runtime_events"
+// order and nothing else (DESIGN section 4). The caller binds the events to the
+// quote, through PCR 15 or RTMR3; id is the check's.
+func CheckRuntimeEvents(id string, ev *evidence.Evidence) result.Check {
 	want, err := evidence.RuntimeEvents(&ev.Config)
 	if err != nil {
 		return result.Check{ID: id, Status: result.Fail, Reason: "the config's events cannot be computed: " + oneLine(err)}
