@@ -8,6 +8,7 @@ import (
 
 	"cocoon/measurements/digest"
 	"cocoon/verifier/appraise"
+	"cocoon/verifier/appraise/tee"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/result"
@@ -38,7 +39,7 @@ func (t *Trust) Result(ctx context.Context, ev *evidence.Evidence, spki *digest.
 	if err != nil && len(ms) == 0 {
 		return nil, fmt.Errorf("opening manifests: %w", err)
 	}
-	o := &appraise.Options{Policy: t.Policy, Manifests: ms, Now: clock(), TLSSPKI: spki}
+	o := &appraise.Options{Policy: t.Policy, Manifests: ms, Now: clock(), TLSSPKI: spki, CPUs: tee.CPUs(tee.Options{})}
 	if t.Policy.Manifests.Registry != nil && t.Registry != nil {
 		if o.Registry, err = t.Registry(ctx); err != nil {
 			return nil, fmt.Errorf("asking the registry: %w", err)

@@ -14,8 +14,11 @@ import (
 	"cocoon/internal/registrysource"
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
+	"cocoon/verifier/appraise/tee"
+	"cocoon/verifier/dcap"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/server"
+	"cocoon/verifier/snp"
 	"cocoon/verifier/tpm"
 )
 
@@ -134,6 +137,8 @@ func (c *Config) server(log *slog.Logger) (*server.Server, error) {
 		PerSecond: c.Limits.PerSecond, Burst: c.Limits.Burst, Concurrent: c.Limits.Concurrent,
 		ChallengeTTL: time.Duration(c.Limits.ChallengeSeconds) * time.Second, ArchiveMaxBytes: c.Limits.ArchiveBytes,
 	}
+	// Collateral for quotes comes with the evidence.
+	o.CPUs = tee.CPUs(tee.Options{DCAP: dcap.Options{Cache: dcap.NewCache(dcap.CacheOptions{})}, SNP: snp.Options{Cache: snp.NewCache(snp.CacheOptions{})}})
 	if c.AKCA != nil {
 		if err := c.enroller(p, &o); err != nil {
 			return nil, err

@@ -13,6 +13,7 @@ func newVerifyCmd() *cobra.Command {
 	cmd.AddCommand(
 		newVerifyQuoteCmd("tdx"),
 		newVerifyQuoteCmd("sgx"),
+		newVerifyTPMCmd(),
 		newVerifyEvidenceCmd(),
 	)
 	return cmd

@@ -58,7 +58,10 @@ type Options struct {
 	EKRoots, DevelopmentEKRoots []*x509.Certificate
 	// Key is an attestation key that the caller trusts for a reason of its own;
 	// with it certificates are not looked at.
-	Key            crypto.PublicKey
+	Key crypto.PublicKey
+	// Public is Key's TPMT_PUBLIC, where the caller has it: the key's attributes
+	// and scheme are checked then.
+	Public         []byte
 	Now            time.Time
 	QualifyingData []byte // what the quote must carry
 	// AnyQualifyingData takes whatever the quote carries: it says nothing of
@@ -90,8 +93,11 @@ func Verify(ev *Evidence, o *Options) *Result {
 	r := &Result{}
 	key := o.Key
 	var want scheme
-	if key == nil {
+	switch {
+	case key == nil:
 		key, want = r.checkCertificate(ev.CertChain, o)
+	case len(o.Public) > 0:
+		want = r.checkAttributes(o.Public, key)
 	}
 	r.checkQuote(ev, o, key, want)
 	r.checkLog(ev, o)
@@ -141,24 +147,30 @@ func (r *Result) checkCertificate(der [][]byte, o *Options) (crypto.PublicKey, s
 	}
 	r.checkEnrolment(leaf, o)
 	public, err := certifiedPublic(leaf)
-	var p *tpm2.TPMTPublic
-	if err == nil {
-		var key crypto.PublicKey
-		p, key, err = parsePublic(public)
-		switch {
-		case err != nil:
-		case !sameKey(leaf, key):
-			err = fmt.Errorf("public area is not that of the certificate's key")
-		default:
-			err = checkAK(p)
-		}
-	}
 	if err != nil {
 		r.fail(CheckAKAttributes, "a restricted signing key of one TPM", oneLine(err), "AK is no attestation key", remedyEnrol)
 		return leaf.PublicKey, scheme{}
 	}
+	return leaf.PublicKey, r.checkAttributes(public, leaf.PublicKey)
+}
+
+// checkAttributes checks the public area of a key, and returns the scheme
+// that it is fixed to.
+func (r *Result) checkAttributes(public []byte, key crypto.PublicKey) scheme {
+	p, own, err := parsePublic(public)
+	switch {
+	case err != nil:
+	case !equalKeys(own, key):
+		err = fmt.Errorf("public area is not that of the key")
+	default:
+		err = checkAK(p)
+	}
+	if err != nil {
+		r.fail(CheckAKAttributes, "a restricted signing key of one TPM", oneLine(err), "AK is no attestation key", remedyEnrol)
+		return scheme{}
+	}
 	r.pass(CheckAKAttributes, "restricted, sign, fixedTPM, fixedParent, "+schemeOf(p).String())
-	return leaf.PublicKey, schemeOf(p)
+	return schemeOf(p)
 }
 
 // checkEnrolment holds the authority under whose EK certificate the key was

@@ -76,11 +76,10 @@ func ccel(events []ccEvent) ([]byte, [4][48]byte) {
 // world is a TD that does not exist, with collateral and a policy.
 type world struct {
 	*tpmtest.World
-	pki  *tdxtest.PKI
-	c    tdxtest.Case
-	log  []ccEvent
-	raw  *collateral.Raw
-	opts tee.Options
+	pki *tdxtest.PKI
+	c   tdxtest.Case
+	log []ccEvent
+	raw *collateral.Raw
 }
 
 func newWorld(t testing.TB) *world {
