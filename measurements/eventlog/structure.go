@@ -23,16 +23,16 @@ const (
 type Violation struct {
 	Rule     string `json:"rule"`
 	Event    int    `json:"event"`    // index of the event, -1 for the whole log
-	Register int    `json:"register"` // that it is about
+	Register string `json:"register"` // that it is about: "pcr4", "rtmr1"
 	Reason   string `json:"reason"`
 }
 
 // Error returns the violation in words.
 func (v Violation) Error() string {
 	if v.Event < 0 {
-		return fmt.Sprintf("%s: register %d: %s", v.Rule, v.Register, v.Reason)
+		return fmt.Sprintf("%s: %s: %s", v.Rule, v.Register, v.Reason)
 	}
-	return fmt.Sprintf("%s: event %d, register %d: %s", v.Rule, v.Event, v.Register, v.Reason)
+	return fmt.Sprintf("%s: event %d in %s: %s", v.Rule, v.Event, v.Register, v.Reason)
 }
 
 // Check says whether the log has the form that a measured boot gives it. It
@@ -87,7 +87,7 @@ type checker struct {
 }
 
 func (c *checker) bad(rule string, event int, register uint32, format string, args ...any) {
-	c.out = append(c.out, Violation{Rule: rule, Event: event, Register: int(register), Reason: fmt.Sprintf(format, args...)})
+	c.out = append(c.out, Violation{Rule: rule, Event: event, Register: c.l.RegisterName(int(register)), Reason: fmt.Sprintf(format, args...)})
 }
 
 func (c *checker) event(i int, e *Event) {

@@ -3,6 +3,7 @@ package tpm
 import (
 	"bytes"
 	"crypto"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"slices"
@@ -150,4 +151,30 @@ func extendRuntime(a eventlog.Algorithm, events [][]byte) []byte {
 		v = w.Sum(nil)
 	}
 	return v
+}
+
+// ReplayDigest returns the digest that a quote has over its registers and the
+// one that a log gives for the same registers, in hex. The hash is told by the
+// digest's length: the signature, which fixes it, is not looked at.
+func ReplayDigest(attest []byte, l *eventlog.Log) (want, got string, err error) {
+	q, err := ParseQuote(attest)
+	if err != nil {
+		return "", "", err
+	}
+	if err := checkSelection(q.Selection); err != nil {
+		return "", "", fmt.Errorf("reading selection: %w: %w", ErrFormat, err)
+	}
+	h := crypto.SHA256
+	if len(q.PCRDigest) == crypto.SHA384.Size() {
+		h = crypto.SHA384
+	}
+	banks, err := replayBanks(l)
+	if err != nil {
+		return "", "", err
+	}
+	picked, err := banks.pick(q.Selection)
+	if err != nil {
+		return "", "", err
+	}
+	return hex.EncodeToString(q.PCRDigest), hex.EncodeToString(picked.digest(q.Selection, h)), nil
 }

@@ -10,8 +10,6 @@ import (
 	"strings"
 	"time"
 
-	"github.com/google/go-tpm/tpm2"
-
 	"cocoon/measurements/digest"
 	"cocoon/measurements/eventlog"
 	"cocoon/measurements/pcr"
