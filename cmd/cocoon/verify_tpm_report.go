@@ -142,17 +142,19 @@ func (r *tpmReport) write(w io.Writer, asJSON bool) error {
 // writeSkipped writes the checks that were not made, and why.
 func writeSkipped(b *strings.Builder, checks []result.Check) {
 	for _, c := range checks {
-		if c.Status == result.Skip {
+		// What a policy does not ask for is in the JSON only.
+		if c.Status == result.Skip && !strings.HasPrefix(c.ID, "policy.") {
 			fmt.Fprintf(b, "%-14s %s: %s\n", "skipped", c.ID, plain(c.Reason))
 		}
 	}
 }
 
-// writeRegisters writes the registers that are not zero, in order.
+// writeRegisters writes the registers that something was measured into, in
+// order.
 func writeRegisters(b *strings.Builder, m map[string]string) {
 	var names []string
 	for n, v := range m {
-		if strings.Contains(n, "pcr") && strings.Trim(v, "0") != "" {
+		if strings.Contains(n, "pcr") && strings.Trim(v, "0") != "" && strings.Trim(v, "f") != "" {
 			names = append(names, n)
 		}
 	}

@@ -2,7 +2,6 @@ package tee_test
 
 import (
 	"crypto/sha512"
-	"encoding/binary"
 	"encoding/json"
 	"slices"
 	"strings"
@@ -27,58 +26,12 @@ import (
 	"cocoon/verifier/tpmtest"
 )
 
-// ccEvent is an event of a made CCEL.
-type ccEvent struct {
-	register uint32
-	typ      eventlog.Type
-	of, data string
-}
-
-// boot is what firmware writes at a direct boot, in few words.
-func boot() []ccEvent {
-	const sep = "\x00\x00\x00\x00"
-	return []ccEvent{
-		{1, eventlog.EFIFirmwareBlob2, "cfv", ""},
-		{1, eventlog.EFIVariableDriverConf, "SecureBoot", ""},
-		{1, eventlog.Separator, sep, sep},
-		{2, eventlog.EFIBootApplication, "kernel", ""},
-		{2, eventlog.Separator, sep, sep},
-		{3, eventlog.EventTag, "cmdline", ""},
-		{3, eventlog.EventTag, "initrd", ""},
-		{2, eventlog.EFIAction, "Exit Boot Services Returned with Success", "Exit Boot Services Returned with Success"},
-	}
-}
-
-// ccel writes a CCEL and returns the registers that it gives.
-func ccel(events []ccEvent) ([]byte, [4][48]byte) {
-	le := binary.LittleEndian
-	spec := []byte("Spec ID Event03\x00\x00\x00\x00\x00\x00\x02\x00\x02\x01\x00\x00\x00\x0c\x00\x30\x00\x00")
-	b := make([]byte, 28)
-	le.PutUint32(b, 1)
-	le.PutUint32(b[4:], 3)
-	b = append(le.AppendUint32(b, uint32(len(spec))), spec...)
-	var regs [4][48]byte
-	for _, e := range events {
-		d := sha512.Sum384([]byte(e.of))
-		b = le.AppendUint32(b, e.register)
-		b = le.AppendUint32(b, uint32(e.typ))
-		b = le.AppendUint32(b, 1)
-		b = le.AppendUint16(b, 0x000c)
-		b = append(b, d[:]...)
-		b = le.AppendUint32(b, uint32(len(e.data)))
-		b = append(b, e.data...)
-		r := &regs[e.register-1]
-		*r = sha512.Sum384(append(r[:], d[:]...))
-	}
-	return append(b, make([]byte, 64)...), regs
-}
-
 // world is a TD that does not exist, with collateral and a policy.
 type world struct {
 	*tpmtest.World
 	pki *tdxtest.PKI
 	c   tdxtest.Case
-	log []ccEvent
+	log []tdxtest.CCEvent
 	raw *collateral.Raw
 }
 
@@ -88,7 +41,7 @@ func newWorld(t testing.TB) *world {
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{World: tpmtest.NewWorld(t), pki: pki, c: tdxtest.StatusTDX(tcb.UpToDate), log: boot()}
+	w := &world{World: tpmtest.NewWorld(t), pki: pki, c: tdxtest.StatusTDX(tcb.UpToDate), log: tdxtest.DirectBoot()}
 	w.Policy.Environment, w.Policy.TrustClasses = policy.Production, []string{policy.ClassTDX}
 	w.Policy.TPM, w.Policy.DCAP = nil, &dcappolicy.Policy{TDX: &dcappolicy.TDX{}}
 	return w
@@ -105,7 +58,7 @@ func (w *world) evidence(t testing.TB) *evidence.Evidence {
 
 func (w *world) requote(t testing.TB, ev *evidence.Evidence) {
 	t.Helper()
-	ev.CPU.EventLog, w.c.Quote.TD.RTMR = ccel(w.log)
+	ev.CPU.EventLog, w.c.Quote.TD.RTMR = tdxtest.CCEL(w.log)
 	r3 := &w.c.Quote.TD.RTMR[3]
 	for _, e := range ev.CPU.RuntimeEvents {
 		b, err := e.Bytes()
@@ -174,7 +127,7 @@ func TestATDIsGoodButForReferenceValues(t *testing.T) {
 
 // TestTDsAreRefused changes evidence, quote, log or policy.
 func TestTDsAreRefused(t *testing.T) {
-	after := func(i int, e ccEvent) func(*testing.T, *world) {
+	after := func(i int, e tdxtest.CCEvent) func(*testing.T, *world) {
 		return func(_ *testing.T, w *world) { w.log = slices.Insert(w.log, i, e) }
 	}
 	for name, c := range map[string]struct {
@@ -188,12 +141,12 @@ func TestTDsAreRefused(t *testing.T) {
 		"other claims":                {evidence: func(_ *testing.T, _ *world, ev *evidence.Evidence) { ev.Claims.ReceiptKey[0] ^= 1 }, want: []string{"tdx.report_data"}, exit: fault.ExitRefused},
 		"no event log":                {evidence: func(_ *testing.T, _ *world, ev *evidence.Evidence) { ev.CPU.EventLog = nil }, want: []string{"tdx.event_log.format"}, exit: fault.ExitRefused},
 		"an event log of another boot": {evidence: func(_ *testing.T, w *world, ev *evidence.Evidence) {
-			w.log[5].of = "another cmdline"
-			ev.CPU.EventLog, _ = ccel(w.log)
+			w.log[5].Of = "another cmdline"
+			ev.CPU.EventLog, _ = tdxtest.CCEL(w.log)
 		}, want: []string{"tdx.event_log.replay"}, exit: fault.ExitRefused},
-		"a second separator":         {world: after(5, ccEvent{2, eventlog.Separator, "\x00\x00\x00\x00", "\x00\x00\x00\x00"}), want: []string{"tdx.event_log.structure"}, exit: fault.ExitRefused},
-		"Secure Boot set afterwards": {world: after(4, ccEvent{1, eventlog.EFIVariableDriverConf, "SecureBoot", ""}), want: []string{"tdx.event_log.structure"}, exit: fault.ExitRefused},
-		"firmware events in RTMR3":   {world: after(5, ccEvent{4, eventlog.EventTag, "config", ""}), want: []string{"tdx.event_log.format", "tdx.event_log.runtime"}, exit: fault.ExitRefused},
+		"a second separator":         {world: after(5, tdxtest.CCEvent{Register: 2, Type: eventlog.Separator, Of: "\x00\x00\x00\x00", Data: "\x00\x00\x00\x00"}), want: []string{"tdx.event_log.structure"}, exit: fault.ExitRefused},
+		"Secure Boot set afterwards": {world: after(4, tdxtest.CCEvent{Register: 1, Type: eventlog.EFIVariableDriverConf, Of: "SecureBoot", Data: ""}), want: []string{"tdx.event_log.structure"}, exit: fault.ExitRefused},
+		"firmware events in RTMR3":   {world: after(5, tdxtest.CCEvent{Register: 4, Type: eventlog.EventTag, Of: "config", Data: ""}), want: []string{"tdx.event_log.format", "tdx.event_log.runtime"}, exit: fault.ExitRefused},
 		"runtime events left out": {evidence: func(_ *testing.T, _ *world, ev *evidence.Evidence) { ev.CPU.RuntimeEvents = ev.CPU.RuntimeEvents[:2] },
 			want: []string{"tdx.event_log.runtime", "tdx.runtime_events"}, exit: fault.ExitRefused},
 		"runtime events of another config": {evidence: func(t *testing.T, w *world, ev *evidence.Evidence) {
