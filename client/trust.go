@@ -9,6 +9,7 @@ import (
 	"cocoon/measurements/digest"
 	"cocoon/verifier/appraise"
 	gpus "cocoon/verifier/appraise/nvgpu"
+	"cocoon/verifier/appraise/tee"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/result"
@@ -39,7 +40,7 @@ func (t *Trust) Result(ctx context.Context, ev *evidence.Evidence, spki *digest.
 	if err != nil && len(ms) == 0 {
 		return nil, fmt.Errorf("opening manifests: %w", err)
 	}
-	o := &appraise.Options{Policy: t.Policy, Manifests: ms, Now: clock(), TLSSPKI: spki, GPUs: gpus.New(gpus.Options{})}
+	o := &appraise.Options{Policy: t.Policy, Manifests: ms, Now: clock(), TLSSPKI: spki, CPUs: tee.CPUs(tee.Options{}), GPUs: gpus.New(gpus.Options{})}
 	if t.Policy.Manifests.Registry != nil && t.Registry != nil {
 		if o.Registry, err = t.Registry(ctx); err != nil {
 			return nil, fmt.Errorf("asking the registry: %w", err)

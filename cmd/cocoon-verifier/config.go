@@ -17,11 +17,14 @@ import (
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
 	gpus "cocoon/verifier/appraise/nvgpu"
+	"cocoon/verifier/appraise/tee"
 	"cocoon/verifier/client"
+	"cocoon/verifier/dcap"
 	"cocoon/verifier/nvgpu"
 	"cocoon/verifier/nvgpu/services"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/server"
+	"cocoon/verifier/snp"
 	"cocoon/verifier/tpm"
 )
 
@@ -163,6 +166,8 @@ func (c *Config) server(log *slog.Logger, cache *services.Client) (*server.Serve
 		PerSecond: c.Limits.PerSecond, Burst: c.Limits.Burst, Concurrent: c.Limits.Concurrent,
 		ChallengeTTL: time.Duration(c.Limits.ChallengeSeconds) * time.Second, ArchiveMaxBytes: c.Limits.ArchiveBytes,
 	}
+	// Collateral for quotes comes with the evidence.
+	o.CPUs = tee.CPUs(tee.Options{DCAP: dcap.Options{Cache: dcap.NewCache(dcap.CacheOptions{})}, SNP: snp.Options{Cache: snp.NewCache(snp.CacheOptions{})}})
 	if c.AKCA != nil {
 		if err := c.enroller(p, &o); err != nil {
 			return nil, err
@@ -264,7 +269,7 @@ func (c *Config) enroller(p *policy.Policy, o *server.Options) error {
 	if p.TPM == nil {
 		return bad(fmt.Errorf("the policy has no tpm section"))
 	}
-	roots, err := tpm.ParseRoots(p.TPM.EKRoots)
+	roots, err := tpm.ParseRoots(p.TPM.AllEKRoots())
 	if err != nil {
 		return bad(err)
 	}

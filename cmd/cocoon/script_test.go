@@ -32,7 +32,8 @@ func TestScripts(t *testing.T) {
 			}
 			return nil
 		},
-		Cmds: map[string]func(*testscript.TestScript, bool, []string){"exits": cmdExits, "enclave": cmdEnclave},
+		Condition: condition,
+		Cmds:      map[string]func(*testscript.TestScript, bool, []string){"exits": cmdExits, "enclave": cmdEnclave},
 	})
 }
 
@@ -56,4 +57,4 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // scriptSetups prepare a script's directory and environment.
-var scriptSetups = []func(*testscript.Env) error{setupDCAP, setupSNP, setupDevnet, setupJob, setupEvidence, setupGPU, setupVerifyGPU}
+var scriptSetups = []func(*testscript.Env) error{setupDCAP, setupSNP, setupTPM, setupDevnet, setupJob, setupEvidence, setupGPU, setupVerifyGPU}

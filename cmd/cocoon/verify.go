@@ -14,6 +14,7 @@ func newVerifyCmd() *cobra.Command {
 		newVerifyQuoteCmd("tdx"),
 		newVerifyQuoteCmd("sgx"),
 		newVerifySNPCmd(),
+		newVerifyTPMCmd(),
 		newVerifyEvidenceCmd(),
 		newVerifyGPUCmd(),
 		newVerifyRIMCmd(),

@@ -17,6 +17,7 @@ import (
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
 	gpus "cocoon/verifier/appraise/nvgpu"
+	"cocoon/verifier/azure/bundle"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/result"
@@ -24,21 +25,22 @@ import (
 
 // verifyEvidenceFlags are the flags of "cocoon verify evidence".
 type verifyEvidenceFlags struct {
-	evidence  string
-	manifests []string
-	policy    string
-	ton       string
-	verifiers []string
-	at        string
-	tlsSPKI   string
-	challenge []string
-	json      bool
+	collateralFlags
+	evidence   string
+	manifests  []string
+	policy     string
+	ton        string
+	verifiers  []string
+	tlsSPKI    string
+	challenge  []string
+	qualifying string
+	json       bool
 }
 
 func newVerifyEvidenceCmd() *cobra.Command {
 	f := &verifyEvidenceFlags{}
 	cmd := &cobra.Command{
-		Use:   "evidence --evidence FILE --manifest FILE --policy FILE",
+		Use:   "evidence FILE --manifest FILE --policy FILE",
 		Short: "verify a worker's evidence against published measurements and a policy",
 		Long: `Verifies evidence as a verifier or a client does: quote and certificates,
 binding of the claims, event log against the quoted registers, every component
@@ -47,35 +49,65 @@ All failures are shown at once. It works offline, unless the policy names a
 registry: then --ton-config says where to read its proven state, and the
 manifests that it lists can come from a verifier (--manifests-from).
 
-Exit codes: 0 accepted; 1 usage; 2 refused by cryptography or binding; 3 no
-lite-server or verifier answers; 4 refused by policy or manifest alone;
+It also reads what guest agents of Azure confidential VMs hand over: the virtual
+TPM's quote with the HCL report. Such a file has no claims, and is verified on
+its own: from the hardware's report to the quote, without a manifest.
+
+Collateral for Intel quotes is the evidence's own, or that of --collateral, or
+fetched.
+
+Exit codes: 0 accepted; 1 usage; 2 refused by cryptography or binding; 3 a
+service or lite-server does not answer; 4 refused by policy or manifest alone;
 5 unparsable input.`,
-		Example: `  cocoon verify evidence --evidence evidence.json --manifest manifest.json --policy policy.json
-  cocoon verify evidence --evidence evidence.json --manifest manifest.json --policy policy.json --at 2026-11-22T12:00:00Z --json
-  cocoon verify evidence --evidence evidence.json --manifests-from https://verifier.example --policy policy.json --ton-config global.config.json`,
-		Args: cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error { return runVerifyEvidence(cmd, f) },
+		Example: `  cocoon verify evidence evidence.json --manifest manifest.json --policy policy.json
+  cocoon verify evidence evidence.json --manifest manifest.json --policy policy.json --at 2026-11-22T12:00:00Z --json
+  cocoon verify evidence evidence.json --manifests-from https://verifier.example --policy policy.json --ton-config global.config.json
+  cocoon verify evidence azure.json --collateral collateral.json --qualifying-data 00ff`,
+		Args: cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return runVerifyEvidence(cmd, args, f) },
 	}
 	fs := cmd.Flags()
-	fs.StringVar(&f.evidence, "evidence", "", "evidence `file`")
+	fs.StringVar(&f.evidence, "evidence", "", "evidence `file`, the same as the argument")
 	fs.StringArrayVar(&f.manifests, "manifest", nil, "manifest `file`, a DSSE envelope; may be repeated")
 	fs.StringVar(&f.policy, "policy", "", "policy `file`")
 	fs.StringVar(&f.ton, "ton-config", "", "the network's global.config.json `file`; needed where the policy names a registry")
 	fs.StringArrayVar(&f.verifiers, "manifests-from", nil, "verifier, `URL`, to fetch the manifests from that the policy's registry lists; may be repeated")
-	fs.StringVar(&f.at, "at", "", "verify at this `time`, RFC 3339 or Unix seconds; without it now")
 	fs.StringVar(&f.tlsSPKI, "tls-spki", "", "require this SHA-256, `hex`, of the peer's TLS public key (SubjectPublicKeyInfo)")
 	fs.StringArrayVar(&f.challenge, "challenge", nil, "require this challenge, `hex`, among the nonce inputs; of several, one")
+	fs.StringVar(&f.qualifying, "qualifying-data", "", "Azure only: require this qualifying data, `hex`, in the TPM's quote")
 	fs.BoolVar(&f.json, "json", false, "write the result as JSON")
-	for _, name := range []string{"evidence", "policy"} {
-		_ = cmd.MarkFlagRequired(name)
-	}
-	cmd.MarkFlagsOneRequired("manifest", "manifests-from")
+	f.register(cmd)
 	return cmd
 }
 
-func runVerifyEvidence(cmd *cobra.Command, f *verifyEvidenceFlags) error {
-	ev, o, err := f.read(cmd.Context())
+func runVerifyEvidence(cmd *cobra.Command, args []string, f *verifyEvidenceFlags) error {
+	if len(args) == 1 {
+		if f.evidence != "" {
+			return usage("evidence is given twice: as an argument and as --evidence")
+		}
+		f.evidence = args[0]
+	}
+	if f.evidence == "" {
+		return usage("no evidence is given")
+	}
+	doc, err := readInput("evidence", f.evidence, evidence.MaxEvidence)
 	if err != nil {
+		return err
+	}
+	if bundle.Is(doc) {
+		return runVerifyAzure(cmd, doc, f)
+	}
+	if len(f.manifests)+len(f.verifiers) == 0 || f.policy == "" {
+		return usage("--policy, and --manifest or --manifests-from, are needed: evidence is held against both")
+	}
+	if f.qualifying != "" {
+		return usage("--qualifying-data is for evidence of Azure VMs: here the claims say what the quote carries")
+	}
+	ev, o, err := f.read(cmd.Context(), doc)
+	if err != nil {
+		return err
+	}
+	if o.CPUs, err = f.cpus(cmd, o.Now); err != nil {
 		return err
 	}
 	r := appraise.Appraise(ev, o)
@@ -90,7 +122,7 @@ func runVerifyEvidence(cmd *cobra.Command, f *verifyEvidenceFlags) error {
 }
 
 // read reads every input; the error joins what is wrong with any of them.
-func (f *verifyEvidenceFlags) read(ctx context.Context) (*evidence.Evidence, *appraise.Options, error) {
+func (f *verifyEvidenceFlags) read(ctx context.Context, doc []byte) (*evidence.Evidence, *appraise.Options, error) {
 	o := &appraise.Options{GPUs: gpus.New(gpus.Options{})}
 	var errs []error
 	keep := func(err error) bool {
@@ -99,11 +131,9 @@ func (f *verifyEvidenceFlags) read(ctx context.Context) (*evidence.Evidence, *ap
 		}
 		return err == nil
 	}
-	var ev *evidence.Evidence
-	if doc, err := readInput("--evidence", f.evidence, evidence.MaxEvidence); keep(err) {
-		if ev, err = evidence.Parse(doc); err != nil {
-			keep(fault.New(fault.ExitParse, "evidence.parse", "give the evidence as it was served", "%w", err))
-		}
+	ev, err := evidence.Parse(doc)
+	if err != nil {
+		keep(fault.New(fault.ExitParse, "evidence.parse", "give the evidence as it was served", "%w", err))
 	}
 	if doc, err := readInput("--policy", f.policy, policy.MaxSize); keep(err) {
 		if o.Policy, err = policy.Parse(doc); err != nil {
@@ -125,8 +155,7 @@ func (f *verifyEvidenceFlags) read(ctx context.Context) (*evidence.Evidence, *ap
 			keep(manifestFault(err))
 		}
 	}
-	var err error
-	o.Now, err = parseTime(f.at)
+	o.Now, err = f.now()
 	keep(err)
 	if f.tlsSPKI != "" {
 		d, err := digest.Parse256(strings.ToLower(f.tlsSPKI))

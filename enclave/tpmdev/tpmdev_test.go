@@ -133,9 +133,10 @@ func TestTheWholeWayWithARealTPM(t *testing.T) {
 		t.Fatal(err)
 	}
 	res := tpm.Verify(&tpm.Evidence{Attest: attest, Signature: signature, CertChain: cert.CertChain, EventLog: emptyLog(), RuntimeEvents: events},
-		&tpm.Options{AKRoots: []*x509.Certificate{akCA.Cert}, Now: now(), QualifyingData: extra})
+		&tpm.Options{AKRoots: []*x509.Certificate{akCA.Cert}, Now: now(), QualifyingData: extra[:]})
 	for _, c := range res.Checks {
-		if c.Status != result.Pass {
+		// A TPM without a machine has no log of a boot.
+		if c.Status != result.Pass && c.ID != tpm.CheckLogStructure {
 			t.Errorf("%s: %s: %s (expected %s, actual %s)", c.ID, c.Status, c.Reason, c.Expected, c.Actual)
 		}
 	}

@@ -272,7 +272,7 @@ func (r *run) startVerifier(ctx context.Context) error {
 		Format: policy.Format, Name: "demo", Environment: policy.Development, TrustClasses: []string{policy.ClassVTPM},
 		Manifests: policy.Manifests{Hashes: []digest.SHA256{}, Keys: []digest.SHA256{}, Revoked: []digest.SHA256{},
 			Registry: &policy.Registry{Address: r.chain.registry.String(), NetworkID: r.chain.id, MaxAgeSeconds: 3600}},
-		TPM:       &policy.TPM{EKRoots: [][]byte{ekRoot}, AKRoots: [][]byte{akRoot}},
+		TPM:       &policy.TPM{EKRoots: [][]byte{}, DevelopmentEKRoots: [][]byte{ekRoot}, AKRoots: [][]byte{akRoot}},
 		Freshness: policy.Freshness{RequireChallenge: true, VerdictSeconds: 3600},
 	}
 	if err := writeCanonical(r.keep(fileVPolicy), p); err != nil {

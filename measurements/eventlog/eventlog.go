@@ -1,11 +1,14 @@
 // Package eventlog reads and replays measured-boot logs: the crypto-agile log
-// that firmware keeps beside a TPM, and the CCEL of a confidential VM, which
-// has the same form. In come untrusted bytes; out come events and the register
-// values that they give, in one pass, without copying event data.
+// that firmware keeps beside a TPM, the CCEL of a confidential VM, which has
+// the same form, and the JSON logs of guest agents. In come untrusted bytes;
+// out come events and the register values that they give, in one pass, without
+// copying event data. Check says whether the log has the form of a measured
+// boot, Describe what its events say, Traces and Diff which events made a
+// register and where it leaves a reference.
 //
 // A log proves nothing by itself. Digests are proven by a quote over the
-// registers that replay to the same values; event types and event data are
-// labels that nobody signed.
+// registers that replay to the same values; event types are labels that nobody
+// signed, and event data is one unless the digest covers it.
 //
 // Definitions: TCG PC Client Platform Firmware Profile 1.06, section 10.2
 // (event structures) and 10.4 (types); UEFI 2.10, section 38.4 (CCEL
@@ -60,7 +63,8 @@ type Event struct {
 	Register uint32
 	Type     Type
 	Digests  []Digest // one for each of the log's algorithms, in the log's order
-	Data     []byte   // a label: see the package comment
+	Data     []byte   // a label unless a digest covers it: see Describe
+	Name     string   // of a runtime event in a JSON log, empty elsewhere
 }
 
 // Digest returns the event's digest under one algorithm, nil if it has none.
@@ -73,8 +77,19 @@ func (e *Event) Digest(a Algorithm) []byte {
 	return nil
 }
 
+// Kind says where a log comes from, and so what its registers are.
+type Kind string
+
+// Kinds of logs.
+const (
+	KindTPM  Kind = "tpm"  // registers are PCRs
+	KindCCEL Kind = "ccel" // registers are a confidential VM's, 1 to 4 for RTMR0 to RTMR3
+	KindJSON Kind = "json" // likewise; see ParseJSON
+)
+
 // Log is a parsed log, without its header event.
 type Log struct {
+	Kind       Kind
 	Algorithms []Algorithm
 	Events     []Event
 	// StartupLocality is the locality that TPM2_Startup was called from, which
@@ -82,18 +97,41 @@ type Log struct {
 	StartupLocality uint8
 }
 
-// kind tells the two sorts of logs apart.
+// kind tells the sorts of binary logs apart.
 type kind struct {
+	name                     Kind
 	minRegister, maxRegister uint32
 	padding                  bool
 }
 
+// Parse reads a log of whichever kind: a JSON log by its first character, a
+// CCEL by its events, none of which is in register 0.
+func Parse(b []byte) (*Log, error) {
+	if looksLikeJSON(b) {
+		return ParseJSON(b)
+	}
+	if l, err := ParseCCEL(b); err == nil && isCCEL(l) {
+		return l, nil
+	}
+	return ParseTPM(b)
+}
+
+// isCCEL tells a CCEL from a TPM's log: every TPM's log has events in PCR 0.
+func isCCEL(l *Log) bool {
+	for i := range l.Events {
+		if l.Events[i].Type != NoAction {
+			return true // ParseCCEL takes no event in a register below 1 or above 4
+		}
+	}
+	return false
+}
+
 // ParseTPM reads the log of a TPM, which ends with its last event.
-func ParseTPM(b []byte) (*Log, error) { return parse(b, kind{0, 23, false}) }
+func ParseTPM(b []byte) (*Log, error) { return parse(b, kind{KindTPM, 0, 23, false}) }
 
 // ParseCCEL reads a CCEL. The table is larger than what is used of it: bytes
 // of value 0x00 or 0xFF, all the same, may follow the last event.
-func ParseCCEL(b []byte) (*Log, error) { return parse(b, kind{1, 4, true}) }
+func ParseCCEL(b []byte) (*Log, error) { return parse(b, kind{KindCCEL, 1, 4, true}) }
 
 func parse(b []byte, k kind) (*Log, error) {
 	if len(b) > MaxSize {
@@ -184,7 +222,7 @@ func parseHeader(r *reader, k kind) (*Log, error) {
 	if n == 0 || n > MaxAlgorithms {
 		return nil, fmt.Errorf("%w: %d algorithms, want 1 to %d", ErrFormat, n, MaxAlgorithms)
 	}
-	l := &Log{}
+	l := &Log{Kind: k.name}
 	for range n {
 		a, size := Algorithm(s.u16()), s.u16()
 		if s.err != nil {

@@ -41,10 +41,15 @@ const (
 	EFIFirmwareBlob2      Type = 0x8000000A
 	EFIHandoffTables2     Type = 0x8000000B
 	EFIVariableBoot2      Type = 0x8000000C
+	EFIGPTEvent2          Type = 0x8000000D
 	EFIHCRTMEvent         Type = 0x80000010
 	EFIVariableAuthority  Type = 0x800000E0
 	EFISPDMFirmwareBlob   Type = 0x800000E1
 	EFISPDMFirmwareConfig Type = 0x800000E2
+
+	// RuntimeEvent is what dstack's guest agent records in RTMR3; it is in no
+	// TCG table.
+	RuntimeEvent Type = 0x08000001
 )
 
 var names = map[Type]string{
@@ -58,9 +63,10 @@ var names = map[Type]string{
 	EFIBootDriver: "EV_EFI_BOOT_SERVICES_DRIVER", EFIRuntimeDriver: "EV_EFI_RUNTIME_SERVICES_DRIVER",
 	EFIGPTEvent: "EV_EFI_GPT_EVENT", EFIAction: "EV_EFI_ACTION", EFIFirmwareBlob: "EV_EFI_PLATFORM_FIRMWARE_BLOB",
 	EFIHandoffTables: "EV_EFI_HANDOFF_TABLES", EFIFirmwareBlob2: "EV_EFI_PLATFORM_FIRMWARE_BLOB2",
-	EFIHandoffTables2: "EV_EFI_HANDOFF_TABLES2", EFIVariableBoot2: "EV_EFI_VARIABLE_BOOT2",
+	EFIHandoffTables2: "EV_EFI_HANDOFF_TABLES2", EFIVariableBoot2: "EV_EFI_VARIABLE_BOOT2", EFIGPTEvent2: "EV_EFI_GPT_EVENT2",
 	EFIHCRTMEvent: "EV_EFI_HCRTM_EVENT", EFIVariableAuthority: "EV_EFI_VARIABLE_AUTHORITY",
 	EFISPDMFirmwareBlob: "EV_EFI_SPDM_FIRMWARE_BLOB", EFISPDMFirmwareConfig: "EV_EFI_SPDM_FIRMWARE_CONFIG",
+	RuntimeEvent: "DSTACK_RUNTIME_EVENT",
 }
 
 // String returns the TCG's name, or the number.

@@ -178,7 +178,7 @@ func TestEachChangeIsRefusedByItsCode(t *testing.T) {
 		},
 		"an AK of another authority": {
 			evidence: func(t *testing.T, w *world, ev *evidence.Evidence) { ev.CPU.CertChain = tpmtest.NewWorld(t).Chain(t) },
-			want:     []string{"tpm.ak.chain", "tpm.quote.signature"}, exit: fault.ExitRefused,
+			want:     []string{"tpm.ak.chain", "tpm.ak.enrolment", "tpm.quote.signature"}, exit: fault.ExitRefused,
 		},
 		"no AK certificate": {
 			evidence: func(_ *testing.T, _ *world, ev *evidence.Evidence) { ev.CPU.CertChain = nil },

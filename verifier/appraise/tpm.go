@@ -50,12 +50,18 @@ func (tpmCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *policy
 			fail("policy.tpm", "AK roots that parse", oneLine(err), "the policy's AK roots do not parse", "correct the policy")
 		}
 		opts.AKRoots = roots
+		if opts.EKRoots, err = tpm.ParseRoots(p.TPM.EKRoots); err == nil {
+			opts.DevelopmentEKRoots, err = tpm.ParseRoots(p.TPM.DevelopmentEKRoots)
+		}
+		if err != nil {
+			fail("policy.tpm", "EK roots that parse", oneLine(err), "the policy's EK roots do not parse", "correct the policy")
+		}
 	}
 	q, err := ev.Claims.QualifyingData()
 	if err != nil {
 		fail("claims.encoding", "claims that can be encoded", oneLine(err), "claims cannot be encoded", "")
 	}
-	opts.QualifyingData = q
+	opts.QualifyingData = q[:]
 	in := &tpm.Evidence{Attest: ev.CPU.Quote, Signature: ev.CPU.Signature, CertChain: ev.CPU.CertChain, EventLog: ev.CPU.EventLog}
 	for _, e := range ev.CPU.RuntimeEvents {
 		b, err := e.Bytes()
@@ -67,7 +73,7 @@ func (tpmCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *policy
 	}
 	r := tpm.Verify(in, opts)
 	out.CPU = append(out.CPU, r.Checks...)
-	out.CPU = append(out.CPU, runtimeEvents(ev))
+	out.CPU = append(out.CPU, CheckRuntimeEvents("tpm.runtime_events", ev))
 	out.NotAfter = r.NotAfter
 	out.Measurements = registers(r.Registers)
 	switch {
@@ -81,12 +87,11 @@ func (tpmCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *policy
 	return out
 }
 
-// runtimeEvents checks that what the supervisor extended is exactly what this
+// CheckRuntimeEvents checks that what the supervisor extended is exactly what this
 // config makes it extend: config hash, model root, GPU count and mode, in that
-// order and nothing else (DESIGN section 4). The events are bound to the quote
-// through PCR 15.
-func runtimeEvents(ev *evidence.Evidence) result.Check {
-	const id = "tpm.runtime_events"
+// order and nothing else (DESIGN section 4). The caller binds the events to the
+// quote, through PCR 15 or RTMR3; id is the check's.
+func CheckRuntimeEvents(id string, ev *evidence.Evidence) result.Check {
 	want, err := evidence.RuntimeEvents(&ev.Config)
 	if err != nil {
 		return result.Check{ID: id, Status: result.Fail, Reason: "the config's events cannot be computed: " + oneLine(err)}

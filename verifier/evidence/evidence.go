@@ -39,11 +39,13 @@ type Evidence struct {
 // CPU is the evidence of the CPU's TEE, or of a TPM.
 type CPU struct {
 	Type          string         `json:"type"`
-	Quote         []byte         `json:"quote"`               // TDX/SGX quote, SNP report, or TPMS_ATTEST
-	Signature     []byte         `json:"signature,omitempty"` // TPM only: TPMT_SIGNATURE
-	CertChain     [][]byte       `json:"cert_chain"`          // DER, leaf first: AK certificate, VCEK/VLEK; never null
-	EventLog      []byte         `json:"event_log,omitempty"` // TCG log (crypto-agile) or CCEL
-	RuntimeEvents []RuntimeEvent `json:"runtime_events"`      // RTMR3 or PCR 15, in order; never null
+	Quote         []byte         `json:"quote"`                // TDX/SGX quote, SNP report, or TPMS_ATTEST
+	Signature     []byte         `json:"signature,omitempty"`  // TPM and Azure only: TPMT_SIGNATURE
+	HCLReport     []byte         `json:"hcl_report,omitempty"` // Azure only: the paravisor's report, from the virtual TPM
+	TDQuote       []byte         `json:"td_quote,omitempty"`   // az-tdx only: the quote of the TDREPORT in HCLReport
+	CertChain     [][]byte       `json:"cert_chain"`           // DER, leaf first: AK certificate, VCEK/VLEK; never null
+	EventLog      []byte         `json:"event_log,omitempty"`  // TCG log (crypto-agile) or CCEL
+	RuntimeEvents []RuntimeEvent `json:"runtime_events"`       // RTMR3 or PCR 15, in order; never null
 }
 
 // GPU is the evidence of one GPU.
@@ -105,6 +107,10 @@ func (e *Evidence) validate() error {
 	case TypeTDX, TypeSNP, TypeSGX, TypeTPM, TypeAzTDX, TypeAzSNP:
 	default:
 		errs = append(errs, fmt.Errorf("cpu type %.64q is unknown", e.CPU.Type))
+	}
+	az := e.CPU.Type == TypeAzTDX || e.CPU.Type == TypeAzSNP
+	if az != (len(e.CPU.HCLReport) > 0) || (e.CPU.Type == TypeAzTDX) != (len(e.CPU.TDQuote) > 0) {
+		errs = append(errs, fmt.Errorf("cpu type %.64q with hcl_report of %d bytes and td_quote of %d", e.CPU.Type, len(e.CPU.HCLReport), len(e.CPU.TDQuote)))
 	}
 	if len(e.NonceInputs) == 0 || len(e.NonceInputs) > MaxNonceInputs {
 		errs = append(errs, fmt.Errorf("%d nonce inputs, want 1 to %d", len(e.NonceInputs), MaxNonceInputs))

@@ -112,10 +112,13 @@ func (p *Policy) validateTPM() error {
 		}
 		return nil
 	}
-	if len(p.TPM.AKRoots) == 0 || len(p.TPM.AKRoots) > maxEntries || len(p.TPM.EKRoots) > maxEntries {
+	if len(p.TPM.AKRoots) == 0 || len(p.TPM.AKRoots) > maxEntries || len(p.TPM.EKRoots) > maxEntries || len(p.TPM.DevelopmentEKRoots) > maxEntries {
 		return fmt.Errorf("tpm: want 1 to %d ak_roots and at most as many ek_roots", maxEntries)
 	}
-	for _, der := range slices.Concat(p.TPM.AKRoots, p.TPM.EKRoots) {
+	if p.Environment == Production && len(p.TPM.DevelopmentEKRoots) > 0 {
+		return errors.New("tpm: a production policy cannot have development_ek_roots")
+	}
+	for _, der := range slices.Concat(p.TPM.AKRoots, p.TPM.AllEKRoots()) {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
 			return fmt.Errorf("tpm: parsing root certificate: %w", err)

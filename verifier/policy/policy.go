@@ -5,6 +5,8 @@
 package policy
 
 import (
+	"slices"
+
 	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
 	"cocoon/verifier/evidence"
@@ -86,9 +88,20 @@ type Registry struct {
 // TPM says which certificate authorities speak for TPMs. Each root is a DER
 // certificate.
 type TPM struct {
-	EKRoots [][]byte `json:"ek_roots"` // issuers of endorsement key certificates; used at enrolment
-	AKRoots [][]byte `json:"ak_roots"` // issuers of attestation key certificates: verifiers that enrol
+	// EKRoots are the makers of TPMs: issuers of endorsement key certificates.
+	// An attestation key is enrolled by activation beside a key of theirs, and
+	// its certificate says of whose.
+	EKRoots [][]byte `json:"ek_roots"`
+	// AKRoots are issuers of attestation key certificates: verifiers that
+	// enrol.
+	AKRoots [][]byte `json:"ak_roots"`
+	// DevelopmentEKRoots are issuers for TPMs that are programs: a host's own
+	// authority for its software TPMs. Production policies have none.
+	DevelopmentEKRoots [][]byte `json:"development_ek_roots,omitempty"`
 }
+
+// AllEKRoots returns the makers' roots and those of development.
+func (t *TPM) AllEKRoots() [][]byte { return slices.Concat(t.EKRoots, t.DevelopmentEKRoots) }
 
 // Freshness bounds ages and lifetimes, in seconds.
 type Freshness struct {

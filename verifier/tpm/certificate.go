@@ -17,6 +17,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"cocoon/measurements/digest"
 )
 
 // Extended key usages (TCG EK Credential Profile 2.5, section 3.2.16, and TCG
@@ -31,6 +33,11 @@ var (
 // certificate: it carries the key's TPMT_PUBLIC in hex, so that everyone who
 // verifies a quote sees the attributes that the issuer saw.
 const publicURN = "urn:cocoon:tpm-public:"
+
+// ekRootURN is a URI beside it: it carries the SHA-256 of the certificate of
+// the authority under which the issuer found the TPM's endorsement key, so that
+// a policy can name the makers of TPMs and not only the issuers.
+const ekRootURN = "urn:cocoon:tpm-ek-root:"
 
 // maxChain bounds certificate chains.
 const maxChain = 8
@@ -65,14 +72,15 @@ func ParseRoots(der [][]byte) ([]*x509.Certificate, error) {
 }
 
 // verifyChain verifies chain[0] up to one of the roots at a time, and that it
-// has the extended key usage. It returns the end of the shortest validity.
-func verifyChain(chain, roots []*x509.Certificate, usage asn1.ObjectIdentifier, now time.Time) (time.Time, error) {
+// has the extended key usage. It returns the end of the shortest validity and
+// the root.
+func verifyChain(chain, roots []*x509.Certificate, usage asn1.ObjectIdentifier, now time.Time) (time.Time, *x509.Certificate, error) {
 	leaf := chain[0]
 	if leaf.IsCA {
-		return time.Time{}, errors.New("certificate is one of an authority")
+		return time.Time{}, nil, errors.New("certificate is one of an authority")
 	}
 	if !slices.ContainsFunc(leaf.UnknownExtKeyUsage, usage.Equal) {
-		return time.Time{}, fmt.Errorf("certificate lacks the extended key usage %s", usage)
+		return time.Time{}, nil, fmt.Errorf("certificate lacks the extended key usage %s", usage)
 	}
 	opts := x509.VerifyOptions{
 		Roots: x509.NewCertPool(), Intermediates: x509.NewCertPool(),
@@ -91,9 +99,10 @@ func verifyChain(chain, roots []*x509.Certificate, usage asn1.ObjectIdentifier, 
 	cp.UnhandledCriticalExtensions = slices.DeleteFunc(slices.Clone(leaf.UnhandledCriticalExtensions), oidSAN.Equal)
 	paths, err := cp.Verify(opts)
 	if err != nil {
-		return time.Time{}, err
+		return time.Time{}, nil, err
 	}
 	var end time.Time
+	var root *x509.Certificate
 	for _, path := range paths {
 		if !isPath(chain, path) {
 			continue
@@ -105,13 +114,13 @@ func verifyChain(chain, roots []*x509.Certificate, usage asn1.ObjectIdentifier, 
 			}
 		}
 		if notAfter.After(end) {
-			end = notAfter
+			end, root = notAfter, path[len(path)-1]
 		}
 	}
 	if end.IsZero() {
-		return time.Time{}, errors.New("certificates are not one chain in order, leaf first")
+		return time.Time{}, nil, errors.New("certificates are not one chain in order, leaf first")
 	}
-	return end, nil
+	return end, root, nil
 }
 
 // isPath reports whether a chain as it was sent is a verified path, with or
@@ -148,20 +157,38 @@ func withKeyID(name string, id []byte) string {
 // certifiedPublic returns the TPMT_PUBLIC that an attestation key certificate
 // carries.
 func certifiedPublic(c *x509.Certificate) ([]byte, error) {
+	return certified(c, publicURN, "public area")
+}
+
+// certifiedEKRoot returns the SHA-256 of the authority's certificate under
+// which the endorsement key was found.
+func certifiedEKRoot(c *x509.Certificate) (digest.SHA256, error) {
+	b, err := certified(c, ekRootURN, "EK authority")
+	if err != nil {
+		return digest.SHA256{}, err
+	}
+	if len(b) != len(digest.SHA256{}) {
+		return digest.SHA256{}, fmt.Errorf("certificate's EK authority has %d bytes", len(b))
+	}
+	return digest.SHA256(b), nil
+}
+
+// certified returns what a certificate says under one URN.
+func certified(c *x509.Certificate, urn, what string) ([]byte, error) {
 	var found []byte
 	for _, u := range c.URIs {
-		text, ok := strings.CutPrefix(u.String(), publicURN)
+		text, ok := strings.CutPrefix(u.String(), urn)
 		if !ok {
 			continue
 		}
 		b, err := hex.DecodeString(text)
 		if err != nil || found != nil {
-			return nil, errors.New("certificate's public area is not hex, or there are two")
+			return nil, fmt.Errorf("certificate's %s is not hex, or there are two", what)
 		}
 		found = b
 	}
 	if found == nil {
-		return nil, errors.New("certificate carries no public area")
+		return nil, fmt.Errorf("certificate carries no %s", what)
 	}
 	return found, nil
 }
@@ -200,8 +227,9 @@ func NewCA(name string, notBefore time.Time, lifetime time.Duration) (*CA, error
 }
 
 // Issue certifies an attestation key, whose attributes the caller has
-// checked.
-func (ca *CA) Issue(public []byte, key crypto.PublicKey, notBefore, notAfter time.Time) ([]byte, error) {
+// checked and which it has found to live beside an endorsement key of the
+// authority ekRoot.
+func (ca *CA) Issue(public []byte, key crypto.PublicKey, ekRoot *x509.Certificate, notBefore, notAfter time.Time) ([]byte, error) {
 	serial, err := newSerial(rand.Reader)
 	if err != nil {
 		return nil, err
@@ -211,7 +239,10 @@ func (ca *CA) Issue(public []byte, key crypto.PublicKey, notBefore, notAfter tim
 		NotBefore: notBefore.UTC(), NotAfter: notAfter.UTC(),
 		KeyUsage: x509.KeyUsageDigitalSignature, BasicConstraintsValid: true,
 		UnknownExtKeyUsage: []asn1.ObjectIdentifier{oidAKCertificate},
-		URIs:               []*url.URL{{Scheme: "urn", Opaque: strings.TrimPrefix(publicURN, "urn:") + hex.EncodeToString(public)}},
+		URIs: []*url.URL{
+			{Scheme: "urn", Opaque: strings.TrimPrefix(publicURN, "urn:") + hex.EncodeToString(public)},
+			{Scheme: "urn", Opaque: strings.TrimPrefix(ekRootURN, "urn:") + digest.Sum256(ekRoot.Raw).String()},
+		},
 	}
 	der, err := x509.CreateCertificate(rand.Reader, tmpl, ca.Cert, key, ca.Key)
 	if err != nil {

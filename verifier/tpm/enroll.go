@@ -54,7 +54,8 @@ type Enroller struct {
 type enrolment struct {
 	credential [credentialBytes]byte
 	ek         digest.SHA256 // of the EK certificate
-	public     []byte        // TPMT_PUBLIC of the AK
+	ekRoot     *x509.Certificate
+	public     []byte // TPMT_PUBLIC of the AK
 	began      time.Time
 	expires    time.Time
 }
@@ -89,7 +90,7 @@ func NewEnroller(o EnrollerOptions) (*Enroller, error) {
 // a credential that only the TPM with both can recover.
 func (e *Enroller) Begin(in *api.EnrollRequest) (*api.EnrollResponse, error) {
 	now := e.o.Clock()
-	ekKey, err := e.checkEndorsement(in, now)
+	ekKey, ekRoot, err := e.checkEndorsement(in, now)
 	if err != nil {
 		return nil, err
 	}
@@ -99,13 +100,13 @@ func (e *Enroller) Begin(in *api.EnrollRequest) (*api.EnrollResponse, error) {
 	}
 	if err != nil {
 		return nil, fault.New(fault.ExitRefused, "tpm.ak.attributes",
-			"create the key from the verifier's template: a restricted ECDSA P-256 signing key", "checking attestation key: %w", err)
+			"create the key from the verifier's template: a restricted signing key", "checking attestation key: %w", err)
 	}
 	name, err := tpm2.ObjectName(akPublic)
 	if err != nil {
 		return nil, fault.New(fault.ExitRefused, "tpm.ak.attributes", "use name algorithm SHA-256", "naming attestation key: %w", err)
 	}
-	p := &enrolment{ek: digest.Sum256(in.EKChain[0]), public: bytes.Clone(in.AKPublic), began: now, expires: now.Add(e.o.PendingTTL)}
+	p := &enrolment{ek: digest.Sum256(in.EKChain[0]), ekRoot: ekRoot, public: bytes.Clone(in.AKPublic), began: now, expires: now.Add(e.o.PendingTTL)}
 	var session digest.SHA256
 	for _, b := range [][]byte{p.credential[:], session[:]} {
 		if _, err := io.ReadFull(e.o.Rand, b); err != nil {
@@ -123,13 +124,14 @@ func (e *Enroller) Begin(in *api.EnrollRequest) (*api.EnrollResponse, error) {
 }
 
 // checkEndorsement verifies the endorsement key's certificate and returns the
-// key to encrypt to.
-func (e *Enroller) checkEndorsement(in *api.EnrollRequest, now time.Time) (tpm2.LabeledEncapsulationKey, error) {
+// key to encrypt to, and the authority that it is of.
+func (e *Enroller) checkEndorsement(in *api.EnrollRequest, now time.Time) (tpm2.LabeledEncapsulationKey, *x509.Certificate, error) {
 	chain, err := parseChain(in.EKChain)
 	if err != nil {
-		return nil, fault.New(fault.ExitParse, "tpm.ek.format", "send the EK certificate from the TPM's NV index, DER", "reading EK certificate chain: %w", err)
+		return nil, nil, fault.New(fault.ExitParse, "tpm.ek.format", "send the EK certificate from the TPM's NV index, DER", "reading EK certificate chain: %w", err)
 	}
-	if _, err := verifyChain(chain, e.o.EKRoots, oidEKCertificate, now); err != nil {
+	_, root, err := verifyChain(chain, e.o.EKRoots, oidEKCertificate, now)
+	if err != nil {
 		f := fault.New(fault.ExitRefused, "tpm.ek.untrusted_ca", "use a TPM whose EK certificate comes from an authority that the policy names",
 			"verifying EK certificate: %w", err)
 		f.Expected, f.Actual = names(e.o.EKRoots), issuerName(chain[0])
@@ -138,23 +140,23 @@ func (e *Enroller) checkEndorsement(in *api.EnrollRequest, now time.Time) (tpm2.
 			f.Expected = now.UTC().Format(time.RFC3339)
 			f.Actual = chain[0].NotBefore.UTC().Format(time.RFC3339) + " to " + chain[0].NotAfter.UTC().Format(time.RFC3339)
 		}
-		return nil, f
+		return nil, nil, f
 	}
 	public, key, err := parsePublic(in.EKPublic)
 	if err != nil {
-		return nil, fault.New(fault.ExitParse, "tpm.ek.public", "send the EK's TPMT_PUBLIC", "reading EK: %w", err)
+		return nil, nil, fault.New(fault.ExitParse, "tpm.ek.public", "send the EK's TPMT_PUBLIC", "reading EK: %w", err)
 	}
 	if !sameKey(chain[0], key) {
-		return nil, fault.New(fault.ExitRefused, "tpm.ek.public", "send the public area of the certificate's key", "checking EK: it is not the certificate's key")
+		return nil, nil, fault.New(fault.ExitRefused, "tpm.ek.public", "send the public area of the certificate's key", "checking EK: it is not the certificate's key")
 	}
 	if err := checkEK(public); err != nil {
-		return nil, fault.New(fault.ExitRefused, "tpm.ek.public", "create the EK from the TCG's default template", "checking EK: %w", err)
+		return nil, nil, fault.New(fault.ExitRefused, "tpm.ek.public", "create the EK from the TCG's default template", "checking EK: %w", err)
 	}
 	enc, err := tpm2.ImportEncapsulationKey(public)
 	if err != nil {
-		return nil, fault.New(fault.ExitRefused, "tpm.ek.public", "create the EK from the TCG's default template", "importing EK: %w", err)
+		return nil, nil, fault.New(fault.ExitRefused, "tpm.ek.public", "create the EK from the TCG's default template", "importing EK: %w", err)
 	}
-	return enc, nil
+	return enc, root, nil
 }
 
 // remember stores an enrolment within the bounds.
@@ -210,7 +212,7 @@ func (e *Enroller) Finish(in *api.ActivateRequest) (*api.ActivateResponse, error
 	if !now.Before(notAfter) {
 		return nil, fault.New(fault.ExitInternal, "tpm.enroll.ca_expired", "make a new AK authority for the verifier", "finishing enrolment: the AK authority expired at %s", e.o.CA.Cert.NotAfter.UTC().Format(time.RFC3339))
 	}
-	der, err := e.o.CA.Issue(p.public, key, now.Add(-clockSkew), notAfter)
+	der, err := e.o.CA.Issue(p.public, key, p.ekRoot, now.Add(-clockSkew), notAfter)
 	if err != nil {
 		return nil, err
 	}

@@ -6,6 +6,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/rsa"
 	"crypto/x509"
+	"encoding/pem"
 	"errors"
 	"fmt"
 
@@ -53,20 +54,31 @@ func parsePublic(b []byte) (*tpm2.TPMTPublic, crypto.PublicKey, error) {
 	if err != nil {
 		return nil, nil, fmt.Errorf("reading TPMT_PUBLIC: %w: %w", ErrFormat, err)
 	}
+	if err := soundKey(key); err != nil {
+		return nil, nil, err
+	}
+	return p, key, nil
+}
+
+// soundKey refuses keys that are not RSA of 2048 to 4096 bits or a point on
+// P-256 or P-384.
+func soundKey(key crypto.PublicKey) error {
 	switch k := key.(type) {
 	case *rsa.PublicKey:
 		if n := k.N.BitLen(); n < 2048 || n > 4096 || k.E != 65537 {
-			return nil, nil, fmt.Errorf("reading TPMT_PUBLIC: %w: RSA key of %d bits, exponent %d", ErrFormat, n, k.E)
+			return fmt.Errorf("reading key: %w: RSA key of %d bits, exponent %d", ErrFormat, n, k.E)
 		}
 	case *ecdsa.PublicKey:
 		if _, err := k.ECDH(); err != nil {
-			return nil, nil, fmt.Errorf("reading TPMT_PUBLIC: %w: %w", ErrFormat, err)
+			return fmt.Errorf("reading key: %w: %w", ErrFormat, err)
 		}
 		if n := k.Params().BitSize; n != 256 && n != 384 {
-			return nil, nil, fmt.Errorf("reading TPMT_PUBLIC: %w: curve of %d bits", ErrFormat, n)
+			return fmt.Errorf("reading key: %w: curve of %d bits", ErrFormat, n)
 		}
+	default:
+		return fmt.Errorf("reading key: %w: key of type %T", ErrFormat, key)
 	}
-	return p, key, nil
+	return nil
 }
 
 // checkAK refuses public areas of keys that could sign anything else than
@@ -89,30 +101,41 @@ func checkAK(p *tpm2.TPMTPublic) error {
 	if p.NameAlg != tpm2.TPMAlgSHA256 && p.NameAlg != tpm2.TPMAlgSHA384 {
 		errs = append(errs, fmt.Errorf("name algorithm %#04x", uint16(p.NameAlg)))
 	}
-	if !signsSHA256(p) {
-		errs = append(errs, errors.New("signing scheme is not ECDSA or RSASSA with SHA-256"))
+	if s := schemeOf(p); hashes[s.hash] == 0 {
+		errs = append(errs, errors.New("signing scheme is not ECDSA, RSASSA or RSAPSS with SHA-256 or SHA-384"))
 	}
 	return errors.Join(errs...)
 }
 
-func signsSHA256(p *tpm2.TPMTPublic) bool {
+// schemeOf returns the one scheme that a signing key is fixed to, the zero
+// value for a key that is not or that signs in another way.
+func schemeOf(p *tpm2.TPMTPublic) scheme {
 	switch p.Type {
 	case tpm2.TPMAlgECC:
 		d, err := p.Parameters.ECCDetail()
 		if err != nil || d.Scheme.Scheme != tpm2.TPMAlgECDSA {
-			return false
+			return scheme{}
 		}
-		s, err := d.Scheme.Details.ECDSA()
-		return err == nil && s.HashAlg == tpm2.TPMAlgSHA256
+		if s, err := d.Scheme.Details.ECDSA(); err == nil {
+			return scheme{tpm2.TPMAlgECDSA, s.HashAlg}
+		}
 	case tpm2.TPMAlgRSA:
 		d, err := p.Parameters.RSADetail()
-		if err != nil || d.Scheme.Scheme != tpm2.TPMAlgRSASSA {
-			return false
+		if err != nil {
+			return scheme{}
 		}
-		s, err := d.Scheme.Details.RSASSA()
-		return err == nil && s.HashAlg == tpm2.TPMAlgSHA256
+		switch d.Scheme.Scheme {
+		case tpm2.TPMAlgRSASSA:
+			if s, err := d.Scheme.Details.RSASSA(); err == nil {
+				return scheme{tpm2.TPMAlgRSASSA, s.HashAlg}
+			}
+		case tpm2.TPMAlgRSAPSS:
+			if s, err := d.Scheme.Details.RSAPSS(); err == nil {
+				return scheme{tpm2.TPMAlgRSAPSS, s.HashAlg}
+			}
+		}
 	}
-	return false
+	return scheme{}
 }
 
 // checkEK refuses public areas that are not those of a storage key which only
@@ -169,7 +192,39 @@ func wrapsWithAES(p *tpm2.TPMTPublic) bool {
 }
 
 // sameKey reports whether a certificate is for a key.
-func sameKey(c *x509.Certificate, key crypto.PublicKey) bool {
-	k, ok := c.PublicKey.(interface{ Equal(crypto.PublicKey) bool })
-	return ok && k.Equal(key)
+func sameKey(c *x509.Certificate, key crypto.PublicKey) bool { return equalKeys(c.PublicKey, key) }
+
+func equalKeys(a, b crypto.PublicKey) bool {
+	k, ok := a.(interface{ Equal(crypto.PublicKey) bool })
+	return ok && k.Equal(b)
+}
+
+// ParseKey reads an attestation key as people have it: a TPMT_PUBLIC or
+// TPM2B_PUBLIC, whose public area is returned, too, or a PEM public key, whose
+// attributes nobody knows.
+func ParseKey(b []byte) (key crypto.PublicKey, public []byte, err error) {
+	if block, rest := pem.Decode(b); block != nil {
+		if block.Type != "PUBLIC KEY" || len(bytes.TrimSpace(rest)) != 0 {
+			return nil, nil, fmt.Errorf("reading key: %w: PEM of type %.32q", ErrFormat, block.Type)
+		}
+		key, err := x509.ParsePKIXPublicKey(block.Bytes)
+		if err != nil {
+			return nil, nil, fmt.Errorf("reading key: %w: %w", ErrFormat, err)
+		}
+		if err := soundKey(key); err != nil {
+			return nil, nil, err
+		}
+		return key, nil, nil
+	}
+	if len(b) > 2 && int(b[0])<<8|int(b[1]) == len(b)-2 {
+		b = b[2:] // TPM2B_PUBLIC: the size before it
+	}
+	_, key, err = parsePublic(b)
+	return key, b, err
+}
+
+// ParseSignature refuses bytes that are no TPMT_SIGNATURE.
+func ParseSignature(b []byte) error {
+	_, err := unmarshal[tpm2.TPMTSignature]("TPMT_SIGNATURE", b, maxSignature)
+	return err
 }

@@ -4,7 +4,6 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/rsa"
-	"crypto/sha256"
 	"errors"
 	"fmt"
 	"math/big"
@@ -12,13 +11,15 @@ import (
 	"strings"
 
 	"github.com/google/go-tpm/tpm2"
+
+	"cocoon/measurements/eventlog"
 )
 
 // Quote is a TPMS_ATTEST of type TPM_ST_ATTEST_QUOTE (TPM 2.0 Library, Part 2,
 // section 10.12).
 type Quote struct {
 	ExtraData       []byte // qualifying data that the caller of TPM2_Quote gave
-	PCRDigest       []byte // SHA-256 of the selected registers, in order
+	PCRDigest       []byte // hash of the selected registers, in order, with the signature's hash
 	Selection       tpm2.TPMLPCRSelection
 	FirmwareVersion uint64 // of the TPM, vendor-specific
 	Clock           uint64 // milliseconds
@@ -57,35 +58,96 @@ func ParseQuote(b []byte) (*Quote, error) {
 // ErrSignature is returned for signatures that do not verify.
 var ErrSignature = errors.New("signature does not verify")
 
-// verifySignature checks a TPMT_SIGNATURE over a message: ECDSA or RSASSA
-// with SHA-256, by the sort of key that is given.
-func verifySignature(key crypto.PublicKey, message, signature []byte) error {
-	s, err := unmarshal[tpm2.TPMTSignature]("TPMT_SIGNATURE", signature, maxSignature)
-	if err != nil {
-		return err
+// hashes are the algorithms that quotes are signed with.
+var hashes = map[tpm2.TPMAlgID]crypto.Hash{tpm2.TPMAlgSHA256: crypto.SHA256, tpm2.TPMAlgSHA384: crypto.SHA384}
+
+// scheme is a signing scheme: an algorithm and its hash.
+type scheme struct {
+	alg  tpm2.TPMAlgID // ECDSA, RSASSA or RSAPSS
+	hash tpm2.TPMAlgID
+}
+
+// String writes the scheme as people know it.
+func (s scheme) String() string {
+	names := map[tpm2.TPMAlgID]string{tpm2.TPMAlgECDSA: "ECDSA", tpm2.TPMAlgRSASSA: "RSASSA", tpm2.TPMAlgRSAPSS: "RSAPSS",
+		tpm2.TPMAlgSHA256: "SHA-256", tpm2.TPMAlgSHA384: "SHA-384"}
+	alg, hash := names[s.alg], names[s.hash]
+	if alg == "" {
+		alg = fmt.Sprintf("%#04x", uint16(s.alg))
 	}
-	sum := sha256.Sum256(message)
+	if hash == "" {
+		hash = fmt.Sprintf("%#04x", uint16(s.hash))
+	}
+	return alg + " with " + hash
+}
+
+// verifySignature checks a TPMT_SIGNATURE over a message: ECDSA, RSASSA or
+// RSAPSS with SHA-256 or SHA-384, by the sort of key that is given. It returns
+// the scheme; its hash is also that of the PCR digest (TPM 2.0 Library, Part 3,
+// section 18.4).
+func verifySignature(key crypto.PublicKey, message, signature []byte) (scheme, error) {
+	t, err := unmarshal[tpm2.TPMTSignature]("TPMT_SIGNATURE", signature, maxSignature)
+	if err != nil {
+		return scheme{}, err
+	}
+	s := scheme{alg: t.SigAlg}
+	var ecc *tpm2.TPMSSignatureECC
+	var rsaSig *tpm2.TPMSSignatureRSA
+	switch t.SigAlg {
+	case tpm2.TPMAlgECDSA:
+		ecc, err = t.Signature.ECDSA()
+	case tpm2.TPMAlgRSASSA:
+		rsaSig, err = t.Signature.RSASSA()
+	case tpm2.TPMAlgRSAPSS:
+		rsaSig, err = t.Signature.RSAPSS()
+	default:
+		return s, fmt.Errorf("verifying signature of scheme %#04x: %w: want ECDSA, RSASSA or RSAPSS", uint16(t.SigAlg), ErrSignature)
+	}
+	if err != nil {
+		return s, fmt.Errorf("reading signature: %w: %w", ErrFormat, err)
+	}
+	if ecc != nil {
+		s.hash = ecc.Hash
+	} else {
+		s.hash = rsaSig.Hash
+	}
+	h, ok := hashes[s.hash]
+	if !ok {
+		return s, fmt.Errorf("verifying signature: %w: hash %#04x, want SHA-256 or SHA-384", ErrSignature, uint16(s.hash))
+	}
+	w := h.New()
+	w.Write(message)
+	sum := w.Sum(nil)
 	switch k := key.(type) {
 	case *ecdsa.PublicKey:
-		e, err := s.Signature.ECDSA()
-		if s.SigAlg != tpm2.TPMAlgECDSA || err != nil || e.Hash != tpm2.TPMAlgSHA256 {
-			return fmt.Errorf("verifying signature of scheme %#04x: %w: want ECDSA with SHA-256", uint16(s.SigAlg), ErrSignature)
+		if ecc == nil || !ecdsa.Verify(k, sum, new(big.Int).SetBytes(ecc.SignatureR.Buffer), new(big.Int).SetBytes(ecc.SignatureS.Buffer)) {
+			return s, fmt.Errorf("verifying %s signature by an ECDSA key: %w", s, ErrSignature)
 		}
-		if !ecdsa.Verify(k, sum[:], new(big.Int).SetBytes(e.SignatureR.Buffer), new(big.Int).SetBytes(e.SignatureS.Buffer)) {
-			return fmt.Errorf("verifying ECDSA signature: %w", ErrSignature)
-		}
-		return nil
+		return s, nil
 	case *rsa.PublicKey:
-		r, err := s.Signature.RSASSA()
-		if s.SigAlg != tpm2.TPMAlgRSASSA || err != nil || r.Hash != tpm2.TPMAlgSHA256 {
-			return fmt.Errorf("verifying signature of scheme %#04x: %w: want RSASSA with SHA-256", uint16(s.SigAlg), ErrSignature)
+		switch {
+		case rsaSig == nil:
+			err = ErrSignature
+		case s.alg == tpm2.TPMAlgRSASSA:
+			err = rsa.VerifyPKCS1v15(k, h, sum, rsaSig.Sig.Buffer)
+		default:
+			// TPMs make the salt as long as fits, or as long as the hash (TPM 2.0
+			// Library, Part 1, section B.7).
+			err = rsa.VerifyPSS(k, h, sum, rsaSig.Sig.Buffer, &rsa.PSSOptions{SaltLength: rsa.PSSSaltLengthAuto})
 		}
-		if err := rsa.VerifyPKCS1v15(k, crypto.SHA256, sum[:], r.Sig.Buffer); err != nil {
-			return fmt.Errorf("verifying RSASSA signature: %w: %w", ErrSignature, err)
+		if err != nil {
+			return s, fmt.Errorf("verifying %s signature by an RSA key: %w: %w", s, ErrSignature, err)
 		}
-		return nil
+		return s, nil
 	}
-	return fmt.Errorf("verifying signature: %w: key of type %T", ErrSignature, key)
+	return s, fmt.Errorf("verifying signature: %w: key of type %T", ErrSignature, key)
+}
+
+// RSASSASignature returns the TPMT_SIGNATURE for the bare bytes of an RSASSA
+// signature with SHA-256, which is how some evidence formats carry it.
+func RSASSASignature(raw []byte) []byte {
+	return tpm2.Marshal(tpm2.TPMTSignature{SigAlg: tpm2.TPMAlgRSASSA,
+		Signature: tpm2.NewTPMUSignature(tpm2.TPMAlgRSASSA, &tpm2.TPMSSignatureRSA{Hash: tpm2.TPMAlgSHA256, Sig: tpm2.TPM2BPublicKeyRSA{Buffer: raw}})})
 }
 
 // exactSelection reports whether a quote selects PCRs and nothing else, in
@@ -96,25 +158,21 @@ func exactSelection(s tpm2.TPMLPCRSelection) bool {
 
 func isNotQuote(err error) bool { return errors.Is(err, ErrNotQuote) }
 
-// selectionText writes a selection as "sha256:0,1,2"; what is not PCRs in
-// the SHA-256 bank appears by its algorithm's number.
+// selectionText writes a selection as "sha256:0,1,2"; a bank that is not
+// known appears by its algorithm's number.
 func selectionText(s tpm2.TPMLPCRSelection) string {
 	if len(s.PCRSelections) == 0 {
 		return "none"
 	}
 	var out []string
 	for _, sel := range s.PCRSelections {
-		bank := fmt.Sprintf("%#04x", uint16(sel.Hash))
-		if sel.Hash == tpm2.TPMAlgSHA256 {
-			bank = "sha256"
+		bank, ok := bankNames[eventlog.Algorithm(sel.Hash)]
+		if !ok {
+			bank = fmt.Sprintf("%#04x", uint16(sel.Hash))
 		}
 		var ns []string
-		for i, b := range sel.PCRSelect {
-			for j := range 8 {
-				if b&(1<<j) != 0 {
-					ns = append(ns, strconv.Itoa(8*i+j))
-				}
-			}
+		for _, n := range selected(sel) {
+			ns = append(ns, strconv.Itoa(n))
 		}
 		out = append(out, bank+":"+strings.Join(ns, ","))
 	}

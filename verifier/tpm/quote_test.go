@@ -39,7 +39,7 @@ func TestEveryByteOfAQuoteMatters(t *testing.T) {
 	}
 	good := func() bool {
 		r := tpm.Verify(&tpm.Evidence{Attest: ev.CPU.Quote, Signature: ev.CPU.Signature, CertChain: ev.CPU.CertChain, EventLog: ev.CPU.EventLog, RuntimeEvents: events},
-			&tpm.Options{AKRoots: roots, Now: tpmtest.Now, QualifyingData: q})
+			&tpm.Options{AKRoots: roots, Now: tpmtest.Now, QualifyingData: q[:]})
 		for _, c := range r.Checks {
 			if c.Status != "pass" {
 				return false
@@ -115,7 +115,7 @@ func TestForgedStructuresAreRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := tpm.Verify(&tpm.Evidence{Attest: c.attest, Signature: w.TPM.Sign(t, c.attest), CertChain: ev.CPU.CertChain, EventLog: ev.CPU.EventLog},
-				&tpm.Options{AKRoots: roots, Now: tpmtest.Now, QualifyingData: q})
+				&tpm.Options{AKRoots: roots, Now: tpmtest.Now, QualifyingData: q[:]})
 			for _, k := range r.Checks {
 				if k.ID == c.want && k.Status == "fail" {
 					return
@@ -219,7 +219,7 @@ func FuzzVerify(f *testing.F) {
 	f.Fuzz(func(t *testing.T, attest, signature, cert, log []byte) {
 		// Other qualifying data than the seed's: nothing can be good.
 		r := tpm.Verify(&tpm.Evidence{Attest: attest, Signature: signature, CertChain: [][]byte{cert}, EventLog: log},
-			&tpm.Options{AKRoots: roots, Now: tpmtest.Now, QualifyingData: [32]byte{1}})
+			&tpm.Options{AKRoots: roots, Now: tpmtest.Now, QualifyingData: make([]byte, 32)})
 		for _, c := range r.Checks {
 			if c.Status == "fail" {
 				return

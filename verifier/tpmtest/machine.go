@@ -237,3 +237,6 @@ func check(t T, err error) {
 		t.Fatal(err)
 	}
 }
+
+// Roots returns the authority's certificate as a list of roots.
+func (ca *EKCA) Roots() []*x509.Certificate { return []*x509.Certificate{ca.Cert} }

@@ -49,7 +49,7 @@ func NewWorld(t T) *World {
 	root := sum("root")
 	w.Boot = Boot{
 		Firmware: pcr.Firmware{Name: "test-firmware", SHA256: sum("firmware"), PCR0: pcr.Extend(digest.Sum256([]byte("crtm")), digest.Sum256(make([]byte, 4))),
-			PCR7: pcr.Extend(digest.Sum256([]byte("secure boot"))), Provenance: pcr.ProvenanceRecorded, Cmdline: pcr.CmdlineInitrdFirst},
+			PCR7: pcr.Extend(digest.Sum256([]byte("secure boot")), digest.Sum256(make([]byte, 4))), Provenance: pcr.ProvenanceRecorded, Cmdline: pcr.CmdlineInitrdFirst},
 		Components: pcr.Components{KernelAuthenticodeSHA256: sum("kernel"), InitrdSHA256: sum("initrd")},
 		Cmdline:    bootargs.Root{Hash: root, Salt: []byte("salt"), Blocks: 1000}.String(),
 	}
@@ -111,7 +111,7 @@ func (w *World) Manifests(t T) []*manifest.Verified {
 // enrolment.
 func (w *World) Chain(t T) [][]byte {
 	helper(t)
-	der, err := w.AKCA.Issue(w.TPM.AKPublic, w.TPM.AK.Public(), Now.Add(-5*60e9), Now.AddDate(0, 0, 1))
+	der, err := w.AKCA.Issue(w.TPM.AKPublic, w.TPM.AK.Public(), w.EKCA.Cert, Now.Add(-5*60e9), Now.AddDate(0, 0, 1))
 	check(t, err)
 	return [][]byte{der, w.AKCA.Cert.Raw}
 }
@@ -132,6 +132,7 @@ func (b Boot) Events(t T) []LogEvent {
 	out := []LogEvent{
 		{PCR: 0, Type: uint32(eventlog.SCRTMVersion), Of: []byte("crtm"), Data: []byte("crtm")},
 		{PCR: 7, Type: uint32(eventlog.EFIVariableDriverConf), Of: []byte("secure boot")},
+		{PCR: 7, Type: uint32(eventlog.Separator), Of: make([]byte, 4), Data: make([]byte, 4)},
 		{PCR: 1, Type: uint32(eventlog.EFIHandoffTables), Of: []byte("ACPI DATA of this host")},
 		{PCR: 4, Type: uint32(eventlog.EFIBootApplication), Digest: b.Components.KernelAuthenticodeSHA256},
 		action(4, "Calling EFI Application from Boot Option"),

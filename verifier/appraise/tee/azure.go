@@ -1,0 +1,102 @@
+package tee
+
+import (
+	"fmt"
+	"time"
+
+	"cocoon/measurements/manifest"
+	"cocoon/verifier/appraise"
+	"cocoon/verifier/azure"
+	"cocoon/verifier/evidence"
+	"cocoon/verifier/policy"
+	"cocoon/verifier/result"
+)
+
+// azureCPU appraises evidence of types "az-snp" and "az-tdx".
+type azureCPU struct{ o Options }
+
+// AppraiseCPU verifies the chain from the hardware's report to the virtual
+// TPM's quote, which carries the claims' hash and with it freshness (DESIGN
+// section 2), and holds the hardware's result against the policy.
+func (a azureCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *policy.Policy, now time.Time) appraise.CPUResult {
+	out := &outcome{appraise.CPUResult{TrustClass: ev.CPU.Type}}
+	d, s := a.o.DCAP, a.o.SNP
+	d.Now = now
+	in := &azure.Evidence{HCL: ev.CPU.HCLReport, TDQuote: ev.CPU.TDQuote, Attest: ev.CPU.Quote, Signature: ev.CPU.Signature, EventLog: ev.CPU.EventLog}
+	if len(ev.CPU.CertChain) > 0 {
+		in.VCEK = ev.CPU.CertChain[0]
+	}
+	for _, e := range ev.CPU.RuntimeEvents {
+		b, err := e.Bytes()
+		if err != nil {
+			out.fail("tpm.runtime_events", "events that can be encoded", oneLine(err), "a runtime event cannot be encoded", "")
+			continue
+		}
+		in.RuntimeEvents = append(in.RuntimeEvents, b)
+	}
+	q, err := ev.Claims.QualifyingData()
+	if err != nil {
+		out.fail("claims.encoding", "claims that can be encoded", oneLine(err), "claims cannot be encoded", "")
+	}
+	if ev.CPU.Type == evidence.TypeAzTDX {
+		if p.DCAP != nil && p.DCAP.TDX != nil {
+			d.CollateralGrace = p.DCAP.TDX.CollateralGrace()
+		}
+		a.o.addCollateral(&d, ev, ev.CPU.TDQuote, out)
+	}
+	r, err := azure.Verify(in, &azure.Options{Now: now, SNP: &s, TDX: &d, QualifyingData: q[:]})
+	if r == nil {
+		out.faults(err)
+		out.Image = noReference(m, ev.CPU.Type)
+		return out.CPUResult
+	}
+	out.CPU = append(out.CPU, drop(r.Checks)...)
+	if r.Class != ev.CPU.Type {
+		out.fail("evidence.cpu.type", ev.CPU.Type, r.Class, "the hardware is another than the evidence says", "send the evidence of one machine")
+	}
+	out.CPU = append(out.CPU, appraise.CheckRuntimeEvents("tpm.runtime_events", ev))
+	out.Measurements = map[string]string{}
+	switch {
+	case r.TDX != nil:
+		out.policy(appraiseTDX(p, r.TDX, now))
+		floor(m, r.TDX, out)
+		out.Measurements = r.TDX.Measurements()
+		if end := r.TDX.Dates.EarliestExpiry; !end.IsZero() {
+			out.until(end.Add(d.CollateralGrace))
+		}
+	case r.SNP != nil:
+		out.policy(appraiseSNP())
+		out.Measurements = r.SNP.Measurements()
+		out.until(r.SNP.Certificate.NotAfter)
+	}
+	for n, v := range r.TPM.Registers {
+		out.Measurements[fmt.Sprintf("pcr%d", n)] = v.String()
+	}
+	out.Image = imageAzure(m, r)
+	return out.CPUResult
+}
+
+// appraiseSNP holds an SNP report against the policy. Policies have no
+// section for SNP, so that none accepts one.
+func appraiseSNP() []result.Check {
+	return []result.Check{{ID: "policy.snp", Status: result.Fail, Expected: "a policy that says which SNP platforms are accepted", Actual: "none",
+		Reason: "the policy has no rules for SNP", Remedy: "use a verifier whose policy has them"}}
+}
+
+// drop leaves out the check that stands for nothing: a VLEK has no chip.
+func drop(checks []result.Check) []result.Check {
+	var out []result.Check
+	for _, c := range checks {
+		if c.Status == result.Skip && c.ID == "snp.cert.chip_id" {
+			continue
+		}
+		out = append(out, c)
+	}
+	return out
+}
+
+// imageAzure holds a VM's measurements, those of the hardware and those of
+// the virtual TPM, against the manifest's reference values.
+func imageAzure(m *manifest.Verified, r *azure.Result) []result.Check {
+	return noReference(m, r.Class)
+}

@@ -1,0 +1,202 @@
+package tee
+
+import (
+	"bytes"
+	"crypto/sha512"
+	"encoding/hex"
+	"fmt"
+	"strings"
+	"time"
+
+	"cocoon/measurements/eventlog"
+	"cocoon/measurements/manifest"
+	"cocoon/verifier/appraise"
+	"cocoon/verifier/dcap"
+	"cocoon/verifier/evidence"
+	"cocoon/verifier/policy"
+	dcappolicy "cocoon/verifier/policy/dcap"
+	"cocoon/verifier/result"
+	"cocoon/verifier/tdx"
+)
+
+// tdxCPU appraises evidence of type "tdx".
+type tdxCPU struct{ o Options }
+
+// AppraiseCPU verifies the quote, binds it to the claims, holds it against
+// the policy, and replays the event log to its registers.
+func (a tdxCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *policy.Policy, now time.Time) appraise.CPUResult {
+	out := &outcome{appraise.CPUResult{TrustClass: policy.ClassTDX}}
+	d := a.o.DCAP
+	d.Now = now
+	res := verifyTDX(&a.o, &d, ev, ev.CPU.Quote, p, out)
+	if res == nil {
+		out.Image = noReference(m, policy.ClassTDX)
+		return out.CPUResult
+	}
+	out.CPU = append(out.CPU, res.Checks...)
+	out.policy(appraiseTDX(p, res, now))
+	floor(m, res, out)
+	want, err := ev.Claims.ReportData()
+	if err != nil {
+		out.fail("claims.encoding", "claims that can be encoded", oneLine(err), "claims cannot be encoded", "")
+	} else {
+		out.CPU = append(out.CPU, dcappolicy.ReportData("tdx", want, res.TD.ReportData))
+	}
+	log := eventLog(ev, res, out)
+	out.Measurements = res.Measurements()
+	out.Image = imageTDX(m, res, log)
+	return out.CPUResult
+}
+
+// verifyTDX verifies a quote; nil where it does not parse. The end of the
+// collateral, or the start of time where there is none, is the result's.
+func verifyTDX(o *Options, d *dcap.Options, ev *evidence.Evidence, quote []byte, p *policy.Policy, out *outcome) *tdx.Result {
+	if p.DCAP != nil && p.DCAP.TDX != nil {
+		d.CollateralGrace = p.DCAP.TDX.CollateralGrace()
+	}
+	o.addCollateral(d, ev, quote, out)
+	res, err := tdx.Verify(quote, d)
+	if res == nil {
+		out.faults(err)
+		return nil
+	}
+	if end := res.Dates.EarliestExpiry; !end.IsZero() {
+		out.until(end.Add(d.CollateralGrace))
+	}
+	return res
+}
+
+// appraiseTDX holds a quote against the policy; without a section for it
+// nothing is accepted.
+func appraiseTDX(p *policy.Policy, res *tdx.Result, now time.Time) []result.Check {
+	if p.DCAP == nil {
+		return []result.Check{{ID: "policy.tdx", Status: result.Fail, Expected: "a dcap section", Actual: "none",
+			Reason: "the policy does not say which TDX platforms are accepted", Remedy: "give the policy a dcap section with tdx"}}
+	}
+	return p.DCAP.AppraiseTDX(res, now)
+}
+
+// floor holds the collateral's evaluation against the manifest's TCB floor.
+func floor(m *manifest.Verified, res *tdx.Result, out *outcome) {
+	if m == nil || m.Manifest.TCB.TDXEvaluation == 0 {
+		return
+	}
+	want, got := m.Manifest.TCB.TDXEvaluation, res.TCB.Evaluation
+	if got < want {
+		out.fail("manifest.tcb_floor", fmt.Sprintf("evaluation %d or later", want), fmt.Sprint(got), "collateral is of an older TCB evaluation than the image may run on", "fetch newer collateral")
+		return
+	}
+	out.pass("manifest.tcb_floor", fmt.Sprint(got))
+}
+
+// IDs of the checks of a TD's event log.
+const (
+	checkLog       = "tdx.event_log.format"
+	checkStructure = "tdx.event_log.structure"
+	checkReplay    = "tdx.event_log.replay" // RTMR0 to RTMR2
+	checkRuntime   = "tdx.event_log.runtime"
+	checkEvents    = "tdx.runtime_events"
+)
+
+// eventLog holds the CCEL against RTMR0 to RTMR2 and the runtime events
+// against RTMR3, and returns the log if all of that is good. RTMR3 is the
+// supervisor's: a CCEL that extends it would let firmware events stand in for
+// runtime events.
+func eventLog(ev *evidence.Evidence, res *tdx.Result, out *outcome) *eventlog.Log {
+	before := len(out.CPU)
+	l, err := eventlog.ParseCCEL(ev.CPU.EventLog)
+	if err == nil && len(l.Of(registerRTMR3)) != 0 {
+		err = fmt.Errorf("firmware events in RTMR3")
+	}
+	var traces []eventlog.Trace
+	if err == nil {
+		traces, err = l.Traces(eventlog.SHA384)
+	}
+	if err != nil {
+		out.fail(checkLog, "a CCEL with a SHA-384 bank", oneLine(err), "event log does not parse", "send the CCEL as the firmware left it")
+	} else {
+		out.pass(checkLog, fmt.Sprintf("%d events", len(l.Events)))
+		structure(l, out)
+		replay(l, traces, res, out)
+	}
+	runtimeRegister(ev, res, out)
+	out.CPU = append(out.CPU, appraise.CheckRuntimeEvents(checkEvents, ev))
+	for _, c := range out.CPU[before:] {
+		if c.Status != result.Pass {
+			return nil
+		}
+	}
+	return l
+}
+
+// registerRTMR3 is RTMR3's number in a CCEL.
+const registerRTMR3 = 4
+
+func structure(l *eventlog.Log, out *outcome) {
+	vs := l.Check()
+	if len(vs) == 0 {
+		out.pass(checkStructure, "")
+		return
+	}
+	var text []string
+	for i, v := range vs {
+		if i == 8 {
+			text = append(text, fmt.Sprintf("… %d more", len(vs)-i))
+			break
+		}
+		text = append(text, v.Error())
+	}
+	out.fail(checkStructure, "the log of a measured boot", strings.Join(text, "; "), "event log has events where no firmware puts them",
+		"boot again without anything between firmware and the image, and send the CCEL as the firmware left it")
+}
+
+// replay holds RTMR0 to RTMR2 against the quote's and names those that differ.
+func replay(l *eventlog.Log, traces []eventlog.Trace, res *tdx.Result, out *outcome) {
+	var want, got []string
+	for i := range 3 {
+		value := make([]byte, 48)
+		for _, t := range traces {
+			if t.Register == i+1 {
+				value = t.Value
+			}
+		}
+		if !bytes.Equal(value, res.TD.RTMR[i][:]) {
+			want = append(want, fmt.Sprintf("rtmr%d=%x", i, res.TD.RTMR[i]))
+			got = append(got, l.RegisterName(i+1)+"="+hex.EncodeToString(value))
+		}
+	}
+	if len(want) > 0 {
+		out.fail(checkReplay, strings.Join(want, " "), strings.Join(got, " "), "event log does not replay to the quote's registers", "send the log of the same boot")
+		return
+	}
+	out.pass(checkReplay, "rtmr0 to rtmr2")
+}
+
+// runtimeRegister holds RTMR3 against the runtime events, each extended with
+// the SHA-384 of its RFC 8785 form (DESIGN section 4).
+func runtimeRegister(ev *evidence.Evidence, res *tdx.Result, out *outcome) {
+	var v [48]byte
+	for _, e := range ev.CPU.RuntimeEvents {
+		b, err := e.Bytes()
+		if err != nil {
+			out.fail(checkRuntime, "events that can be encoded", oneLine(err), "a runtime event cannot be encoded", "")
+			return
+		}
+		d := sha512.Sum384(b)
+		v = sha512.Sum384(append(v[:], d[:]...))
+	}
+	if v != res.TD.RTMR[3] {
+		out.fail(checkRuntime, hex.EncodeToString(res.TD.RTMR[3][:]), hex.EncodeToString(v[:]), "runtime events do not replay to RTMR3", "send the events of the same boot")
+		return
+	}
+	out.pass(checkRuntime, "rtmr3")
+}
+
+// imageTDX holds a TD's measurements against the manifest's reference values.
+// The log is nil where it is not proven.
+func imageTDX(m *manifest.Verified, _ *tdx.Result, _ *eventlog.Log) []result.Check {
+	return noReference(m, policy.ClassTDX)
+}
+
+// oneLine is an error's text on one line.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }

@@ -1,0 +1,116 @@
+// Package tee appraises evidence of trusted execution environments for package
+// appraise: TDX, and Azure's confidential VMs on SNP and on TDX. In come
+// evidence, a policy and a manifest; out come the checks of cryptography,
+// binding to the claims, TCB, policy, and event log.
+//
+// A TEE is accepted where everything that was checked is good, and the
+// manifest has reference values for it: without them there is a failed check
+// "manifest.<type>".
+package tee
+
+import (
+	"time"
+
+	"cocoon/internal/fault"
+	"cocoon/measurements/manifest"
+	"cocoon/verifier/appraise"
+	"cocoon/verifier/collateral"
+	"cocoon/verifier/dcap"
+	"cocoon/verifier/evidence"
+	"cocoon/verifier/result"
+	"cocoon/verifier/snp"
+)
+
+// Options of the appraisers.
+type Options struct {
+	// DCAP are the options of quote verification: roots and cache. Time, grace
+	// and collateral are set for each quote.
+	DCAP dcap.Options
+	// Collateral returns the collateral for a quote; nil: the evidence's own,
+	// which is verified like any other.
+	Collateral func(quote []byte, now time.Time) (*collateral.Set, error)
+	// SNP are the options of report verification: roots, CRL and cache. Time
+	// and certificate are the evidence's.
+	SNP snp.Options
+}
+
+// CPUs returns an appraiser for each type of evidence that this package
+// reads, for appraise.Options.CPUs.
+func CPUs(o Options) map[string]appraise.CPU {
+	return map[string]appraise.CPU{
+		evidence.TypeTDX:   tdxCPU{o},
+		evidence.TypeAzTDX: azureCPU{o},
+		evidence.TypeAzSNP: azureCPU{o},
+	}
+}
+
+// outcome collects what an appraiser finds.
+type outcome struct{ appraise.CPUResult }
+
+func (out *outcome) pass(id, actual string) {
+	out.CPU = append(out.CPU, result.Check{ID: id, Status: result.Pass, Actual: actual})
+}
+
+func (out *outcome) fail(id, expected, actual, reason, remedy string) {
+	out.CPU = append(out.CPU, result.Check{ID: id, Status: result.Fail, Expected: expected, Actual: actual, Reason: reason, Remedy: remedy})
+}
+
+// faults takes over failures that no check stands for.
+func (out *outcome) faults(err error) {
+	for _, f := range fault.All(err) {
+		out.fail(f.Code, f.Expected, f.Actual, f.Msg, f.Remedy)
+	}
+	if err != nil && len(fault.All(err)) == 0 {
+		out.fail("evidence.cpu.refused", "evidence that verifies", err.Error(), "verification failed", "")
+	}
+}
+
+// policy takes over a policy's checks. What the policy does not ask for it
+// skips; that is no gap in the appraisal.
+func (out *outcome) policy(checks []result.Check) {
+	for _, c := range checks {
+		if c.Status != result.Skip {
+			out.CPU = append(out.CPU, c)
+		}
+	}
+}
+
+// until shortens the time that the result is good for.
+func (out *outcome) until(t time.Time) {
+	if !t.IsZero() && (out.NotAfter.IsZero() || t.Before(out.NotAfter)) {
+		out.NotAfter = t
+	}
+}
+
+// noReference is the check for a manifest without reference values for a TEE:
+// what is not published cannot be trusted.
+func noReference(m *manifest.Verified, class string) []result.Check {
+	if m == nil {
+		return nil
+	}
+	return []result.Check{{ID: "manifest." + class, Status: result.Fail, Expected: "reference values for " + class, Actual: "none",
+		Reason: "manifest has no reference values for " + class, Remedy: "publish measurements of the image for this TEE"}}
+}
+
+// addCollateral sets the collateral for a quote. Failures are the quote's
+// verification to report, which finds none.
+func (o *Options) addCollateral(d *dcap.Options, ev *evidence.Evidence, quote []byte, out *outcome) {
+	if o.Collateral != nil {
+		set, err := o.Collateral(quote, d.Now)
+		if err != nil {
+			out.faults(err)
+			return
+		}
+		d.Collateral = set
+		return
+	}
+	if len(ev.Collateral) == 0 {
+		return
+	}
+	raw, err := collateral.ParseJSON(ev.Collateral)
+	if err != nil {
+		out.faults(err)
+		return
+	}
+	d.RawCollateral = raw
+}
