@@ -61,12 +61,8 @@ func firmwareEvents(f *Firmware, h Host) ([]boot.Event, error) {
 	var out []boot.Event
 	var enrolled bool
 	if t := f.TPM; t != nil {
-		core := ovmf.Core{Version: t.Version}
-		for i := range t.Volumes {
-			core.Volumes = append(core.Volumes, &t.Volumes[i])
-		}
 		enrolled = t.KeysEnrolled
-		out = append(out, core.Events(f.Name)...)
+		out = append(out, t.Events(f.Name)...)
 	} else {
 		out = append(out, boot.New(0, eventlog.SCRTMVersion, "measured core", f.Name, nil))
 	}
@@ -94,6 +90,15 @@ func firmwareEvents(f *Firmware, h Host) ([]boot.Event, error) {
 		onlyTPM(boot.New(1, eventlog.PlatformConfigFlags, "empty TPM log area", boot.SourceConstant, boot.Of(make([]byte, tpmLogSize)))),
 		boot.New(1, eventlog.PlatformConfigFlags, "ACPI tables", boot.SourceHost, h.ACPITables),
 	), nil
+}
+
+// Events returns the events of PCR 0 up to its separator.
+func (t *FirmwareTPM) Events(source string) []boot.Event {
+	core := ovmf.Core{Version: t.Version}
+	for i := range t.Volumes {
+		core.Volumes = append(core.Volumes, &t.Volumes[i])
+	}
+	return core.Events(source)
 }
 
 // bootCalled are the events at ReadyToBoot: the action, and the separators of
@@ -163,7 +168,7 @@ type SNP struct {
 	Measurement digest.SHA384 `json:"measurement"`
 }
 
-// firmwarePCRs are the registers that a boot writes or leaves at zero, beside
+// bootPCRs are the registers that a boot writes or leaves at zero, beside
 // PCR 10 (the kernel's IMA, which depends on the others) and PCR 15.
 var bootPCRs = []int{0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 11, 12, 13, 14}
 
