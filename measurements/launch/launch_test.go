@@ -122,9 +122,6 @@ func BenchmarkAllRegistersOfAllTEEs(b *testing.B) {
 		if err != nil {
 			b.Fatal(err)
 		}
-		if f.SNP != nil && f.SNP.HashGPA == 0 {
-			f.SNP = nil
-		}
 		if _, err := Expect(im, f, Host{Memory: 2 << 30}, shapes); err != nil {
 			b.Fatal(err)
 		}
