@@ -41,6 +41,9 @@ func Diff(a, b *Snapshot) []Difference {
 			used[r] = true // parts that carry other names are then no difference
 			continue
 		}
+		if va == "" && !a.hasKind(n) || vb == "" && !b.hasKind(n) {
+			continue // one side does not speak of such registers
+		}
 		if va == "" && (zero(vb) || a.mentions(r)) || vb == "" && (zero(va) || b.mentions(r)) {
 			continue
 		}
@@ -65,6 +68,24 @@ func base(n string) string {
 		return f[0]
 	}
 	return n
+}
+
+// hasKind reports whether a side has any register of one's kind: of a bank, of
+// a TEE.
+func (s *Snapshot) hasKind(n string) bool {
+	kind := func(n string) string {
+		f := strings.Fields(n)
+		if f[0] == "PCR" {
+			return f[len(f)-1]
+		}
+		return strings.TrimRight(f[0], "0123456789")
+	}
+	for m := range s.Registers {
+		if m != "" && n != "" && kind(m) == kind(n) {
+			return true
+		}
+	}
+	return false
 }
 
 func zero(v string) bool { return strings.Trim(v, "0") == "" }

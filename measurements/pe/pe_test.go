@@ -165,3 +165,23 @@ func FuzzAuthenticode(f *testing.F) {
 		}
 	})
 }
+
+func FuzzSections(f *testing.F) {
+	f.Add([]byte("MZ"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		sections, err := Sections(b)
+		if err != nil {
+			return
+		}
+		total := 0
+		for _, s := range sections {
+			if len(s.Name) > 8 {
+				t.Errorf("name %q", s.Name)
+			}
+			total += len(s.Data)
+		}
+		if total > MaxSize {
+			t.Errorf("%d bytes in memory", total)
+		}
+	})
+}
