@@ -50,12 +50,7 @@ a quote.`,
 					return fault.New(fault.ExitParse, "measure.log", "give a log with SHA-256 or SHA-384 digests", "%w", err)
 				}
 			}
-			if f.json {
-				err = writeJSON(cmd.OutOrStdout(), r)
-			} else {
-				err = r.write(cmd.OutOrStdout())
-			}
-			if err != nil || r.Log == nil || r.Log.OK() {
+			if err = f.save(cmd.OutOrStdout(), r, r.write); err != nil || r.Log == nil || r.Log.OK() {
 				return err
 			}
 			return fault.New(fault.ExitRefused, "measure.unexplained", "compare the lines above with the files that were booted",

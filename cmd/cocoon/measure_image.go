@@ -57,7 +57,7 @@ the values can be computed again without the files.`,
 			if err := errors.Join(errs...); err != nil {
 				return err
 			}
-			return out.write(cmd.OutOrStdout(), f.json)
+			return f.save(cmd.OutOrStdout(), out, out.write)
 		},
 	}
 	f.add(cmd)
@@ -100,17 +100,14 @@ func (o *imageReport) add(f *bootFlags, shapes []snp.Shape) error {
 	return nil
 }
 
-func (o *imageReport) write(w io.Writer, asJSON bool) error {
-	if asJSON {
-		return writeJSON(w, o)
-	}
+func (o *imageReport) write(w io.Writer) error {
 	for i, r := range o.Reports {
 		if i > 0 {
 			if _, err := io.WriteString(w, "\n"); err != nil {
 				return err
 			}
 		}
-		if err := r.write(w, false); err != nil {
+		if err := r.write(w); err != nil {
 			return err
 		}
 	}

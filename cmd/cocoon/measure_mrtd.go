@@ -10,7 +10,7 @@ import (
 // newMeasureMRTDCmd computes MRTD of a firmware file.
 func newMeasureMRTDCmd() *cobra.Command {
 	var firmware string
-	var asJSON bool
+	out := &bootFlags{}
 	cmd := &cobra.Command{
 		Use:   "mrtd --firmware FILE",
 		Short: "compute a TD's MRTD from a TDVF binary",
@@ -29,11 +29,12 @@ memory: single-pass from QEMU 9 on, two-pass before.`,
 			r := newTEEReport(f)
 			r.Registers["MRTD single-pass"], r.Registers["MRTD two-pass"] = f.TDX.MRTD.SinglePass.String(), f.TDX.MRTD.TwoPass.String()
 			r.Components = append(r.Components, compare.Component{Register: "MRTD", Name: "firmware", Source: f.Name, Digest: f.SHA256.String()})
-			return r.write(cmd.OutOrStdout(), asJSON)
+			return out.save(cmd.OutOrStdout(), r, r.write)
 		},
 	}
 	cmd.Flags().StringVar(&firmware, "firmware", "", "firmware `file`")
-	cmd.Flags().BoolVar(&asJSON, "json", false, "write the result as JSON")
+	cmd.Flags().StringVarP(&out.out, "out", "o", "", "write the result as JSON to this `file`, for cocoon measure diff")
+	cmd.Flags().BoolVar(&out.json, "json", false, "write the result as JSON")
 	_ = cmd.MarkFlagRequired("firmware")
 	return cmd
 }
@@ -65,7 +66,7 @@ it is a list of components. RTMR3 follows from the guest's config (--config).`,
 				delete(r.Registers, "RTMR3")
 				r.note("RTMR3 follows from the guest's config: give --config")
 			}
-			return r.write(cmd.OutOrStdout(), f.json)
+			return f.save(cmd.OutOrStdout(), r, r.write)
 		},
 	}
 	f.add(cmd)

@@ -33,7 +33,7 @@ from the guest's config (--config).`,
 			if err := r.addTPM(p); err != nil {
 				return err
 			}
-			return r.write(cmd.OutOrStdout(), f.json)
+			return f.save(cmd.OutOrStdout(), r, r.write)
 		},
 	}
 	f.add(cmd)

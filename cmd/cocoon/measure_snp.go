@@ -66,7 +66,7 @@ makes the processor refuse every other launch.`,
 			if err != nil {
 				return err
 			}
-			return r.write(cmd.OutOrStdout(), f.boot.json)
+			return f.boot.save(cmd.OutOrStdout(), r, r.write)
 		},
 	}
 	fs := cmd.Flags()
@@ -88,6 +88,7 @@ makes the processor refuse every other launch.`,
 	fs.StringVar(&f.authorKey, "author-key", "", "sign the ID key with the P-384 key in this PEM `file`")
 	fs.StringVar(&f.policy, "policy", "0x30000", "guest policy in the ID block, a `number`")
 	fs.Uint32Var(&f.svn, "guest-svn", 0, "security version `number` in the ID block")
+	fs.StringVarP(&f.boot.out, "out", "o", "", "write the result as JSON to this `file`, for cocoon measure diff")
 	fs.BoolVar(&f.boot.json, "json", false, "write the result as JSON")
 	_ = cmd.MarkFlagRequired("firmware")
 	return cmd

@@ -1,8 +1,10 @@
 package main
 
 import (
+	"bytes"
 	"fmt"
 	"io"
+	"os"
 	"path/filepath"
 	"sort"
 	"strings"
@@ -33,6 +35,7 @@ type bootFlags struct {
 	config               string
 	rule, menu           string
 	patched              bool
+	out                  string
 	json                 bool
 }
 
@@ -53,8 +56,27 @@ func (f *bootFlags) add(cmd *cobra.Command) {
 	fs.StringVar(&f.rule, "cmdline-rule", "", "how the firmware passes the command line on, `initrd-first or initrd-last`; by its version where that is known")
 	fs.StringVar(&f.menu, "boot-menu", "", "which boot options the firmware makes, `boot-menu or ui-app`; by its version where that is known")
 	fs.BoolVar(&f.patched, "qemu-patch", false, "QEMU before 10 changes the kernel's setup header (with --memory)")
+	fs.StringVarP(&f.out, "out", "o", "", "write the result as JSON to this `file`, for cocoon measure diff")
 	fs.BoolVar(&f.json, "json", false, "write the result as JSON")
 	_ = cmd.MarkFlagRequired("firmware")
+}
+
+// save writes a result to --out, and for a person or a machine to w.
+func (f *bootFlags) save(w io.Writer, doc any, write func(io.Writer) error) error {
+	if f.out != "" {
+		var b bytes.Buffer
+		err := writeJSON(&b, doc)
+		if err == nil {
+			err = os.WriteFile(f.out, b.Bytes(), 0o644)
+		}
+		if err != nil {
+			return fault.New(fault.ExitInternal, "file.unwritable", "check the path", "writing result: %w", err)
+		}
+	}
+	if f.json {
+		return writeJSON(w, doc)
+	}
+	return write(w)
 }
 
 // firmwareName is what a firmware is called in the output.
@@ -214,10 +236,8 @@ func (r *teeReport) note(format string, args ...any) {
 	r.Notes = append(r.Notes, fmt.Sprintf(format, args...))
 }
 
-func (r *teeReport) write(w io.Writer, asJSON bool) error {
-	if asJSON {
-		return writeJSON(w, r)
-	}
+// write writes the report for a person.
+func (r *teeReport) write(w io.Writer) error {
 	var b strings.Builder
 	fmt.Fprintf(&b, "firmware %s %s\n", r.FirmwareSHA256, plain(r.Firmware))
 	names := make([]string, 0, len(r.Registers))

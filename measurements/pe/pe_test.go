@@ -167,7 +167,8 @@ func FuzzAuthenticode(f *testing.F) {
 }
 
 func FuzzSections(f *testing.F) {
-	f.Add([]byte("MZ"))
+	f.Add(image{magic: magic64}.bytes())
+	f.Add(image{magic: magic32, certs: []byte("certs8by"), gap: 16}.bytes())
 	f.Fuzz(func(t *testing.T, b []byte) {
 		sections, err := Sections(b)
 		if err != nil {
