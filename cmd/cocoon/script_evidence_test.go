@@ -2,8 +2,13 @@ package main
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
+	"encoding/pem"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -16,7 +21,9 @@ import (
 	"cocoon/contracts/devnet"
 	"cocoon/image/info"
 	"cocoon/internal/bootargs"
+	"cocoon/internal/vectors"
 	"cocoon/measurements/digest"
+	"cocoon/measurements/ovmftest"
 	"cocoon/measurements/pcr"
 	"cocoon/measurements/verity"
 	"cocoon/verifier/server"
@@ -32,6 +39,11 @@ func setupEvidence(env *testscript.Env) error {
 	switch {
 	case strings.Contains(name, "verify_evidence"):
 		return writeEvidence(env)
+	case strings.Contains(name, "measure_tee"):
+		if err := writeBuild(env.WorkDir); err != nil {
+			return err
+		}
+		return writeTEE(env)
 	case strings.Contains(name, "measure"):
 		return writeBuild(env.WorkDir)
 	}
@@ -80,6 +92,34 @@ func serveWorld(env *testscript.Env, w *tpmtest.World) error {
 	env.Setenv("WORLD_MANIFEST", w.Manifests(env.T())[0].SHA256.String())
 	env.Setenv("WORLD_MODEL", w.Config.Model.Verity.Root.String())
 	env.Setenv("NETWORK_ID", strconv.Itoa(devnet.GlobalID))
+	return nil
+}
+
+// writeTEE writes ovmf.fd and ovmf2.fd, firmwares of one version, id.pem, an ID
+// key. $VECTORS is the directory of the launch vectors, empty
+// where they are absent.
+func writeTEE(env *testscript.Env) error {
+	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	if dir := vectors.Find(); dir != "" {
+		env.Setenv("VECTORS", filepath.Join(dir, "launch"))
+	}
+	for name, b := range map[string][]byte{
+		"ovmf.fd":    ovmftest.Firmware(env.T(), ovmftest.Options{Version: "2026.08+script-1"}),
+		"ovmf2.fd":   ovmftest.Firmware(env.T(), ovmftest.Options{Version: "2026.08+script-1", Extra: "x"}),
+		"between.fd": ovmftest.Firmware(env.T(), ovmftest.Options{Version: "2025.11"}),
+		"id.pem":     pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
+	} {
+		if err := os.WriteFile(filepath.Join(env.WorkDir, name), b, 0o644); err != nil {
+			return err
+		}
+	}
 	return nil
 }
 
