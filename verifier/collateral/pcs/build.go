@@ -116,9 +116,9 @@ func (c *Client) heldPart(ctx context.Context, ref partRef) *entry {
 	if c.disk == nil {
 		return nil
 	}
-	e, err := c.disk.load(ref)
+	e, err := c.disk.Load(ref.String(), ref.diskLimit())
 	if err != nil {
-		if err != errMiss {
+		if !errors.Is(err, fetch.ErrMiss) {
 			c.log.LogAttrs(ctx, slog.LevelWarn, "ignoring a cache file", slog.String("part", ref.String()), slog.Any("error", err))
 		}
 		return nil
@@ -250,7 +250,7 @@ func (c *Client) keep(ctx context.Context, req Request, set *collateral.Set, ref
 		return
 	}
 	for _, i := range fetched {
-		if err := c.disk.store(refs[i], entries[i]); err != nil {
+		if err := c.disk.Store(refs[i].String(), entries[i]); err != nil {
 			c.log.LogAttrs(ctx, slog.LevelWarn, "collateral could not be kept on disk", slog.Any("error", err))
 		}
 	}

@@ -1,18 +1,6 @@
 package pcs
 
-import (
-	"crypto/sha256"
-	"encoding/hex"
-	"errors"
-	"fmt"
-	"io"
-	"os"
-	"path/filepath"
-	"time"
-
-	"cocoon/internal/jcs"
-	"cocoon/verifier/internal/fetch"
-)
+import "time"
 
 // entry is a part with the times that decide when it is asked for again.
 // Issue and Next are hints: what is returned is always judged by
@@ -29,76 +17,6 @@ func (e *entry) covers(now time.Time) bool {
 	return !now.Before(e.Issue) && !now.After(e.Next)
 }
 
-// file is the shape of a cache file. Name guards against files that were
-// moved; the format's version is part of it.
-type file struct {
-	Name  string `json:"name"`
-	Entry entry  `json:"entry"`
-}
-
-// disk keeps parts as files, one each. It is believed in nothing: an
-// unreadable, foreign or corrupt file is a miss.
-type disk struct {
-	dir   string
-	scope string // source and roots; entries of other scopes are never seen
-}
-
-// name identifies a part within its scope.
-func (d *disk) name(ref partRef) string { return "v1 " + d.scope + " " + ref.String() }
-
-func (d *disk) path(ref partRef) string {
-	sum := sha256.Sum256([]byte(d.name(ref)))
-	return filepath.Join(d.dir, hex.EncodeToString(sum[:16])+".json")
-}
-
-// errMiss is returned for a part that is not there.
-var errMiss = errors.New("not cached")
-
-// load reads a part. Any error means a miss; the text is for the log.
-func (d *disk) load(ref partRef) (*entry, error) {
-	f, err := os.Open(d.path(ref))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, errMiss
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	// Base64 in JSON is a third longer than what it holds.
-	limit := 2*ref.kind.limit() + 2*maxHeader
-	b, err := io.ReadAll(io.LimitReader(f, int64(limit)+1))
-	if err != nil {
-		return nil, err
-	}
-	e, err := d.parse(ref, b, limit)
-	if err != nil {
-		return nil, fmt.Errorf("reading cache file %s: %w", f.Name(), err)
-	}
-	return e, nil
-}
-
-// parse reads what a cache file holds.
-func (d *disk) parse(ref partRef, b []byte, limit int) (*entry, error) {
-	var doc file
-	if err := jcs.Decode(b, limit, &doc); err != nil {
-		return nil, err
-	}
-	if doc.Name != d.name(ref) {
-		return nil, fmt.Errorf("it holds %.128q", doc.Name)
-	}
-	return &doc.Entry, nil
-}
-
-// store writes a part: to a temporary file first, which then takes the
-// place, so that a reader sees the old file or the new one and a crash
-// leaves no half.
-func (d *disk) store(ref partRef, e *entry) error {
-	b, err := jcs.Marshal(file{Name: d.name(ref), Entry: *e})
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(d.dir, 0o700); err != nil {
-		return fmt.Errorf("making cache directory: %w", err)
-	}
-	return fetch.WriteAtomic(d.path(ref), b)
-}
+// diskLimit bounds a part's file: base64 in JSON is a third longer than what
+// it holds.
+func (ref partRef) diskLimit() int { return 2*ref.kind.limit() + 2*maxHeader }

@@ -5,8 +5,8 @@ import (
 	"net/http"
 	"testing"
 
-	"cocoon/internal/jcs"
 	"cocoon/verifier/collateral"
+	"cocoon/verifier/internal/fetch"
 )
 
 // FuzzDecode feeds answers to the decoder of each part: what it lets through
@@ -42,19 +42,19 @@ func FuzzDecode(f *testing.F) {
 // written, or a miss.
 func FuzzCacheFile(f *testing.F) {
 	ref := partRef{kind: kindRootCRL}
-	d := &disk{scope: "s"}
+	d := &fetch.Disk[entry]{Scope: "s"}
 	f.Add([]byte(`{"name":"v1 s root_ca_crl","entry":{"body":"AAAA","fetched":"2026-01-01T00:00:00Z","issue":"2026-01-01T00:00:00Z","next":"2026-02-01T00:00:00Z"}}`))
 	f.Add([]byte(`{}`))
 	f.Fuzz(func(t *testing.T, doc []byte) {
-		e, err := d.parse(ref, doc, 1<<20)
+		e, err := d.Parse(ref.String(), doc, 1<<20)
 		if err != nil {
 			return
 		}
-		b, err := jcs.Marshal(file{Name: d.name(ref), Entry: *e})
+		b, err := d.Marshal(ref.String(), e)
 		if err != nil {
 			return // a year that RFC 3339 cannot write
 		}
-		again, err := d.parse(ref, b, 2<<20)
+		again, err := d.Parse(ref.String(), b, 2<<20)
 		if err != nil {
 			t.Fatalf("%s does not read back: %v", b, err)
 		}

@@ -93,7 +93,7 @@ type Client struct {
 	rootCRL string
 	http    *http.Client
 	log     *slog.Logger
-	disk    *disk // nil: no disk cache
+	disk    *fetch.Disk[entry] // nil: no disk cache
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -178,7 +178,7 @@ func New(opts Options) (*Client, error) {
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	if opts.CacheDir != "" {
 		rootsHash := opts.Roots.Hash()
-		c.disk = &disk{dir: opts.CacheDir, scope: base + " " + c.rootCRL + " " + hex.EncodeToString(rootsHash[:])}
+		c.disk = &fetch.Disk[entry]{Dir: opts.CacheDir, Scope: base + " " + c.rootCRL + " " + hex.EncodeToString(rootsHash[:])}
 	}
 	return c, nil
 }

@@ -174,7 +174,7 @@ func TestDocumentsOutsideTheProfileAreRefused(t *testing.T) {
 	}
 }
 
-// TestNoFlippedBitOfADocumentIsAccepted flips a bit of every seventh byte of
+// TestNoFlippedBitOfADocumentIsAccepted flips a bit of every thirteenth byte of
 // a real document, each bit in turn.
 func TestNoFlippedBitOfADocumentIsAccepted(t *testing.T) {
 	raw, err := os.ReadFile(filepath.Join(vectors.Dir(t), "gpu", "rims", "NV_GPU_DRIVER_GH100_550.144.03.xml"))
@@ -185,7 +185,7 @@ func TestNoFlippedBitOfADocumentIsAccepted(t *testing.T) {
 	if _, _, err := rim.Verify(raw, o); err != nil {
 		t.Fatal(err)
 	}
-	for i := 0; i < len(raw); i += 7 {
+	for i := 0; i < len(raw); i += 13 {
 		bit := byte(1) << (i % 8)
 		raw[i] ^= bit
 		if _, _, err := rim.Verify(raw, o); err == nil {

@@ -2,19 +2,12 @@ package services
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
-	"fmt"
-	"io"
 	"log/slog"
-	"os"
-	"path/filepath"
 	"slices"
 	"time"
 
 	"cocoon/internal/fault"
-	"cocoon/internal/jcs"
 	"cocoon/verifier/internal/fetch"
 )
 
@@ -28,61 +21,9 @@ type entry struct {
 	Data    []byte    `json:"data"`
 }
 
-// file is the shape of a cache file. Name guards against files that were
-// moved; the format's version is part of it.
-type file struct {
-	Name  string `json:"name"`
-	Entry entry  `json:"entry"`
-}
-
-// disk keeps entries as files, one each.
-type disk struct {
-	dir   string
-	scope string // sources and roots; entries of other scopes are never seen
-}
-
-func (d *disk) name(key string) string { return "v1 " + d.scope + " " + key }
-
-func (d *disk) path(key string) string {
-	sum := sha256.Sum256([]byte(d.name(key)))
-	return filepath.Join(d.dir, hex.EncodeToString(sum[:16])+".json")
-}
-
-// load reads an entry; (nil, nil) is a miss.
-func (d *disk) load(key string) (*entry, error) {
-	f, err := os.Open(d.path(key))
-	if errors.Is(err, os.ErrNotExist) {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, err
-	}
-	defer f.Close()
-	const limit = 2*maxEntry + 1<<10 // base64 is a third longer
-	b, err := io.ReadAll(io.LimitReader(f, limit+1))
-	if err != nil {
-		return nil, err
-	}
-	var doc file
-	if err := jcs.Decode(b, limit, &doc); err != nil {
-		return nil, fmt.Errorf("reading cache file %s: %w", f.Name(), err)
-	}
-	if doc.Name != d.name(key) {
-		return nil, fmt.Errorf("reading cache file %s: it holds %.128q", f.Name(), doc.Name)
-	}
-	return &doc.Entry, nil
-}
-
-func (d *disk) store(key string, e *entry) error {
-	b, err := jcs.Marshal(file{Name: d.name(key), Entry: *e})
-	if err != nil {
-		return err
-	}
-	if err := os.MkdirAll(d.dir, 0o700); err != nil {
-		return fmt.Errorf("making cache directory: %w", err)
-	}
-	return fetch.WriteAtomic(d.path(key), b)
-}
+// maxFile bounds its file: base64 in JSON is a third longer than what it
+// holds.
+const maxFile = 2*maxEntry + 1<<10
 
 // candidates returns the entries of a key from memory or disk, and from the
 // bundle, the one that was fetched last first. One from the future is a
@@ -92,8 +33,8 @@ func (c *Client) candidates(key string) []*entry {
 	e, ok := c.mem.Get(key)
 	c.mu.Unlock()
 	if !ok && c.disk != nil {
-		d, err := c.disk.load(key)
-		if err != nil {
+		d, err := c.disk.Load(key, maxFile)
+		if err != nil && !errors.Is(err, fetch.ErrMiss) {
 			c.log.LogAttrs(c.ctx, slog.LevelWarn, "ignoring a cache file", slog.String("key", key), slog.Any("error", err))
 		}
 		e = d
@@ -124,7 +65,7 @@ func (c *Client) keep(key string, e *entry) {
 	if c.disk == nil {
 		return
 	}
-	if err := c.disk.store(key, e); err != nil {
+	if err := c.disk.Store(key, e); err != nil {
 		c.log.LogAttrs(c.ctx, slog.LevelWarn, "an answer could not be kept on disk", slog.Any("error", err))
 	}
 }

@@ -92,7 +92,7 @@ type Client struct {
 	rim, ocsp string
 	get       fetch.Getter
 	log       *slog.Logger
-	disk      *disk // nil: none
+	disk      *fetch.Disk[entry] // nil: none
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -168,7 +168,7 @@ func New(o Options) (*Client, error) {
 	}
 	if o.CacheDir != "" {
 		h := o.Roots.Hash()
-		c.disk = &disk{dir: o.CacheDir, scope: c.rim + " " + c.ocsp + " " + hex.EncodeToString(h[:])}
+		c.disk = &fetch.Disk[entry]{Dir: o.CacheDir, Scope: c.rim + " " + c.ocsp + " " + hex.EncodeToString(h[:])}
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c, nil
