@@ -139,6 +139,10 @@ func TestSyntheticDevices(t *testing.T) {
 		"a byte after the report":                    {device: gpu(), change: func(s *scene) { s.change = func(it *nvgpu.Item) { it.Report = append(it.Report, 0) } }, bad: "modes parse"},
 		"firmware that the key is not for":           {device: gpu(), change: func(s *scene) { s.device.Reported = "another" }, bad: "fwid"},
 		"Blackwell firmware that the key is not for": {device: nvgputest.BlackwellGPU(1), change: func(s *scene) { s.device.Reported = "another" }, bad: "fwid"},
+		"no firmware ID in the certificate":          {device: gpu(), change: func(s *scene) { s.device.Extensions = []string{} }, bad: "fwid"},
+		"two firmware IDs in the certificate":        {device: gpu(), change: func(s *scene) { s.device.Extensions = []string{"GH100", "GB100"} }, bad: "fwid"},
+		"the other form of the firmware ID":          {device: gpu(), change: func(s *scene) { s.device.Extensions = []string{"GB100"} }, skipped: "count", mode: nvgpu.SPT},
+		"an identity of another family":              {device: gpu(), change: func(s *scene) { s.device.Identity = "GB100" }, bad: "count chain"},
 		"no firmware ID":                             {device: gpu(), change: func(s *scene) { s.device.NoFWID = true }, skipped: "count fwid", mode: nvgpu.SPT},
 
 		"an unknown mode":                  {device: nvgputest.BlackwellGPU(0), change: func(s *scene) { s.device.Feature = 3 }, bad: "modes mode"},
@@ -215,6 +219,35 @@ func TestSyntheticDevices(t *testing.T) {
 				t.Errorf("measurements: %q, want %q", got, c.measured)
 			}
 		})
+	}
+}
+
+// TestARevocationBesideGoodAnswersIsOne gives both for one certificate, and
+// then more good answers than are looked at.
+func TestARevocationBesideGoodAnswersIsOne(t *testing.T) {
+	s := newScene(t, gpu())
+	it, o := s.make(t)
+	cert, err := x509.ParseCertificate(it.Chain[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	revoked, err := s.p.OCSP(cert, nvgputest.Revoked, s.ocspAt, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	good := o.OCSP
+	for name, answers := range map[string][][]byte{"before": append([][]byte{revoked}, good...), "behind": append(slices.Clone(good), revoked),
+		"before many": append([][]byte{revoked}, slices.Repeat(good[:1], 100)...)} {
+		o.OCSP = answers
+		if d := nvgpu.Verify([]nvgpu.Item{it}, o).Devices[0]; d.Check("gpu.ocsp").Status != result.Fail {
+			t.Errorf("%s: %+v", name, d.Check("gpu.ocsp"))
+		}
+	}
+	junk := slices.Clone(good[0])
+	junk[len(junk)-1] ^= 1
+	o.OCSP = slices.Repeat([][]byte{junk}, 100)
+	if d := nvgpu.Verify([]nvgpu.Item{it}, o).Devices[0]; d.Check("gpu.ocsp").Status != result.Fail {
+		t.Errorf("junk: %+v", d.Check("gpu.ocsp"))
 	}
 }
 

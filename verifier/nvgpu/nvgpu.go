@@ -64,8 +64,9 @@ type Options struct {
 	NoRIM bool
 	// AllowExpiredRIM takes RIMs whose signer's certificates have expired.
 	AllowExpiredRIM bool
-	// OCSP are responses for the certificates of devices and RIMs, in any
-	// order. A certificate without one is reported as skipped.
+	// OCSP are responses for the certificates of devices and RIMs. A certificate
+	// without one is reported as skipped. Only the first eight about one
+	// certificate are looked at: those of the more trusted origin come first.
 	OCSP [][]byte
 	// OCSPNonce must be in every OCSP response; nil: not demanded, as with
 	// responses that were not fetched for this verification.

@@ -38,6 +38,8 @@ type Device struct {
 	Measurements int            // number of blocks
 	Changed      map[int]string // measurements, 0-based, that are of something else
 	Issuer       string         // chip of the provisioner; empty: Chip
+	Identity     string         // product of the identity's certificate; empty: that of Chip
+	Extensions   []string       // chips in whose form the leaf has its firmware ID; nil: Chip
 	NotBefore    time.Time      // of the leaf; zero: Now less three years
 }
 
@@ -128,6 +130,9 @@ func (p *PKI) chain(d *Device) ([]*authority, error) {
 	case strings.HasPrefix(d.Chip, "GB"):
 		family = "GB100"
 	}
+	if d.Identity != "" {
+		family = d.Identity
+	}
 	issuer := d.Issuer
 	if issuer == "" {
 		issuer = d.Chip
@@ -148,16 +153,24 @@ func (p *PKI) chain(d *Device) ([]*authority, error) {
 	if err != nil {
 		return nil, err
 	}
-	ext, err := fwidExtension(d.Chip, sha512.Sum384([]byte(d.Firmware)))
-	if err != nil {
-		return nil, err
+	forms := d.Extensions
+	if forms == nil {
+		forms = []string{d.Chip}
+	}
+	var exts []pkix.Extension
+	for _, chip := range forms {
+		ext, err := fwidExtension(chip, sha512.Sum384([]byte(d.Firmware)))
+		if err != nil {
+			return nil, err
+		}
+		exts = append(exts, ext)
 	}
 	from := d.NotBefore
 	if from.IsZero() {
 		from = Now.AddDate(-3, 0, 0)
 	}
 	leaf, err := p.issue("leaf "+d.Name, &x509.Certificate{SerialNumber: serial("leaf " + d.Name), Subject: subject(d.Chip + " A01 " + unit + " FMC LF"),
-		KeyUsage: x509.KeyUsageDigitalSignature, NotBefore: from, NotAfter: Now.AddDate(30, 0, 0), ExtraExtensions: []pkix.Extension{ext}}, brom)
+		KeyUsage: x509.KeyUsageDigitalSignature, NotBefore: from, NotAfter: Now.AddDate(30, 0, 0), ExtraExtensions: exts}, brom)
 	if err != nil {
 		return nil, err
 	}

@@ -124,7 +124,8 @@ func (a *Appraiser) ask(items []nvgpu.Item, o *nvgpu.Options, demandNonce bool) 
 	}
 	// AppraiseGPUs has no context: the source bounds its own time.
 	c := a.o.Source.Collateral(context.Background(), nvgpu.Verify(items, &bare).Devices, o.OCSPNonce)
-	o.RIMs, o.OCSP = slices.Concat(o.RIMs, c.RIMs), slices.Concat(o.OCSP, c.OCSP)
+	// First what the source says: evidence must not crowd a revocation out.
+	o.RIMs, o.OCSP = slices.Concat(c.RIMs, o.RIMs), slices.Concat(c.OCSP, o.OCSP)
 }
 
 // machineChecks returns the checks of the machine as a whole, with that of the
