@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -71,7 +72,22 @@ func usage(format string, args ...any) *fault.Fault {
 }
 
 // now returns the time to judge at.
-func (f *collateralFlags) now() (time.Time, error) { return parseTime(f.at) }
+func (f *collateralFlags) now() (time.Time, error) { return parseAt(f.at) }
+
+// parseAt reads the value of --at; empty is the present.
+func parseAt(at string) (time.Time, error) {
+	if at == "" {
+		return time.Now().UTC(), nil
+	}
+	if secs, err := strconv.ParseInt(at, 10, 64); err == nil {
+		return time.Unix(secs, 0).UTC(), nil
+	}
+	t, err := time.Parse(time.RFC3339, at)
+	if err != nil {
+		return time.Time{}, usage("reading --at %q: neither RFC 3339 nor Unix seconds", at)
+	}
+	return t.UTC(), nil
+}
 
 // trusted returns the roots to trust; nil stands for Intel's.
 func (f *collateralFlags) trusted() (*pck.Roots, error) {
@@ -155,11 +171,14 @@ func readInput(flag, path string, limit int) ([]byte, error) {
 	return b, nil
 }
 
-// readQuote reads a quote: raw bytes, or text in hex or base64. The two
-// cannot be confused: a raw quote starts with its version, 3 to 5 in two
-// bytes, which no text does.
-func readQuote(path string) ([]byte, error) {
-	b, err := readInput("--quote", path, 3*quote.MaxSize)
+// readQuote reads a quote: raw bytes, or text in hex or base64.
+func readQuote(path string) ([]byte, error) { return readEncoded("--quote", path, quote.MaxSize) }
+
+// readEncoded reads a quote or report of at most limit bytes: raw, or as text
+// in hex or base64. The two cannot be confused: what is raw starts with its
+// version, 2 to 5 in two bytes or more, which no text does.
+func readEncoded(flag, path string, limit int) ([]byte, error) {
+	b, err := readInput(flag, path, 3*limit)
 	if err != nil {
 		return nil, err
 	}

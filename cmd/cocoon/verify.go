@@ -7,12 +7,13 @@ import "github.com/spf13/cobra"
 func newVerifyCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "verify",
-		Short: "verify quotes and evidence",
+		Short: "verify quotes, reports and evidence",
 		Args:  cobra.NoArgs,
 	}
 	cmd.AddCommand(
 		newVerifyQuoteCmd("tdx"),
 		newVerifyQuoteCmd("sgx"),
+		newVerifySNPCmd(),
 		newVerifyTPMCmd(),
 		newVerifyEvidenceCmd(),
 	)

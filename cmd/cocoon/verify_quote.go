@@ -118,13 +118,9 @@ func (f *verifyQuoteFlags) read(tee string) (*quoteInputs, error) {
 
 // readBinding reads what the quote must have been made over.
 func (f *verifyQuoteFlags) readBinding(in *quoteInputs) error {
-	if f.reportData != "" {
-		b, err := hex.DecodeString(strings.TrimPrefix(f.reportData, "0x"))
-		if err != nil || len(b) > 64 {
-			return usage("reading --report-data: not hex of at most 64 bytes")
-		}
-		in.reportData = new([64]byte)
-		copy(in.reportData[:], b)
+	var err error
+	if in.reportData, err = parseReportData(f.reportData); err != nil {
+		return err
 	}
 	if f.nonce != "" {
 		if f.claims == "" {
@@ -158,6 +154,20 @@ func (f *verifyQuoteFlags) readBinding(in *quoteInputs) error {
 	}
 	in.reportData = &want
 	return nil
+}
+
+// parseReportData reads the value of --report-data; nil stands for empty.
+func parseReportData(s string) (*[64]byte, error) {
+	if s == "" {
+		return nil, nil
+	}
+	b, err := hex.DecodeString(strings.TrimPrefix(s, "0x"))
+	if err != nil || len(b) > 64 {
+		return nil, usage("reading --report-data: not hex of at most 64 bytes")
+	}
+	var out [64]byte
+	copy(out[:], b)
+	return &out, nil
 }
 
 func runVerifyQuote(cmd *cobra.Command, tee string, f *verifyQuoteFlags) error {

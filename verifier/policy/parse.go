@@ -64,6 +64,11 @@ func (p *Policy) Validate() error {
 			bad("dcap: %w", err)
 		}
 	}
+	if p.SNP != nil {
+		if err := p.SNP.Validate(); err != nil {
+			bad("snp: %w", err)
+		}
+	}
 	return errors.Join(errs...)
 }
 

@@ -10,6 +10,7 @@ import (
 	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
 	"cocoon/verifier/policy/dcap"
+	"cocoon/verifier/policy/snp"
 )
 
 // Format is the version of the policy that this package reads.
@@ -47,6 +48,7 @@ type Policy struct {
 	Manifests    Manifests    `json:"manifests"`
 	TPM          *TPM         `json:"tpm,omitempty"`  // needed for ClassVTPM
 	DCAP         *dcap.Policy `json:"dcap,omitempty"` // TDX and SGX; without it both are refused
+	SNP          *snp.Policy  `json:"snp,omitempty"`  // without it SEV-SNP is refused
 	Freshness    Freshness    `json:"freshness"`
 }
 

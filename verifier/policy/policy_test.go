@@ -9,6 +9,7 @@ import (
 	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
 	"cocoon/verifier/policy"
+	"cocoon/verifier/policy/snp"
 	"cocoon/verifier/tpmtest"
 )
 
@@ -35,8 +36,9 @@ func TestPoliciesAreRefused(t *testing.T) {
 			p.Environment, p.TrustClasses = policy.Production, []string{policy.ClassTDX}
 			p.TPM.DevelopmentEKRoots = p.TPM.EKRoots
 		},
-		"no verdict life":                func(p *policy.Policy) { p.Freshness.VerdictSeconds = 0 },
-		"a verdict of more than an hour": func(p *policy.Policy) { p.Freshness.VerdictSeconds = 3601 },
+		"no verdict life":                    func(p *policy.Policy) { p.Freshness.VerdictSeconds = 0 },
+		"a verdict of more than an hour":     func(p *policy.Policy) { p.Freshness.VerdictSeconds = 3601 },
+		"an snp section that makes no sense": func(p *policy.Policy) { p.SNP = &snp.Policy{VMPLs: []uint32{4}} },
 	} {
 		p := tpmtest.NewWorld(t).Policy
 		if err := p.Validate(); err != nil {

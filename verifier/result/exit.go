@@ -19,6 +19,10 @@ func ExitOf(id string) int {
 	if strings.HasSuffix(id, ".parse") {
 		return fault.ExitParse
 	}
+	// The KDS not answering is no word on the evidence.
+	if strings.HasPrefix(id, "snp.kds.") {
+		return fault.ExitNetwork
+	}
 	for _, tee := range []string{"tdx", "sgx"} {
 		// A failed check of a TCB status has the status as its ID's end:
 		// Revoked and NotSupported are refused, every other is for policy.

@@ -93,7 +93,7 @@ func (c *Client) nextFailure(last *failure, err error, now time.Time) *failure {
 	if last != nil {
 		f.count = last.count + 1
 	}
-	f.until = now.Add(c.backoff(holdBase, holdMax, f.count-1))
+	f.until = now.Add(c.fetch.Backoff(holdBase, holdMax, f.count-1))
 	return f
 }
 

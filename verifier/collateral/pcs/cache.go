@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"cocoon/internal/jcs"
+	"cocoon/verifier/internal/atomicfile"
 )
 
 // lru is a bounded map that forgets what was used least recently. It is not
@@ -148,31 +149,5 @@ func (d *disk) store(ref partRef, e *entry) error {
 	if err := os.MkdirAll(d.dir, 0o700); err != nil {
 		return fmt.Errorf("making cache directory: %w", err)
 	}
-	return writeAtomic(d.path(ref), b)
-}
-
-// writeAtomic writes a file by way of a temporary one beside it.
-func writeAtomic(path string, b []byte) (err error) {
-	f, err := os.CreateTemp(filepath.Dir(path), ".tmp-*")
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	defer func() {
-		if err != nil {
-			_ = os.Remove(f.Name())
-		}
-	}()
-	if _, err = f.Write(b); err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	return nil
+	return atomicfile.Write(d.path(ref), b)
 }

@@ -12,6 +12,7 @@ import (
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
 	"cocoon/verifier/collateral"
+	"cocoon/verifier/internal/fetch"
 )
 
 // maxHeader bounds a response's headers: a chain of collateral.MaxChain bytes
@@ -42,7 +43,7 @@ type part struct {
 // decode takes a response apart as the API documentation of each endpoint
 // says (PCS API v4: "Get TCB Info", "Get Quoting Enclave Identity", "Get
 // Revocation List"; PCCS: "Get Root CA CRL").
-func decode(ref partRef, resp *response) (*part, error) {
+func decode(ref partRef, resp *fetch.Response) (*part, error) {
 	switch ref.kind {
 	case kindTCBInfo:
 		var doc struct {
@@ -57,7 +58,7 @@ func decode(ref partRef, resp *response) (*part, error) {
 		}
 		return decodeDocument(resp, &doc, &doc.Body, &doc.Signature, headerQE)
 	case kindPCKCRL:
-		der, err := decodeCRL(resp.body)
+		der, err := decodeCRL(resp.Body)
 		if err != nil {
 			return nil, err
 		}
@@ -67,7 +68,7 @@ func decode(ref partRef, resp *response) (*part, error) {
 		}
 		return &part{Body: der, Chain: chain}, nil
 	case kindRootCRL:
-		der, err := decodeCRL(resp.body)
+		der, err := decodeCRL(resp.Body)
 		if err != nil {
 			return nil, err
 		}
@@ -79,8 +80,8 @@ func decode(ref partRef, resp *response) (*part, error) {
 // decodeDocument reads {"<name>": {…}, "signature": "<hex>"} into doc, whose
 // fields body and signature point to; the body's bytes stay as they came,
 // since they are what is signed.
-func decodeDocument(resp *response, doc any, body *json.RawMessage, signature *string, headers ...string) (*part, error) {
-	if err := jcs.Decode(resp.body, len(resp.body), doc); err != nil {
+func decodeDocument(resp *fetch.Response, doc any, body *json.RawMessage, signature *string, headers ...string) (*part, error) {
+	if err := jcs.Decode(resp.Body, len(resp.Body), doc); err != nil {
 		return nil, err
 	}
 	if len(*body) == 0 {
@@ -98,9 +99,9 @@ func decodeDocument(resp *response, doc any, body *json.RawMessage, signature *s
 }
 
 // issuerChain reads the URL-encoded PEM chain from the first header present.
-func issuerChain(resp *response, names ...string) ([]byte, error) {
+func issuerChain(resp *fetch.Response, names ...string) ([]byte, error) {
 	for _, name := range names {
-		v := resp.header.Get(name)
+		v := resp.Header.Get(name)
 		if v == "" {
 			continue
 		}

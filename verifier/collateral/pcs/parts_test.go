@@ -7,6 +7,7 @@ import (
 
 	"cocoon/internal/jcs"
 	"cocoon/verifier/collateral"
+	"cocoon/verifier/internal/fetch"
 )
 
 // FuzzDecode feeds answers to the decoder of each part: what it lets through
@@ -25,7 +26,7 @@ func FuzzDecode(f *testing.F) {
 		for _, name := range []string{headerTCBInfo, headerQE, headerPCKCRL} {
 			h.Set(name, header)
 		}
-		p, err := decode(partRef{kind: k}, &response{header: h, body: body})
+		p, err := decode(partRef{kind: k}, &fetch.Response{Header: h, Body: body})
 		if err != nil {
 			return
 		}

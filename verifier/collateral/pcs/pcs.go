@@ -15,7 +15,6 @@ import (
 	"context"
 	"encoding/hex"
 	"log/slog"
-	"math/rand/v2"
 	"net/http"
 	"net/url"
 	"sync"
@@ -25,6 +24,7 @@ import (
 
 	"cocoon/internal/fault"
 	"cocoon/verifier/collateral"
+	"cocoon/verifier/internal/fetch"
 	"cocoon/verifier/pck"
 )
 
@@ -90,7 +90,7 @@ type Client struct {
 	opts    Options
 	base    string
 	rootCRL string
-	http    *http.Client
+	fetch   *fetch.Client
 	log     *slog.Logger
 	disk    *disk // nil: no disk cache
 
@@ -150,24 +150,16 @@ func New(opts Options) (*Client, error) {
 	if opts.Roots == nil {
 		opts.Roots = pck.IntelRoots()
 	}
-	if opts.HTTP == nil {
-		opts.HTTP = newHTTPClient()
-	}
 	if opts.Clock == nil {
 		opts.Clock = time.Now
-	}
-	if opts.Sleep == nil {
-		opts.Sleep = sleep
-	}
-	if opts.Rand == nil {
-		opts.Rand = rand.Float64
 	}
 	if opts.Logger == nil {
 		opts.Logger = slog.New(slog.DiscardHandler)
 	}
 	c := &Client{
 		opts: opts, base: base, rootCRL: opts.RootCRLURL,
-		http:  withoutRedirects(opts.HTTP),
+		fetch: fetch.New(fetch.Options{Timeout: opts.Timeout, Attempts: opts.Attempts, RetryBase: opts.RetryBase, RetryMax: opts.RetryMax,
+			MaxHeader: maxHeader, HTTP: opts.HTTP, Sleep: opts.Sleep, Rand: opts.Rand, Logger: opts.Logger}),
 		log:   opts.Logger,
 		sets:  newLRU[Request, *held](opts.MemorySets),
 		parts: newLRU[partRef, *entry](4 * opts.MemorySets),
@@ -264,7 +256,7 @@ func (c *Client) refresh(req Request, h *held) {
 	defer c.mu.Unlock()
 	h.refreshing = false
 	if err != nil {
-		h.refreshAt = c.opts.Clock().Add(c.backoff(time.Minute, time.Hour, h.failures) + time.Minute)
+		h.refreshAt = c.opts.Clock().Add(c.fetch.Backoff(time.Minute, time.Hour, h.failures) + time.Minute)
 		h.failures++
 		c.log.LogAttrs(c.ctx, slog.LevelWarn, "collateral could not be refreshed, using what is held",
 			slog.Time("valid_until", h.set.NextUpdate()), slog.Any("error", err))

@@ -38,9 +38,9 @@ func ParseCRL(data []byte) (*CRL, error) {
 		return nil, fmt.Errorf("CRL of %d bytes, limit %d: %w", len(data), MaxCRL, ErrMalformed)
 	}
 	der := data
-	if bytes.HasPrefix(data, []byte("-----BEGIN")) {
+	if bytes.HasPrefix(data, pemBegin) {
 		block, rest := pem.Decode(data)
-		if block == nil || block.Type != "X509 CRL" || len(bytes.TrimSpace(rest)) > 0 {
+		if block == nil || block.Type != "X509 CRL" || len(bytes.TrimSpace(rest)) > 0 || bytes.Count(data, pemBegin) != 1 {
 			return nil, fmt.Errorf("not one PEM CRL: %w", ErrMalformed)
 		}
 		der = block.Bytes

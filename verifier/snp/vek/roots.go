@@ -255,6 +255,8 @@ func (r *Roots) CheckChain(data []byte, line report.Product) error {
 	return nil
 }
 
+var pemBegin = []byte("-----BEGIN")
+
 // splitCerts returns the DER of each certificate in PEM or concatenated DER.
 func splitCerts(data []byte) ([][]byte, error) {
 	if len(data) > MaxChain {
@@ -275,8 +277,8 @@ func splitCerts(data []byte) ([][]byte, error) {
 		}
 		rest = bytes.TrimSpace(rest)
 		block, more := pem.Decode(rest)
-		// Decode would skip what stands before a block.
-		if block == nil || block.Type != "CERTIFICATE" || !bytes.HasPrefix(rest, []byte("-----BEGIN")) {
+		// Decode skips what stands before a block, and blocks that do not read.
+		if block == nil || block.Type != "CERTIFICATE" || !bytes.HasPrefix(rest, pemBegin) || bytes.Count(rest[:len(rest)-len(more)], pemBegin) != 1 {
 			return nil, fmt.Errorf("neither DER nor PEM certificates: %w", ErrMalformed)
 		}
 		out, rest = append(out, block.Bytes), more

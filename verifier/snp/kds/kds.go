@@ -1,0 +1,350 @@
+// Package kds fetches what verifies SEV-SNP reports from AMD's Key
+// Distribution Service, or from a cache that answers like it, and keeps it: a
+// report comes in; the VCEK's certificate, the chain and the CRL go out.
+//
+// The service is not trusted: its answers are bounded in size and time, it
+// cannot redirect elsewhere, nothing is kept or returned that package vek has
+// not verified, and a CRL that is older than the held one does not replace it.
+//
+// Definition: AMD 57230, VCEK Certificate and KDS Interface Specification,
+// chapter 4.
+package kds
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"log/slog"
+	"math/rand/v2"
+	"net/http"
+	"net/url"
+	"strings"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/singleflight"
+
+	"cocoon/internal/fault"
+	"cocoon/verifier/internal/fetch"
+	"cocoon/verifier/snp/report"
+	"cocoon/verifier/snp/vek"
+)
+
+// AMD is the address of AMD's service.
+const AMD = "https://kdsintf.amd.com"
+
+// Defaults of Options. AMD's service answers the same request once in ten
+// seconds.
+const (
+	DefaultTimeout      = 20 * time.Second // of one HTTP request
+	DefaultAttempts     = 4
+	DefaultRetryBase    = 10 * time.Second
+	DefaultRetryMax     = 40 * time.Second
+	DefaultRefreshAfter = 12 * time.Hour // of CRLs
+)
+
+// Hold-off after a request failed in all its attempts: the same document is
+// not asked for again before it ends. It doubles with each failure.
+const (
+	holdBase = 10 * time.Second
+	holdMax  = 10 * time.Minute
+	maxFails = 1024
+)
+
+// Options of New. The zero value asks AMD's service, trusts AMD's roots and
+// keeps everything in memory only.
+type Options struct {
+	BaseURL  string     // empty: AMD
+	Roots    *vek.Roots // nil: AMD's
+	CacheDir string     // where documents are kept between runs; empty: nowhere
+	// RefreshAfter is the age from which a held CRL is asked for again. If that
+	// fails, the held one is used as long as it is current.
+	RefreshAfter time.Duration
+	// Offline never asks the service: what is not held is missing.
+	Offline bool
+
+	Timeout   time.Duration // of one HTTP request
+	Attempts  int           // HTTP requests per document and fetch
+	RetryBase time.Duration // first delay between attempts
+	RetryMax  time.Duration // longest delay between attempts
+
+	HTTP   *http.Client // nil: a client with the package's limits
+	Clock  func() time.Time
+	Sleep  func(context.Context, time.Duration) error
+	Rand   func() float64 // uniform in [0, 1), for jitter
+	Logger *slog.Logger   // nil: nothing is logged
+}
+
+// Client fetches and keeps documents. It is safe for concurrent use.
+type Client struct {
+	opts  Options
+	base  string
+	fetch *fetch.Client
+	disk  *disk // nil: no disk cache
+
+	gets singleflight.Group // by document
+
+	mu    sync.Mutex
+	held  map[string]*entry // bounded by maxHeld
+	fails map[string]*failure
+}
+
+// maxHeld bounds the documents in memory.
+const maxHeld = 4096
+
+// failure is a document that could not be had.
+type failure struct {
+	err   error
+	count int
+	until time.Time
+}
+
+// New returns a client. The error is a fault for an address that is not one.
+func New(o Options) (*Client, error) {
+	if o.BaseURL == "" {
+		o.BaseURL = AMD
+	}
+	u, err := url.Parse(o.BaseURL)
+	if err != nil || u.Host == "" || (u.Scheme != "https" && u.Scheme != "http") || u.User != nil || u.RawQuery != "" || u.Fragment != "" {
+		return nil, fault.New(fault.ExitInternal, "snp.kds.url", "give the base URL of AMD's KDS or of a cache of it, such as "+AMD,
+			"reading the KDS's address %q: not an http or https base URL", o.BaseURL)
+	}
+	setDefault(&o.RefreshAfter, DefaultRefreshAfter)
+	setDefault(&o.Timeout, DefaultTimeout)
+	setDefault(&o.Attempts, DefaultAttempts)
+	setDefault(&o.RetryBase, DefaultRetryBase)
+	setDefault(&o.RetryMax, DefaultRetryMax)
+	if o.Roots == nil {
+		o.Roots = vek.AMDRoots()
+	}
+	if o.Clock == nil {
+		o.Clock = time.Now
+	}
+	if o.Rand == nil {
+		o.Rand = rand.Float64
+	}
+	if o.Logger == nil {
+		o.Logger = slog.New(slog.DiscardHandler)
+	}
+	c := &Client{opts: o, base: strings.TrimRight(o.BaseURL, "/"), held: map[string]*entry{}, fails: map[string]*failure{},
+		fetch: fetch.New(fetch.Options{Timeout: o.Timeout, Attempts: o.Attempts, RetryBase: o.RetryBase, RetryMax: o.RetryMax,
+			MaxHeader: 1 << 16, HTTP: o.HTTP, Sleep: o.Sleep, Rand: o.Rand, Logger: o.Logger})}
+	if o.CacheDir != "" {
+		sum := o.Roots.Hash()
+		c.disk = &disk{dir: o.CacheDir, scope: c.base + " " + hex.EncodeToString(sum[:])}
+	}
+	return c, nil
+}
+
+func setDefault[T comparable](v *T, def T) {
+	var zero T
+	if *v == zero {
+		*v = def
+	}
+}
+
+// Certificate returns the certificate (DER) of the VCEK that signed a report:
+// of its chip, at its reported TCB version, verified. A report of version 2
+// does not say its product: Milan and then Genoa are asked for. VLEKs are not
+// to be had from the KDS by anyone but their provider.
+func (c *Client) Certificate(ctx context.Context, r *report.Report) ([]byte, error) {
+	if r.Signer != report.VCEK {
+		return nil, fault.New(fault.ExitNetwork, "snp.kds.vlek", "give the certificate that came with the report, as a file or in its certificate table",
+			"fetching certificate: the KDS hands a %s out to its cloud provider only", r.Signer)
+	}
+	lines := []report.Product{r.Product.Line()}
+	if r.Product == "" {
+		lines = []report.Product{report.Milan, report.Genoa}
+	}
+	var errs []error
+	for _, line := range lines {
+		der, err := c.get(ctx, vcek{line: line, chip: r.ChipID, tcb: r.ReportedTCB})
+		if err == nil {
+			return der, nil
+		}
+		errs = append(errs, err)
+		if !fault.Has(err, "snp.kds.not_found") && !fault.Has(err, "snp.kds.offline") {
+			break
+		}
+	}
+	return nil, errs[len(errs)-1]
+}
+
+// Chain returns the certificates of ASK or ASVK and ARK of a product line, in
+// PEM. They are those of the roots: anything else is refused.
+func (c *Client) Chain(ctx context.Context, line report.Product, s report.Signer) ([]byte, error) {
+	return c.get(ctx, chain{line: line.Line(), signer: s})
+}
+
+// CRL returns the CRL (DER) of a product line, verified and current.
+func (c *Client) CRL(ctx context.Context, line report.Product) ([]byte, error) {
+	return c.get(ctx, crl{line: line.Line()})
+}
+
+// get returns a document: from memory, from disk, or from the service.
+func (c *Client) get(ctx context.Context, d document) ([]byte, error) {
+	if e := c.usable(ctx, d); e != nil && !c.stale(d, e) {
+		return e.Body, nil
+	}
+	// The fetch does not end with the caller's context: one that gives up does
+	// not take the answer away from the others that wait for it. It is bounded
+	// by its own timeouts.
+	ch := c.gets.DoChan(d.path(), func() (any, error) { return c.fetchDocument(context.WithoutCancel(ctx), d) })
+	select {
+	case res := <-ch:
+		if res.Err != nil {
+			return nil, res.Err
+		}
+		return res.Val.([]byte), nil
+	case <-ctx.Done():
+		return nil, fault.New(fault.ExitNetwork, "snp.kds.cancelled", "give it more time, or give the document as a file", "fetching %s: %w", d.path(), ctx.Err())
+	}
+}
+
+// usable returns what is held of a document, if it verifies and is current.
+func (c *Client) usable(ctx context.Context, d document) *entry {
+	c.mu.Lock()
+	e := c.held[d.path()]
+	c.mu.Unlock()
+	now := c.opts.Clock()
+	if e != nil && d.current(e.Body, now) {
+		return e
+	}
+	if e != nil || c.disk == nil {
+		return nil
+	}
+	e, err := c.disk.load(d)
+	if err == nil {
+		err = d.verify(e.Body, c.opts.Roots)
+	}
+	if err != nil {
+		if !errors.Is(err, errMiss) {
+			c.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "ignoring a cache file", slog.String("document", d.path()), slog.Any("error", err))
+		}
+		return nil
+	}
+	if !d.current(e.Body, now) {
+		return nil
+	}
+	c.keep(d, e)
+	return e
+}
+
+// stale reports whether a held document is due for a refresh. A fetch time in
+// the future (a clock that was set back) counts as due.
+func (c *Client) stale(d document, e *entry) bool {
+	now := c.opts.Clock()
+	return d.refreshes() && !c.opts.Offline && (now.Before(e.Fetched) || now.Sub(e.Fetched) >= c.opts.RefreshAfter)
+}
+
+// keep holds an entry in memory, in the place of any other where it is full.
+func (c *Client) keep(d document, e *entry) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.held) >= maxHeld {
+		for k := range c.held {
+			delete(c.held, k)
+			break
+		}
+	}
+	c.held[d.path()] = e
+	delete(c.fails, d.path())
+}
+
+// fetchDocument asks the service, unless that failed so recently that it is
+// better left alone. Where a held document is current, a failure is no reason
+// to do without it.
+func (c *Client) fetchDocument(ctx context.Context, d document) ([]byte, error) {
+	held := c.usable(ctx, d)
+	if held != nil && !c.stale(d, held) {
+		return held.Body, nil // another fetch brought it
+	}
+	now := c.opts.Clock()
+	c.mu.Lock()
+	last := c.fails[d.path()]
+	c.mu.Unlock()
+	var err error
+	switch {
+	case c.opts.Offline:
+		return nil, fault.New(fault.ExitNetwork, "snp.kds.offline", "fetch it while there is a network, or give it as a file", "fetching %s: not held, and offline", d.path())
+	case last != nil && now.Before(last.until):
+		err = last.err
+	default:
+		var body []byte
+		if body, err = c.ask(ctx, d); err == nil {
+			if held != nil && d.older(body, held.Body) {
+				c.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "service answers with an older document than is held, keeping the held one", slog.String("document", d.path()))
+				body = held.Body
+			}
+			e := &entry{Body: body, Fetched: now}
+			c.keep(d, e)
+			if c.disk != nil {
+				if err := c.disk.store(d, e); err != nil {
+					c.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "document could not be kept on disk", slog.Any("error", err))
+				}
+			}
+			return body, nil
+		}
+		c.note(d, last, err, now)
+	}
+	if held != nil {
+		c.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "document could not be refreshed, using what is held", slog.String("document", d.path()), slog.Any("error", err))
+		return held.Body, nil
+	}
+	return nil, err
+}
+
+// note counts a failure on from the last one and says how long to leave the
+// service alone.
+func (c *Client) note(d document, last *failure, err error, now time.Time) {
+	f := &failure{err: err, count: 1}
+	if last != nil {
+		f.count = last.count + 1
+	}
+	f.until = now.Add(holdBase/2 + c.fetch.Backoff(holdBase, holdMax, f.count-1))
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if len(c.fails) >= maxFails {
+		clear(c.fails)
+	}
+	c.fails[d.path()] = f
+}
+
+// ask makes the request and verifies the answer.
+func (c *Client) ask(ctx context.Context, d document) ([]byte, error) {
+	resp, failure := c.fetch.Get(ctx, c.base+d.path(), d.limit())
+	if failure != nil {
+		return nil, fetchFault(failure)
+	}
+	body, err := d.decode(resp.Body)
+	if err == nil {
+		err = d.verify(body, c.opts.Roots)
+	}
+	if err != nil {
+		return nil, fault.New(fault.ExitNetwork, "snp.kds.answer", "use AMD's service or another cache: this one's answer does not hold",
+			"reading the answer of %s: %w", c.base+d.path(), err)
+	}
+	if !d.current(body, c.opts.Clock()) {
+		return nil, fault.New(fault.ExitNetwork, "snp.kds.answer", "check the clock, or use AMD's service: this one's answer is out of date",
+			"reading the answer of %s: not valid at this time", c.base+d.path())
+	}
+	return body, nil
+}
+
+// fetchFault gives a failed request its code.
+func fetchFault(f *fetch.Failure) *fault.Fault {
+	code, remedy := "snp.kds.unreachable", "check the network and the address, or give certificate and CRL as files"
+	switch {
+	case f.Kind == fetch.Redirected:
+		code, remedy = "snp.kds.redirect", "name the service that answers by itself"
+	case f.Kind == fetch.TooLarge:
+		code, remedy = "snp.kds.answer", "use AMD's service or another cache: this one does not answer as the specification says"
+	case f.Kind == fetch.BadStatus && f.Status == http.StatusTooManyRequests:
+		code, remedy = "snp.kds.rate_limited", "wait: AMD's service answers the same request once in ten seconds; keep a cache directory"
+	case f.Kind == fetch.BadStatus && (f.Status == http.StatusNotFound || f.Status == http.StatusBadRequest):
+		code, remedy = "snp.kds.not_found", "the service knows no such chip at this TCB version: check the report's product, or that it is of a production processor"
+	case f.Kind == fetch.BadStatus:
+		code, remedy = "snp.kds.status", "try again later, or ask another service"
+	}
+	return fault.New(fault.ExitNetwork, code, remedy, "%w", f)
+}
