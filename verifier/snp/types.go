@@ -118,6 +118,8 @@ type Platform struct {
 	CiphertextHiding bool `json:"ciphertext_hiding"`
 	AliasCheck       bool `json:"alias_check_complete"`
 	TIO              bool `json:"tio"`
+	// Raw has all bits, those without a name among them.
+	Raw report.Vector `json:"raw"`
 }
 
 // Certificate is what is known of the signing key's certificate; it is empty
@@ -171,6 +173,7 @@ func (r *Result) describe(p *report.Report) {
 		SMT: i.Has(report.PlatformSMT), TSME: i.Has(report.PlatformTSME), ECC: i.Has(report.PlatformECC),
 		RAPLDisabled: i.Has(report.PlatformRAPLDisabled), CiphertextHiding: i.Has(report.PlatformCiphertextHiding),
 		AliasCheck: i.Has(report.PlatformAliasCheck), TIO: i.Has(report.PlatformTIO),
+		Raw: report.Vector(i),
 	}
 	r.TCB = TCB{Reported: p.ReportedTCB, Committed: p.CommittedTCB, Launch: p.LaunchTCB, Current: p.CurrentTCB}
 	r.Firmware = Firmware{Current: p.Current, Committed: p.Committed}

@@ -212,7 +212,7 @@ func (p *PKI) Certificate(c *Cert) ([]byte, error) {
 		integer("3.1", c.TCB.Bootloader), integer("3.2", c.TCB.TEE), integer("3.3", c.TCB.SNP), integer("3.8", c.TCB.Microcode),
 	}
 	if turin {
-		steps = append(steps, integer("3.9", c.TCB.FMC))
+		steps = append(steps, integer("3.9", c.TCB.FMC), integer("3.5", 0), integer("3.6", 0), integer("3.7", 0))
 	} else {
 		steps = append(steps, integer("3.4", 0), integer("3.5", 0), integer("3.6", 0), integer("3.7", 0))
 	}

@@ -64,6 +64,9 @@ func Default(version uint32, p report.Product, s report.Signer) Report {
 		}
 		copy(r.ChipID[:], bytes.Repeat([]byte{0xC1}, n))
 	}
+	if p == report.Turin {
+		r.PlatformInfo |= 1 << 6 // as its firmware does
+	}
 	if version >= 5 {
 		r.LaunchMitigations, r.Mitigations = 0x3, 0xB
 	}

@@ -141,7 +141,9 @@ const (
 	PlatformAliasCheck       PlatformInfo = 1 << 5 // no memory aliases were found since reset (AMD-SB-3015)
 	PlatformTIO              PlatformInfo = 1 << 7 // SEV-TIO is enabled
 
-	platformReserved = ^(PlatformInfo(1)<<8 - 1) | 1<<6
+	// Bit 6 has no name in the specification, but Turin's firmware sets it: it
+	// is let through, and shown with the other bits as they stand.
+	platformReserved = ^(PlatformInfo(1)<<8 - 1)
 )
 
 // Has reports whether a bit is set.

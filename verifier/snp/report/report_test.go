@@ -39,7 +39,7 @@ func TestMalformedReportsAreRefused(t *testing.T) {
 		"policy with bit 63":                put(15, 0x80),
 		"VMPL 4":                            put(0x30, 4),
 		"no signature algorithm":            put(0x34, 0),
-		"platform info with bit 6":          put(0x40, 0x40),
+		"platform info with bit 63":         put(0x47, 0x80),
 		"platform info with bit 8":          put(0x41, 1),
 		"a reserved signing key":            put(0x48, 2<<2),
 		"flags with bit 5":                  put(0x48, 1<<5),

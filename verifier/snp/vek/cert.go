@@ -164,7 +164,8 @@ func (c *Cert) versions(spl [10]int) error {
 		return fmt.Errorf("a %s certificate has an FMC version: %w", c.Line, ErrMalformed)
 	}
 	for n := 4; n <= 7; n++ {
-		// Reserved; present on Milan and Genoa. No component has such a number.
+		// Reserved; all present on Milan and Genoa, 5 to 7 on Turin. No component
+		// has such a number.
 		if spl[n] > 0 {
 			return fmt.Errorf("reserved component %d has version %d: %w", n, spl[n], ErrMalformed)
 		}
