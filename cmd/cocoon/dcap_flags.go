@@ -11,6 +11,7 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -71,7 +72,22 @@ func usage(format string, args ...any) *fault.Fault {
 }
 
 // now returns the time to judge at.
-func (f *collateralFlags) now() (time.Time, error) { return parseTime(f.at) }
+func (f *collateralFlags) now() (time.Time, error) { return parseAt(f.at) }
+
+// parseAt reads the value of --at; empty is the present.
+func parseAt(at string) (time.Time, error) {
+	if at == "" {
+		return time.Now().UTC(), nil
+	}
+	if secs, err := strconv.ParseInt(at, 10, 64); err == nil {
+		return time.Unix(secs, 0).UTC(), nil
+	}
+	t, err := time.Parse(time.RFC3339, at)
+	if err != nil {
+		return time.Time{}, usage("reading --at %q: neither RFC 3339 nor Unix seconds", at)
+	}
+	return t.UTC(), nil
+}
 
 // trusted returns the roots to trust; nil stands for Intel's.
 func (f *collateralFlags) trusted() (*pck.Roots, error) {

@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/sha512"
 	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
@@ -26,7 +27,13 @@ import (
 	"cocoon/measurements/ovmftest"
 	"cocoon/measurements/pcr"
 	"cocoon/measurements/verity"
+	"cocoon/verifier/collateral"
+	"cocoon/verifier/evidence"
+	"cocoon/verifier/policy"
+	dcappolicy "cocoon/verifier/policy/dcap"
 	"cocoon/verifier/server"
+	"cocoon/verifier/tcb"
+	"cocoon/verifier/tdxtest"
 	"cocoon/verifier/tpmtest"
 )
 
@@ -76,7 +83,52 @@ func writeEvidence(env *testscript.Env) error {
 			return err
 		}
 	}
-	return os.WriteFile(filepath.Join(env.WorkDir, "manifest.json"), manifestDoc, 0o644)
+	if err := os.WriteFile(filepath.Join(env.WorkDir, "manifest.json"), manifestDoc, 0o644); err != nil {
+		return err
+	}
+	return writeTDXEvidence(env, w, good)
+}
+
+// writeTDXEvidence writes evidence of a TD that runs the same, good at $TDXAT
+// but for a manifest that speaks of TDX, and what it takes to verify it.
+func writeTDXEvidence(env *testscript.Env, w *tpmtest.World, like *evidence.Evidence) error {
+	pki, err := tdxtest.New("evidence")
+	if err != nil {
+		return err
+	}
+	ev := *like
+	c := tdxtest.StatusTDX(tcb.UpToDate)
+	ev.CPU = evidence.CPU{Type: evidence.TypeTDX, CertChain: [][]byte{}, RuntimeEvents: like.CPU.RuntimeEvents}
+	ev.CPU.EventLog, c.Quote.TD.RTMR = tdxtest.CCEL(tdxtest.DirectBoot())
+	r3 := &c.Quote.TD.RTMR[3]
+	for _, e := range ev.CPU.RuntimeEvents {
+		b, err := e.Bytes()
+		if err != nil {
+			return err
+		}
+		d := sha512.Sum384(b)
+		*r3 = sha512.Sum384(append(r3[:], d[:]...))
+	}
+	if c.Quote.TD.ReportData, err = ev.Claims.ReportData(); err != nil {
+		return err
+	}
+	var raw *collateral.Raw
+	if ev.CPU.Quote, raw, err = pki.Make(&c); err != nil {
+		return err
+	}
+	p := *w.Policy
+	p.Environment, p.TrustClasses, p.TPM, p.DCAP = policy.Production, []string{policy.ClassTDX}, nil, dcappolicy.Default()
+	for name, v := range map[string]any{"tdx.json": &ev, "tdx-policy.json": &p, "collateral.json": raw} {
+		b, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		if err := os.WriteFile(filepath.Join(env.WorkDir, name), b, 0o644); err != nil {
+			return err
+		}
+	}
+	env.Setenv("TDXAT", tdxtest.Now.Format(time.RFC3339))
+	return os.WriteFile(filepath.Join(env.WorkDir, "roots.pem"), pki.RootPEM(), 0o644)
 }
 
 // serveWorld runs a verifier of the world ($WORLD_URL) and names what a

@@ -20,7 +20,9 @@ import (
 	"cocoon/verifier/dcap"
 	"cocoon/verifier/policy"
 	dcappolicy "cocoon/verifier/policy/dcap"
+	snppolicy "cocoon/verifier/policy/snp"
 	"cocoon/verifier/result"
+	"cocoon/verifier/snp"
 )
 
 // cpus returns the appraisers of TEEs, with the collateral that the flags
@@ -95,7 +97,7 @@ func (f *verifyEvidenceFlags) judgeAzure(cmd *cobra.Command, doc []byte, rep *az
 	if err != nil {
 		return err
 	}
-	dp, err := f.azurePolicy()
+	dp, sp, err := f.azurePolicy()
 	if err != nil {
 		return err
 	}
@@ -103,7 +105,10 @@ func (f *verifyEvidenceFlags) judgeAzure(cmd *cobra.Command, doc []byte, rep *az
 	if err != nil {
 		return fault.New(fault.ExitParse, "azure.bundle.parse", "give the evidence as the guest's agent made it", "%w", err)
 	}
-	o := &azure.Options{Now: now, AnySelection: true, AnyQualifyingData: f.qualifying == "", TDX: &dcap.Options{Roots: roots}}
+	o := &azure.Options{Now: now, AnySelection: true, AnyQualifyingData: f.qualifying == "", TDX: &dcap.Options{Roots: roots}, SNP: &snp.Options{}}
+	if sp != nil {
+		o.SNP.RequireCRL, o.SNP.CRLMaxAge = sp.RequireCRL, sp.CRLMaxAge()
+	}
 	if f.qualifying != "" {
 		if o.QualifyingData, err = hex.DecodeString(strings.TrimPrefix(f.qualifying, "0x")); err != nil || len(o.QualifyingData) > 64 {
 			return usage("reading --qualifying-data: not hex of at most 64 bytes")
@@ -132,29 +137,36 @@ func (f *verifyEvidenceFlags) judgeAzure(cmd *cobra.Command, doc []byte, rep *az
 		return err
 	}
 	rep.fill(res)
-	if res.TDX != nil {
+	switch {
+	case res.TDX != nil:
 		rep.Checks = append(rep.Checks, dp.AppraiseTDX(res.TDX, now)...)
+	case res.SNP != nil:
+		rep.Checks = append(rep.Checks, sp.Appraise(res.SNP)...)
 	}
 	return fetchErr
 }
 
-// azurePolicy reads --policy: a whole policy, of which the part about Intel
-// quotes counts, or that part alone.
-func (f *verifyEvidenceFlags) azurePolicy() (*dcappolicy.Policy, error) {
+// azurePolicy reads --policy: a whole policy, of which the parts about the
+// hardware count, or one of these parts alone, beside the other's default.
+func (f *verifyEvidenceFlags) azurePolicy() (*dcappolicy.Policy, *snppolicy.Policy, error) {
 	if f.policy == "" {
-		return dcappolicy.Default(), nil
+		return dcappolicy.Default(), snppolicy.Default(), nil
 	}
 	doc, err := readInput("--policy", f.policy, policy.MaxSize)
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
 	if p, err := policy.Parse(doc); err == nil {
 		if p.DCAP == nil {
-			return &dcappolicy.Policy{}, nil // which accepts no TDX
+			p.DCAP = &dcappolicy.Policy{} // which accepts no TDX
 		}
-		return p.DCAP, nil
+		return p.DCAP, p.SNP, nil // nil accepts no SNP
 	}
-	return dcappolicy.Parse(doc)
+	if sp, err := snppolicy.Parse(doc); err == nil {
+		return dcappolicy.Default(), sp, nil
+	}
+	dp, err := dcappolicy.Parse(doc)
+	return dp, snppolicy.Default(), err
 }
 
 // fill takes over a verification's result.

@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
-	"time"
 
 	"github.com/spf13/cobra"
 
@@ -202,21 +200,6 @@ func manifestFault(err error) error {
 		return fault.New(fault.ExitPolicy, "manifest.trusted", "name the manifest's hash or its signers in the policy", "%w", err)
 	}
 	return fault.New(fault.ExitParse, "manifest.parse", "give the manifest as it was published", "%w", err)
-}
-
-// parseTime reads a time of a flag; "" is now.
-func parseTime(s string) (time.Time, error) {
-	if s == "" {
-		return time.Now().UTC(), nil
-	}
-	if secs, err := strconv.ParseInt(s, 10, 64); err == nil {
-		return time.Unix(secs, 0).UTC(), nil
-	}
-	t, err := time.Parse(time.RFC3339, s)
-	if err != nil {
-		return time.Time{}, usage("reading --at %q: neither RFC 3339 nor Unix seconds", s)
-	}
-	return t.UTC(), nil
 }
 
 // writeResult writes a result for a person: the verdict, what failed and what

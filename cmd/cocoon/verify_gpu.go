@@ -101,7 +101,7 @@ func (f *verifyGPUFlags) read() ([]nvgpu.Item, *nvgpu.Options, *policy.Policy, e
 		return err == nil
 	}
 	var err error
-	o.Now, err = parseTime(f.at)
+	o.Now, err = parseAt(f.at)
 	keep(err)
 	p := policy.Default()
 	p.OCSP.AllowMissing = true // shown as skipped, and warned of

@@ -97,7 +97,7 @@ func (f *verifySNPFlags) read() (*snpInputs, error) {
 		}
 	}
 	var err error
-	in.opts.Now, err = parseTime(f.at)
+	in.opts.Now, err = parseAt(f.at)
 	keep(err)
 	in.report, err = readEncoded("--report", f.report, report.Size+report.MaxTable)
 	keep(err)

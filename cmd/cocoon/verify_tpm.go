@@ -103,7 +103,7 @@ func (f *verifyTPMFlags) read() (*tpmInputs, error) {
 		return err == nil
 	}
 	var err error
-	in.o.Now, err = parseTime(f.at)
+	in.o.Now, err = parseAt(f.at)
 	keep(err)
 	if b, err := readInput("--quote", f.quote, maxTPMInput); keep(err) {
 		in.ev.Attest = decodeText(b, 0xff)

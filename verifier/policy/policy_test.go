@@ -32,13 +32,13 @@ func TestPoliciesAreRefused(t *testing.T) {
 		"no AK roots":                         func(p *policy.Policy) { p.TPM.AKRoots = nil },
 		"a root that does not parse":          func(p *policy.Policy) { p.TPM.AKRoots = [][]byte{{1}} },
 		"a root that is no authority":         func(p *policy.Policy) { p.TPM.AKRoots = leaf.Chain(t)[:1] },
-		"an snp section that makes no sense":  func(p *policy.Policy) { p.SNP = &snp.Policy{VMPLs: []uint32{4}} },
 		"production with development TPMs": func(p *policy.Policy) {
 			p.Environment, p.TrustClasses = policy.Production, []string{policy.ClassTDX}
 			p.TPM.DevelopmentEKRoots = p.TPM.EKRoots
 		},
-		"no verdict life":                func(p *policy.Policy) { p.Freshness.VerdictSeconds = 0 },
-		"a verdict of more than an hour": func(p *policy.Policy) { p.Freshness.VerdictSeconds = 3601 },
+		"no verdict life":                    func(p *policy.Policy) { p.Freshness.VerdictSeconds = 0 },
+		"a verdict of more than an hour":     func(p *policy.Policy) { p.Freshness.VerdictSeconds = 3601 },
+		"an snp section that makes no sense": func(p *policy.Policy) { p.SNP = &snp.Policy{VMPLs: []uint32{4}} },
 	} {
 		p := tpmtest.NewWorld(t).Policy
 		if err := p.Validate(); err != nil {

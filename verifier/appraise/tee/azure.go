@@ -38,6 +38,9 @@ func (a azureCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *po
 	if err != nil {
 		out.fail("claims.encoding", "claims that can be encoded", oneLine(err), "claims cannot be encoded", "")
 	}
+	if p.SNP != nil {
+		s.RequireCRL, s.CRLMaxAge = p.SNP.RequireCRL, p.SNP.CRLMaxAge()
+	}
 	if ev.CPU.Type == evidence.TypeAzTDX {
 		if p.DCAP != nil && p.DCAP.TDX != nil {
 			d.CollateralGrace = p.DCAP.TDX.CollateralGrace()
@@ -50,7 +53,7 @@ func (a azureCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *po
 		out.Image = noReference(m, ev.CPU.Type)
 		return out.CPUResult
 	}
-	out.CPU = append(out.CPU, drop(r.Checks)...)
+	out.CPU = append(out.CPU, drop(r.Checks, p)...)
 	if r.Class != ev.CPU.Type {
 		out.fail("evidence.cpu.type", ev.CPU.Type, r.Class, "the hardware is another than the evidence says", "send the evidence of one machine")
 	}
@@ -65,7 +68,7 @@ func (a azureCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *po
 			out.until(end.Add(d.CollateralGrace))
 		}
 	case r.SNP != nil:
-		out.policy(appraiseSNP())
+		out.policy(p.SNP.Appraise(r.SNP))
 		out.Measurements = r.SNP.Measurements()
 		out.until(r.SNP.Certificate.NotAfter)
 	}
@@ -76,18 +79,12 @@ func (a azureCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *po
 	return out.CPUResult
 }
 
-// appraiseSNP holds an SNP report against the policy. Policies have no
-// section for SNP, so that none accepts one.
-func appraiseSNP() []result.Check {
-	return []result.Check{{ID: "policy.snp", Status: result.Fail, Expected: "a policy that says which SNP platforms are accepted", Actual: "none",
-		Reason: "the policy has no rules for SNP", Remedy: "use a verifier whose policy has them"}}
-}
-
-// drop leaves out the check that stands for nothing: a VLEK has no chip.
-func drop(checks []result.Check) []result.Check {
+// drop leaves out checks that were skipped rightly: a VLEK has no chip, and
+// without a CRL there is none to ask where the policy wants none.
+func drop(checks []result.Check, p *policy.Policy) []result.Check {
 	var out []result.Check
 	for _, c := range checks {
-		if c.Status == result.Skip && c.ID == "snp.cert.chip_id" {
+		if c.Status == result.Skip && (c.ID == "snp.cert.chip_id" || c.ID == "snp.cert.revoked" && p.SNP != nil && !p.SNP.RequireCRL) {
 			continue
 		}
 		out = append(out, c)

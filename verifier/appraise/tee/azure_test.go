@@ -24,6 +24,7 @@ import (
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy"
 	dcappolicy "cocoon/verifier/policy/dcap"
+	snppolicy "cocoon/verifier/policy/snp"
 	"cocoon/verifier/quote"
 	"cocoon/verifier/result"
 	"cocoon/verifier/tdxtest"
@@ -106,6 +107,15 @@ func (w *world) azTDX(t testing.TB) *evidence.Evidence {
 	return ev
 }
 
+// anotherKey changes a letter of the key's modulus.
+func anotherKey(hcl []byte) {
+	if at := &hcl[1236+120]; *at == 'A' {
+		*at = 'B'
+	} else {
+		*at = 'A'
+	}
+}
+
 // TestAnAzureTDIsGoodButForReferenceValues appraises a good VM, and the same
 // with one thing changed.
 func TestAnAzureTDIsGoodButForReferenceValues(t *testing.T) {
@@ -115,7 +125,7 @@ func TestAnAzureTDIsGoodButForReferenceValues(t *testing.T) {
 	}{
 		"unchanged":               {func(*world, *evidence.Evidence) {}, nil},
 		"other claims":            {func(_ *world, ev *evidence.Evidence) { ev.Claims.ReceiptKey[0] ^= 1 }, []string{"tpm.quote.extra_data"}},
-		"another key":             {func(_ *world, ev *evidence.Evidence) { ev.CPU.HCLReport[1236+120] ^= 1 }, []string{"azure.runtime.hash", "tpm.quote.signature"}},
+		"another key":             {func(_ *world, ev *evidence.Evidence) { anotherKey(ev.CPU.HCLReport) }, []string{"azure.runtime.hash", "tpm.quote.signature"}},
 		"another TD":              {func(_ *world, ev *evidence.Evidence) { ev.CPU.HCLReport[32+530] ^= 1 }, []string{"azure.tdx.report"}},
 		"another hardware's type": {func(_ *world, ev *evidence.Evidence) { ev.CPU.Type = evidence.TypeAzSNP }, []string{"dcap.collateral.missing", "evidence.cpu.type", "policy.trust_class"}},
 		"no dcap policy":          {func(w *world, _ *evidence.Evidence) { w.Policy.DCAP = nil }, []string{"policy.tdx"}},
@@ -156,8 +166,14 @@ func TestRealAzureEvidenceIsNotAWorkers(t *testing.T) {
 	ev := w.Evidence(t)
 	ev.CPU = evidence.CPU{Type: evidence.TypeAzSNP, Quote: az.Attest, Signature: az.Signature, CertChain: [][]byte{az.VCEK}, HCLReport: az.HCL, RuntimeEvents: ev.CPU.RuntimeEvents}
 	r := appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tdxtest.Now.Add(time.Hour), CPUs: tee.CPUs(tee.Options{})})
-	if diff := cmp.Diff([]string{"manifest.az-snp", "policy.snp", "tpm.event_log.format", "tpm.quote.extra_data", "tpm.quote.pcr_digest", "tpm.quote.pcr_selection"}, failed(r)); diff != "" {
+	if diff := cmp.Diff([]string{"manifest.az-snp", "policy.snp.section", "tpm.event_log.format", "tpm.quote.extra_data", "tpm.quote.pcr_digest", "tpm.quote.pcr_selection"}, failed(r)); diff != "" {
 		t.Errorf("failed checks (-want +got):\n%s", diff)
+	}
+	// A policy that accepts SNP leaves the rest.
+	w.Policy.SNP = snppolicy.Default()
+	r = appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tdxtest.Now.Add(time.Hour), CPUs: tee.CPUs(tee.Options{})})
+	if diff := cmp.Diff([]string{"manifest.az-snp", "tpm.event_log.format", "tpm.quote.extra_data", "tpm.quote.pcr_digest", "tpm.quote.pcr_selection"}, failed(r)); diff != "" {
+		t.Errorf("failed checks under a policy with SNP (-want +got):\n%s", diff)
 	}
 	passed := 0
 	for _, c := range r.Checks() {

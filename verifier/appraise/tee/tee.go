@@ -1,5 +1,5 @@
 // Package tee appraises evidence of trusted execution environments for package
-// appraise: TDX, and Azure's confidential VMs on SNP and on TDX. In come
+// appraise: TDX, SEV-SNP, and Azure's confidential VMs on either. In come
 // evidence, a policy and a manifest; out come the checks of cryptography,
 // binding to the claims, TCB, policy, and event log.
 //
@@ -39,6 +39,7 @@ type Options struct {
 func CPUs(o Options) map[string]appraise.CPU {
 	return map[string]appraise.CPU{
 		evidence.TypeTDX:   tdxCPU{o},
+		evidence.TypeSNP:   snpCPU{o},
 		evidence.TypeAzTDX: azureCPU{o},
 		evidence.TypeAzSNP: azureCPU{o},
 	}

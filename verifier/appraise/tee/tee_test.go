@@ -213,3 +213,9 @@ func TestCollateralOfTheEvidenceIsVerified(t *testing.T) {
 		t.Errorf("no collateral: %v", got)
 	}
 }
+
+func sorted(in []string) []string {
+	out := append([]string{}, in...)
+	slices.Sort(out)
+	return out
+}
