@@ -7,6 +7,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 	"time"
 
 	"cocoon/image/info"
@@ -35,7 +36,7 @@ func readBuild(imageDir, packsDir string) (*manifest.Inputs, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := &manifest.Inputs{Image: manifest.Image{Name: im.Name, Version: im.Version}, Epoch: time.Unix(im.Epoch, 0)}
+	in := &manifest.Inputs{Image: imageOf(&im), Epoch: time.Unix(im.Epoch, 0)}
 	var errs []error
 	add := func(dir, prefix, file, described string) {
 		a, err := hashFile(prefix+file, filepath.Join(dir, filepath.Base(file)))
@@ -61,6 +62,12 @@ func readBuild(imageDir, packsDir string) (*manifest.Inputs, error) {
 	}
 	in.Inputs, err = buildInputs(&im, &packs)
 	return in, err
+}
+
+// imageOf names an image. Its profile is in its name, as in "cocoon-cpu".
+func imageOf(im *info.Image) manifest.Image {
+	profile := im.Name[strings.LastIndex(im.Name, "-")+1:]
+	return manifest.Image{Name: im.Name, Version: im.Version, Profile: profile, Debug: profile == "debug"}
 }
 
 // readMeasured reads what the firmware measures.

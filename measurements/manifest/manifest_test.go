@@ -35,12 +35,13 @@ func fixture(t testing.TB) *manifest.Manifest {
 		t.Fatal(err)
 	}
 	return &manifest.Manifest{
-		Format: manifest.Format, Image: manifest.Image{Name: "test-image", Version: 1},
+		Format: manifest.Format, Image: manifest.Image{Name: "test-image", Version: 1, Profile: "cpu"},
 		Artifacts: []manifest.Artifact{{Name: "image/vmlinuz", SHA256: sum("vmlinuz"), Size: 1}}, Inputs: []manifest.Artifact{},
 		Boot:    manifest.Boot{Cmdline: root.String(), RootVerity: root.Hash},
 		TPM:     &manifest.TPM{Components: components, Firmwares: []manifest.TPMFirmware{fw}},
 		Engines: []manifest.Engine{{Kind: rules.Engine, ImageDigest: sum("engine"), Args: rules.Args}},
 		Config:  rules.Config, Models: []manifest.Model{{Name: "chat", VerityRoot: sum("model")}}, GPUs: []manifest.GPUFloor{},
+		TDX: fixtureTDX(), SNP: fixtureSNP(root.String()), Supersedes: []manifest.Superseded{},
 		Sunset: time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC),
 	}
 }
@@ -143,7 +144,7 @@ func TestPayloadIsAnInTotoStatement(t *testing.T) {
 
 func TestInconsistentManifestsAreRefused(t *testing.T) {
 	for name, change := range map[string]func(*manifest.Manifest){
-		"another format":              func(m *manifest.Manifest) { m.Format = 2 },
+		"another format":              func(m *manifest.Manifest) { m.Format = 3 },
 		"no version":                  func(m *manifest.Manifest) { m.Image.Version = 0 },
 		"no artifacts":                func(m *manifest.Manifest) { m.Artifacts = nil },
 		"unsorted artifacts":          func(m *manifest.Manifest) { m.Artifacts = append(m.Artifacts, m.Artifacts[0]) },
@@ -157,6 +158,26 @@ func TestInconsistentManifestsAreRefused(t *testing.T) {
 		"an initrd changed":           func(m *manifest.Manifest) { m.TPM.Components.InitrdSHA256[0] ^= 1 },
 		"a firmware twice":            func(m *manifest.Manifest) { m.TPM.Firmwares = append(m.TPM.Firmwares, m.TPM.Firmwares[0]) },
 		"no firmware":                 func(m *manifest.Manifest) { m.TPM.Firmwares = nil },
+		"no TEE":                      func(m *manifest.Manifest) { m.TPM, m.TDX, m.SNP = nil, nil, nil },
+		"no profile":                  func(m *manifest.Manifest) { m.Image.Profile = "" },
+		"a manifest superseded twice": func(m *manifest.Manifest) { m.Supersedes = append(grace(), grace()...) },
+		"a grace without end":         func(m *manifest.Manifest) { m.Supersedes = []manifest.Superseded{{Manifest: digest.Sum256(nil)}} },
+		"an RTMR1 changed":            func(m *manifest.Manifest) { m.TDX.Firmwares[0].RTMR1.Value[0] ^= 1 },
+		"an RTMR1 left out":           func(m *manifest.Manifest) { m.TDX.Firmwares[0].RTMR1.Value = nil },
+		"a kernel changed":            func(m *manifest.Manifest) { m.TDX.Components.KernelAuthenticodeSHA384[0] ^= 1 },
+		"a command line twice":        func(m *manifest.Manifest) { r := &m.TDX.Firmwares[0].RTMR2; r.Events = append(r.Events, r.Events[0]) },
+		"a host event with a digest":  func(m *manifest.Manifest) { m.TDX.Firmwares[0].RTMR0.Events[0].Host = true },
+		"an event without a digest":   func(m *manifest.Manifest) { m.TDX.Firmwares[0].RTMR0.Events[1].Host = false },
+		"a value that cannot be":      func(m *manifest.Manifest) { m.TDX.Firmwares[0].RTMR0.Value = &digest.SHA384{1} },
+		"no MRTD":                     func(m *manifest.Manifest) { m.TDX.Firmwares[0].MRTD = nil },
+		"unsorted MRTDs":              func(m *manifest.Manifest) { f := &m.TDX.Firmwares[0]; f.MRTD = append(f.MRTD, digest.SHA384{}) },
+		"a TDX firmware twice":        func(m *manifest.Manifest) { m.TDX.Firmwares = append(m.TDX.Firmwares, m.TDX.Firmwares[0]) },
+		"an SNP command line changed": func(m *manifest.Manifest) { m.SNP.Components.CmdlineSHA256[0] ^= 1 },
+		"an SNP initrd changed":       func(m *manifest.Manifest) { m.SNP.Components.InitrdSHA256[0] ^= 1 },
+		"no vCPUs":                    func(m *manifest.Manifest) { m.SNP.Firmwares[0].MaxVCPUs = 0 },
+		"too many vCPUs":              func(m *manifest.Manifest) { m.SNP.Firmwares[0].MaxVCPUs = manifest.MaxVCPUs + 1 },
+		"no vCPU model":               func(m *manifest.Manifest) { m.SNP.Firmwares[0].VCPUs = nil },
+		"a vCPU model twice":          func(m *manifest.Manifest) { f := &m.SNP.Firmwares[0]; f.VCPUs = append(f.VCPUs, f.VCPUs[0]) },
 		"no engine":                   func(m *manifest.Manifest) { m.Engines = nil },
 		"an argument twice":           func(m *manifest.Manifest) { m.Engines[0].Args = append(m.Engines[0].Args, m.Engines[0].Args[0]) },
 		"an argument of no kind":      func(m *manifest.Manifest) { m.Engines[0].Args[0].Kind = "any" },
