@@ -158,7 +158,6 @@ func TestInconsistentManifestsAreRefused(t *testing.T) {
 		"an initrd changed":           func(m *manifest.Manifest) { m.TPM.Components.InitrdSHA256[0] ^= 1 },
 		"a firmware twice":            func(m *manifest.Manifest) { m.TPM.Firmwares = append(m.TPM.Firmwares, m.TPM.Firmwares[0]) },
 		"no firmware":                 func(m *manifest.Manifest) { m.TPM.Firmwares = nil },
-		"no TEE":                      func(m *manifest.Manifest) { m.TPM, m.TDX, m.SNP = nil, nil, nil },
 		"no profile":                  func(m *manifest.Manifest) { m.Image.Profile = "" },
 		"a manifest superseded twice": func(m *manifest.Manifest) { m.Supersedes = append(grace(), grace()...) },
 		"a grace without end":         func(m *manifest.Manifest) { m.Supersedes = []manifest.Superseded{{Manifest: digest.Sum256(nil)}} },

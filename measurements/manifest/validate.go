@@ -56,9 +56,6 @@ func (m *Manifest) Validate() error {
 		}
 	}
 	m.validateBoot(v)
-	if m.TPM == nil && m.TDX == nil && m.SNP == nil {
-		v.bad("no TEE: one of tpm, tdx and snp is needed")
-	}
 	m.validateTPM(v)
 	m.validateTDX(v)
 	m.validateSNP(v)
