@@ -83,6 +83,8 @@ func Build(in Inputs) (*Manifest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("building manifest: reading command line: %w", err)
 	}
+	date := in.Epoch.UTC().Truncate(time.Second)
+	in.Image.SourceDate = date
 	m := &Manifest{
 		Format:    Format,
 		Image:     in.Image,
@@ -100,7 +102,7 @@ func Build(in Inputs) (*Manifest, error) {
 		Supersedes: slices.SortedFunc(slices.Values(in.Supersedes), func(a, b Superseded) int {
 			return bytes.Compare(a.Manifest[:], b.Manifest[:])
 		}),
-		Sunset: in.Epoch.UTC().Truncate(time.Second).AddDate(0, 0, in.Release.LifeDays),
+		Sunset: date.AddDate(0, 0, in.Release.LifeDays),
 	}
 	for _, fw := range in.Firmwares {
 		f, err := NewTPMFirmware(fw, components, in.Files.Cmdline)

@@ -53,6 +53,8 @@ type Image struct {
 	Version uint64 `json:"version"`
 	Profile string `json:"profile"` // what it is built for: "cpu", "nvidia", "debug"
 	Debug   bool   `json:"debug"`   // made to be looked into: a production policy refuses it
+
+	SourceDate time.Time `json:"source_date"` // SOURCE_DATE_EPOCH of the build; whole seconds, UTC
 }
 
 // Superseded is an earlier manifest of the same image, and until when it is

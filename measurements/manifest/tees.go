@@ -2,18 +2,14 @@ package manifest
 
 import (
 	"crypto/sha512"
-	"encoding/binary"
 	"slices"
 
 	"cocoon/measurements/digest"
+	"cocoon/measurements/snp"
 )
 
-// Limits of the sections of TEEs.
-const (
-	maxEvents = 512
-	// MaxVCPUs is the most vCPUs that an SNP section can allow.
-	MaxVCPUs = 1024
-)
+// maxEvents bounds the list of a register.
+const maxEvents = 512
 
 // TDX is what a trust domain reports for the image after direct boot, per
 // firmware, and the components that it is computed from. RTMR3 follows from
@@ -107,92 +103,49 @@ func matchEvents(want []Event, got []digest.SHA384) bool {
 }
 
 // SNP is what an SEV-SNP guest's launch digest is made of, per firmware. The
-// host chooses the number of vCPUs and their model; neither needs a manifest
-// of its own, because the digest for any of them follows.
+// host chooses the number of vCPUs and, within the shapes, their model;
+// neither needs a manifest of its own, because the digest for any of them
+// follows.
 type SNP struct {
-	Components SNPComponents `json:"components"`
+	Components snp.Kernel    `json:"components"` // the page of hashes of a direct boot (kernel-hashes=on)
 	Firmwares  []SNPFirmware `json:"firmwares"`
 }
 
-// SNPComponents are the hashes in the page that QEMU measures for a direct
-// boot (kernel-hashes=on).
-type SNPComponents struct {
-	KernelSHA256  digest.SHA256 `json:"kernel_sha256"`
-	InitrdSHA256  digest.SHA256 `json:"initrd_sha256"`
-	CmdlineSHA256 digest.SHA256 `json:"cmdline_sha256"` // of the command line with its final NUL
-}
-
-// SNPFirmware is one accepted firmware.
+// SNPFirmware is one accepted firmware and the machines that it may run in.
 type SNPFirmware struct {
-	Name   string        `json:"name"`   // for people
-	SHA256 digest.SHA256 `json:"sha256"` // of the firmware file
-	// Launch is the launch digest after the firmware, its metadata pages and
-	// the page of hashes, and before the vCPUs' save areas.
-	Launch   digest.SHA384 `json:"launch_before_vcpus"`
-	VCPUs    []SNPVCPU     `json:"vcpus"`
-	MaxVCPUs int           `json:"max_vcpus"`
+	Name         string        `json:"name"`   // for people
+	SHA256       digest.SHA256 `json:"sha256"` // of the firmware file
+	snp.Firmware               // what the launch digest needs of the file
+	Shapes       []SNPShape    `json:"shapes"`
+	MaxVCPUs     int           `json:"max_vcpus"`
 }
 
-// SNPVCPU is a model of vCPU: the save areas that it starts with.
-type SNPVCPU struct {
-	Type          string        `json:"type"`           // QEMU's name of the model
-	GuestFeatures uint64        `json:"guest_features"` // SEV_FEATURES
-	BSP           digest.SHA384 `json:"bsp_sha384"`     // SHA-384 of the first vCPU's save area page
-	AP            digest.SHA384 `json:"ap_sha384"`      // of every other's
+// SNPShape is a kind of vCPU.
+type SNPShape struct {
+	VMM      snp.VMM `json:"vmm"`
+	VCPUType string  `json:"vcpu_type"`      // QEMU's name of the model; "" where the VMM has none
+	Features uint64  `json:"guest_features"` // SEV_FEATURES
 }
 
-// Save areas are measured as pages of this type at this guest address (SEV-SNP
-// Firmware ABI, sections 8.17.2 and 8.17.2.1; PAGE_INFO there).
-const (
-	pageTypeVMSA = 2
-	vmsaGPA      = 0xFFFFFFFFF000
-	pageInfoSize = 0x70
-)
-
-// extendLaunch returns a launch digest after one more page (PAGE_INFO, table 67).
-func extendLaunch(d, contents digest.SHA384) digest.SHA384 {
-	b := make([]byte, 0, pageInfoSize)
-	b = append(append(b, d[:]...), contents[:]...)
-	b = binary.LittleEndian.AppendUint16(b, pageInfoSize)
-	b = append(b, pageTypeVMSA, 0, 0, 0, 0, 0) // IMI_PAGE, reserved, VMPL permissions
-	b = binary.LittleEndian.AppendUint64(b, vmsaGPA)
-	return sha512.Sum384(b)
-}
-
-// Measurement returns the launch digest with n vCPUs of a model.
-func (f *SNPFirmware) Measurement(c SNPVCPU, n int) digest.SHA384 {
-	d := f.Launch
-	for i := range n {
-		page := c.AP
-		if i == 0 {
-			page = c.BSP
-		}
-		d = extendLaunch(d, page)
-	}
-	return d
+// of returns the shape with a number of vCPUs.
+func (s SNPShape) of(n int) snp.Shape {
+	return snp.Shape{VMM: s.VMM, VCPUs: n, VCPUType: s.VCPUType, Features: s.Features}
 }
 
 // SNPMatch says which guest a launch digest is of.
 type SNPMatch struct {
-	Firmware SNPFirmware
-	VCPU     SNPVCPU
-	Count    int // vCPUs
+	Firmware *SNPFirmware
+	Shape    snp.Shape
 }
 
 // Match finds the guest with a launch digest among all that the section
 // allows.
 func (s *SNP) Match(measurement digest.SHA384) (SNPMatch, bool) {
-	for _, f := range s.Firmwares {
-		for _, c := range f.VCPUs {
-			d := f.Launch
-			for n := 1; n <= f.MaxVCPUs && n <= MaxVCPUs; n++ {
-				page := c.AP
-				if n == 1 {
-					page = c.BSP
-				}
-				if d = extendLaunch(d, page); d == measurement {
-					return SNPMatch{f, c, n}, true
-				}
+	for i := range s.Firmwares {
+		f := &s.Firmwares[i]
+		for _, shape := range f.Shapes {
+			if n, err := snp.Match(f.Firmware, &s.Components, shape.of(1), f.MaxVCPUs, measurement); err == nil && n > 0 {
+				return SNPMatch{f, shape.of(n)}, true
 			}
 		}
 	}
@@ -278,33 +231,35 @@ func (m *Manifest) validateSNP(v *validator) {
 		return
 	}
 	c := &s.Components
-	if c.KernelSHA256.IsZero() || c.InitrdSHA256.IsZero() {
+	if c.Kernel.IsZero() || c.Initrd.IsZero() {
 		v.bad("snp: a component hash is missing")
 	}
-	if c.CmdlineSHA256 != digest.Sum256(append([]byte(m.Boot.Cmdline), 0)) {
+	if c.Cmdline != snp.CmdlineDigest(m.Boot.Cmdline) {
 		v.bad("snp: hash of another command line")
 	}
-	if m.TPM != nil && m.TPM.Components.InitrdSHA256 != c.InitrdSHA256 {
+	if m.TPM != nil && m.TPM.Components.InitrdSHA256 != c.Initrd {
 		v.bad("snp: another initrd than in tpm")
 	}
 	v.count("SNP firmware", len(s.Firmwares), 1)
 	seen := map[digest.SHA256]bool{}
-	for i, f := range s.Firmwares {
+	for i := range s.Firmwares {
+		f := &s.Firmwares[i]
 		if f.Name == "" || len(f.Name) > 128 || f.SHA256.IsZero() || seen[f.SHA256] {
 			v.bad("snp: firmware %d: name or hash is missing, or the firmware is listed twice", i)
 		}
 		seen[f.SHA256] = true
-		if f.Launch == (digest.SHA384{}) || f.MaxVCPUs < 1 || f.MaxVCPUs > MaxVCPUs {
+		if f.Digest == (digest.SHA384{}) || f.MaxVCPUs < 1 || f.MaxVCPUs > snp.MaxVCPUs {
 			v.bad("snp: firmware %d: launch digest is missing or number of vCPUs is out of range", i)
+			continue
 		}
-		v.count("vCPU model", len(f.VCPUs), 1)
-		models := map[SNPVCPU]bool{}
-		for _, c := range f.VCPUs {
-			key := SNPVCPU{Type: c.Type, GuestFeatures: c.GuestFeatures}
-			if c.Type == "" || len(c.Type) > 64 || c.BSP == (digest.SHA384{}) || c.AP == (digest.SHA384{}) || models[key] || c.GuestFeatures > maxVersion {
-				v.bad("snp: firmware %d: a vCPU model is incomplete or listed twice", i)
+		v.count("SNP shape", len(f.Shapes), 1)
+		if !distinct(f.Shapes) {
+			v.bad("snp: firmware %d: a shape twice", i)
+		}
+		for _, shape := range f.Shapes {
+			if _, err := snp.Measure(f.Firmware, c, shape.of(1)); err != nil || shape.Features > maxVersion {
+				v.bad("snp: firmware %d: no launch digest follows: %w", i, err)
 			}
-			models[key] = true
 		}
 	}
 }

@@ -2,12 +2,13 @@ package manifest_test
 
 import (
 	"crypto/sha512"
-	"slices"
 	"testing"
 	"time"
 
 	"cocoon/measurements/digest"
 	"cocoon/measurements/manifest"
+	"cocoon/measurements/snp"
+	"cocoon/measurements/tdvf"
 )
 
 func sum384(s string) digest.SHA384 { return digest.Sum384([]byte(s)) }
@@ -33,10 +34,11 @@ func fixtureTDX() *manifest.TDX {
 
 func fixtureSNP(cmdline string) *manifest.SNP {
 	return &manifest.SNP{
-		Components: manifest.SNPComponents{KernelSHA256: digest.Sum256([]byte("kernel file")), InitrdSHA256: digest.Sum256([]byte("initrd")),
-			CmdlineSHA256: digest.Sum256(append([]byte(cmdline), 0))},
-		Firmwares: []manifest.SNPFirmware{{Name: "test", SHA256: digest.Sum256([]byte("ovmf")), Launch: sum384("launch"), MaxVCPUs: 64,
-			VCPUs: []manifest.SNPVCPU{{Type: "EPYC-Milan", GuestFeatures: 1, BSP: sum384("bsp"), AP: sum384("ap")}}}},
+		Components: *snp.HashKernel([]byte("kernel file"), []byte("initrd"), cmdline),
+		Firmwares: []manifest.SNPFirmware{{Name: "test", SHA256: digest.Sum256([]byte("ovmf")), MaxVCPUs: 64,
+			Firmware: snp.Firmware{Digest: sum384("launch"), HashGPA: 0x810c00, ResetEIP: 0x80b004, Sections: []tdvf.SEVSection{
+				{Type: tdvf.SEVMemory, GPA: 0x800000, Size: 0x9000}, {Type: tdvf.SEVKernelHashes, GPA: 0x810000, Size: 0x1000}}},
+			Shapes: []manifest.SNPShape{{VMM: snp.QEMU, VCPUType: "EPYC-Milan", Features: snp.DefaultFeatures}}}},
 	}
 }
 
@@ -89,21 +91,20 @@ func TestAFixedRegisterIsTheChainOfItsEvents(t *testing.T) {
 func TestALaunchDigestIsFoundForAnyNumberOfVCPUs(t *testing.T) {
 	s := fixtureSNP("quiet")
 	f := s.Firmwares[0]
-	for _, n := range []int{1, 2, 63, 64} {
-		m, ok := s.Match(f.Measurement(f.VCPUs[0], n))
-		if !ok || m.Count != n || m.VCPU.Type != "EPYC-Milan" {
-			t.Errorf("%d vCPUs: %+v, %v", n, m, ok)
+	for n, want := range map[int]bool{1: true, 2: true, 64: true, 65: false} {
+		d, err := snp.Measure(f.Firmware, &s.Components, snp.Shape{VMM: snp.QEMU, VCPUs: n, VCPUType: "EPYC-Milan", Features: snp.DefaultFeatures})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if m, ok := s.Match(d); ok != want || ok && m.Shape.VCPUs != n {
+			t.Errorf("%d vCPUs: %+v, %v", n, m.Shape, ok)
 		}
 	}
-	for name, d := range map[string]digest.SHA384{"no vCPU": f.Launch, "one too many": f.Measurement(f.VCPUs[0], 65), "zero": {}} {
-		if m, ok := s.Match(d); ok {
-			t.Errorf("%s: found %+v", name, m)
-		}
+	other, err := snp.Measure(f.Firmware, &s.Components, snp.Shape{VMM: snp.QEMU, VCPUs: 1, VCPUType: "EPYC-Turin", Features: snp.DefaultFeatures})
+	if err != nil {
+		t.Fatal(err)
 	}
-	swapped := f
-	swapped.VCPUs = slices.Clone(f.VCPUs)
-	swapped.VCPUs[0].BSP, swapped.VCPUs[0].AP = f.VCPUs[0].AP, f.VCPUs[0].BSP
-	if f.Measurement(f.VCPUs[0], 2) == swapped.Measurement(swapped.VCPUs[0], 2) {
-		t.Error("the first vCPU's page does not matter")
+	if m, ok := s.Match(other); ok {
+		t.Errorf("a model that is not listed: %+v", m)
 	}
 }

@@ -41,6 +41,9 @@ func (m *Manifest) Validate() error {
 	if !nameRE.MatchString(m.Image.Profile) {
 		v.bad("image profile %.64q is not of the form a-z0-9._-", m.Image.Profile)
 	}
+	if !wholeUTC(m.Image.SourceDate) {
+		v.bad("source date must be a time in UTC with whole seconds")
+	}
 	v.artifacts("artifact", m.Artifacts, 1, maxArtifacts)
 	v.artifacts("input", m.Inputs, 0, maxInputs)
 	if !wholeUTC(m.Sunset) {
