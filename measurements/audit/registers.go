@@ -8,13 +8,11 @@ import (
 	"strings"
 
 	"cocoon/measurements/digest"
+	"cocoon/measurements/launch"
 	"cocoon/measurements/manifest"
-	"cocoon/measurements/mrtd"
 	"cocoon/measurements/pcr"
-	"cocoon/measurements/pe"
 	"cocoon/measurements/release"
 	"cocoon/measurements/snp"
-	"cocoon/measurements/tdvf"
 )
 
 // Limits of the files that are measured in memory, in bytes.
@@ -28,8 +26,7 @@ const (
 type measured struct {
 	kernel, initrd []byte
 	cmdline        string
-	kernel256      digest.SHA256 // Authenticode
-	kernel384      digest.SHA384
+	image          *launch.Image
 	firmware       map[digest.SHA256][]byte
 }
 
@@ -82,8 +79,7 @@ func (a *audit) measure() (*measured, error) {
 	if err := errors.Join(errs[:3]...); err != nil {
 		return nil, err
 	}
-	m.kernel256, errs[0] = pe.Authenticode256(m.kernel)
-	m.kernel384, errs[1] = pe.Authenticode384(m.kernel)
+	m.image, errs[0] = launch.ReadImage(m.kernel, m.initrd, m.cmdline)
 	for _, f := range a.files {
 		if path.Dir(f.Name) != release.FirmwareDir {
 			continue
@@ -128,7 +124,7 @@ func differing(parts map[string]bool) string {
 func (a *audit) checkTPM(t *manifest.TPM, m *measured) {
 	const check = "register.tpm"
 	initrd := digest.Sum256(m.initrd)
-	a.component(check, "kernel, Authenticode SHA-256", kernelFile, t.Components.KernelAuthenticodeSHA256.String(), m.kernel256.String())
+	a.component(check, "kernel, Authenticode SHA-256", kernelFile, t.Components.KernelAuthenticodeSHA256.String(), m.image.Kernel.SHA256.String())
 	a.component(check, "initrd, SHA-256", initrdFile, t.Components.InitrdSHA256.String(), initrd.String())
 	rec, err := pcr.Recorded()
 	if err != nil {
@@ -138,14 +134,14 @@ func (a *audit) checkTPM(t *manifest.TPM, m *measured) {
 	for _, f := range t.Firmwares {
 		_, have := m.firmware[f.SHA256]
 		a.firmware(check, f.Name, f.SHA256, have)
-		got, err := pcr.Predict(f.Firmware, pcr.Components{KernelAuthenticodeSHA256: m.kernel256, InitrdSHA256: initrd}, m.cmdline)
+		got, err := pcr.Predict(f.Firmware, pcr.Components{KernelAuthenticodeSHA256: m.image.Kernel.SHA256, InitrdSHA256: initrd}, m.cmdline)
 		if err != nil {
 			a.add(Row{Check: check, Name: f.Name, Status: Fail, Reason: "cannot be computed: " + oneLine(err), Means: "the command line is damaged", Remedy: "fetch the files again"})
 			continue
 		}
 		known, knownErr := rec.Find(f.SHA256)
 		parts := map[int]map[string]bool{
-			pcr.BootManager: {kernelFile: m.kernel256 == t.Components.KernelAuthenticodeSHA256},
+			pcr.BootManager: {kernelFile: m.image.Kernel.SHA256 == t.Components.KernelAuthenticodeSHA256},
 			pcr.LoaderInput: {initrdFile: initrd == t.Components.InitrdSHA256, cmdlineFile: m.cmdline == a.v.Manifest.Boot.Cmdline},
 		}
 		for _, n := range f.PCRs.Numbers() {
@@ -175,15 +171,19 @@ func (a *audit) firmware(check, name string, sum digest.SHA256, have bool) {
 func (a *audit) checkTDX(t *manifest.TDX, m *measured) {
 	const check = "register.tdx"
 	initrd := digest.Sum384(m.initrd)
-	a.component(check, "kernel, Authenticode SHA-384", kernelFile, t.Components.KernelAuthenticodeSHA384.String(), m.kernel384.String())
+	a.component(check, "kernel, Authenticode SHA-384", kernelFile, t.Components.KernelAuthenticodeSHA384.String(), m.image.Kernel.SHA384.String())
 	a.component(check, "initrd, SHA-384", initrdFile, t.Components.InitrdSHA384.String(), initrd.String())
 	for i := range t.Firmwares {
 		f := &t.Firmwares[i]
 		b, have := m.firmware[f.SHA256]
 		a.firmware(check, f.Name, f.SHA256, have)
-		want, err := tdxFirmware(f.Name, b, m.kernel384, initrd, m.cmdline)
 		if !have {
 			continue
+		}
+		var want manifest.TDXFirmware
+		fw, err := launch.ReadFirmware(f.Name, b)
+		if err == nil {
+			want, err = manifest.NewTDXFirmware(m.image, fw)
 		}
 		if err != nil {
 			a.add(Row{Check: check, Name: f.Name, Status: Fail, Reason: "cannot be computed: " + oneLine(err)})
@@ -192,7 +192,7 @@ func (a *audit) checkTDX(t *manifest.TDX, m *measured) {
 		a.register(check, f.Name+" MRTD", fmt.Sprint(f.MRTD), fmt.Sprint(want.MRTD), "the firmware")
 		parts := []map[string]bool{
 			{f.Name: false},
-			{kernelFile: m.kernel384 == t.Components.KernelAuthenticodeSHA384},
+			{kernelFile: m.image.Kernel.SHA384 == t.Components.KernelAuthenticodeSHA384},
 			{initrdFile: initrd == t.Components.InitrdSHA384, cmdlineFile: m.cmdline == a.v.Manifest.Boot.Cmdline},
 		}
 		for n, pair := range [][2]*manifest.Register{{&f.RTMR0, &want.RTMR0}, {&f.RTMR1, &want.RTMR1}, {&f.RTMR2, &want.RTMR2}} {
@@ -243,11 +243,15 @@ func (a *audit) checkSNP(s *manifest.SNP, m *measured) {
 		if !have {
 			continue
 		}
-		fw, err := snpFirmware(b)
+		read, err := launch.ReadFirmware(f.Name, b)
+		if err == nil && read.SNP == nil {
+			err = errors.New("the firmware is not for SEV-SNP")
+		}
 		if err != nil {
 			a.add(Row{Check: check, Name: f.Name, Status: Fail, Reason: "cannot be computed: " + oneLine(err)})
 			continue
 		}
+		fw := *read.SNP
 		for _, shape := range f.Shapes {
 			name := fmt.Sprintf("%s %s 1 vCPU", f.Name, strings.TrimSpace(string(shape.VMM)+" "+shape.VCPUType))
 			one := snp.Shape{VMM: shape.VMM, VCPUs: 1, VCPUType: shape.VCPUType, Features: shape.Features}
@@ -261,22 +265,4 @@ func (a *audit) checkSNP(s *manifest.SNP, m *measured) {
 				kernelFile: k.Kernel == s.Components.Kernel, initrdFile: k.Initrd == s.Components.Initrd, cmdlineFile: k.Cmdline == s.Components.Cmdline}))
 		}
 	}
-}
-
-func snpFirmware(b []byte) (snp.Firmware, error) {
-	f, err := tdvf.Parse(b)
-	if err != nil {
-		return snp.Firmware{}, err
-	}
-	return snp.ReadFirmware(f)
-}
-
-func mrtds(f *tdvf.Firmware) ([]digest.SHA384, error) {
-	v, err := mrtd.Measure(f)
-	if err != nil {
-		return nil, err
-	}
-	out := []digest.SHA384{v.SinglePass, v.TwoPass}
-	slices.SortFunc(out, func(x, y digest.SHA384) int { return slices.Compare(x[:], y[:]) })
-	return slices.Compact(out), nil
 }

@@ -91,7 +91,6 @@ func Build(in Inputs) (*Manifest, error) {
 		Artifacts: byName(in.Artifacts),
 		Inputs:    byName(in.Inputs),
 		Boot:      Boot{Cmdline: in.Files.Cmdline, RootVerity: digest.SHA256(root.Hash)},
-		TPM:       &TPM{Components: components, Firmwares: []TPMFirmware{}},
 		TDX:       in.TDX,
 		SNP:       in.SNP,
 		Config:    in.Release.Config,
@@ -103,6 +102,9 @@ func Build(in Inputs) (*Manifest, error) {
 			return bytes.Compare(a.Manifest[:], b.Manifest[:])
 		}),
 		Sunset: date.AddDate(0, 0, in.Release.LifeDays),
+	}
+	if len(in.Firmwares) > 0 {
+		m.TPM = &TPM{Components: components}
 	}
 	for _, fw := range in.Firmwares {
 		f, err := NewTPMFirmware(fw, components, in.Files.Cmdline)

@@ -41,7 +41,7 @@ func fixture(t testing.TB) *manifest.Manifest {
 		TPM:     &manifest.TPM{Components: components, Firmwares: []manifest.TPMFirmware{fw}},
 		Engines: []manifest.Engine{{Kind: rules.Engine, ImageDigest: sum("engine"), Args: rules.Args}},
 		Config:  rules.Config, Models: []manifest.Model{{Name: "chat", VerityRoot: sum("model")}}, GPUs: []manifest.GPUFloor{},
-		TDX: fixtureTDX(), SNP: fixtureSNP(root.String()), Supersedes: []manifest.Superseded{},
+		TDX: fixtureTDX(root.String()), SNP: fixtureSNP(root.String()), Supersedes: []manifest.Superseded{},
 		Sunset: time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC),
 	}
 }
@@ -165,6 +165,12 @@ func TestInconsistentManifestsAreRefused(t *testing.T) {
 		"an RTMR1 left out":           func(m *manifest.Manifest) { m.TDX.Firmwares[0].RTMR1.Value = nil },
 		"a kernel changed":            func(m *manifest.Manifest) { m.TDX.Components.KernelAuthenticodeSHA384[0] ^= 1 },
 		"a command line twice":        func(m *manifest.Manifest) { r := &m.TDX.Firmwares[0].RTMR2; r.Events = append(r.Events, r.Events[0]) },
+		"a command line changed": func(m *manifest.Manifest) {
+			r := &m.TDX.Firmwares[0].RTMR2
+			r.Events[0].Digest[0] ^= 1
+			v, _ := r.Fixed()
+			r.Value = &v
+		},
 		"a host event with a digest":  func(m *manifest.Manifest) { m.TDX.Firmwares[0].RTMR0.Events[0].Host = true },
 		"an event without a digest":   func(m *manifest.Manifest) { m.TDX.Firmwares[0].RTMR0.Events[1].Host = false },
 		"a value that cannot be":      func(m *manifest.Manifest) { m.TDX.Firmwares[0].RTMR0.Value = &digest.SHA384{1} },

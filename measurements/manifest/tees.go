@@ -2,9 +2,14 @@ package manifest
 
 import (
 	"crypto/sha512"
+	"errors"
+	"fmt"
 	"slices"
+	"strings"
 
+	"cocoon/measurements/boot"
 	"cocoon/measurements/digest"
+	"cocoon/measurements/launch"
 	"cocoon/measurements/snp"
 )
 
@@ -23,7 +28,6 @@ type TDX struct {
 type TDXComponents struct {
 	KernelAuthenticodeSHA384 digest.SHA384 `json:"kernel_authenticode_sha384"` // PE image hash, package pe
 	InitrdSHA384             digest.SHA384 `json:"initrd_sha384"`
-	CmdlineSHA384            digest.SHA384 `json:"cmdline_sha384"` // of the load options as they are measured
 }
 
 // TDXFirmware is one accepted firmware with the registers that follow.
@@ -40,7 +44,7 @@ type TDXFirmware struct {
 const (
 	EventKernel  = "kernel"
 	EventInitrd  = "initrd"
-	EventCmdline = "cmdline"
+	EventCmdline = "command-line"
 )
 
 // Register is a register as the list of what is extended into it. Where no
@@ -54,10 +58,10 @@ type Register struct {
 // Event is one entry of a register's list.
 type Event struct {
 	Name   string        `json:"name"` // for people, and to name a component
+	Type   string        `json:"type"` // the TCG's name of its kind
 	Digest digest.SHA384 `json:"digest"`
-	// Host marks events that depend on the host: its ACPI tables, its memory
-	// map, its boot variables. Digest is zero; any number of events, none
-	// included, may stand in its place.
+	// Host marks an event that depends on the host: the memory map, a table.
+	// Digest is zero; one event with any digest stands in its place.
 	Host bool `json:"host,omitempty"`
 }
 
@@ -75,31 +79,109 @@ func (r *Register) Fixed() (digest.SHA384, bool) {
 
 // Match reports whether the digests of a log, in order, are those of the
 // register. Whoever calls it has replayed the log to the reported value.
-func (r *Register) Match(log []digest.SHA384) bool { return matchEvents(r.Events, log) }
-
-// matchEvents is a glob without backtracking beyond the last host entry: a
-// host entry stands for any number of events.
-func matchEvents(want []Event, got []digest.SHA384) bool {
-	star, mark := -1, 0
-	i, j := 0, 0
-	for j < len(got) {
-		switch {
-		case i < len(want) && want[i].Host:
-			star, mark = i, j
-			i++
-		case i < len(want) && want[i].Digest == got[j]:
-			i, j = i+1, j+1
-		case star >= 0:
-			mark++
-			i, j = star+1, mark
-		default:
+func (r *Register) Match(log []digest.SHA384) bool {
+	if len(log) != len(r.Events) {
+		return false
+	}
+	for i, e := range r.Events {
+		if !e.Host && e.Digest != log[i] {
 			return false
 		}
 	}
-	for i < len(want) && want[i].Host {
-		i++
+	return true
+}
+
+// registerOf returns the part of a boot's events that an RTMR takes.
+func registerOf(events []boot.Event, rtmr int) Register {
+	r := Register{Events: []Event{}}
+	for _, e := range events {
+		if e.RTMR != rtmr {
+			continue
+		}
+		out := Event{Name: slug(e.Component), Type: e.TypeName, Host: e.Digests == nil}
+		if e.Digests != nil {
+			out.Digest = e.Digests.SHA384
+		}
+		r.Events = append(r.Events, out)
 	}
-	return i == len(want)
+	if v, ok := r.Fixed(); ok {
+		r.Value = &v
+	}
+	return r
+}
+
+// slug writes a component's name as this document's names are written.
+func slug(s string) string {
+	b := []byte(strings.ToLower(s))
+	for i, c := range b {
+		if !(c >= 'a' && c <= 'z' || c >= '0' && c <= '9' || c == '.') {
+			b[i] = '-'
+		}
+	}
+	return string(b[:min(len(b), 64)])
+}
+
+// NewTDXFirmware computes the registers that a firmware gives for an image.
+// The firmware must have a TDX part.
+func NewTDXFirmware(im *launch.Image, f *launch.Firmware) (TDXFirmware, error) {
+	if f.TDX == nil {
+		return TDXFirmware{}, fmt.Errorf("predicting TDX boot: firmware %.64q is not for TDX", f.Name)
+	}
+	events, err := launch.Events(im, f, launch.Host{})
+	if err != nil {
+		return TDXFirmware{}, fmt.Errorf("predicting TDX boot: %w", err)
+	}
+	m := []digest.SHA384{f.TDX.MRTD.SinglePass, f.TDX.MRTD.TwoPass}
+	slices.SortFunc(m, func(x, y digest.SHA384) int { return slices.Compare(x[:], y[:]) })
+	return TDXFirmware{Name: f.Name, SHA256: f.SHA256, MRTD: slices.Compact(m),
+		RTMR0: registerOf(events, 0), RTMR1: registerOf(events, 1), RTMR2: registerOf(events, 2)}, nil
+}
+
+// NewTDX returns the section for those of the firmwares that are for TDX, nil
+// if none is.
+func NewTDX(im *launch.Image, fws []*launch.Firmware) (*TDX, error) {
+	t := &TDX{Components: TDXComponents{KernelAuthenticodeSHA384: im.Kernel.SHA384, InitrdSHA384: im.Initrd.SHA384}}
+	for _, f := range fws {
+		if f.TDX == nil {
+			continue
+		}
+		fw, err := NewTDXFirmware(im, f)
+		if err != nil {
+			return nil, err
+		}
+		t.Firmwares = append(t.Firmwares, fw)
+	}
+	if len(t.Firmwares) == 0 {
+		return nil, nil
+	}
+	return t, nil
+}
+
+// NewSNP returns the section for those of the firmwares that measure a kernel
+// under SEV-SNP, nil if none does: any vCPU model of QEMU, up to a number of
+// vCPUs.
+func NewSNP(im *launch.Image, fws []*launch.Firmware, maxVCPUs int) (*SNP, error) {
+	s := &SNP{Components: snp.Kernel{Kernel: im.KernelFile, Initrd: im.Initrd.SHA256, Cmdline: snp.CmdlineDigest(im.Cmdline)}}
+	for _, f := range fws {
+		if f.SNP == nil {
+			continue
+		}
+		fw := SNPFirmware{Name: f.Name, SHA256: f.SHA256, Firmware: *f.SNP, MaxVCPUs: maxVCPUs}
+		for _, t := range snp.VCPUTypes() {
+			fw.Shapes = append(fw.Shapes, SNPShape{VMM: snp.QEMU, VCPUType: t, Features: snp.DefaultFeatures})
+		}
+		switch _, err := snp.Measure(fw.Firmware, &s.Components, fw.Shapes[0].of(1)); {
+		case errors.Is(err, snp.ErrNoHashes):
+		case err != nil:
+			return nil, fmt.Errorf("predicting SNP launch: %w", err)
+		default:
+			s.Firmwares = append(s.Firmwares, fw)
+		}
+	}
+	if len(s.Firmwares) == 0 {
+		return nil, nil
+	}
+	return s, nil
 }
 
 // SNP is what an SEV-SNP guest's launch digest is made of, per firmware. The
@@ -160,7 +242,7 @@ func (m *Manifest) validateTDX(v *validator) {
 	}
 	zero := digest.SHA384{}
 	c := &t.Components
-	if c.KernelAuthenticodeSHA384 == zero || c.InitrdSHA384 == zero || c.CmdlineSHA384 == zero {
+	if c.KernelAuthenticodeSHA384 == zero || c.InitrdSHA384 == zero {
 		v.bad("tdx: a component hash is missing")
 	}
 	v.count("TDX firmware", len(t.Firmwares), 1)
@@ -185,13 +267,27 @@ func (m *Manifest) validateTDX(v *validator) {
 			name string
 			want digest.SHA384
 		}{
-			{&f.RTMR1, EventKernel, c.KernelAuthenticodeSHA384}, {&f.RTMR2, EventInitrd, c.InitrdSHA384}, {&f.RTMR2, EventCmdline, c.CmdlineSHA384},
+			{&f.RTMR1, EventKernel, c.KernelAuthenticodeSHA384}, {&f.RTMR2, EventInitrd, c.InitrdSHA384},
 		} {
 			if n := e.r.count(e.name, e.want); n != 1 || e.r.Value == nil {
 				v.bad("tdx: firmware %d: component %s is not once in its register", i, e.name)
 			}
 		}
+		if !m.measuresCmdline(&f.RTMR2) {
+			v.bad("tdx: firmware %d: RTMR2 is for another command line", i)
+		}
 	}
+}
+
+// measuresCmdline reports whether a register has the boot's command line, in
+// one of the forms that firmware gives it, once.
+func (m *Manifest) measuresCmdline(r *Register) bool {
+	for _, rule := range []boot.CmdlineRule{boot.CmdlineInitrdFirst, boot.CmdlineInitrdLast} {
+		if b, err := boot.LoadOptions(rule, m.Boot.Cmdline); err == nil && r.count(EventCmdline, digest.Sum384(b)) == 1 {
+			return true
+		}
+	}
+	return false
 }
 
 // count returns how often an event with this name and digest is in the list,
@@ -213,7 +309,7 @@ func (v *validator) register(firmware, number int, r *Register) {
 		v.bad("tdx: firmware %d: RTMR%d has %d events, want 1 to %d", firmware, number, len(r.Events), maxEvents)
 	}
 	for i, e := range r.Events {
-		if !nameRE.MatchString(e.Name) || e.Host != (e.Digest == digest.SHA384{}) {
+		if !nameRE.MatchString(e.Name) || len(e.Type) > 64 || e.Host != (e.Digest == digest.SHA384{}) {
 			v.bad("tdx: firmware %d: RTMR%d: event %d has no name, or host and digest do not go together", firmware, number, i)
 		}
 	}

@@ -13,7 +13,9 @@ import (
 )
 
 func fixture() *manifest.Manifest {
-	a := func(name string) manifest.Artifact { return manifest.Artifact{Name: name, SHA256: digest.Sum256([]byte(name)), Size: 1} }
+	a := func(name string) manifest.Artifact {
+		return manifest.Artifact{Name: name, SHA256: digest.Sum256([]byte(name)), Size: 1}
+	}
 	return &manifest.Manifest{
 		Image:     manifest.Image{Name: "cocoon-cpu", Version: 3, SourceDate: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)},
 		Artifacts: []manifest.Artifact{a("image/vmlinuz")},
