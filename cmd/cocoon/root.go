@@ -12,6 +12,6 @@ func newRootCmd() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newVerifyCmd(), newCollateralCmd(), newTCBCmd(), newMeasureCmd(), newVMCmd(), newProxyCmd(), newChatCmd(), newDemoCmd(), newDevnetCmd(), newRegistryCmd(), newJobCmd(), newReceiptCmd())
+	root.AddCommand(newVerifyCmd(), newCollateralCmd(), newTCBCmd(), newMeasureCmd(), newManifestCmd(), newLogCmd(), newReleaseCmd(), newAuditCmd(), newVMCmd(), newProxyCmd(), newChatCmd(), newDemoCmd(), newDevnetCmd(), newRegistryCmd(), newJobCmd(), newReceiptCmd())
 	return root
 }
