@@ -168,7 +168,7 @@ func (f *trustFlags) read() (*release.Trust, error) {
 		t, err = release.ParseTrust(b)
 	}
 	if err != nil {
-		return nil, usage("reading --signer and --threshold: %v", err)
+		return nil, usage("reading --signer and --threshold: %w", err)
 	}
 	return t, nil
 }

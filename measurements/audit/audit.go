@@ -37,6 +37,10 @@ type Row struct {
 	Reason   string `json:"reason,omitempty"` // what differs, or why it was not looked at
 	Means    string `json:"means,omitempty"`  // what that usually means
 	Remedy   string `json:"remedy,omitempty"` // what to do
+
+	// Exit is the exit code of a failed row, where the check's name does not
+	// say it.
+	Exit int `json:"-"`
 }
 
 // Report is what an audit found.
@@ -114,9 +118,10 @@ func (r *Report) Failed() []Row {
 
 // policyChecks are those that compare good documents with what somebody
 // accepts; every other is one of cryptography or binding (DESIGN section 8).
-var policyChecks = []string{"registry.", "manifest.sunset", "manifest.debug", "machine.policy"}
+var policyChecks = []string{"registry.manifest", "registry.model", "manifest.sunset", "manifest.debug"}
 
-// networkChecks failed because somebody could not be asked.
+// unreachable ends the name of a check that failed because somebody could not
+// be asked.
 const unreachable = ".unreachable"
 
 // Err returns nil if no row failed, else a fault for each that did.
@@ -125,6 +130,8 @@ func (r *Report) Err() error {
 	for _, row := range r.Failed() {
 		exit := fault.ExitRefused
 		switch {
+		case row.Exit != 0:
+			exit = row.Exit
 		case strings.HasSuffix(row.Check, unreachable):
 			exit = fault.ExitNetwork
 		case slices.ContainsFunc(policyChecks, func(p string) bool { return strings.HasPrefix(row.Check, p) }):
