@@ -13,6 +13,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"strings"
 )
 
 // MaxSize bounds stub, sections and result, in bytes.
@@ -116,6 +117,9 @@ func Assemble(stub []byte, c Contents) ([]byte, error) {
 	le := binary.LittleEndian
 	out := make([]byte, 0, total)
 	out = append(out, stub...)
+	if err := h.mergeSBAT(out, c.Kernel); err != nil {
+		return nil, fmt.Errorf("assembling an image: %w", err)
+	}
 	initData := le.Uint32(out[h.opt+offInitData:])
 	address := h.imageEnd
 	for i, s := range sections {
@@ -194,6 +198,47 @@ func parse(b []byte) (headers, error) {
 		return h, fmt.Errorf("%w: headers of %d bytes", ErrStub, h.headerSize)
 	}
 	return h, nil
+}
+
+// Lines of a section for revocation by generation (shim's SBAT.md): the first
+// of every such section, and the component that every unified image adds.
+const (
+	sbatFirst = "sbat,1,SBAT Version,sbat,1,https://github.com/rhboot/shim/blob/main/SBAT.md"
+	sbatUKI   = "uki,1,UKI,uki,1,https://uapi-group.org/specifications/specs/unified_kernel_image/"
+)
+
+// mergeSBAT puts the components of stub, kernel and image into the stub's own
+// section in out; the padding of that section is the room for them.
+func (h headers) mergeSBAT(out, kernel []byte) error {
+	text := sbatFirst + "\n"
+	for _, image := range [][]byte{out, kernel} {
+		// A kernel's sections may lie as they like; only a well-formed list counts.
+		sections, err := Read(image)
+		if err != nil {
+			continue
+		}
+		for _, s := range sections {
+			if lines, ok := strings.CutPrefix(string(bytes.TrimRight(s.Data, "\x00")), sbatFirst+"\n"); ok && s.Name == SectionSBAT {
+				text += strings.TrimSuffix(lines, "\n") + "\n"
+			}
+		}
+	}
+	text += sbatUKI + "\n\x00"
+	for i := range h.count {
+		head := out[h.table+i*sectionSize:]
+		if string(bytes.TrimRight(head[:8], "\x00")) != SectionSBAT {
+			continue
+		}
+		size, at := binary.LittleEndian.Uint32(head[16:]), binary.LittleEndian.Uint32(head[20:])
+		if len(text) > int(size) {
+			return fmt.Errorf("%w: no room for %d bytes of %s", ErrStub, len(text), SectionSBAT)
+		}
+		clear(out[at : at+size])
+		copy(out[at:], text)
+		binary.LittleEndian.PutUint32(head[8:], uint32(len(text)))
+		return nil
+	}
+	return fmt.Errorf("%w: it has no section %s", ErrStub, SectionSBAT)
 }
 
 // nxCompatible reports whether a kernel says that its data need not be

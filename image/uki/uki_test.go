@@ -34,12 +34,16 @@ func pe32plus(sections ...string) []byte {
 	for i, name := range sections {
 		s := b[opt+optSize+i*sectionSize:]
 		copy(s, name)
-		le.PutUint32(s[8:], 5)
 		le.PutUint32(s[12:], uint32(0x1000*(i+1)))
 		le.PutUint32(s[16:], 0x200)
 		le.PutUint32(s[20:], uint32(len(b)))
 		b = append(b, make([]byte, 0x200)...)
-		copy(b[len(b)-0x200:], "stub!")
+		data := "stub!"
+		if name == SectionSBAT {
+			data = sbatFirst + "\nstub,1,Stub,stub,1,https://example.org\n\x00"
+		}
+		le.PutUint32(b[opt+optSize+i*sectionSize+8:], uint32(len(data)))
+		copy(b[len(b)-0x200:], data)
 	}
 	return b
 }
@@ -58,7 +62,7 @@ func TestAnImageHoldsTheStubsSectionsAndOurs(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := append([]Section{{".text", []byte("stub!")}, {SectionSBAT, []byte("stub!")}}, c.Sections()...)
+	want := append([]Section{{".text", []byte("stub!")}, {SectionSBAT, []byte(sbatFirst + "\nstub,1,Stub,stub,1,https://example.org\n" + sbatUKI + "\n\x00")}}, c.Sections()...)
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)
 	}
@@ -77,7 +81,7 @@ func TestTheImageIsNXCompatibleOnlyIfTheKernelIs(t *testing.T) {
 		if !nx {
 			binary.LittleEndian.PutUint16(c.Kernel[0x40+coffSize+offDLLChars:], 0)
 		}
-		out, err := Assemble(pe32plus(".text"), c)
+		out, err := Assemble(pe32plus(".text", SectionSBAT), c)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -102,10 +106,12 @@ func TestStubsThatCannotBeExtendedAreRefused(t *testing.T) {
 		"alignment 3000":      func(b []byte) []byte { le.PutUint32(b[opt+offSecAlign:], 3000); return b },
 		"signed":              func(b []byte) []byte { le.PutUint32(b[opt+offDirCount+4+dirSecurity*8:], 0x800); return b },
 		"no room for headers": func(b []byte) []byte { le.PutUint32(b[opt+offHeaderSize:], 0x200); return b },
+		"no SBAT section":     func(b []byte) []byte { b[opt+240+sectionSize] = 'x'; return b },
+		"no room for SBAT":    func(b []byte) []byte { le.PutUint32(b[opt+240+sectionSize+16:], 16); return b },
 		"sections overlap":    func(b []byte) []byte { le.PutUint32(b[opt+240+12:], 0x2000); return b },
 		"cut short":           func(b []byte) []byte { return b[:len(b)-1] },
 	} {
-		if _, err := Assemble(edit(pe32plus(".text", ".data")), contents()); !errors.Is(err, ErrStub) {
+		if _, err := Assemble(edit(pe32plus(".text", SectionSBAT)), contents()); !errors.Is(err, ErrStub) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
@@ -119,7 +125,7 @@ func TestEveryContentIsNeeded(t *testing.T) {
 	} {
 		c := contents()
 		edit(&c)
-		if _, err := Assemble(pe32plus(".text"), c); err == nil {
+		if _, err := Assemble(pe32plus(".text", SectionSBAT), c); err == nil {
 			t.Errorf("an image without %s was made", name)
 		}
 	}
@@ -166,7 +172,11 @@ func TestTheImageIsTheOneThatUkifyMakes(t *testing.T) {
 	if !bytes.Equal(ours, theirs) {
 		a, errA := Read(ours)
 		b, errB := Read(theirs)
-		t.Errorf("%d bytes, ukify made %d (%v, %v):\n%s", len(ours), len(theirs), errA, errB, cmp.Diff(names(b), names(a)))
+		at := 0
+		for at < min(len(ours), len(theirs)) && ours[at] == theirs[at] {
+			at++
+		}
+		t.Errorf("%d bytes, ukify made %d (%v, %v), first difference at %#x:\n%s", len(ours), len(theirs), errA, errB, at, cmp.Diff(names(b), names(a)))
 	}
 }
 
@@ -180,7 +190,7 @@ func names(ss []Section) string {
 
 func FuzzRead(f *testing.F) {
 	f.Add(pe32plus(".text", SectionSBAT))
-	out, err := Assemble(pe32plus(".text"), contents())
+	out, err := Assemble(pe32plus(".text", SectionSBAT), contents())
 	if err != nil {
 		f.Fatal(err)
 	}
