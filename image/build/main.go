@@ -43,8 +43,9 @@ func run(ctx context.Context, args []string) error {
 		"repro":   b.repro,
 		"release": b.release,
 		"rebuild": b.rebuild,
+		"lock":    b.lockPackages,
 	}
-	const usage = "usage: build VERB..., verbs: deps, image, packs, clean, repro, release, rebuild"
+	const usage = "usage: build VERB..., verbs: deps, image, packs, clean, lock, repro, release, rebuild"
 	if len(args) == 0 {
 		return errors.New(usage)
 	}

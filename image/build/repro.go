@@ -5,6 +5,7 @@ import (
 	"context"
 	"fmt"
 	"os"
+	"slices"
 
 	"cocoon/image/info"
 	"cocoon/internal/fault"
@@ -39,7 +40,7 @@ func (b *builder) repro(ctx context.Context) error {
 	}
 	var differ []string
 	for dir, names := range map[string][]string{
-		"image": {info.Kernel, info.Initrd, info.RootDisk, info.Cmdline, info.ImageFile},
+		"image": append(slices.Clone(imageFiles), info.ImageFile),
 		"packs": {"engine.img", "model.img", info.PacksFile},
 	} {
 		for _, name := range names {

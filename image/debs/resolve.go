@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 
@@ -16,13 +17,23 @@ import (
 var instRE = regexp.MustCompile(`^Inst (\S+) \((\S+) `)
 
 // Resolve returns roots and everything they depend on from the stable
-// release, with the lock's pins of one set in place of the release's
-// versions. Where a pinned version is neither offered nor cached, the newest
-// one of its suite at or above the floor is taken, and said so.
+// release, in the versions of the package lock, with the lock's pins of the
+// same set in their place. Where a pinned version is neither offered nor
+// cached, the newest one of its suite at or above the floor is taken, and
+// said so; see locked for packages of the release.
 func (a *Archive) Resolve(ctx context.Context, set string, roots []string) ([]Deb, error) {
 	pinned, err := a.pins(ctx, set)
 	if err != nil {
 		return nil, err
+	}
+	foreign := make(map[string]bool)
+	for _, d := range pinned {
+		foreign[d.Name] = true
+	}
+	for _, d := range a.locked(ctx, set) {
+		if !foreign[d.Name] {
+			pinned = append(pinned, d)
+		}
 	}
 	versions := make(map[string]string)
 	var files []string // pins that only the cache still has
@@ -39,7 +50,58 @@ func (a *Archive) Resolve(ctx context.Context, set string, roots []string) ([]De
 	if err != nil {
 		return nil, err
 	}
-	return a.merge(ctx, solved, pinned)
+	got, err := a.merge(ctx, solved, pinned)
+	if err != nil {
+		return nil, err
+	}
+	return got, a.checkFloors(ctx, set, got)
+}
+
+// locked returns the packages of a set that can be had exactly as the package
+// lock names them: offered by the release with the same hash, or cached.
+func (a *Archive) locked(ctx context.Context, set string) []Deb {
+	var out []Deb
+	for _, p := range a.opts.Locked.Set(set) {
+		d := Deb{Name: p.Name, Version: p.Version, Arch: p.Arch, SHA256: p.SHA256, Source: FromLock, Pinned: p.Version}
+		if r := a.records[p.Name+"="+p.Version]; r.SHA256 == p.SHA256 && a.inRelease(p.Name, p.Version) {
+			d.Size = r.Size
+			out = append(out, d)
+		} else if _, err := os.Stat(a.Path(d)); err == nil {
+			out = append(out, d) // Size stays 0: only the cache has it
+		}
+	}
+	return out
+}
+
+// inRelease reports whether the release, or its updates, offer a version.
+func (a *Archive) inRelease(name, version string) bool {
+	for _, suffix := range []string{"", "-updates", "-security"} {
+		if slices.Contains(parseMadison(a.offered[name], a.opts.Lock.Release+suffix), version) {
+			return true
+		}
+	}
+	return false
+}
+
+// checkFloors marks what stands for a locked package that is gone, and
+// refuses what is older than it: a stable release only goes forward.
+func (a *Archive) checkFloors(ctx context.Context, set string, got []Deb) error {
+	byName := make(map[string]lock.Locked)
+	for _, p := range a.opts.Locked.Set(set) {
+		byName[p.Name] = p
+	}
+	for i := range got {
+		d := &got[i]
+		p, ok := byName[d.Name]
+		if !ok || d.Source != FromRelease {
+			continue
+		}
+		d.Source, d.Pinned = FromNewer, p.Version
+		if !atLeast(ctx, d.Version, p.Version) {
+			return fmt.Errorf("choosing %s from %s: offered %s, locked %s: %w", d.Name, a.opts.Lock.Release, d.Version, p.Version, ErrBelowFloor)
+		}
+	}
+	return nil
 }
 
 // ResolveClosed returns exactly the packages that the lock pins for a set.

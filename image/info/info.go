@@ -29,6 +29,7 @@ const (
 	Kernel    = "vmlinuz"    // bzImage of the Debian kernel package
 	Initrd    = "initrd"     // zstd-compressed newc archive
 	RootDisk  = "root.img"   // erofs data blocks, then the verity hash tree
+	UKI       = "uki.efi"    // kernel, initrd and command line as one EFI application
 	Cmdline   = "cmdline"    // kernel command line, exact bytes, no newline
 	ImageFile = "image.json" // Image
 	PacksFile = "packs.json" // Packs, in build/packs
