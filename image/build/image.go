@@ -26,10 +26,9 @@ import (
 	"cocoon/measurements/verity"
 )
 
-// What the image is called. The version grows with every release; a verifier
-// refuses to go back.
+// The version grows with every release; a verifier refuses to go back. The
+// image's name is the profile's.
 const (
-	imageName    = "cocoon-cpu"
 	imageVersion = 1
 	imageEpoch   = 1767225600 // SourceDateEpoch of mkosi.conf
 )
@@ -43,7 +42,7 @@ func (b *builder) image(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	dir := b.path("image")
+	dir := b.path(b.imageDir())
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("creating %s: %w", dir, err)
 	}
@@ -60,11 +59,19 @@ func (b *builder) image(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	inputs, err := b.inputs(u, enclave, init)
+	if b.tamper {
+		if enclave, init, err = b.tamperWith(enclave, init); err != nil {
+			return err
+		}
+	}
+	if u, err = b.resolveProfile(ctx, u); err != nil {
+		return err
+	}
+	inputs, err := b.inputs(u, enclave, init, []byte(b.profile.Name))
 	if err != nil {
 		return err
 	}
-	stamp := b.path("image", ".inputs")
+	stamp := filepath.Join(dir, ".inputs")
 	if got, err := os.ReadFile(stamp); err == nil && string(got) == inputs && b.complete(dir) {
 		b.say("image: up to date (%s)", dir)
 		return nil
@@ -85,7 +92,7 @@ func (b *builder) image(ctx context.Context) error {
 		return err
 	}
 	im := info.Image{
-		Format: info.ImageFormat, Name: imageName, Version: imageVersion, Epoch: imageEpoch,
+		Format: info.ImageFormat, Name: b.profile.Image, Debug: b.profile.Debug, Version: imageVersion, Epoch: imageEpoch,
 		Go: runtime.Version(), KernelName: k.release, ToolsExact: u.Exact, PinsReplaced: u.Warnings,
 		Packages: append(pkgs, packages(u.Kernel)...), ToolsUsed: u.foreign(),
 	}
@@ -173,7 +180,7 @@ func (b *builder) inputs(u used, bins ...[]byte) (string, error) {
 		return "", fmt.Errorf("hashing the inputs: %w", err)
 	}
 	h.Write(doc)
-	for _, top := range []string{"mkosi.conf", "mkosi.finalize", "mkosi.repart", "image/build", "image/cpio", "image/modules", "image/packs", "image/models", "image/uki"} {
+	for _, top := range []string{"mkosi.conf", "mkosi.finalize", "mkosi.repart", "image/build", "image/cpio", "image/modules", "image/packs", "image/models", "image/profiles", "image/uki"} {
 		err := filepath.WalkDir(filepath.Join(b.root, top), func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() || strings.HasSuffix(path, "_test.go") {
 				return err
@@ -216,6 +223,9 @@ func (b *builder) mkosiDir(elem ...string) string {
 // runMkosi builds the root file system inside the tools tree and returns the
 // packages in it with the hashes of their .deb files.
 func (b *builder) runMkosi(ctx context.Context, u used) ([]info.Package, error) {
+	if b.lent {
+		return installed(b.mkosiDir("out", rootManifest), u)
+	}
 	if err := requireSpace(b.out, imageSpace); err != nil {
 		return nil, err
 	}
@@ -249,23 +259,49 @@ func (b *builder) runMkosi(ctx context.Context, u used) ([]info.Package, error) 
 	defer log.Close()
 	b.say("image: mkosi builds the root file system (log: %s)", logPath)
 	start := time.Now()
+	args := []string{"--directory=/src", "--force", "--incremental=yes",
+		"--sandbox-tree=/build/sandbox", "--extra-tree=/build/extra", "--output-directory=/build/out",
+		"--environment=COCOON_KEEP=" + strings.Join(b.profile.Keep, " "), "--workspace-directory=/build/work", "--cache-directory=" + cache, "--package-cache-dir=/cache"}
+	for _, k := range b.profile.Packages {
+		args = append(args, "--package="+k.Name)
+	}
 	cmd := b.sandbox(ctx, []bind{
 		{from: b.root, to: "/src", readOnly: true},
 		{from: b.mkosiDir(), to: "/build"},
 		{from: b.mkosiDir("debs"), to: "/cache"},
-	}, "/usr/bin/mkosi", "--directory=/src", "--force", "--incremental=yes",
-		"--sandbox-tree=/build/sandbox", "--extra-tree=/build/extra", "--output-directory=/build/out",
-		"--workspace-directory=/build/work", "--cache-directory="+cache, "--package-cache-dir=/cache", "build")
+	}, "/usr/bin/mkosi", append(args, "build")...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Run(); err != nil {
 		return nil, fault.New(fault.ExitInternal, "build.mkosi", "see "+logPath, "running mkosi: %w\n%s", err, lastLines(logPath, 15))
 	}
 	b.say("image: mkosi took %.1f s", time.Since(start).Seconds())
-	installed, err := readManifest(b.mkosiDir("out", "root.manifest"))
+	return installed(b.mkosiDir("out", rootManifest), u)
+}
+
+// What mkosi writes.
+const (
+	rootPartition = "root.root-x86-64.raw"
+	hashPartition = "root.root-x86-64-verity.raw"
+	rootManifest  = "root.manifest"
+)
+
+// installed returns the packages in the root file system, with their hashes.
+func installed(manifest string, u used) ([]info.Package, error) {
+	got, err := readManifest(manifest)
 	if err != nil {
 		return nil, err
 	}
-	return checkInstalled(installed, u.Root)
+	return checkInstalled(got, u.Root)
+}
+
+// tamperWith changes one byte of what goes into the root file system and one
+// of what goes into the initrd.
+func (b *builder) tamperWith(enclave, init []byte) ([]byte, []byte, error) {
+	b.say("reproduce: %s=1: one byte is added to /usr/bin/cocoon-enclave in the root file system and to /init in the initrd", envTamper)
+	enclave, init = append(enclave, 0), append(init, 0)
+	return enclave, init, errors.Join(
+		os.WriteFile(b.path("mkosi", "extra", "usr", "bin", "cocoon-enclave"), enclave, 0o755),
+		os.WriteFile(b.path("mkosi", "init"), init, 0o755))
 }
 
 // readManifest reads mkosi's list of the packages that it installed.
@@ -308,11 +344,11 @@ func debsHash(ds []debs.Deb) string {
 // disk, and requires the tree to be, byte for byte, the one that
 // systemd-repart wrote: two implementations must agree on what is measured.
 func (b *builder) rootDisk(dir string, im *info.Image) error {
-	data, err := os.ReadFile(b.mkosiDir("out", "root.root-x86-64.raw"))
+	data, err := os.ReadFile(b.mkosiDir("out", rootPartition))
 	if err != nil {
 		return fmt.Errorf("reading the root file system: %w", err)
 	}
-	hashes, err := os.ReadFile(b.mkosiDir("out", "root.root-x86-64-verity.raw"))
+	hashes, err := os.ReadFile(b.mkosiDir("out", hashPartition))
 	if err != nil {
 		return fmt.Errorf("reading the hash partition: %w", err)
 	}
@@ -336,7 +372,7 @@ func (b *builder) rootDisk(dir string, im *info.Image) error {
 	if err := writeFiles(disk, data, tree); err != nil {
 		return err
 	}
-	args := bootargs.Root{Hash: root, Salt: sb.Salt, Blocks: sb.DataBlocks}
+	args := bootargs.Root{Hash: root, Salt: sb.Salt, Blocks: sb.DataBlocks, Debug: im.Debug}
 	im.Cmdline = args.String()
 	im.Root = info.Verity{Root: hex.EncodeToString(root[:]), Salt: hex.EncodeToString(sb.Salt), DataBlocks: sb.DataBlocks}
 	return writeFiles(filepath.Join(dir, info.Cmdline), []byte(im.Cmdline))

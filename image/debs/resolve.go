@@ -260,3 +260,70 @@ func parseMadison(out, suite string) []string {
 func atLeast(ctx context.Context, v, floor string) bool {
 	return exec.CommandContext(ctx, "dpkg", "--compare-versions", v, "ge", floor).Run() == nil
 }
+
+// Wanted is a package that must be offered, from any suite or from one.
+type Wanted struct {
+	Name    string
+	Suite   string // empty: the release, or another archive of the machine's apt
+	Floor   string // lowest version, or empty
+	Offered string // newest version that is offered, where it is too old
+}
+
+// Missing returns the wanted packages that cannot be had.
+func (a *Archive) Missing(ctx context.Context, want []Wanted) ([]Wanted, error) {
+	names := make([]string, len(want))
+	for i, w := range want {
+		names[i] = w.Name
+	}
+	out, err := a.run(ctx, "", "apt-cache", append([]string{"madison"}, names...)...)
+	if err != nil {
+		return nil, fmt.Errorf("listing versions: %w", err)
+	}
+	offered := make(map[string]string)
+	for _, line := range strings.Split(string(out), "\n") {
+		if name, _, ok := strings.Cut(line, "|"); ok {
+			offered[strings.TrimSpace(name)] += line + "\n"
+		}
+	}
+	return missing(ctx, want, offered, a.opts.Lock.Suites()), nil
+}
+
+// missing picks from madison's lines; packages without a suite are not taken
+// from the foreign suites, which are there for pins only.
+func missing(ctx context.Context, want []Wanted, offered map[string]string, foreign []string) []Wanted {
+	var out []Wanted
+	for _, w := range want {
+		best := ""
+		for _, line := range strings.Split(offered[w.Name], "\n") {
+			f := strings.Split(line, "|")
+			if len(f) != 3 {
+				continue
+			}
+			is := func(suite string) bool { return strings.Contains(f[2], " "+suite+"/") }
+			if w.Suite != "" && !is(w.Suite) || w.Suite == "" && slices.ContainsFunc(foreign, is) {
+				continue
+			}
+			if v := strings.TrimSpace(f[1]); best == "" || atLeast(ctx, v, best) {
+				best = v
+			}
+		}
+		if best == "" || w.Floor != "" && !atLeast(ctx, best, w.Floor) {
+			w.Offered = best
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
+// ResolveFrom returns a package of a foreign suite with all that it depends
+// on, from that suite where the release has no version that fits.
+func (a *Archive) ResolveFrom(ctx context.Context, suite, name string) ([]Deb, error) {
+	if err := a.setPreferences(nil, 100); err != nil {
+		return nil, err
+	}
+	solved, err := a.solve(ctx, []string{"-t", suite, name})
+	if err != nil {
+		return nil, err
+	}
+	return a.merge(ctx, solved, nil)
+}

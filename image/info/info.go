@@ -70,6 +70,7 @@ type Package struct {
 type Image struct {
 	Format     string     `json:"format"`
 	Name       string     `json:"name"`        // as cocoon-cpu
+	Debug      bool       `json:"debug"`       // a debug image: the command line says so too
 	Version    uint64     `json:"version"`     // grows with every release
 	Epoch      int64      `json:"epoch"`       // SourceDateEpoch, seconds
 	Go         string     `json:"go"`          // toolchain of initrd and supervisor

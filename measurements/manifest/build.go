@@ -77,6 +77,7 @@ func Build(in Inputs) (*Manifest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("building manifest: reading command line: %w", err)
 	}
+	in.Image.Debug = root.Debug
 	m := &Manifest{
 		Format:    Format,
 		Image:     in.Image,

@@ -48,6 +48,7 @@ type Manifest struct {
 type Image struct {
 	Name    string `json:"name"`
 	Version uint64 `json:"version"`
+	Debug   bool   `json:"debug,omitempty"` // as the command line says
 }
 
 // Artifact is one file, by hash and size in bytes.
