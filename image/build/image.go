@@ -137,8 +137,7 @@ func (b *builder) unifiedImage(dir string, im info.Image) error {
 		return fmt.Errorf("reading the initrd: %w", err)
 	}
 	out, err := uki.Assemble(stub, uki.Contents{
-		OSRelease: fmt.Appendf(nil, "ID=cocoon\nNAME=Cocoon\nIMAGE_ID=%s\nIMAGE_VERSION=%d\n", im.Name, im.Version),
-		Cmdline:   im.Cmdline, Uname: im.KernelName, Initrd: initrd, Kernel: kernel,
+		Cmdline: im.Cmdline, Uname: im.KernelName, Initrd: initrd, Kernel: kernel,
 	})
 	if err != nil {
 		return fault.New(fault.ExitInternal, "build.uki", "report this with the version of systemd-boot-efi in build/tools.used.json", "%w", err)

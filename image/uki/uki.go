@@ -21,24 +21,25 @@ const MaxSize = 512 << 20
 
 // Names of sections that this package writes, and the stub's own of SBAT.
 const (
-	SectionOSRelease = ".osrel"
-	SectionCmdline   = ".cmdline"
-	SectionUname     = ".uname"
-	SectionInitrd    = ".initrd"
-	SectionLinux     = ".linux"
-	SectionSBAT      = ".sbat"
+	SectionCmdline = ".cmdline"
+	SectionUname   = ".uname"
+	SectionInitrd  = ".initrd"
+	SectionLinux   = ".linux"
+	SectionSBAT    = ".sbat"
 )
 
 // ErrStub is returned for a stub that cannot be extended.
 var ErrStub = errors.New("not a stub that sections can be added to")
 
-// Contents are what an image carries.
+// Contents are what an image carries. There is no .osrel on purpose: the stub
+// would wrap it into an archive of its own making and append that to the
+// initrd. Without it the initrd that runs, and that PCR 9 measures, is the
+// file.
 type Contents struct {
-	OSRelease []byte // os-release(5) of the root file system
-	Cmdline   string // exact bytes, no newline; the stub takes no other
-	Uname     string // uname -r of the kernel
-	Initrd    []byte
-	Kernel    []byte // a PE image: bzImage with EFI stub
+	Cmdline string // exact bytes, no newline; the stub takes no other
+	Uname   string // uname -r of the kernel
+	Initrd  []byte
+	Kernel  []byte // a PE image: bzImage with EFI stub
 }
 
 // Section is one named part of an image.
@@ -50,7 +51,6 @@ type Section struct {
 // Sections returns the contents in the order in which they lie in the file.
 func (c Contents) Sections() []Section {
 	return []Section{
-		{SectionOSRelease, c.OSRelease},
 		{SectionCmdline, []byte(c.Cmdline)},
 		{SectionUname, []byte(c.Uname)},
 		{SectionLinux, c.Kernel},

@@ -49,7 +49,7 @@ func pe32plus(sections ...string) []byte {
 }
 
 func contents() Contents {
-	return Contents{OSRelease: []byte("ID=test\n"), Cmdline: "quiet", Uname: "6.12", Initrd: bytes.Repeat([]byte("i"), 1000), Kernel: pe32plus(".text")}
+	return Contents{Cmdline: "quiet", Uname: "6.12", Initrd: bytes.Repeat([]byte("i"), 1000), Kernel: pe32plus(".text")}
 }
 
 func TestAnImageHoldsTheStubsSectionsAndOurs(t *testing.T) {
@@ -119,8 +119,8 @@ func TestStubsThatCannotBeExtendedAreRefused(t *testing.T) {
 
 func TestEveryContentIsNeeded(t *testing.T) {
 	for name, edit := range map[string]func(*Contents){
-		"os-release": func(c *Contents) { c.OSRelease = nil }, "cmdline": func(c *Contents) { c.Cmdline = "" },
-		"uname": func(c *Contents) { c.Uname = "" }, "initrd": func(c *Contents) { c.Initrd = nil }, "kernel": func(c *Contents) { c.Kernel = nil },
+		"cmdline": func(c *Contents) { c.Cmdline = "" },
+		"uname":   func(c *Contents) { c.Uname = "" }, "initrd": func(c *Contents) { c.Initrd = nil }, "kernel": func(c *Contents) { c.Kernel = nil },
 		"a PE kernel": func(c *Contents) { c.Kernel = []byte("ELF") },
 	} {
 		c := contents()
@@ -141,8 +141,8 @@ func TestTheImageIsTheOneThatUkifyMakes(t *testing.T) {
 		t.Fatal(err)
 	}
 	c := contents()
-	args := []string{filepath.Join(tree.Dir, "usr/bin/ukify"), "build", "--stub=" + stub, "--efi-arch=x64", "--output=" + filepath.Join(dir, "uki")}
-	for name, data := range map[string][]byte{"linux": c.Kernel, "initrd": c.Initrd, "os-release": c.OSRelease, "cmdline": []byte(c.Cmdline), "uname": []byte(c.Uname)} {
+	args := []string{filepath.Join(tree.Dir, "usr/bin/ukify"), "build", "--stub=" + stub, "--efi-arch=x64", "--os-release=", "--output=" + filepath.Join(dir, "uki")}
+	for name, data := range map[string][]byte{"linux": c.Kernel, "initrd": c.Initrd, "cmdline": []byte(c.Cmdline), "uname": []byte(c.Uname)} {
 		path := filepath.Join(dir, name)
 		if err := os.WriteFile(path, data, 0o644); err != nil {
 			t.Fatal(err)
