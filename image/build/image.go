@@ -112,6 +112,11 @@ func (b *builder) image(ctx context.Context) error {
 		b.say("image: %-9s %10d bytes  sha256 %s", a.File, a.Size, a.SHA256)
 	}
 	b.say("image: verity root %s", im.Root.Root)
+	if b.profile.Name == defaultProfile {
+		if err := info.CheckSizes(im); err != nil {
+			return err
+		}
+	}
 	if err := os.WriteFile(stamp, []byte(inputs), 0o644); err != nil {
 		return fmt.Errorf("stamping the image: %w", err)
 	}
