@@ -33,6 +33,12 @@ func Parse256(s string) (SHA256, error) {
 	return d, parse(d[:], s)
 }
 
+// Parse384 reads 96 lower-case hex digits.
+func Parse384(s string) (SHA384, error) {
+	var d SHA384
+	return d, parse(d[:], s)
+}
+
 // String returns lower-case hex.
 func (d SHA256) String() string { return hex.EncodeToString(d[:]) }
 
@@ -47,6 +53,9 @@ func (d *SHA256) UnmarshalText(b []byte) error { return parse(d[:], string(b)) }
 
 // String returns lower-case hex.
 func (d SHA384) String() string { return hex.EncodeToString(d[:]) }
+
+// IsZero reports whether every byte is zero.
+func (d SHA384) IsZero() bool { return d == SHA384{} }
 
 // MarshalText returns lower-case hex.
 func (d SHA384) MarshalText() ([]byte, error) { return []byte(d.String()), nil }

@@ -9,30 +9,35 @@
 package pcr
 
 import (
+	"cocoon/measurements/boot"
 	"cocoon/measurements/digest"
 )
 
 // CmdlineRule says what the kernel's load options look like when they are
 // measured, given the command line that QEMU's -append takes.
-type CmdlineRule string
+type CmdlineRule = boot.CmdlineRule
 
-// Rules that are known. Which one holds depends on the firmware's version.
+// Rules that hold at a direct boot. Which one depends on the firmware's
+// version.
 const (
-	CmdlineInitrdFirst CmdlineRule = "initrd-first" // "initrd=initrd " + cmdline: OVMF 2026.08
-	CmdlineInitrdLast  CmdlineRule = "initrd-last"  // cmdline + " initrd=initrd": OVMF 2022.11
+	CmdlineInitrdFirst = boot.CmdlineInitrdFirst
+	CmdlineInitrdLast  = boot.CmdlineInitrdLast
 )
 
-// ProvenanceRecorded marks values that were watched, not computed.
-const ProvenanceRecorded = "recorded"
+// Where the values of PCR 0 and 7 come from.
+const (
+	ProvenanceRecorded = "recorded" // watched at a boot
+	ProvenanceComputed = "computed" // from the firmware file: see Compute
+)
 
-// Firmware is a firmware file and what was recorded of it. PCR 0 and 7 are
-// constant for one firmware file but are not computed from it.
+// Firmware is a firmware file and its PCR 0 and 7, which are constant for one
+// file.
 type Firmware struct {
 	Name       string        `json:"name"`   // for people, for example "ovmf-2026.08"
 	SHA256     digest.SHA256 `json:"sha256"` // of the firmware file
 	PCR0       digest.SHA256 `json:"pcr0"`
 	PCR7       digest.SHA256 `json:"pcr7"`
-	Provenance string        `json:"provenance"` // ProvenanceRecorded
+	Provenance string        `json:"provenance"` // ProvenanceRecorded or ProvenanceComputed
 	Cmdline    CmdlineRule   `json:"cmdline_rule"`
 }
 

@@ -5,8 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"sort"
-	"unicode/utf8"
 
+	"cocoon/measurements/boot"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/pe"
 )
@@ -26,19 +26,11 @@ const (
 	RuntimeConfig = 15
 )
 
-// MaxCmdline is the longest command line, in bytes: the kernel's
-// COMMAND_LINE_SIZE on x86.
-const MaxCmdline = 2048
-
-// Text of the actions that firmware measures (PFP section 10.4.3).
-const (
-	actionBoot       = "Calling EFI Application from Boot Option"
-	actionExit       = "Exit Boot Services Invocation"
-	actionExitResult = "Exit Boot Services Returned with Success"
-)
+// MaxCmdline is the longest command line, in bytes.
+const MaxCmdline = boot.MaxCmdline
 
 // ErrCmdline is returned for command lines that cannot be predicted.
-var ErrCmdline = errors.New("command line must be printable ASCII of 1 to 2048 bytes without \"initrd=\"")
+var ErrCmdline = boot.ErrCmdline
 
 // Files are the files of a direct boot, as they are handed to QEMU.
 type Files struct {
@@ -64,42 +56,17 @@ func Measure(f Files) (Components, error) {
 // stub measures them. The initrd, which QEMU's loader hands over as a file of
 // this name, puts "initrd=initrd" before or after it.
 func CmdlineDigest(rule CmdlineRule, cmdline string) (digest.SHA256, error) {
-	if err := CheckCmdline(cmdline); err != nil {
+	b, err := boot.LoadOptions(rule, cmdline)
+	if err != nil {
 		return digest.SHA256{}, err
 	}
-	var options string
-	switch rule {
-	case CmdlineInitrdFirst:
-		options = "initrd=initrd " + cmdline
-	case CmdlineInitrdLast:
-		options = cmdline + " initrd=initrd"
-	default:
-		return digest.SHA256{}, fmt.Errorf("predicting load options: rule %.32q is unknown", rule)
-	}
-	b := make([]byte, 0, 2*len(options)+2)
-	for _, c := range []byte(options) { // ASCII: one UTF-16 unit for a byte
-		b = append(b, c, 0)
-	}
-	return digest.Sum256(append(b, 0, 0)), nil
+	return digest.Sum256(b), nil
 }
 
 // CheckCmdline refuses command lines whose measured form is not known: what
 // is not ASCII is converted differently by different loaders, and an
 // "initrd=" of its own would meet the loader's.
-func CheckCmdline(s string) error {
-	if len(s) == 0 || len(s) > MaxCmdline || !utf8.ValidString(s) {
-		return ErrCmdline
-	}
-	for i := range len(s) {
-		if s[i] < 0x20 || s[i] > 0x7e {
-			return ErrCmdline
-		}
-		if len(s)-i >= 7 && s[i:i+7] == "initrd=" {
-			return ErrCmdline
-		}
-	}
-	return nil
-}
+func CheckCmdline(s string) error { return boot.CheckCmdline(s) }
 
 // Predict returns the registers that a firmware gives for components and a
 // command line: PCR 0 and 7 as recorded, 2 to 6, 8, 9 and 11 to 14 computed.
@@ -109,13 +76,13 @@ func Predict(fw Firmware, c Components, cmdline string) (Values, error) {
 	if err != nil {
 		return nil, err
 	}
-	separator := digest.Sum256(make([]byte, 4))
+	separator := digest.Sum256(boot.Separator())
 	v := Values{
 		Firmware0:    fw.PCR0,
 		DriverCode:   Extend(separator),
 		DriverConfig: Extend(separator),
-		BootManager:  Extend(c.KernelAuthenticodeSHA256, text(actionBoot), separator),
-		BootConfig:   Extend(separator, text(actionExit), text(actionExitResult)),
+		BootManager:  Extend(c.KernelAuthenticodeSHA256, text(boot.ActionBoot), separator),
+		BootConfig:   Extend(separator, text(boot.ActionExit), text(boot.ActionExitResult)),
 		Manufacturer: Extend(separator),
 		SecureBoot:   fw.PCR7,
 		LoaderInput:  Extend(load, c.InitrdSHA256),

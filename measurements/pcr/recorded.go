@@ -45,6 +45,9 @@ func ParseRecordings(b []byte) (*Recordings, error) {
 		if err := f.Validate(); err != nil {
 			return nil, fmt.Errorf("parsing firmware recordings: %w", err)
 		}
+		if f.Provenance != ProvenanceRecorded {
+			return nil, fmt.Errorf("parsing firmware recordings: firmware %.64q: provenance %.32q, want %q", f.Name, f.Provenance, ProvenanceRecorded)
+		}
 		if seen[f.SHA256] {
 			return nil, fmt.Errorf("parsing firmware recordings: firmware %s twice", f.SHA256)
 		}
@@ -62,8 +65,8 @@ func (f *Firmware) Validate() error {
 	if f.SHA256.IsZero() || f.PCR0.IsZero() || f.PCR7.IsZero() {
 		errs = append(errs, fmt.Errorf("firmware %.64q: a hash is missing", f.Name))
 	}
-	if f.Provenance != ProvenanceRecorded {
-		errs = append(errs, fmt.Errorf("firmware %.64q: provenance %.32q, want %q", f.Name, f.Provenance, ProvenanceRecorded))
+	if f.Provenance != ProvenanceRecorded && f.Provenance != ProvenanceComputed {
+		errs = append(errs, fmt.Errorf("firmware %.64q: provenance %.32q, want %q or %q", f.Name, f.Provenance, ProvenanceRecorded, ProvenanceComputed))
 	}
 	if f.Cmdline != CmdlineInitrdFirst && f.Cmdline != CmdlineInitrdLast {
 		errs = append(errs, fmt.Errorf("firmware %.64q: command line rule %.32q is unknown", f.Name, f.Cmdline))

@@ -191,3 +191,43 @@ func (l *layout) parseDirectories(image []byte, opt, table int64) error {
 	l.certs = span{off, off + size}
 	return nil
 }
+
+// Section is a section of an image as the loader lays it out in memory.
+type Section struct {
+	Name string // up to 8 bytes, without the padding
+	Data []byte // VirtualSize bytes: what the file has of them, then zeros
+}
+
+// Sections returns the sections of an image in the order of its table. What a
+// loader would not map, beyond VirtualSize, is left out; what the file lacks
+// of it is zero (Microsoft PE Format, "Section Table").
+func Sections(image []byte) ([]Section, error) {
+	if _, err := parse(image); err != nil {
+		return nil, fmt.Errorf("reading PE sections: %w", err)
+	}
+	pe := int64(binary.LittleEndian.Uint32(image[offLfanew:]))
+	n := int(binary.LittleEndian.Uint16(image[pe+offSections:]))
+	table := pe + coffSize + int64(binary.LittleEndian.Uint16(image[pe+offOptSize:]))
+	total := int64(0)
+	out := make([]Section, n)
+	for i := range out {
+		s := image[table+int64(i)*sectionSize:]
+		virtual := int64(binary.LittleEndian.Uint32(s[8:]))
+		raw := min(int64(binary.LittleEndian.Uint32(s[offRawSize:])), virtual)
+		off := int64(binary.LittleEndian.Uint32(s[offRawPointer:]))
+		if total += virtual; total > MaxSize {
+			return nil, fmt.Errorf("reading PE sections: %w: more than %d bytes in memory", ErrFormat, int64(MaxSize))
+		}
+		out[i].Name = string(bytes.TrimRight(s[:8], "\x00"))
+		switch {
+		case raw == virtual && raw > 0:
+			out[i].Data = image[off : off+raw]
+		case virtual > 0:
+			out[i].Data = make([]byte, virtual)
+			if raw > 0 {
+				copy(out[i].Data, image[off:off+raw])
+			}
+		}
+	}
+	return out, nil
+}
