@@ -2,7 +2,6 @@ package boottest
 
 import (
 	"bytes"
-	"cmp"
 	"context"
 	"crypto/sha256"
 	"encoding/binary"
@@ -10,7 +9,6 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
-	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -23,11 +21,12 @@ import (
 	"cocoon/hostd/record"
 	"cocoon/hostd/swtpm"
 	"cocoon/image/info"
-	"cocoon/image/uki"
 	"cocoon/internal/imagetest"
+	"cocoon/measurements/boot"
 	"cocoon/measurements/digest"
+	"cocoon/measurements/launch"
 	"cocoon/measurements/pcr"
-	"cocoon/measurements/pe"
+	"cocoon/measurements/uki"
 )
 
 // envSoak names the variable that asks for all shapes of machines.
@@ -55,8 +54,7 @@ func (s shape) String() string {
 // TestMeasuredBoot boots the image under OVMF with a software TPM and holds
 // every register and every event that can be predicted from the files against
 // what the TPM was told and holds at the moment when the kernel takes over.
-// PCR 0 and 7 are recorded per firmware file; PCR 1 depends on the machine
-// and is listed by component.
+// PCR 1 depends on the machine and is held by component.
 func TestMeasuredBoot(t *testing.T) {
 	b := imagetest.Find(t)
 	im, err := info.LoadImage(b.Image)
@@ -71,161 +69,79 @@ func TestMeasuredBoot(t *testing.T) {
 		{cpus: 2, mem: 512, soak: true},
 		{cpus: 1, mem: 512, unified: true, soak: true},
 	}
-	host := make(map[bool][][]record.Extend) // PCR 1 of each machine, by way of booting
 	for _, s := range shapes {
 		t.Run(s.String(), func(t *testing.T) {
 			if s.soak && os.Getenv(envSoak) == "" && os.Getenv(enable) == "" {
 				t.Skipf("only with %s=1 or %s=1", envSoak, enable)
 			}
-			want := predict(t, b, im, s)
-			w := watchBoot(t, b, im, s)
-			compareBoot(t, want, w)
-			host[s.unified] = append(host[s.unified], of(w.extends, pcr.HostPlatform))
+			compareBoot(t, predict(t, b, im, s), watchBoot(t, b, im, s))
 		})
 	}
-	for _, machines := range host {
-		for _, m := range machines[min(1, len(machines)):] {
-			if len(m) != len(machines[0]) {
-				t.Errorf("PCR 1 has %d components in one machine and %d in another", len(m), len(machines[0]))
-			}
-		}
-	}
 }
 
-// component is one predicted event; without a digest its place alone is.
-type component struct {
-	name   string
-	digest digest.SHA256
-}
-
-// prediction is all that follows from the files.
-type prediction struct {
-	values pcr.Values
-	events map[int][]component
-}
-
-func text(s string) component {
-	return component{fmt.Sprintf("action %q", s), digest.Sum256([]byte(s))}
-}
-
-// predict computes the events of each register (TCG PC Client Platform
-// Firmware Profile 1.06, sections 3.3.4 and 10.4) and checks that they give
-// what package pcr predicts.
-func predict(t *testing.T, b imagetest.Build, im info.Image, s shape) prediction {
+// predict computes the events of each register from the files: firmware,
+// kernel, initrd and command line, or the unified image. What the machine adds
+// has no digest. Two more predictions must agree: package pcr's, which the
+// manifest has, and what was recorded of the firmware.
+func predict(t *testing.T, b imagetest.Build, im info.Image, s shape) []boot.Event {
 	t.Helper()
-	read := func(name string) []byte {
-		data, err := os.ReadFile(filepath.Join(b.Image, name))
+	read := func(path string) []byte {
+		data, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
 		}
 		return data
 	}
-	firmware, err := os.ReadFile(b.Tools.OVMF())
+	fw, err := launch.ReadFirmware("OVMF.fd", read(b.Tools.OVMF()))
 	if err != nil {
 		t.Fatal(err)
 	}
-	recorded, err := pcr.Recorded()
+	kernel, initrd := read(filepath.Join(b.Image, info.Kernel)), read(filepath.Join(b.Image, info.Initrd))
+	var events []boot.Event
+	if s.unified {
+		var image *uki.Image
+		if image, err = uki.Read(read(filepath.Join(b.Image, info.UKI))); err != nil {
+			t.Fatal(err)
+		}
+		if image.Initrd.SHA256 != digest.Sum256(initrd) || image.Cmdline != im.Cmdline {
+			t.Error("the unified image carries another initrd or command line than the direct boot's files")
+		}
+		events, err = launch.UKIEvents(image, fw, launch.Host{})
+	} else {
+		var image *launch.Image
+		if image, err = launch.ReadImage(kernel, initrd, im.Cmdline); err != nil {
+			t.Fatal(err)
+		}
+		events, err = launch.Events(image, fw, launch.Host{})
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	fw, err := recorded.Find(digest.Sum256(firmware))
+	recordings, err := pcr.Recorded()
+	if err != nil {
+		t.Fatal(err)
+	}
+	recorded, err := recordings.Find(fw.SHA256)
 	if err != nil {
 		t.Fatalf("%v; record it: cocoon measure record", err)
 	}
-	kernel, initrd := read(info.Kernel), read(info.Initrd)
-	values, err := pcr.Predict(fw, measure(t, kernel, initrd, im.Cmdline), im.Cmdline)
+	components, err := pcr.Measure(pcr.Files{Kernel: kernel, Initrd: initrd, Cmdline: im.Cmdline})
 	if err != nil {
 		t.Fatal(err)
 	}
-	separator := component{"separator", digest.Sum256(make([]byte, 4))}
-	authenticode := func(name string, image []byte) component {
-		d, err := pe.Authenticode256(image)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return component{"Authenticode hash of " + name, d}
-	}
-	action := text("Calling EFI Application from Boot Option")
-	p := prediction{values: values, events: map[int][]component{
-		2: {separator}, 3: {separator}, 6: {separator},
-		4: {authenticode(info.Kernel, kernel), action, separator},
-		5: {separator, text("Exit Boot Services Invocation"), text("Exit Boot Services Returned with Success")},
-		8: nil, 11: nil, 12: nil, 13: nil, 14: nil,
-	}}
-	if !s.unified {
-		load, err := pcr.CmdlineDigest(fw.Cmdline, im.Cmdline)
-		if err != nil {
-			t.Fatal(err)
-		}
-		p.events[9] = []component{{"load options", load}, {info.Initrd, digest.Sum256(initrd)}}
-		return p.check(t)
-	}
-	image := read(info.UKI)
-	p.events[4] = []component{authenticode(info.UKI, image), action, separator, authenticode(".linux", kernel)}
-	// The stub gives the kernel its .cmdline as it stands, and the kernel
-	// measures it as UTF-16 with a final NUL. Of one initrd, with nothing to
-	// append, the stub passes on the section as it is (systemd-stub(7); Linux,
-	// efi_convert_cmdline and efi_load_initrd).
-	var options []byte
-	for _, c := range []byte(im.Cmdline + "\x00") {
-		options = append(options, c, 0)
-	}
-	p.events[9] = []component{{"load options, .cmdline", digest.Sum256(options)}, {info.Initrd, digest.Sum256(initrd)}}
-	p.events[11] = sectionEvents(t, image)
-	for _, n := range []int{4, 9, 11} {
-		p.values[n] = replay(p.events[n])
-	}
-	return p.check(t)
-}
-
-func measure(t *testing.T, kernel, initrd []byte, cmdline string) pcr.Components {
-	t.Helper()
-	c, err := pcr.Measure(pcr.Files{Kernel: kernel, Initrd: initrd, Cmdline: cmdline})
+	values, err := pcr.Predict(recorded, components, im.Cmdline)
 	if err != nil {
 		t.Fatal(err)
 	}
-	return c
-}
-
-// check requires the two predictions, by register and by event, to agree.
-func (p prediction) check(t *testing.T) prediction {
-	t.Helper()
-	for n, events := range p.events {
-		if got := replay(events); got != p.values[n] {
-			t.Errorf("PCR %d: its events give %s, package pcr says %s", n, got, p.values[n])
+	for _, n := range values.Numbers() {
+		if s.unified && (n == pcr.BootManager || n == pcr.LoaderInput || n == 11) {
+			continue // of the direct boot
+		}
+		if got, known := boot.PCR256(events, n); !known || got != values[n] {
+			t.Errorf("PCR %d: its events give %s, the manifest's value is %s", n, got, values[n])
 		}
 	}
-	return p
-}
-
-func replay(events []component) digest.SHA256 {
-	ds := make([]digest.SHA256, len(events))
-	for i, e := range events {
-		ds[i] = e.digest
-	}
-	return pcr.Extend(ds...)
-}
-
-// measuredSections is the order in which the stub measures sections, each by
-// its name with the final NUL and then by its content (UAPI Group
-// Specification 5, section "PE Sections"; systemd-stub(7), "TPM PCR Notes").
-var measuredSections = []string{".linux", ".osrel", ".cmdline", ".initrd", ".ucode", ".splash", ".dtb", ".uname", ".sbat", ".pcrpkey"}
-
-func sectionEvents(t *testing.T, image []byte) []component {
-	t.Helper()
-	sections, err := uki.Read(image)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var out []component
-	for _, name := range measuredSections {
-		for _, s := range sections {
-			if s.Name == name {
-				out = append(out, component{"name " + name, digest.Sum256([]byte(name + "\x00"))}, component{"content of " + name, digest.Sum256(s.Data)})
-			}
-		}
-	}
-	return out
+	return events
 }
 
 // watched is what a boot measured.
@@ -349,11 +265,11 @@ func of(extends []record.Extend, n int) []record.Extend {
 
 // compareBoot prints predicted and measured values side by side and fails for
 // each that is not equal.
-func compareBoot(t *testing.T, want prediction, w *watched) {
+func compareBoot(t *testing.T, want []boot.Event, w *watched) {
 	t.Helper()
 	var out strings.Builder
 	fmt.Fprintf(&out, "QEMU's start to the supervisor's first line: %.1f s\n", w.line.Seconds())
-	fmt.Fprintf(&out, "%-8s %-64s %-64s %s\n", "register", "predicted", "measured", "")
+	fmt.Fprintf(&out, "%-8s %-64s %-64s %s\n", "register", "predicted", "measured", "verdict")
 	verdict := func(a, b digest.SHA256) string {
 		if a == b {
 			return "equal"
@@ -361,46 +277,41 @@ func compareBoot(t *testing.T, want prediction, w *watched) {
 		t.Fail()
 		return "DIFFERS"
 	}
+	const host = "depends on the machine"
 	replayed := record.Replay(w.extends)
 	for n := range 15 {
 		got := w.pcrs[n]
 		if got != replayed[n] {
 			t.Errorf("PCR %d holds %s, the commands that were seen give %s", n, got, replayed[n])
 		}
-		predicted, known := want.values[n]
-		switch {
-		case known:
+		predicted, known := boot.PCR256(want, n)
+		if known == (n == pcr.HostPlatform) {
+			t.Errorf("PCR %d: predicted in full: %t", n, known)
+		}
+		if known {
 			fmt.Fprintf(&out, "PCR %-4d %s %s %s\n", n, predicted, got, verdict(predicted, got))
-		case n == pcr.HostPlatform:
-			fmt.Fprintf(&out, "PCR %-4d %-64s %s by component, below\n", n, "depends on the machine", got)
-		default: // 10: Linux's own log starts later than this moment
-			fmt.Fprintf(&out, "PCR %-4d %-64s %s %s\n", n, "not written by firmware", got, verdict(digest.SHA256{}, got))
+		} else {
+			fmt.Fprintf(&out, "PCR %-4d %-64s %s by component\n", n, host, got)
 		}
 	}
-	numbers := make([]int, 0, len(want.events))
-	for n := range want.events {
-		numbers = append(numbers, n)
-	}
-	slices.SortFunc(numbers, cmp.Compare[int])
-	for _, n := range numbers {
-		events, measured := want.events[n], of(w.extends, n)
+	for n := range 15 {
+		var events []boot.Event
+		for _, e := range want {
+			if e.PCR == n {
+				events = append(events, e)
+			}
+		}
+		measured := of(w.extends, n)
 		if len(events) != len(measured) {
 			t.Errorf("PCR %d: %d events predicted, %d measured", n, len(events), len(measured))
 		}
 		for i := range min(len(events), len(measured)) {
-			fmt.Fprintf(&out, "PCR %-4d %s %s %s: %s\n", n, events[i].digest, measured[i].Digest, verdict(events[i].digest, measured[i].Digest), events[i].name)
-		}
-	}
-	known := map[digest.SHA256]string{digest.Sum256(make([]byte, 4)): "separator", digest.Sum256([]byte{0, 0, 1, 0}): "variable BootOrder: 0000, 0001"}
-	found := map[string]bool{}
-	for i, e := range of(w.extends, pcr.HostPlatform) {
-		name := cmp.Or(known[e.Digest], "from the machine: ACPI tables, their order, boot entries")
-		found[name] = true
-		fmt.Fprintf(&out, "PCR 1 component %d  %s  %s\n", i, e.Digest, name)
-	}
-	for _, name := range known {
-		if !found[name] {
-			t.Errorf("PCR 1 lacks the component %s", name)
+			e := &events[i]
+			if e.Digests == nil {
+				fmt.Fprintf(&out, "PCR %-4d %-64s %s %-7s %s\n", n, host, measured[i].Digest, "", e.Component)
+				continue
+			}
+			fmt.Fprintf(&out, "PCR %-4d %s %s %-7s %s, from %s\n", n, e.Digests.SHA256, measured[i].Digest, verdict(e.Digests.SHA256, measured[i].Digest), e.Component, e.Source)
 		}
 	}
 	t.Logf("\n%s", out.String())
