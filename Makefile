@@ -12,7 +12,7 @@ BUILD = @mkdir -p build && go build -o build/builder ./image/build && build/buil
 RACE = -race -gcflags=all=-d=checkptr=0
 RACED = ./client/... ./gateway/... ./ratls/... ./internal/registrysource/... ./internal/undo/... ./verifier/... ./enclave/... ./hostd/... ./contracts/devnet/... ./contracts/chain/... ./contracts/receipt/... ./cmd/cocoon-verifier/...
 
-.PHONY: help demo test bin deps image clean repro release rebuild soak check-generated bench
+.PHONY: help demo test bin deps image lock clean reproduce release rebuild soak check-generated bench
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -51,9 +51,13 @@ clean: ## remove everything that was built
 	$(ROOT)
 	$(BUILD) clean
 
-repro: ## build image and packs twice and compare every byte
+lock: ## take the archive's newest packages into image/packages.lock
 	$(ROOT)
-	$(BUILD) repro
+	$(BUILD) lock
+
+reproduce: ## build twice in other surroundings and compare every byte
+	$(ROOT)
+	$(BUILD) reproduce
 
 release: ## collect artefacts and the packages they are made of (build/release)
 	$(ROOT)

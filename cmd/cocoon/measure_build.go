@@ -133,7 +133,7 @@ func (f *measureFlags) readLocks(in *manifest.Inputs) error {
 // imageOf names an image. Its profile is in its name, as in "cocoon-cpu".
 func imageOf(im *info.Image) manifest.Image {
 	profile := im.Name[strings.LastIndex(im.Name, "-")+1:]
-	return manifest.Image{Name: im.Name, Version: im.Version, Profile: profile, Debug: profile == "debug"}
+	return manifest.Image{Name: im.Name, Version: im.Version, Profile: profile}
 }
 
 // readMeasured reads what the firmware measures.

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"time"
 
+	"cocoon/image/debs"
 	"cocoon/image/info"
 	"cocoon/internal/fault"
 )
@@ -34,16 +35,12 @@ func (b *builder) release(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	im, err := info.LoadImage(b.path("image"))
-	if err != nil {
-		return err
-	}
 	dir := b.path("release")
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(filepath.Join(dir, keptDebs), 0o755)); err != nil {
 		return fmt.Errorf("preparing %s: %w", dir, err)
 	}
 	files := map[string][]string{
-		"image": {info.Kernel, info.Initrd, info.RootDisk, info.Cmdline, info.ImageFile},
+		"image": append(slices.Clone(imageFiles), info.ImageFile),
 		"packs": {"engine.img", "model.img", info.PacksFile},
 		".":     {usedFile},
 	}
@@ -54,18 +51,7 @@ func (b *builder) release(ctx context.Context) error {
 			}
 		}
 	}
-	byName, err := b.imageDebs()
-	if err != nil {
-		return err
-	}
-	for _, p := range im.Packages {
-		if from, ok := byName[debFile(p)]; ok {
-			if err := copyFile(from, filepath.Join(dir, keptDebs, p.SHA256+".deb")); err != nil {
-				return err
-			}
-		}
-	}
-	for _, d := range slices.Concat(u.Tools, u.Engine, u.Kernel) {
+	for _, d := range slices.Concat(u.Tools, u.Engine, u.Kernel, u.Root) {
 		if err := copyFile(b.debPath(d), filepath.Join(dir, keptDebs, d.SHA256+".deb")); err != nil {
 			return err
 		}
@@ -100,7 +86,7 @@ func (b *builder) rebuild(ctx context.Context) error {
 		return err
 	}
 	var errs []error
-	for _, d := range slices.Concat(u.Tools, u.Engine, u.Kernel) {
+	for _, d := range slices.Concat(u.Tools, u.Engine, u.Kernel, u.Root) {
 		errs = append(errs, checkDeb(again.debPath(d), d.SHA256))
 	}
 	for _, p := range released.Packages {
@@ -137,43 +123,38 @@ func checkDeb(path, want string) error {
 	return nil
 }
 
-// serveKept offers the kept packages to apt as a flat repository on the
-// loopback. It needs no signature: every file was compared with the hash in
-// the release's description, and the index made here has those hashes.
-func (b *builder) serveKept(ctx context.Context) (string, func(), error) {
-	im, err := info.LoadImage(b.kept)
-	if err != nil {
-		return "", nil, err
-	}
+// serveDebs offers the chosen packages to mkosi's apt as a flat repository on
+// the loopback, until stop is called. mkosi sees no other: what is not in the
+// list cannot get into the image. It needs no signature: every file is hashed
+// here, and the index has those hashes.
+func serveDebs(ctx context.Context, dir string, ds []debs.Deb) (sources string, stop func(), err error) {
 	var index bytes.Buffer
-	for _, p := range im.Packages {
-		file := filepath.Join(b.debDir(), p.SHA256+".deb")
+	for _, d := range ds {
+		file := filepath.Join(dir, d.SHA256+".deb")
+		if err := checkDeb(file, d.SHA256); err != nil {
+			return "", nil, fault.New(fault.ExitRefused, "build.cache_corrupt", "remove the file and run make deps again", "checking a package: %w", err)
+		}
 		control, err := exec.CommandContext(ctx, "dpkg-deb", "-f", file).Output()
 		if err != nil {
 			return "", nil, fmt.Errorf("reading %s: %w", file, err)
 		}
 		st, err := os.Stat(file)
 		if err != nil {
-			return "", nil, fmt.Errorf("reading a kept package: %w", err)
+			return "", nil, fmt.Errorf("reading a package: %w", err)
 		}
-		fmt.Fprintf(&index, "%s\nFilename: ./%s.deb\nSize: %d\nSHA256: %s\n\n", bytes.TrimSpace(control), p.SHA256, st.Size(), p.SHA256)
+		fmt.Fprintf(&index, "%s\nFilename: ./%s.deb\nSize: %d\nSHA256: %s\n\n", bytes.TrimSpace(control), d.SHA256, st.Size(), d.SHA256)
 	}
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
-		return "", nil, fmt.Errorf("serving kept packages: %w", err)
+		return "", nil, fmt.Errorf("serving packages: %w", err)
 	}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /Packages", func(w http.ResponseWriter, r *http.Request) {
 		http.ServeContent(w, r, "Packages", time.Unix(imageEpoch, 0), bytes.NewReader(index.Bytes()))
 	})
-	mux.Handle("GET /", http.FileServer(http.Dir(b.debDir())))
+	mux.Handle("GET /", http.FileServer(http.Dir(dir)))
 	srv := &http.Server{Handler: mux, ReadHeaderTimeout: 10 * time.Second}
 	go srv.Serve(l)
 	text := fmt.Sprintf("Types: deb\nURIs: http://%s/\nSuites: ./\nTrusted: yes\n", l.Addr())
 	return text, func() { srv.Close() }, nil
-}
-
-// debFile is the name that apt stores a package under.
-func debFile(p info.Package) string {
-	return fmt.Sprintf("%s_%s_%s.deb", p.Name, escapeVersion(p.Version), p.Arch)
 }

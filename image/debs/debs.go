@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -29,9 +30,11 @@ import (
 
 // How a package came to be chosen.
 const (
-	FromRelease  = "release"  // the stable release's own version
-	FromPin      = "pin"      // exactly what the lock names
+	FromRelease  = "release"  // the stable release's own version, not locked
+	FromPin      = "pin"      // exactly what tools.lock names
+	FromLock     = "lock"     // exactly what the package lock names
 	FromFallback = "fallback" // the pin is gone: newest at or above the floor
+	FromNewer    = "newer"    // the locked version is gone: the release's newest
 )
 
 // ErrBelowFloor reports that no version at or above a pin's floor is offered.
@@ -44,19 +47,20 @@ type Deb struct {
 	Arch    string `json:"arch"`   // amd64 or all
 	SHA256  string `json:"sha256"` // of the .deb file, lower-case hex
 	Size    int64  `json:"size"`   // of the .deb file in bytes
-	Source  string `json:"source"` // FromRelease, FromPin or FromFallback
-	Pinned  string `json:"pinned"` // the version the lock names, or empty
+	Source  string `json:"source"` // FromRelease to FromNewer
+	Pinned  string `json:"pinned"` // the version that tools.lock or the package lock names, or empty
 }
 
 // Options says where an Archive keeps its state.
 type Options struct {
-	Dir     string    // private apt state
-	Cache   string    // .deb files, by SHA-256
-	Mirror  Mirror    // from MachineMirror
-	Proxies string    // from MachineProxies
-	Lock    lock.Lock // pins
-	Keyring string    // archive keyring; DefaultKeyring if empty
-	Log     io.Writer // one line per noteworthy step
+	Dir     string        // private apt state
+	Cache   string        // .deb files, by SHA-256
+	Mirror  Mirror        // from MachineMirror
+	Proxies string        // from MachineProxies
+	Lock    lock.Lock     // pins
+	Locked  lock.Packages // versions of the release's own packages; may be empty
+	Keyring string        // archive keyring; DefaultKeyring if empty
+	Log     io.Writer     // one line per noteworthy step
 }
 
 // DefaultKeyring is where Debian keeps its archive keys.
@@ -120,6 +124,11 @@ func (a *Archive) readPinned(ctx context.Context) error {
 	for _, p := range a.opts.Lock.Packages {
 		names = append(names, p.Name)
 	}
+	for _, p := range a.opts.Locked.Packages {
+		names = append(names, p.Name)
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
 	if len(names) == 0 {
 		return nil
 	}
@@ -158,6 +167,7 @@ Dir::Etc::preferencesparts %q;
 APT::Architecture "amd64";
 APT::Install-Recommends "false";
 APT::Sandbox::User "root";
+pkgCacheGen::ForceEssential ":";
 Acquire::Check-Valid-Until "false";
 Acquire::Languages "none";
 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";

@@ -85,6 +85,7 @@ func Build(in Inputs) (*Manifest, error) {
 	}
 	date := in.Epoch.UTC().Truncate(time.Second)
 	in.Image.SourceDate = date
+	in.Image.Debug = root.Debug
 	m := &Manifest{
 		Format:    Format,
 		Image:     in.Image,

@@ -150,6 +150,8 @@ func TestInconsistentManifestsAreRefused(t *testing.T) {
 		"unsorted artifacts":          func(m *manifest.Manifest) { m.Artifacts = append(m.Artifacts, m.Artifacts[0]) },
 		"no sunset":                   func(m *manifest.Manifest) { m.Sunset = m.Sunset.AddDate(-5000, 0, 0) },
 		"a root that is not booted":   func(m *manifest.Manifest) { m.Boot.RootVerity[0] ^= 1 },
+		"a debug mark out of nothing": func(m *manifest.Manifest) { m.Image.Debug = true },
+		"a debug mark that is hidden": hideDebug,
 		"another command line":        func(m *manifest.Manifest) { m.Boot.Cmdline += " x" },
 		"a command line without root": func(m *manifest.Manifest) { m.Boot.Cmdline = "quiet" },
 		"a register changed":          func(m *manifest.Manifest) { m.TPM.Firmwares[0].PCRs[9] = digest.SHA256{1} },
@@ -199,6 +201,26 @@ func TestInconsistentManifestsAreRefused(t *testing.T) {
 		if _, err := m.Payload(); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+// hideDebug makes a manifest that is consistent but for the mark.
+func hideDebug(m *manifest.Manifest) {
+	m.Boot.Cmdline += " cocoon.debug"
+	fw, err := manifest.NewTPMFirmware(m.TPM.Firmwares[0].Firmware, m.TPM.Components, m.Boot.Cmdline)
+	if err != nil {
+		panic(err)
+	}
+	m.TPM.Firmwares = []manifest.TPMFirmware{fw}
+	m.TDX, m.SNP = nil, nil // for the other command line
+}
+
+func TestADebugImageIsMarkedInItsManifest(t *testing.T) {
+	m := fixture(t)
+	hideDebug(m)
+	m.Image.Debug = true
+	if err := m.Validate(); err != nil {
+		t.Error(err)
 	}
 }
 

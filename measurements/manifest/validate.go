@@ -122,6 +122,9 @@ func (m *Manifest) validateBoot(v *validator) {
 		v.bad("boot: %w", err)
 		return
 	}
+	if root.Debug != m.Image.Debug {
+		v.bad("boot: command line marks a debug image: %t, the manifest: %t", root.Debug, m.Image.Debug)
+	}
 	if digest.SHA256(root.Hash) != m.Boot.RootVerity {
 		v.bad("boot: command line names root %x, root_verity is %s", root.Hash, m.Boot.RootVerity)
 	}

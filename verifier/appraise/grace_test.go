@@ -56,23 +56,3 @@ func TestASupersededManifestEndsWithItsGrace(t *testing.T) {
 		}
 	}
 }
-
-// TestADebugImageIsForDevelopmentOnly offers one to both kinds of policy. The
-// class vtpm is refused in production beside it.
-func TestADebugImageIsForDevelopmentOnly(t *testing.T) {
-	w := tpmtest.NewWorld(t)
-	w.Manifest.Image.Profile, w.Manifest.Image.Debug = "debug", true
-	ev := w.Evidence(t)
-	for environment, want := range map[string]bool{policy.Development: false, policy.Production: true} {
-		p := *w.Policy
-		p.Environment = environment
-		r := appraise.Appraise(ev, &appraise.Options{Policy: &p, Manifests: w.Manifests(t), Now: tpmtest.Now})
-		failed := false
-		for _, c := range r.Failed() {
-			failed = failed || c.ID == "manifest.debug"
-		}
-		if failed != want {
-			t.Errorf("%s: manifest.debug failed %v, want %v", environment, failed, want)
-		}
-	}
-}
