@@ -59,9 +59,23 @@ reproduce: ## build twice in other surroundings and compare every byte
 	$(ROOT)
 	$(BUILD) reproduce
 
-release: ## collect artefacts and the packages they are made of (build/release)
+# Whose release it is: give your own keys and log, kept elsewhere than build/,
+# which "make clean" removes. Without them a key and a log are made there.
+RELEASE_KEY ?= build/keys/release.key
+LOG_KEY ?= build/keys/log.key
+LOG_DIR ?= build/keys/log
+LOG_ORIGIN ?= localhost/cocoon
+CLI = build/bin/cocoon
+
+release: bin ## collect, measure, sign and log a release (build/release)
 	$(ROOT)
 	$(BUILD) release
+	@install -d -m 700 build/keys
+	@[ -e $(RELEASE_KEY) ] || $(CLI) manifest key --out $(RELEASE_KEY) >/dev/null
+	@[ -e $(LOG_KEY) ] || $(CLI) manifest key --out $(LOG_KEY) >/dev/null
+	@[ -e $(LOG_DIR)/log.pub ] || $(CLI) log init $(LOG_DIR) --origin $(LOG_ORIGIN) --key $(LOG_KEY) >/dev/null
+	@$(CLI) release build/release --key $(RELEASE_KEY) --log $(LOG_DIR) --log-key $(LOG_KEY)
+	@install -m 644 build/release/keys.json build/keys/keys.json
 
 rebuild: ## build a release again from its own packages and compare: RELEASE=DIR
 	$(ROOT)

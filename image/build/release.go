@@ -5,25 +5,33 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"net"
 	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
+	"strings"
 	"time"
 
 	"cocoon/image/debs"
 	"cocoon/image/info"
 	"cocoon/internal/fault"
+	"cocoon/measurements/audit"
+	"cocoon/measurements/release"
 )
 
 // keptDebs is the directory of a release that holds every .deb its build
 // used, named by SHA-256: no dated archive is always there.
-const keptDebs = "debs"
+const keptDebs = release.PackagesDir
 
-// release collects into build/release what a release publishes: artefacts,
-// their descriptions, and all packages, so that anyone can build it again.
+// rebuildReport is what a rebuild says of each artefact, below build/.
+const rebuildReport = "rebuild.json"
+
+// release collects into build/release what a release is made of: artefacts,
+// their descriptions, firmware, locks and all packages, so that anyone can
+// build it again. "cocoon release" measures, signs and logs it.
 func (b *builder) release(ctx context.Context) error {
 	if err := b.image(ctx); err != nil {
 		return err
@@ -36,20 +44,30 @@ func (b *builder) release(ctx context.Context) error {
 		return err
 	}
 	dir := b.path("release")
-	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(filepath.Join(dir, keptDebs), 0o755)); err != nil {
+	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("preparing %s: %w", dir, err)
 	}
 	files := map[string][]string{
-		"image": append(slices.Clone(imageFiles), info.ImageFile),
-		"packs": {"engine.img", "model.img", info.PacksFile},
-		".":     {usedFile},
+		release.ImageDir:    under(b.path(b.imageDir()), append(slices.Clone(imageFiles), info.ImageFile)...),
+		release.PacksDir:    under(b.path("packs"), "engine.img", "model.img", info.PacksFile),
+		release.FirmwareDir: {b.tree().OVMF()},
+		release.LocksDir:    {b.path(usedFile), filepath.Join(b.root, "tools.lock")},
+	}
+	if _, err := os.Stat(filepath.Join(b.root, packagesLock)); err == nil {
+		files[release.LocksDir] = append(files[release.LocksDir], filepath.Join(b.root, packagesLock))
 	}
 	for sub, names := range files {
-		for _, n := range names {
-			if err := copyFile(b.path(sub, n), filepath.Join(dir, n)); err != nil {
+		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
+			return fmt.Errorf("preparing %s: %w", dir, err)
+		}
+		for _, from := range names {
+			if err := copyFile(from, filepath.Join(dir, sub, filepath.Base(from))); err != nil {
 				return err
 			}
 		}
+	}
+	if err := os.MkdirAll(filepath.Join(dir, keptDebs), 0o755); err != nil {
+		return fmt.Errorf("preparing %s: %w", dir, err)
 	}
 	for _, d := range slices.Concat(u.Tools, u.Engine, u.Kernel, u.Root) {
 		if err := copyFile(b.debPath(d), filepath.Join(dir, keptDebs, d.SHA256+".deb")); err != nil {
@@ -58,6 +76,14 @@ func (b *builder) release(ctx context.Context) error {
 	}
 	b.say("release: %s", dir)
 	return nil
+}
+
+func under(dir string, names ...string) []string {
+	out := make([]string, len(names))
+	for i, n := range names {
+		out[i] = filepath.Join(dir, n)
+	}
+	return out
 }
 
 // rebuild builds the image of the release in $RELEASE again, from the
@@ -71,14 +97,17 @@ func (b *builder) rebuild(ctx context.Context) error {
 	again.kept, again.out = dir, b.path("rebuild")
 	again.deps, again.cache = again.out, again.path("cache")
 	again.goenv = []string{"GOCACHE=" + again.path("gocache")}
-	released, err := info.LoadImage(dir)
+	if err := os.Remove(b.path(rebuildReport)); err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("preparing the rebuild: %w", err)
+	}
+	released, err := info.LoadImage(filepath.Join(dir, release.ImageDir))
 	if err != nil {
 		return fault.New(fault.ExitParse, "build.release", "give the directory that make release wrote", "reading the release: %w", err)
 	}
 	if err := errors.Join(os.RemoveAll(again.out), os.MkdirAll(again.cache, 0o755)); err != nil {
 		return fmt.Errorf("preparing the rebuild: %w", err)
 	}
-	if err := copyFile(filepath.Join(dir, usedFile), filepath.Join(again.deps, usedFile)); err != nil {
+	if err := copyFile(filepath.Join(dir, release.LocksDir, usedFile), filepath.Join(again.deps, usedFile)); err != nil {
 		return err
 	}
 	u, err := again.readUsed()
@@ -101,15 +130,43 @@ func (b *builder) rebuild(ctx context.Context) error {
 	if err := again.image(ctx); err != nil {
 		return err
 	}
-	rebuilt, err := info.LoadImage(again.path("image"))
+	rebuilt, err := info.LoadImage(again.path(again.imageDir()))
 	if err != nil {
 		return err
 	}
-	if err := info.Compare(released, rebuilt); err != nil {
+	differ := info.Compare(released, rebuilt)
+	if err := info.Write(b.path(rebuildReport), compared(released, rebuilt, differ)); err != nil {
 		return err
+	}
+	if differ != nil {
+		return differ
 	}
 	b.say("rebuild: every artefact of %s %d is the released one, byte for byte", released.Name, released.Version)
 	return os.RemoveAll(again.out)
+}
+
+// compared sets the artefacts of two builds side by side, named as a manifest
+// names them. Every difference has the causes that are known.
+func compared(released, rebuilt info.Image, differ error) []audit.Compared {
+	var causes []string
+	for _, f := range fault.All(differ) {
+		if f.Code != "image.artefact_differs" {
+			causes = append(causes, f.Error())
+		}
+	}
+	sums := map[string]string{}
+	for _, a := range rebuilt.Artefacts {
+		sums[a.File] = a.SHA256
+	}
+	out := []audit.Compared{}
+	for _, a := range released.Artefacts {
+		c := audit.Compared{File: release.ImageDir + "/" + a.File, Released: a.SHA256, Rebuilt: sums[a.File]}
+		if c.Rebuilt != c.Released {
+			c.Because = strings.Join(causes, "; ")
+		}
+		out = append(out, c)
+	}
+	return out
 }
 
 func checkDeb(path, want string) error {

@@ -28,6 +28,21 @@ type measured struct {
 	cmdline        string
 	image          *launch.Image
 	firmware       map[digest.SHA256][]byte
+	read           map[digest.SHA256]*launch.Firmware // what was read of them
+}
+
+// components reads a firmware file, which takes a while, once.
+func (m *measured) components(name string, sum digest.SHA256) (*launch.Firmware, error) {
+	if m.read[sum] == nil {
+		f, err := launch.ReadFirmware(name, m.firmware[sum])
+		if err != nil {
+			return nil, err
+		}
+		m.read[sum] = f
+	}
+	f := *m.read[sum]
+	f.Name = name
+	return &f, nil
 }
 
 // checkRegisters computes every register again, from the files of the
@@ -70,7 +85,7 @@ func (a *audit) tees() []string {
 }
 
 func (a *audit) measure() (*measured, error) {
-	m := &measured{firmware: map[digest.SHA256][]byte{}}
+	m := &measured{firmware: map[digest.SHA256][]byte{}, read: map[digest.SHA256]*launch.Firmware{}}
 	var errs [4]error
 	m.kernel, errs[0] = ReadAll(a.o.Source, kernelFile, maxKernel)
 	m.initrd, errs[1] = ReadAll(a.o.Source, initrdFile, maxInitrd)
@@ -175,13 +190,13 @@ func (a *audit) checkTDX(t *manifest.TDX, m *measured) {
 	a.component(check, "initrd, SHA-384", initrdFile, t.Components.InitrdSHA384.String(), initrd.String())
 	for i := range t.Firmwares {
 		f := &t.Firmwares[i]
-		b, have := m.firmware[f.SHA256]
+		_, have := m.firmware[f.SHA256]
 		a.firmware(check, f.Name, f.SHA256, have)
 		if !have {
 			continue
 		}
 		var want manifest.TDXFirmware
-		fw, err := launch.ReadFirmware(f.Name, b)
+		fw, err := m.components(f.Name, f.SHA256)
 		if err == nil {
 			want, err = manifest.NewTDXFirmware(m.image, fw)
 		}
@@ -238,12 +253,12 @@ func (a *audit) checkSNP(s *manifest.SNP, m *measured) {
 	a.component(check, "command line, SHA-256", cmdlineFile, s.Components.Cmdline.String(), k.Cmdline.String())
 	for i := range s.Firmwares {
 		f := &s.Firmwares[i]
-		b, have := m.firmware[f.SHA256]
+		_, have := m.firmware[f.SHA256]
 		a.firmware(check, f.Name, f.SHA256, have)
 		if !have {
 			continue
 		}
-		read, err := launch.ReadFirmware(f.Name, b)
+		read, err := m.components(f.Name, f.SHA256)
 		if err == nil && read.SNP == nil {
 			err = errors.New("the firmware is not for SEV-SNP")
 		}
