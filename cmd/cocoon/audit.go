@@ -230,34 +230,38 @@ func writeAudit(w io.Writer, r *audit.Report) error {
 	for _, g := range audit.Groups() {
 		rows := g.Of(r.Rows)
 		good := 0
-		var why string
+		var why *audit.Row
 		for _, row := range rows {
 			if row.Status == audit.Pass {
 				good++
 			}
-			if row.Status == audit.Skip && why == "" {
-				why = row.Reason
+			if row.Status == audit.Skip && why == nil {
+				why = &row
 			}
 		}
 		switch s := audit.Status(rows); {
 		case len(rows) == 0:
 			p.f("– %-26s not reached", g.Title)
 		case s == "–":
-			p.f("– %-26s %s", g.Title, plain(why))
+			p.f("– %-26s %s", g.Title, plain(why.Reason))
+			if why.Remedy != "" {
+				p.f("      hint: %s", plain(why.Remedy))
+			}
+			continue
 		case good < len(rows):
 			p.f("%s %-26s %d of %d", s, g.Title, good, len(rows))
 		default:
 			p.f("%s %-26s %d", s, g.Title, good)
 		}
 		for _, row := range rows {
-			writeRow(p, row, audit.Status(rows))
+			writeRow(p, row)
 		}
 	}
 	return p.err
 }
 
 // writeRow writes what is not good of a row.
-func writeRow(p *printer, row audit.Row, group string) {
+func writeRow(p *printer, row audit.Row) {
 	switch row.Status {
 	case audit.Fail:
 		p.f("    ✗ %s: %s [%s]", plain(row.Name), plain(row.Reason), row.Check)
@@ -269,9 +273,7 @@ func writeRow(p *printer, row audit.Row, group string) {
 			p.f("      usually: %s", plain(row.Means))
 		}
 	case audit.Skip:
-		if group != "–" {
-			p.f("    – %s: %s [%s]", plain(row.Name), plain(row.Reason), row.Check)
-		}
+		p.f("    – %s: %s [%s]", plain(row.Name), plain(row.Reason), row.Check)
 	default:
 		return
 	}

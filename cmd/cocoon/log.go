@@ -24,14 +24,17 @@ func newLogCmd() *cobra.Command {
 		Long: `A log of manifests in a directory: the files of C2SP tlog-tiles, which any web
 server can serve as they are. An entry is the identity of a manifest, the
 SHA-256 of its DSSE payload.`,
-		PersistentPreRun: func(*cobra.Command, []string) {
-			// The storage library writes progress to standard error.
-			klog.LogToStderr(false)
-			klog.SetOutput(io.Discard)
-		},
+		PersistentPreRun: func(*cobra.Command, []string) { quietStorage() },
 	}
 	cmd.AddCommand(newLogInitCmd(), newLogAppendCmd(), newLogShowCmd(), newLogFsckCmd(), newLogProveCmd())
 	return cmd
+}
+
+// quietStorage keeps the log's storage library, which writes progress to
+// standard error, from doing so. It has no other means than its own globals.
+func quietStorage() {
+	klog.LogToStderr(false)
+	klog.SetOutput(io.Discard)
 }
 
 // logFault gives the errors of a log their codes.

@@ -58,6 +58,7 @@ keys.json, the log's proofs, and README.md, which says what to check and how.`,
 }
 
 func runRelease(cmd *cobra.Command, dir string, f *releaseFlags) error {
+	quietStorage()
 	if err := f.collect(dir); err != nil {
 		return err
 	}

@@ -137,12 +137,15 @@ func (a *audit) checkVerity() {
 	boot, err := bootargs.Parse(a.v.Manifest.Boot.Cmdline)
 	disks := []disk{{rootFile, boot.Hash, boot.Salt, boot.Blocks, err}}
 	packs, err := a.packs()
-	for name, root := range map[string]digest.SHA256{"engine": a.v.Manifest.Engines[0].ImageDigest, "model": a.v.Manifest.Models[0].VerityRoot} {
-		d := disk{path: release.PacksDir + "/" + name + ".img", root: root, err: err}
-		if p, ok := packs[name]; ok && err == nil {
+	for _, pack := range []struct {
+		name string
+		root digest.SHA256
+	}{{"engine", a.v.Manifest.Engines[0].ImageDigest}, {"model", a.v.Manifest.Models[0].VerityRoot}} {
+		d := disk{path: release.PacksDir + "/" + pack.name + ".img", root: pack.root, err: err}
+		if p, ok := packs[pack.name]; ok && err == nil {
 			d.salt, d.blocks = p.salt, p.blocks
 		} else if err == nil {
-			d.err = fmt.Errorf("%s has no pack %s", packsFile, name)
+			d.err = fmt.Errorf("%s has no pack %s", packsFile, pack.name)
 		}
 		disks = append(disks, d)
 	}
