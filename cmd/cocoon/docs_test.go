@@ -223,8 +223,19 @@ func offline(args []string, built, ran bool) (bool, []string) {
 		return true, at // the last --at counts
 	case has("receipt", "verify"):
 		return !slices.Contains(args, "--config"), nil
-	case has("measure", "key"):
+	case has("measure", "key"), has("manifest", "key"):
 		return true, nil
+	case has("audit"):
+		for _, outside := range []string{"--ton-config", "--machine", "--rebuild", "--earlier"} {
+			if slices.Contains(args, outside) {
+				return false, nil
+			}
+		}
+		return isFile("build/keys/keys.json"), nil // a release was made
+	case has("manifest", "verify"):
+		return false, nil // a shortened key
+	case has("manifest"), has("log"):
+		return built, nil
 	case has("measure", "record"), slices.Contains(args, "--recorded"), slices.Contains(args, "release"):
 		return false, nil // boots machines, needs a recording, a release
 	case has("measure"):
@@ -299,6 +310,9 @@ func guideDir(t *testing.T, root string) (receiptKey string) {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.Symlink(filepath.Join(root, "build"), filepath.Join(dir, "build")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(root, "tools.lock"), filepath.Join(dir, "tools.lock")); err != nil {
 		t.Fatal(err)
 	}
 	write := func(name string, b []byte, err error) {

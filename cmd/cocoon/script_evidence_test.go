@@ -28,7 +28,7 @@ func setupEvidence(env *testscript.Env) error {
 	switch {
 	case strings.Contains(name, "verify_evidence"):
 		return writeEvidence(env)
-	case strings.Contains(name, "measure"):
+	case strings.Contains(name, "measure"), strings.Contains(name, "manifest"), strings.Contains(name, "log_"), strings.Contains(name, "audit"):
 		return writeBuild(env.WorkDir)
 	}
 	return nil
