@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"cocoon/internal/fault"
-	"cocoon/measurements/digest"
 )
 
 func joinFaults(errs []error) error { return errors.Join(errs...) }
@@ -120,6 +119,3 @@ func (a *audit) checkMachine(ctx context.Context) {
 	}
 	a.r.Rows = append(a.r.Rows, rows...)
 }
-
-// short shortens a hash for a sentence.
-func short(d digest.SHA256) string { return d.String()[:12] }

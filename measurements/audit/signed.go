@@ -45,7 +45,7 @@ func (a *audit) readManifest() {
 	} else {
 		a.pass("manifest.form", release.ManifestFile, v.SHA256.String())
 	}
-	a.checkSignatures()
+	a.checkSignatures(env)
 	m := v.Manifest
 	until := m.Sunset.Format(time.RFC3339)
 	if !a.o.Now.Before(m.Sunset) {
@@ -105,7 +105,7 @@ func strictEnvelope(env, payload []byte) error {
 }
 
 // checkSignatures counts whose signatures hold.
-func (a *audit) checkSignatures() {
+func (a *audit) checkSignatures(env []byte) {
 	const check, means = "manifest.signatures", "the manifest was edited after it was signed, or by people whom you do not trust"
 	if a.own != nil {
 		missing := slices.DeleteFunc(slices.Clone(a.own.Keys), func(k digest.SHA256) bool { return slices.Contains(a.v.Signers, k) })
@@ -116,7 +116,6 @@ func (a *audit) checkSignatures() {
 		}
 		a.add(row)
 	}
-	env, _ := ReadAll(a.o.Source, release.ManifestFile, manifest.MaxEnvelope)
 	made, good := countSignatures(env, a.v.Signers)
 	if good < made {
 		a.add(Row{Check: check, Name: release.ManifestFile, Status: Fail, Expected: fmt.Sprintf("%d good signatures", made), Actual: fmt.Sprint(good),
