@@ -21,6 +21,7 @@ import (
 	"cocoon/measurements/launch"
 	"cocoon/measurements/manifest"
 	"cocoon/measurements/pcr"
+	"cocoon/measurements/tdvf"
 	"cocoon/verifier/evidence"
 )
 
@@ -58,8 +59,8 @@ and writes the manifest: the published measurements that verifiers and clients
 hold evidence against. Every hash is taken from the files themselves; image.json
 and packs.json are checked against them.
 
-PCR 2 to 6, 8, 9 and 11 to 14 are computed. PCR 0 and 7 are recorded for a
-firmware file. PCR 1 depends on the host and is only reported. PCR 15 follows
+PCR 2 to 6, 8, 9 and 11 to 14 are computed. PCR 0 and 7 are computed from the
+firmware file, or recorded for it. PCR 1 depends on the host and is only reported. PCR 15 follows
 from a config (--config).`,
 		Example: `  cocoon measure --image build/image --packs build/packs --firmware OVMF.fd
   cocoon measure --image build/image --packs build/packs --firmware OVMF.fd --key release.key -o manifest.json`,
@@ -72,7 +73,8 @@ from a config (--config).`,
 	fs.StringVar(&f.config, "config", "", "guest config `file`: compute PCR 15 for it")
 	fs.StringArrayVar(&f.keys, "key", nil, "sign with the Ed25519 key in this `file`; may be repeated")
 	fs.StringVarP(&f.out, "out", "o", "", "write the manifest, a DSSE envelope, to this `file`")
-	cmd.AddCommand(newMeasureKeyCmd(), newMeasureRecordCmd())
+	cmd.AddCommand(newMeasureKeyCmd(), newMeasureRecordCmd(), newMeasureMRTDCmd(), newMeasureRTMRCmd(), newMeasureSNPCmd(), newMeasurePCRCmd(),
+		newMeasureImageCmd(), newMeasureExplainCmd(), newMeasureDiffCmd())
 	return cmd
 }
 
@@ -184,9 +186,21 @@ func runMeasure(cmd *cobra.Command, f *measureFlags) error {
 }
 
 func (r *measureReport) addConfig(path string) error {
-	doc, err := readInput("--config", path, evidence.MaxConfig)
+	h, raw, err := readRuntime(path)
 	if err != nil {
 		return err
+	}
+	v := pcr.Runtime(raw)
+	r.Config, r.PCR15 = &h, &v
+	return nil
+}
+
+// readRuntime reads a guest config and returns its hash and the events that a
+// supervisor with it records.
+func readRuntime(path string) (digest.SHA256, [][]byte, error) {
+	doc, err := readInput("--config", path, evidence.MaxConfig)
+	if err != nil {
+		return digest.SHA256{}, nil, err
 	}
 	canonical, err := jcs.Canonical(doc)
 	var c *evidence.Config
@@ -194,27 +208,25 @@ func (r *measureReport) addConfig(path string) error {
 		c, err = evidence.ParseConfig(canonical)
 	}
 	if err != nil {
-		return fault.New(fault.ExitParse, "config.parse", "correct the config", "reading --config: %w", err)
+		return digest.SHA256{}, nil, fault.New(fault.ExitParse, "config.parse", "correct the config", "reading --config: %w", err)
 	}
 	h, err := c.Hash()
 	if err != nil {
-		return err
+		return digest.SHA256{}, nil, err
 	}
 	events, err := evidence.RuntimeEvents(c)
 	if err != nil {
-		return err
+		return digest.SHA256{}, nil, err
 	}
 	var raw [][]byte
 	for _, e := range events {
 		b, err := e.Bytes()
 		if err != nil {
-			return err
+			return digest.SHA256{}, nil, err
 		}
 		raw = append(raw, b)
 	}
-	v := pcr.Runtime(raw)
-	r.Config, r.PCR15 = &h, &v
-	return nil
+	return h, raw, nil
 }
 
 // write writes the report for a person.
@@ -353,7 +365,7 @@ func (f *measureFlags) readFirmwares(in *manifest.Inputs) error {
 		if !slices.Contains(in.Inputs, a) {
 			in.Inputs = append(in.Inputs, a)
 		}
-		l, err := launch.ReadFirmware(filepath.Base(path), b)
+		l, err := launch.ReadFirmware(firmwareName(path), b)
 		if err == nil {
 			err = l.Validate()
 		}
@@ -369,15 +381,16 @@ func (f *measureFlags) readFirmwares(in *manifest.Inputs) error {
 			snp = append(snp, l)
 			continue
 		}
-		fw, unknown := rec.Find(a.SHA256)
-		if unknown == nil {
-			in.Firmwares = append(in.Firmwares, fw)
-		}
-		if err == nil && l.TDX != nil {
+		forTDX := err == nil && l.TDX != nil
+		if forTDX {
 			tdx = append(tdx, l)
-		} else if unknown != nil {
-			errs = append(errs, fault.New(fault.ExitNotReady, "measure.firmware_unknown", "record what it measures with cocoon measure record, and give the file with --recorded",
-				"measuring firmware %s: %w", path, unknown))
+		}
+		// A firmware may be for TDX alone.
+		switch fw, err := findFirmware(rec, path); {
+		case err == nil:
+			in.Firmwares = append(in.Firmwares, fw)
+		case !forTDX || !fault.Has(err, "measure.firmware_unknown"):
+			errs = append(errs, err)
 		}
 	}
 	if err := errors.Join(errs...); err != nil {
@@ -408,4 +421,30 @@ func (f *measureFlags) readSupersedes() ([]manifest.Superseded, error) {
 		out = append(out, manifest.Superseded{Manifest: d, GraceUntil: until.Truncate(time.Second)})
 	}
 	return out, nil
+}
+
+// findFirmware returns a firmware's registers: as recorded, else computed from
+// the file. Where both are to be had they must agree.
+func findFirmware(rec *pcr.Recordings, path string) (pcr.Firmware, error) {
+	b, err := readInput("--firmware", path, tdvf.MaxSize)
+	if err != nil {
+		return pcr.Firmware{}, err
+	}
+	recorded, missing := rec.Find(digest.Sum256(b))
+	parts, err := launch.ReadFirmware(firmwareName(path), b)
+	if err == nil {
+		computed, cerr := pcr.Compute(parts)
+		if err = cerr; err == nil && missing != nil {
+			return computed, nil
+		}
+		if err == nil && (computed.PCR0 != recorded.PCR0 || computed.PCR7 != recorded.PCR7) {
+			return pcr.Firmware{}, fault.Mismatch(fault.ExitRefused, "measure.firmware_differs", "PCR 0 and 7 of "+path, computed.PCR0.String()+" "+computed.PCR7.String(),
+				recorded.PCR0.String()+" "+recorded.PCR7.String(), "record it again with cocoon measure record; the recording is of another machine or not to be trusted")
+		}
+	}
+	if missing != nil {
+		return pcr.Firmware{}, fault.New(fault.ExitNotReady, "measure.firmware_unknown", "record what it measures with cocoon measure record, and give the file with --recorded",
+			"measuring firmware %s: %w", path, errors.Join(missing, err))
+	}
+	return recorded, nil
 }

@@ -2,8 +2,13 @@ package main
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/binary"
 	"encoding/json"
+	"encoding/pem"
 	"os"
 	"path/filepath"
 	"strings"
@@ -13,7 +18,9 @@ import (
 
 	"cocoon/image/info"
 	"cocoon/internal/bootargs"
+	"cocoon/internal/vectors"
 	"cocoon/measurements/digest"
+	"cocoon/measurements/ovmftest"
 	"cocoon/measurements/pcr"
 	"cocoon/measurements/verity"
 	"cocoon/verifier/tpmtest"
@@ -28,6 +35,11 @@ func setupEvidence(env *testscript.Env) error {
 	switch {
 	case strings.Contains(name, "verify_evidence"):
 		return writeEvidence(env)
+	case strings.Contains(name, "measure_tee"):
+		if err := writeBuild(env.WorkDir); err != nil {
+			return err
+		}
+		return writeTEE(env)
 	case strings.Contains(name, "measure"), strings.Contains(name, "manifest"), strings.Contains(name, "log_"), strings.Contains(name, "audit"):
 		return writeBuild(env.WorkDir)
 	}
@@ -58,6 +70,34 @@ func writeEvidence(env *testscript.Env) error {
 		}
 	}
 	return os.WriteFile(filepath.Join(env.WorkDir, "manifest.json"), manifestDoc, 0o644)
+}
+
+// writeTEE writes ovmf.fd and ovmf2.fd, firmwares of one version, id.pem, an ID
+// key. $VECTORS is the directory of the launch vectors, empty
+// where they are absent.
+func writeTEE(env *testscript.Env) error {
+	key, err := ecdsa.GenerateKey(elliptic.P384(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	der, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return err
+	}
+	if dir := vectors.Find(); dir != "" {
+		env.Setenv("VECTORS", filepath.Join(dir, "launch"))
+	}
+	for name, b := range map[string][]byte{
+		"ovmf.fd":    ovmftest.Firmware(env.T(), ovmftest.Options{Version: "2026.08+script-1"}),
+		"ovmf2.fd":   ovmftest.Firmware(env.T(), ovmftest.Options{Version: "2026.08+script-1", Extra: "x"}),
+		"between.fd": ovmftest.Firmware(env.T(), ovmftest.Options{Version: "2025.11"}),
+		"id.pem":     pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: der}),
+	} {
+		if err := os.WriteFile(filepath.Join(env.WorkDir, name), b, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // writeBuild writes image/, packs/, firmware.fd and recorded.json.

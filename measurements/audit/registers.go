@@ -154,7 +154,7 @@ func (a *audit) checkTPM(t *manifest.TPM, m *measured) {
 			a.add(Row{Check: check, Name: f.Name, Status: Fail, Reason: "cannot be computed: " + oneLine(err), Means: "the command line is damaged", Remedy: "fetch the files again"})
 			continue
 		}
-		known, knownErr := rec.Find(f.SHA256)
+		known, source, knownErr := a.firmwareRegisters(rec, f, m)
 		parts := map[int]map[string]bool{
 			pcr.BootManager: {kernelFile: m.image.Kernel.SHA256 == t.Components.KernelAuthenticodeSHA256},
 			pcr.LoaderInput: {initrdFile: initrd == t.Components.InitrdSHA256, cmdlineFile: m.cmdline == a.v.Manifest.Boot.Cmdline},
@@ -167,10 +167,24 @@ func (a *audit) checkTPM(t *manifest.TPM, m *measured) {
 			case knownErr != nil:
 				a.skip(check, name, "it was watched, not computed, and this program has no recording of the firmware", "cocoon measure record")
 			default:
-				a.register(check, name, f.PCRs[n].String(), recorded.String(), "the recording that this program has")
+				a.register(check, name, f.PCRs[n].String(), recorded.String(), source)
 			}
 		}
 	}
+}
+
+// firmwareRegisters returns PCR 0 and 7 of a firmware: computed from its file
+// where that can be done, else as this program has them recorded.
+func (a *audit) firmwareRegisters(rec *pcr.Recordings, f manifest.TPMFirmware, m *measured) (pcr.Firmware, string, error) {
+	if _, have := m.firmware[f.SHA256]; have {
+		if l, err := m.components(f.Name, f.SHA256); err == nil {
+			if c, err := pcr.Compute(l); err == nil {
+				return c, "the firmware file", nil
+			}
+		}
+	}
+	known, err := rec.Find(f.SHA256)
+	return known, "the recording that this program has", err
 }
 
 // firmware reports whether the release has the file that registers are for.

@@ -143,6 +143,9 @@ type Expected struct {
 	TPM      TPM           `json:"tpm"`
 	TDX      *TDX          `json:"tdx,omitempty"`
 	SNP      []SNP         `json:"snp,omitempty"`
+	// SNPRefused says why there is no launch digest: a firmware that does not
+	// measure kernel, initrd and command line proves nothing of the image.
+	SNPRefused string `json:"snp_refused,omitempty"`
 }
 
 // TPM has both banks. A register that depends on the host, or on what is not
@@ -185,7 +188,11 @@ func Expect(im *Image, f *Firmware, h Host, shapes []snp.Shape) (*Expected, erro
 			return nil, err
 		}
 	}
-	if f.SNP != nil {
+	switch {
+	case f.SNP == nil || len(shapes) == 0:
+	case !f.SNP.MeasuresKernel():
+		out.SNPRefused = snp.ErrNoHashes.Error()
+	default:
 		kernel := &snp.Kernel{Kernel: im.KernelFile, Initrd: im.Initrd.SHA256, Cmdline: snp.CmdlineDigest(im.Cmdline)}
 		for _, s := range shapes {
 			d, err := snp.Measure(*f.SNP, kernel, s)

@@ -9,6 +9,7 @@ import (
 	"cocoon/measurements/boot"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/eventlog"
+	"cocoon/measurements/snp"
 )
 
 // watchedBoot returns the log of a real direct boot (measurements/eventlog/testdata).
@@ -107,4 +108,46 @@ func TestAWatchedBootIsPredicted(t *testing.T) {
 			t.Errorf("PCR %d of the SHA-384 bank is %x, predicted %s", n, v, got.SHA384[n])
 		}
 	}
+}
+
+func BenchmarkAllRegistersOfAllTEEs(b *testing.B) {
+	file, kernel, initrd, cmdline := benchFiles(b)
+	shapes := []snp.Shape{{VMM: snp.QEMU, VCPUs: 1, VCPUType: "EPYC-v4", Features: snp.DefaultFeatures}, {VMM: snp.QEMU, VCPUs: 64, VCPUType: "EPYC-Genoa", Features: snp.DefaultFeatures}}
+	for b.Loop() {
+		im, err := ReadImage(kernel, initrd, cmdline)
+		if err != nil {
+			b.Fatal(err)
+		}
+		f, err := ReadFirmware("OVMF.fd", file)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if _, err := Expect(im, f, Host{Memory: 2 << 30}, shapes); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// benchFiles returns the files of the built image and the tools tree's
+// firmware.
+func benchFiles(b *testing.B) (firmware, kernel, initrd []byte, cmdline string) {
+	b.Helper()
+	root, err := toolstree.RepoRoot()
+	if err != nil {
+		b.Skip(err)
+	}
+	tools, err := toolstree.Find()
+	if err != nil {
+		b.Skipf("the tools tree is absent: %v", err)
+	}
+	for path, dst := range map[string]*[]byte{tools.OVMF(): &firmware, root + "/build/image/vmlinuz": &kernel, root + "/build/image/initrd": &initrd} {
+		if *dst, err = os.ReadFile(path); err != nil {
+			b.Skipf("the image is not built: %v", err)
+		}
+	}
+	c, err := os.ReadFile(root + "/build/image/cmdline")
+	if err != nil {
+		b.Skipf("the image is not built: %v", err)
+	}
+	return firmware, kernel, initrd, string(c)
 }

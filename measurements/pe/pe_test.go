@@ -165,3 +165,24 @@ func FuzzAuthenticode(f *testing.F) {
 		}
 	})
 }
+
+func FuzzSections(f *testing.F) {
+	f.Add(image{magic: magic64}.bytes())
+	f.Add(image{magic: magic32, certs: []byte("certs8by"), gap: 16}.bytes())
+	f.Fuzz(func(t *testing.T, b []byte) {
+		sections, err := Sections(b)
+		if err != nil {
+			return
+		}
+		total := 0
+		for _, s := range sections {
+			if len(s.Name) > 8 {
+				t.Errorf("name %q", s.Name)
+			}
+			total += len(s.Data)
+		}
+		if total > MaxSize {
+			t.Errorf("%d bytes in memory", total)
+		}
+	})
+}

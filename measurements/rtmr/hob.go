@@ -1,12 +1,12 @@
-// Package rtmr computes the runtime measurement registers of a TD that boots
-// TDVF in QEMU: RTMR0 from the machine's memory and tables, the firmware's
-// variables and boot options; RTMR1 and RTMR2 from kernel, command line and
-// initrd; RTMR3 from the supervisor's events. In come hashes and sizes, out
-// come events and the registers that follow.
+// Package rtmr has what only a TD measures: the TD HOB, the list of the
+// machine's memory that QEMU hands to TDVF and that TDVF extends into RTMR0
+// first. In come the firmware's sections and a memory size, out come the bytes
+// of the list. The events of all four registers are in package launch, which
+// has them for TPM and TD at once.
 //
 // Definitions: Intel TDX Virtual Firmware Design Guide 344991-004, section 8
-// (measurement registers) and 4.2 (TD HOB); UEFI 2.10, section 38.4.1; PI
-// Specification 1.8, volume 3, section 5 (HOB structures).
+// (measurement registers) and 4.2 (TD HOB); PI Specification 1.8, volume 3,
+// section 5 (HOB structures).
 package rtmr
 
 import (

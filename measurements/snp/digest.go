@@ -110,10 +110,12 @@ func (f *Firmware) Validate() error {
 	return nil
 }
 
-func (f *Firmware) has(typ uint32) bool {
+// MeasuresKernel reports whether the firmware has a measured table of kernel
+// hashes and a place for it.
+func (f *Firmware) MeasuresKernel() bool {
 	for _, s := range f.Sections {
-		if s.Type == typ {
-			return true
+		if s.Type == tdvf.SEVKernelHashes && s.Size > 0 {
+			return f.HashGPA != 0
 		}
 	}
 	return false
@@ -128,7 +130,7 @@ func Measure(f Firmware, kernel *Kernel, shape Shape) (digest.SHA384, error) {
 	if err := shape.Validate(); err != nil {
 		return digest.SHA384{}, fmt.Errorf("computing launch digest: %w", err)
 	}
-	if kernel != nil && (f.HashGPA == 0 || !f.has(tdvf.SEVKernelHashes)) {
+	if kernel != nil && !f.MeasuresKernel() {
 		return digest.SHA384{}, fmt.Errorf("computing launch digest: %w", ErrNoHashes)
 	}
 	if shape.VCPUs > 1 && f.ResetEIP == 0 {

@@ -4,6 +4,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"encoding/base64"
 	"errors"
 	"os"
 	"path/filepath"
@@ -41,10 +42,30 @@ func TestTheReferenceIDAuthVerifies(t *testing.T) {
 	if !cmp.Equal(a.Bytes(), raw) {
 		t.Error("the structure does not come out as it went in")
 	}
+	ld, err := digest.Parse384("a14d638341e5674628fe1e02fbedebe5e5ab4faf1dd72d8966068e615bb99efd13d214b35c231715b38e263dc6059745")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := &IDBlock{Digest: ld, Policy: 0x30000}
+	for what, v := range map[string][2]string{
+		"ID block": {base64.StdEncoding.EncodeToString(block.Bytes()),
+			"oU1jg0HlZ0Yo/h4C++3r5eWrT68d1y2JZgaOYVu5nv0T0hSzXCMXFbOOJj3GBZdFAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAABAAAAAAAAAAAAAwAAAAAA"},
+		"ID key digest":     {encode(a.IDKeyDigest()), "WfssaG36T+9J84M5qndckAUcKNVzg93DuvO160sUlt87DbvcuuX+J2d6ZEggdz/i"},
+		"author key digest": {encode(a.AuthorKeyDigest()), "7tgRafsMteDsNHlPEo/U4MSkb2fGWhrfqB/LJLzAiMJyNpt//D6ytq9qQoShs2xf"},
+	} {
+		if v[0] != v[1] {
+			t.Errorf("%s is %s, want %s", what, v[0], v[1])
+		}
+	}
+	if err := a.Verify(block); err != nil {
+		t.Error(err)
+	}
 	if err := a.Verify(&IDBlock{}); !errors.Is(err, ErrIDBlock) {
 		t.Errorf("an ID block that it does not sign: %v", err)
 	}
 }
+
+func encode(d digest.SHA384) string { return base64.StdEncoding.EncodeToString(d[:]) }
 
 func idKeys(t testing.TB) (id, author *ecdsa.PrivateKey) {
 	t.Helper()

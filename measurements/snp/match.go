@@ -4,7 +4,6 @@ import (
 	"fmt"
 
 	"cocoon/measurements/digest"
-	"cocoon/measurements/tdvf"
 )
 
 // Match returns the number of vCPUs, 1 to most, with which a guest of this
@@ -18,7 +17,7 @@ func Match(f Firmware, kernel *Kernel, shape Shape, most int, want digest.SHA384
 	if err := shape.Validate(); err != nil {
 		return 0, fmt.Errorf("matching launch digest: %w", err)
 	}
-	if kernel != nil && (f.HashGPA == 0 || !f.has(tdvf.SEVKernelHashes)) {
+	if kernel != nil && !f.MeasuresKernel() {
 		return 0, fmt.Errorf("matching launch digest: %w", ErrNoHashes)
 	}
 	l := launch{f.Digest}

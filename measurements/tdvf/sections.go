@@ -123,6 +123,9 @@ const maxSEVMemory = 64 << 20
 // Validate refuses a range that is not of whole pages below 4 GiB or whose
 // type is not known: how it would be measured is not known then either.
 func (s SEVSection) Validate() error {
+	if s.GPA == 0 && s.Size == 0 && (s.Type == SEVMemory || s.Type == SEVCallingArea || s.Type == SEVKernelHashes) {
+		return nil // a range that this build of the firmware leaves out
+	}
 	if s.GPA%PageSize != 0 || s.Size%PageSize != 0 || s.Size == 0 || s.Size > maxSEVMemory || int64(s.GPA)+int64(s.Size) > fourGiB {
 		return fmt.Errorf("%w: memory %#x of %#x bytes", ErrFormat, s.GPA, s.Size)
 	}
