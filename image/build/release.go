@@ -35,20 +35,28 @@ func (b *builder) release(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if u, err = b.resolveProfile(ctx, u); err != nil {
+		return err
+	}
 	dir := b.path("release")
 	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(filepath.Join(dir, keptDebs), 0o755)); err != nil {
 		return fmt.Errorf("preparing %s: %w", dir, err)
 	}
 	files := map[string][]string{
-		"image": append(slices.Clone(imageFiles), info.ImageFile),
-		"packs": {"engine.img", "model.img", info.PacksFile},
-		".":     {usedFile},
+		b.imageDir(): append(slices.Clone(imageFiles), info.ImageFile),
+		"packs":      {"engine.img", "model.img", info.PacksFile},
+		".":          {usedFile},
 	}
 	for sub, names := range files {
 		for _, n := range names {
 			if err := copyFile(b.path(sub, n), filepath.Join(dir, n)); err != nil {
 				return err
 			}
+		}
+	}
+	for _, name := range []string{packagesLock, "tools.lock"} {
+		if err := copyFile(filepath.Join(b.root, name), filepath.Join(dir, filepath.Base(name))); err != nil {
+			return err
 		}
 	}
 	for _, d := range slices.Concat(u.Tools, u.Engine, u.Kernel, u.Root) {
