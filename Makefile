@@ -43,7 +43,7 @@ deps: ## install tools (build/tools), npm packages and Go modules
 	$(ROOT)
 	$(BUILD) deps
 
-image: ## build the confidential-VM image (build/image) and the packs (build/packs)
+image: ## build the confidential-VM image (build/image) and the packs (build/packs): PROFILE=cpu
 	$(ROOT)
 	$(BUILD) image packs
 

@@ -33,10 +33,10 @@ import (
 
 // guidePages are the pages whose every command is checked here. The commands
 // of docs/verify-quotes.md and docs/hostd.md have tests of their own.
-var guidePages = []string{"README.md", "docs/operators.md", "docs/auditors.md", "docs/measurements.md", "docs/clients.md"}
+var guidePages = []string{"README.md", "docs/operators.md", "docs/auditors.md", "docs/measurements.md", "docs/clients.md", "docs/image.md"}
 
 // systemTools are the programs on the pages that are not the project's.
-var systemTools = []string{"curl", "jq", "useradd", "install", "systemctl", "journalctl"}
+var systemTools = []string{"curl", "jq", "useradd", "install", "systemctl", "journalctl", "go"}
 
 func readRepo(t *testing.T, name string) string {
 	t.Helper()

@@ -121,7 +121,7 @@ func (b *builder) toolsTree(ctx context.Context) error {
 	if err := errors.Join(requireSpace(b.out, treeSpace), requireSpace(b.cache, cacheSpace)); err != nil {
 		return err
 	}
-	a, err := b.openArchive(ctx, l, locked)
+	a, err := b.openArchive(ctx, l, locked, nil)
 	if err != nil {
 		return err
 	}
@@ -139,8 +139,9 @@ func (b *builder) toolsTree(ctx context.Context) error {
 	return b.makeTree(ctx, u, want)
 }
 
-// openArchive brings the package lists of all suites in use up to date.
-func (b *builder) openArchive(ctx context.Context, l lock.Lock, locked lock.Packages) (*debs.Archive, error) {
+// openArchive brings the package lists of all suites in use up to date; extra
+// are sources of further archives.
+func (b *builder) openArchive(ctx context.Context, l lock.Lock, locked lock.Packages, extra map[string]string) (*debs.Archive, error) {
 	mirror, err := debs.MachineMirror(ctx)
 	if err != nil {
 		b.say("deps: apt-get update")
@@ -156,7 +157,7 @@ func (b *builder) openArchive(ctx context.Context, l lock.Lock, locked lock.Pack
 		return nil, err
 	}
 	b.say("deps: reading package lists of %s and %s", l.Release, strings.Join(l.Suites(), ", "))
-	a, err := debs.Open(ctx, debs.Options{Dir: filepath.Join(b.cache, "apt"), Cache: b.debDir(), Mirror: mirror, Proxies: proxies, Lock: l, Locked: locked, Log: os.Stdout})
+	a, err := debs.Open(ctx, debs.Options{Dir: filepath.Join(b.cache, "apt"), Cache: b.debDir(), Mirror: mirror, Proxies: proxies, Lock: l, Locked: locked, Extra: extra, Log: os.Stdout})
 	if err != nil {
 		return nil, fault.New(fault.ExitNetwork, "build.apt", "check the network and the machine's apt sources", "opening the Debian archive: %w", err)
 	}

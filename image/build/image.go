@@ -170,9 +170,8 @@ func (b *builder) tools(ctx context.Context) (used, error) {
 	return u, nil
 }
 
-// inputs hashes all that the image is made from, except the release's own
-// packages, which a new point release moves: those are recorded, and make
-// clean takes them anew.
+// inputs hashes all that the image is made from: programs, packages, and the
+// files of the repository that say how.
 func (b *builder) inputs(u used, bins ...[]byte) (string, error) {
 	h := sha256.New()
 	for _, bin := range bins {

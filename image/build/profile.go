@@ -31,6 +31,7 @@ type profile struct {
 	Kernel   string           `json:"kernel"`   // metapackage; empty: the default's, as locked
 	Suite    string           `json:"suite"`    // that the kernel comes from; empty: the stable release
 	Floor    string           `json:"floor"`    // lowest version of the kernel; empty with the default's
+	Archives []string         `json:"archives"` // words by which the machine\'s apt sources for it are known
 	Packages []profilePackage `json:"packages"` // in the root file system besides mkosi.conf's
 	Keep     []string         `json:"keep"`     // of their files, beside mkosi.finalize's own list
 }
@@ -41,6 +42,9 @@ type profilePackage struct {
 	Floor string `json:"floor"` // lowest version, or empty
 	From  string `json:"from"`  // where it comes from, for people
 }
+
+// aptSources is where the machine's apt has its further archives.
+const aptSources = "/etc/apt/sources.list.d"
 
 // codePackageUnavailable is returned where a profile cannot be built because
 // the machine's apt does not offer a package.
@@ -93,6 +97,11 @@ func parseProfile(doc []byte) (profile, error) {
 			bad("package %.64q needs a name and a word on where it comes from", k.Name)
 		}
 	}
+	for _, w := range p.Archives {
+		if !profileRE.MatchString(w) {
+			bad("archive %.32q is no word", w)
+		}
+	}
 	for _, k := range p.Keep {
 		if !keepRE.MatchString(k) || strings.Contains(k, "..") {
 			bad("%.64q is no relative path", k)
@@ -127,7 +136,11 @@ func (b *builder) resolveProfile(ctx context.Context, u used) (used, error) {
 	if err != nil {
 		return used{}, err
 	}
-	a, err := b.openArchive(ctx, l, locked)
+	extra, err := debs.MachineSources(aptSources, p.Archives)
+	if err != nil {
+		return used{}, err
+	}
+	a, err := b.openArchive(ctx, l, locked, extra)
 	if err != nil {
 		return used{}, err
 	}

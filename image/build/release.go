@@ -43,6 +43,9 @@ func (b *builder) release(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if u, err = b.resolveProfile(ctx, u); err != nil {
+		return err
+	}
 	dir := b.path("release")
 	if err := os.RemoveAll(dir); err != nil {
 		return fmt.Errorf("preparing %s: %w", dir, err)

@@ -182,7 +182,7 @@ func (b *builder) lockPackages(ctx context.Context) error {
 		b.say("lock: the present lock cannot be read and is replaced: %v", err)
 		old = lock.Packages{}
 	}
-	a, err := b.openArchive(ctx, l, lock.Packages{})
+	a, err := b.openArchive(ctx, l, lock.Packages{}, nil)
 	if err != nil {
 		return err
 	}

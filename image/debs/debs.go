@@ -61,6 +61,9 @@ type Options struct {
 	Locked  lock.Packages // versions of the release's own packages; may be empty
 	Keyring string        // archive keyring; DefaultKeyring if empty
 	Log     io.Writer     // one line per noteworthy step
+
+	// Extra are sources files (sources.list(5)) of further archives, by name.
+	Extra map[string]string
 }
 
 // DefaultKeyring is where Debian keeps its archive keys.
@@ -87,6 +90,9 @@ func Open(ctx context.Context, opts Options) (*Archive, error) {
 			return nil, fmt.Errorf("preparing the apt state: %w", err)
 		}
 	}
+	if err := os.RemoveAll(filepath.Join(opts.Dir, "etc/sources.d")); err != nil {
+		return nil, fmt.Errorf("preparing the apt state: %w", err)
+	}
 	if err := os.MkdirAll(opts.Cache, 0o755); err != nil {
 		return nil, fmt.Errorf("preparing the package cache: %w", err)
 	}
@@ -105,6 +111,11 @@ func Open(ctx context.Context, opts Options) (*Archive, error) {
 			continue
 		}
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			return nil, fmt.Errorf("writing the apt configuration: %w", err)
+		}
+	}
+	for name, text := range opts.Extra {
+		if err := os.WriteFile(filepath.Join(opts.Dir, "etc/sources.d", filepath.Base(name)), []byte(text), 0o644); err != nil {
 			return nil, fmt.Errorf("writing the apt configuration: %w", err)
 		}
 	}

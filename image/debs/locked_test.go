@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
@@ -74,6 +75,32 @@ func TestALockedVersionIsTheFloorOfItsReplacement(t *testing.T) {
 	older := []Deb{{Name: "ovmf", Version: "2026.05-1", Source: FromRelease}}
 	if err := a.checkFloors(context.Background(), lock.SetRoot, older); !errors.Is(err, ErrBelowFloor) {
 		t.Errorf("an older version: %v", err)
+	}
+}
+
+func TestOnlySourcesOfWantedArchivesAreTaken(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{
+		"cuda.list":        "deb https://developer.download.NVIDIA.example/debian13 /\n",
+		"nvidia.sources":   "Types: deb\n",
+		"node.sources":     "Types: deb\n",
+		"nvidia.list.save": "deb https://nvidia.example /\n",
+	} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	got, err := MachineSources(dir, []string{"nvidia"})
+	if err != nil || len(got) != 2 || got["cuda.list"] == "" || got["nvidia.sources"] == "" {
+		t.Errorf("got %v, error %v", got, err)
+	}
+	for _, none := range []struct {
+		dir   string
+		words []string
+	}{{dir, nil}, {filepath.Join(dir, "absent"), []string{"nvidia"}}} {
+		if got, err := MachineSources(none.dir, none.words); err != nil || len(got) != 0 {
+			t.Errorf("%v: got %v, error %v", none, got, err)
+		}
 	}
 }
 
