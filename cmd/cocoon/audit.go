@@ -115,7 +115,7 @@ func runAudit(cmd *cobra.Command, name string, f *auditFlags) (err error) {
 // two slow cores, so that others finish earlier.
 const (
 	hashSpeed    = 100 << 20 // bytes a second, both cores together
-	rebuildTime  = 10 * time.Minute
+	rebuildTime  = 20 * time.Minute
 	rebuildBytes = 3 << 30
 )
 
