@@ -98,7 +98,7 @@ func (r *explainReport) write(w io.Writer) error {
 			if e.Digests != nil {
 				d = e.Digests.SHA256.String()
 			}
-			fmt.Fprintf(&b, "%-7s %-6s %-34s %-50.60s %-24.40s %s\n", number("PCR ", e.PCR), number("RTMR", e.RTMR), e.TypeName, e.Component, plain(e.Source), d)
+			fmt.Fprintf(&b, "%-7s %-6s %-34s %-50.60s %-24.40s %s\n", number("PCR ", e.PCR), number("RTMR", e.RTMR), e.Type, e.Component, plain(e.Source), d)
 		}
 	} else {
 		prefix := map[boot.Kind]string{boot.KindTPM: "PCR ", boot.KindTD: "RTMR"}[r.Log.Kind]
@@ -120,7 +120,7 @@ func (r *explainReport) write(w io.Writer) error {
 			fmt.Fprintf(&b, "%s %-6s %-34s %.16s… %s\n", mark[e.Status], number(prefix, e.Register), e.Type, e.Digest, plain(what))
 		}
 		for _, e := range r.Log.Missing {
-			fmt.Fprintf(&b, "✗ %-6s %-34s %s is missing\n", number("PCR ", e.PCR), e.TypeName, plain(e.Component))
+			fmt.Fprintf(&b, "✗ %-6s %-34s %s is missing\n", number("PCR ", e.PCR), e.Type, plain(e.Component))
 		}
 	}
 	_, err := io.WriteString(w, b.String())

@@ -21,10 +21,9 @@ const NoRegister = -1
 
 // Event is one extension that is predicted.
 type Event struct {
-	PCR       int           `json:"pcr"`  // of a TPM, NoRegister where only a TD has the event
-	RTMR      int           `json:"rtmr"` // of a TD, NoRegister where only a TPM has the event
-	Type      eventlog.Type `json:"-"`
-	TypeName  string        `json:"type"`              // the TCG's name
+	PCR       int           `json:"pcr"`               // of a TPM, NoRegister where only a TD has the event
+	RTMR      int           `json:"rtmr"`              // of a TD, NoRegister where only a TPM has the event
+	Type      eventlog.Type `json:"type"`              // by the TCG's name
 	Component string        `json:"component"`         // what is measured: "kernel", "separator"
 	Source    string        `json:"source"`            // the file it comes from, "constant", or "host"
 	Digests   *Digests      `json:"digests,omitempty"` // nil: depends on the host and is not known
@@ -48,7 +47,7 @@ func Of(b []byte) *Digests { return &Digests{digest.Sum256(b), digest.Sum384(b)}
 // New makes an event of a TPM that a TD extends into the register of the
 // table. d is nil where the digest is not known.
 func New(pcr int, t eventlog.Type, component, source string, d *Digests) Event {
-	return Event{PCR: pcr, RTMR: RTMROf(pcr), Type: t, TypeName: t.String(), Component: component, Source: source, Digests: d}
+	return Event{PCR: pcr, RTMR: RTMROf(pcr), Type: t, Component: component, Source: source, Digests: d}
 }
 
 // RTMROf returns the RTMR that takes what a TPM's register takes (UEFI 2.10

@@ -48,7 +48,7 @@ func (s *Snapshot) AddTPM(t launch.TPM, events []boot.Event) {
 		if e.PCR == boot.NoRegister {
 			continue
 		}
-		c := Component{Register: fmt.Sprintf("PCR %d", e.PCR), Name: e.Component, Source: e.Source, Type: e.TypeName}
+		c := Component{Register: fmt.Sprintf("PCR %d", e.PCR), Name: e.Component, Source: e.Source, Type: e.Type.String()}
 		if e.Digests != nil {
 			c.Digest = e.Digests.SHA256.String()
 		}
@@ -67,7 +67,7 @@ func (s *Snapshot) AddTD(events []boot.Event) {
 		if e.RTMR == boot.NoRegister {
 			continue
 		}
-		c := Component{Register: fmt.Sprintf("RTMR%d", e.RTMR), Name: e.Component, Source: e.Source, Type: e.TypeName}
+		c := Component{Register: fmt.Sprintf("RTMR%d", e.RTMR), Name: e.Component, Source: e.Source, Type: e.Type.String()}
 		if e.Digests != nil {
 			c.Digest = e.Digests.SHA384.String()
 		}

@@ -71,6 +71,21 @@ func (t Type) String() string {
 	return fmt.Sprintf("event type %#08x", uint32(t))
 }
 
+// MarshalText returns what String does.
+func (t Type) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
+// UnmarshalText reads a TCG's name. A type without one is refused: no
+// document of this project names it.
+func (t *Type) UnmarshalText(b []byte) error {
+	for v, n := range names {
+		if n == string(b) {
+			*t = v
+			return nil
+		}
+	}
+	return fmt.Errorf("reading event type %.64q: %w", b, ErrFormat)
+}
+
 // MaxLabel bounds the text that Label returns.
 const MaxLabel = 128
 

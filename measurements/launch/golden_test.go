@@ -15,6 +15,7 @@ import (
 	"cocoon/internal/toolstree"
 	"cocoon/internal/vectors"
 	"cocoon/measurements/digest"
+	"cocoon/measurements/mrtd"
 	"cocoon/measurements/snp"
 	"cocoon/measurements/tdvf"
 )
@@ -49,8 +50,10 @@ func firmwareFiles(t testing.TB, dirs []string) map[string][]byte {
 				return nil
 			}
 			out[digest.Sum256(b).String()] = b
-			if f, err := ReadFirmware("x", b); err == nil && f.TDX != nil {
-				out[f.TDX.MRTD.SinglePass.String()] = b
+			if f, err := tdvf.Parse(b); err == nil {
+				if v, err := mrtd.Measure(f); err == nil {
+					out[v.SinglePass.String()] = b
+				}
 			}
 			return nil
 		})

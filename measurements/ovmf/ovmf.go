@@ -20,13 +20,13 @@ type Core struct {
 // ReadCore unpacks a firmware and returns its core. ErrAbsent says that the
 // firmware is not built like OVMF or measures nothing of itself.
 func ReadCore(f *tdvf.Firmware) (*Core, error) {
-	budget := maxUnpacked
+	left := budget{maxUnpacked, maxCompressed}
 	c := &Core{}
 	for _, v := range volumes(f.Data) {
 		if v.guid == guidNVData {
 			continue
 		}
-		found, err := v.unpacked(&budget)
+		found, err := v.unpacked(&left)
 		if err != nil {
 			return nil, fmt.Errorf("unpacking firmware: %w", err)
 		}

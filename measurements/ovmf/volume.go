@@ -23,8 +23,10 @@ import (
 
 // Limits on what is unpacked and walked.
 const (
-	maxUnpacked = 64 << 20
-	maxFiles    = 4096
+	maxUnpacked   = 64 << 20 // bytes, of all compressed sections together
+	maxDictionary = 32 << 20
+	maxCompressed = 8 // sections
+	maxFiles      = 4096
 )
 
 // Errors of this package, by kind.
@@ -151,9 +153,9 @@ func sections(b []byte, f func(typ uint8, whole, body []byte) error) error {
 }
 
 // unpacked returns the volumes that a firmware holds compressed: those that
-// OVMF unpacks into memory and measures, in order. budget bounds the bytes
-// that are unpacked in all.
-func (v *volume) unpacked(budget *int) ([][]byte, error) {
+// OVMF unpacks into memory and measures, in order. budget bounds what is
+// unpacked of the whole file.
+func (v *volume) unpacked(budget *budget) ([][]byte, error) {
 	var out [][]byte
 	err := v.files(func(f file) error {
 		if f.typ == fileRaw || f.typ == filePad {
@@ -178,9 +180,12 @@ func (v *volume) unpacked(budget *int) ([][]byte, error) {
 	return out, err
 }
 
+// budget is what may still be unpacked.
+type budget struct{ bytes, sections int }
+
 // unpackLZMA returns the contents of a section that is compressed with LZMA,
 // nil of another.
-func unpackLZMA(s []byte, budget *int) ([]byte, error) {
+func unpackLZMA(s []byte, left *budget) ([]byte, error) {
 	header := 4
 	if s[0] == 0xff && s[1] == 0xff && s[2] == 0xff {
 		header = 8
@@ -193,23 +198,26 @@ func unpackLZMA(s []byte, budget *int) ([]byte, error) {
 		return nil, fmt.Errorf("%w: compressed section", ErrFormat)
 	}
 	// The stream states its dictionary (u32 at 1) and its length (u64 at 5).
+	if left.sections--; left.sections < 0 {
+		return nil, fmt.Errorf("%w: more than %d compressed sections", ErrFormat, maxCompressed)
+	}
 	dictionary := binary.LittleEndian.Uint32(s[off+1:])
-	if dictionary > maxUnpacked || binary.LittleEndian.Uint64(s[off+5:]) > uint64(*budget) {
-		return nil, fmt.Errorf("%w: compressed section states a size beyond %d bytes", ErrFormat, *budget)
+	if dictionary > maxDictionary || binary.LittleEndian.Uint64(s[off+5:]) > uint64(left.bytes) {
+		return nil, fmt.Errorf("%w: compressed section states a size beyond %d bytes", ErrFormat, left.bytes)
 	}
 	r, err := lzma.ReaderConfig{DictCap: max(int(dictionary), lzma.MinDictCap)}.NewReader(bytes.NewReader(s[off:]))
 	if err != nil {
 		return nil, fmt.Errorf("%w: unpacking: %w", ErrFormat, err)
 	}
 	var out bytes.Buffer
-	n, err := io.Copy(&out, io.LimitReader(r, int64(*budget)+1))
+	n, err := io.Copy(&out, io.LimitReader(r, int64(left.bytes)+1))
 	if err != nil {
 		return nil, fmt.Errorf("%w: unpacking: %w", ErrFormat, err)
 	}
-	if n > int64(*budget) {
+	if n > int64(left.bytes) {
 		return nil, fmt.Errorf("%w: more than %d bytes unpacked", ErrFormat, maxUnpacked)
 	}
-	*budget -= int(n)
+	left.bytes -= int(n)
 	return out.Bytes(), nil
 }
 

@@ -52,6 +52,9 @@ func TestFirmwareThatDoesNotSayIsNotComputed(t *testing.T) {
 		"enrolled keys": func(f *launch.Firmware) {
 			f.TPM = &launch.FirmwareTPM{Version: "1", Volumes: f.TPM.Volumes, KeysEnrolled: true}
 		},
+		"an old version": func(f *launch.Firmware) {
+			f.TPM = &launch.FirmwareTPM{Version: "2025.02-8+deb13u1", Volumes: f.TPM.Volumes}
+		},
 		"unknown version": func(f *launch.Firmware) { f.Cmdline = "" },
 	} {
 		f := full

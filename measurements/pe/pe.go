@@ -192,6 +192,10 @@ func (l *layout) parseDirectories(image []byte, opt, table int64) error {
 	return nil
 }
 
+// maxZeros bounds what sections may have in memory and not in the file, in
+// bytes.
+const maxZeros = 16 << 20
+
 // Section is a section of an image as the loader lays it out in memory.
 type Section struct {
 	Name string // up to 8 bytes, without the padding
@@ -208,15 +212,17 @@ func Sections(image []byte) ([]Section, error) {
 	pe := int64(binary.LittleEndian.Uint32(image[offLfanew:]))
 	n := int(binary.LittleEndian.Uint16(image[pe+offSections:]))
 	table := pe + coffSize + int64(binary.LittleEndian.Uint16(image[pe+offOptSize:]))
-	total := int64(0)
+	zeros := int64(0)
 	out := make([]Section, n)
 	for i := range out {
 		s := image[table+int64(i)*sectionSize:]
 		virtual := int64(binary.LittleEndian.Uint32(s[8:]))
 		raw := min(int64(binary.LittleEndian.Uint32(s[offRawSize:])), virtual)
 		off := int64(binary.LittleEndian.Uint32(s[offRawPointer:]))
-		if total += virtual; total > MaxSize {
-			return nil, fmt.Errorf("reading PE sections: %w: more than %d bytes in memory", ErrFormat, int64(MaxSize))
+		// What the file does not hold is zeros, of which no image needs many: a
+		// small file must not become a large one.
+		if zeros += virtual - raw; zeros > maxZeros {
+			return nil, fmt.Errorf("reading PE sections: %w: more than %d bytes that the file does not have", ErrFormat, int64(maxZeros))
 		}
 		out[i].Name = string(bytes.TrimRight(s[:8], "\x00"))
 		switch {

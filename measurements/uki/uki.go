@@ -5,6 +5,7 @@
 // The initrd of a UKI is not its .initrd section: systemd-stub puts a small
 // cpio archive with the .osrel section behind it, as /.extra/os-release, and
 // hands over both, each padded to 4 bytes. That is what PCR 9 has the hash of.
+// Without .osrel the section is handed over as it stands.
 //
 // Definitions: UAPI Group Specification 5 "Unified Kernel Image", section "PE
 // Sections" and "Updatability"; systemd-stub(7) of systemd 257, "PCR
