@@ -45,7 +45,6 @@ func (b *builder) release(ctx context.Context) error {
 	files := map[string][]string{
 		b.imageDir(): append(slices.Clone(imageFiles), info.ImageFile),
 		"packs":      {"engine.img", "model.img", info.PacksFile},
-		".":          {usedFile},
 	}
 	for sub, names := range files {
 		for _, n := range names {
@@ -53,6 +52,10 @@ func (b *builder) release(ctx context.Context) error {
 				return err
 			}
 		}
+	}
+	// The packages in use are the profile's, which build/ does not record.
+	if err := writeUsed(dir, u); err != nil {
+		return err
 	}
 	for _, name := range []string{packagesLock, "tools.lock"} {
 		if err := copyFile(filepath.Join(b.root, name), filepath.Join(dir, filepath.Base(name))); err != nil {
@@ -83,6 +86,9 @@ func (b *builder) rebuild(ctx context.Context) error {
 	if err != nil {
 		return fault.New(fault.ExitParse, "build.release", "give the directory that make release wrote", "reading the release: %w", err)
 	}
+	if released.Name != b.profile.Image {
+		return fault.Mismatch(fault.ExitInternal, "build.usage", "image of the release", b.profile.Image, released.Name, "name its profile: make rebuild PROFILE=NAME RELEASE=DIR")
+	}
 	if err := errors.Join(os.RemoveAll(again.out), os.MkdirAll(again.cache, 0o755)); err != nil {
 		return fmt.Errorf("preparing the rebuild: %w", err)
 	}
@@ -109,7 +115,7 @@ func (b *builder) rebuild(ctx context.Context) error {
 	if err := again.image(ctx); err != nil {
 		return err
 	}
-	rebuilt, err := info.LoadImage(again.path("image"))
+	rebuilt, err := info.LoadImage(again.path(again.imageDir()))
 	if err != nil {
 		return err
 	}
