@@ -178,7 +178,7 @@ func (b *builder) makeTree(ctx context.Context, u used, stamp string) error {
 	if err := finishTree(tmp, dir); err != nil {
 		return err
 	}
-	if err := b.writeUsed(u); err != nil {
+	if err := writeUsed(b.deps, u); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(tmp, toolstree.StampFile), []byte(stamp), 0o644); err != nil {
@@ -237,12 +237,12 @@ func (b *builder) debPath(d debs.Deb) string {
 	return filepath.Join(b.debDir(), d.SHA256+".deb")
 }
 
-func (b *builder) writeUsed(u used) error {
+func writeUsed(dir string, u used) error {
 	doc, err := json.MarshalIndent(u, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encoding %s: %w", usedFile, err)
 	}
-	if err := os.WriteFile(filepath.Join(b.deps, usedFile), append(doc, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, usedFile), append(doc, '\n'), 0o644); err != nil {
 		return fmt.Errorf("writing %s: %w", usedFile, err)
 	}
 	return nil

@@ -54,7 +54,7 @@ func (b *builder) release(ctx context.Context) error {
 		release.ImageDir:    under(b.path(b.imageDir()), append(slices.Clone(imageFiles), info.ImageFile)...),
 		release.PacksDir:    under(b.path("packs"), "engine.img", "model.img", info.PacksFile),
 		release.FirmwareDir: {b.tree().OVMF()},
-		release.LocksDir:    {b.path(usedFile), filepath.Join(b.root, "tools.lock")},
+		release.LocksDir:    {filepath.Join(b.root, "tools.lock")},
 	}
 	if _, err := os.Stat(filepath.Join(b.root, packagesLock)); err == nil {
 		files[release.LocksDir] = append(files[release.LocksDir], filepath.Join(b.root, packagesLock))
@@ -68,6 +68,10 @@ func (b *builder) release(ctx context.Context) error {
 				return err
 			}
 		}
+	}
+	// The packages in use are the profile's, which build/ does not record.
+	if err := writeUsed(filepath.Join(dir, release.LocksDir), u); err != nil {
+		return err
 	}
 	if err := os.MkdirAll(filepath.Join(dir, keptDebs), 0o755); err != nil {
 		return fmt.Errorf("preparing %s: %w", dir, err)
@@ -106,6 +110,9 @@ func (b *builder) rebuild(ctx context.Context) error {
 	released, err := info.LoadImage(filepath.Join(dir, release.ImageDir))
 	if err != nil {
 		return fault.New(fault.ExitParse, "build.release", "give the directory that make release wrote", "reading the release: %w", err)
+	}
+	if released.Name != b.profile.Image {
+		return fault.Mismatch(fault.ExitInternal, "build.usage", "image of the release", b.profile.Image, released.Name, "name its profile: make rebuild PROFILE=NAME RELEASE=DIR")
 	}
 	if err := errors.Join(os.RemoveAll(again.out), os.MkdirAll(again.cache, 0o755)); err != nil {
 		return fmt.Errorf("preparing the rebuild: %w", err)

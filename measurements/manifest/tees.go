@@ -98,7 +98,7 @@ func registerOf(events []boot.Event, rtmr int) Register {
 		if e.RTMR != rtmr {
 			continue
 		}
-		out := Event{Name: slug(e.Component), Type: e.TypeName, Host: e.Digests == nil}
+		out := Event{Name: slug(e.Component), Type: e.Type.String(), Host: e.Digests == nil}
 		if e.Digests != nil {
 			out.Digest = e.Digests.SHA384
 		}
