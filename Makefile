@@ -12,7 +12,7 @@ BUILD = @mkdir -p build && go build -o build/builder ./image/build && build/buil
 RACE = -race -gcflags=all=-d=checkptr=0
 RACED = ./client/... ./gateway/... ./ratls/... ./internal/registrysource/... ./internal/undo/... ./verifier/... ./enclave/... ./hostd/... ./contracts/devnet/... ./contracts/chain/... ./contracts/receipt/... ./cmd/cocoon-verifier/...
 
-.PHONY: help demo test bin deps image clean repro release rebuild soak check-generated bench
+.PHONY: help demo test bin deps image lock clean reproduce release rebuild soak check-generated bench
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,7 +43,7 @@ deps: ## install tools (build/tools), npm packages and Go modules
 	$(ROOT)
 	$(BUILD) deps
 
-image: ## build the confidential-VM image (build/image) and the packs (build/packs)
+image: ## build the confidential-VM image (build/image) and the packs (build/packs): PROFILE=cpu
 	$(ROOT)
 	$(BUILD) image packs
 
@@ -51,13 +51,31 @@ clean: ## remove everything that was built
 	$(ROOT)
 	$(BUILD) clean
 
-repro: ## build image and packs twice and compare every byte
+lock: ## take the archive's newest packages into image/packages.lock
 	$(ROOT)
-	$(BUILD) repro
+	$(BUILD) lock
 
-release: ## collect artefacts and the packages they are made of (build/release)
+reproduce: ## build twice in other surroundings and compare every byte
+	$(ROOT)
+	$(BUILD) reproduce
+
+# Whose release it is: give your own keys and log, kept elsewhere than build/,
+# which "make clean" removes. Without them a key and a log are made there.
+RELEASE_KEY ?= build/keys/release.key
+LOG_KEY ?= build/keys/log.key
+LOG_DIR ?= build/keys/log
+LOG_ORIGIN ?= localhost/cocoon
+CLI = build/bin/cocoon
+
+release: bin ## collect, measure, sign and log a release (build/release)
 	$(ROOT)
 	$(BUILD) release
+	@install -d -m 700 build/keys
+	@[ -e $(RELEASE_KEY) ] || $(CLI) manifest key --out $(RELEASE_KEY) >/dev/null
+	@[ -e $(LOG_KEY) ] || $(CLI) manifest key --out $(LOG_KEY) >/dev/null
+	@[ -e $(LOG_DIR)/log.pub ] || $(CLI) log init $(LOG_DIR) --origin $(LOG_ORIGIN) --key $(LOG_KEY) >/dev/null
+	@$(CLI) release build/release --key $(RELEASE_KEY) --log $(LOG_DIR) --log-key $(LOG_KEY)
+	@install -m 644 build/release/keys.json build/keys/keys.json
 
 rebuild: ## build a release again from its own packages and compare: RELEASE=DIR
 	$(ROOT)

@@ -33,10 +33,10 @@ import (
 
 // guidePages are the pages whose every command is checked here. The commands
 // of docs/verify-quotes.md and docs/hostd.md have tests of their own.
-var guidePages = []string{"README.md", "docs/operators.md", "docs/auditors.md", "docs/measurements.md", "docs/clients.md", "docs/gpu-rims.md"}
+var guidePages = []string{"README.md", "docs/operators.md", "docs/auditors.md", "docs/measurements.md", "docs/image.md", "docs/clients.md", "docs/gpu-rims.md"}
 
 // systemTools are the programs on the pages that are not the project's.
-var systemTools = []string{"curl", "jq", "useradd", "install", "systemctl", "journalctl"}
+var systemTools = []string{"curl", "jq", "useradd", "install", "systemctl", "journalctl", "go"}
 
 func readRepo(t *testing.T, name string) string {
 	t.Helper()
@@ -223,8 +223,19 @@ func offline(args []string, built, ran bool) (bool, []string) {
 		return true, at // the last --at counts
 	case has("receipt", "verify"):
 		return !slices.Contains(args, "--config"), nil
-	case has("measure", "key"):
+	case has("measure", "key"), has("manifest", "key"):
 		return true, nil
+	case has("audit"):
+		for _, outside := range []string{"--ton-config", "--machine", "--rebuild", "--earlier"} {
+			if slices.Contains(args, outside) {
+				return false, nil
+			}
+		}
+		return isFile("build/keys/keys.json"), nil // a release was made
+	case has("manifest", "verify"):
+		return false, nil // a shortened key
+	case has("manifest"), has("log"):
+		return built, nil
 	case has("measure", "record"), has("measure", "rtmr") && slices.Contains(args, "--acpi-tables"), slices.Contains(args, "--log"), slices.Contains(args, "--id-key"), slices.Contains(args, "--recorded"), slices.Contains(args, "release"):
 		return false, nil // boots machines, needs a recording, a release, a machine's tables, a log, a key
 	case has("measure"):
@@ -299,6 +310,9 @@ func guideDir(t *testing.T, root string) (receiptKey string) {
 	t.Helper()
 	dir := t.TempDir()
 	if err := os.Symlink(filepath.Join(root, "build"), filepath.Join(dir, "build")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(filepath.Join(root, "tools.lock"), filepath.Join(dir, "tools.lock")); err != nil {
 		t.Fatal(err)
 	}
 	write := func(name string, b []byte, err error) {

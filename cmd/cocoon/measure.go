@@ -7,6 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -34,6 +37,16 @@ type measureFlags struct {
 	registry     string
 	out          string
 	json         bool
+	buildFlags
+}
+
+// buildFlags are those that only a release needs.
+type buildFlags struct {
+	locks      []string
+	used       string
+	snp        []string
+	supersedes []string
+	maxVCPUs   int
 }
 
 func newMeasureCmd() *cobra.Command {
@@ -54,25 +67,36 @@ from a config (--config).`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runMeasure(cmd, f) },
 	}
+	f.register(cmd)
+	fs := cmd.Flags()
+	fs.BoolVar(&f.json, "json", false, "write the result as JSON")
+	fs.StringVar(&f.config, "config", "", "guest config `file`: compute PCR 15 for it")
+	fs.StringArrayVar(&f.keys, "key", nil, "sign with the Ed25519 key in this `file`; may be repeated")
+	fs.StringVarP(&f.out, "out", "o", "", "write the manifest, a DSSE envelope, to this `file`")
+	cmd.AddCommand(newMeasureKeyCmd(), newMeasureRecordCmd(), newMeasureMRTDCmd(), newMeasureRTMRCmd(), newMeasureSNPCmd(), newMeasurePCRCmd(),
+		newMeasureImageCmd(), newMeasureExplainCmd(), newMeasureDiffCmd())
+	return cmd
+}
+
+// register declares the flags that say what a manifest is computed from.
+func (f *measureFlags) register(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringVar(&f.image, "image", "", "`directory` of the image (vmlinuz, initrd, root.img, cmdline, image.json)")
 	fs.StringVar(&f.packs, "packs", "", "`directory` of the engine's and the model's packs (packs.json)")
 	fs.StringArrayVar(&f.firmwares, "firmware", nil, "firmware `file` that may boot the image; may be repeated")
 	fs.StringArrayVar(&f.recorded, "recorded", nil, "`file` with recordings of firmware, beside those that are built in; may be repeated")
 	fs.StringVar(&f.release, "release", "", "`file` with the release rules; without it those that are built in")
-	fs.StringVar(&f.config, "config", "", "guest config `file`: compute PCR 15 for it")
-	fs.StringArrayVar(&f.keys, "key", nil, "sign with the Ed25519 key in this `file`; may be repeated")
 	fs.Int32Var(&f.networkID, "network-id", 0, "allow configs for this TON network `id`, beside those of the release rules (with --registry)")
 	fs.StringVar(&f.registry, "registry", "", "allow configs that name this registry `address`, beside those of the release rules")
-	fs.StringVarP(&f.out, "out", "o", "", "write the manifest, a DSSE envelope, to this `file`")
-	fs.BoolVar(&f.json, "json", false, "write the result as JSON")
+	fs.StringArrayVar(&f.snp, "snp-firmware", nil, "firmware `file` that may boot the image under SEV-SNP; it must check kernel, initrd and command line against the measured hashes, as OVMF's AmdSev build does; may be repeated")
+	fs.StringArrayVar(&f.locks, "lock", nil, "`file` that fixes what the build takes, named among its inputs; may be repeated")
+	fs.StringVar(&f.used, "used", "", "`file` in which the build says what it took (tools.used.json): its packages become inputs")
+	fs.StringArrayVar(&f.supersedes, "supersedes", nil, "`HASH=TIME`: until when an earlier manifest of this image is accepted beside this one; may be repeated")
+	fs.IntVar(&f.maxVCPUs, "max-vcpus", 512, "`number` of vCPUs up to which launch digests of SEV-SNP are accepted")
 	for _, name := range []string{"image", "packs", "firmware"} {
 		_ = cmd.MarkFlagRequired(name)
 	}
 	cmd.MarkFlagsRequiredTogether("network-id", "registry")
-	cmd.AddCommand(newMeasureKeyCmd(), newMeasureRecordCmd(), newMeasureMRTDCmd(), newMeasureRTMRCmd(), newMeasureSNPCmd(), newMeasurePCRCmd(),
-		newMeasureImageCmd(), newMeasureExplainCmd(), newMeasureDiffCmd())
-	return cmd
 }
 
 // newMeasureKeyCmd makes a key that signs manifests.
@@ -106,6 +130,8 @@ type measureReport struct {
 	Root       digest.SHA256          `json:"root_verity"`
 	Components pcr.Components         `json:"components"`
 	Firmwares  []manifest.TPMFirmware `json:"firmwares"`
+	TDX        *manifest.TDX          `json:"tdx,omitempty"`
+	SNP        *manifest.SNP          `json:"snp,omitempty"`
 	Engine     digest.SHA256          `json:"engine_image_digest"`
 	Model      manifest.Model         `json:"model"`
 	Sunset     time.Time              `json:"sunset"`
@@ -124,8 +150,11 @@ func runMeasure(cmd *cobra.Command, f *measureFlags) error {
 		return err
 	}
 	rep := &measureReport{
-		Manifest: digest.Sum256(payload), Image: m.Image, Root: m.Boot.RootVerity, Components: m.TPM.Components, Firmwares: m.TPM.Firmwares,
+		Manifest: digest.Sum256(payload), Image: m.Image, Root: m.Boot.RootVerity, TDX: m.TDX, SNP: m.SNP,
 		Engine: m.Engines[0].ImageDigest, Model: m.Models[0], Sunset: m.Sunset, Signers: []string{},
+	}
+	if m.TPM != nil {
+		rep.Components, rep.Firmwares = m.TPM.Components, m.TPM.Firmwares
 	}
 	if f.config != "" {
 		if err := rep.addConfig(f.config); err != nil {
@@ -226,6 +255,22 @@ func (r *measureReport) write(w io.Writer, out string) error {
 		}
 		line("  PCR 1   depends on the host: reported only")
 	}
+	if r.TDX != nil {
+		for _, f := range r.TDX.Firmwares {
+			line("firmware  %s %s, TDX", f.SHA256, plain(f.Name))
+			for _, d := range f.MRTD {
+				line("  MRTD   %s computed", d)
+			}
+			line("  RTMR1  %s computed", f.RTMR1.Value)
+			line("  RTMR2  %s computed", f.RTMR2.Value)
+			line("  RTMR0  %d events, some of the host: held against the event log", len(f.RTMR0.Events))
+		}
+	}
+	if r.SNP != nil {
+		for _, f := range r.SNP.Firmwares {
+			line("firmware  %s %s, SEV-SNP: any of %d vCPU models, 1 to %d vCPUs", f.SHA256, plain(f.Name), len(f.Shapes), f.MaxVCPUs)
+		}
+	}
 	if r.PCR15 != nil {
 		line("config    %s", r.Config)
 		line("  PCR 15  %s computed", r.PCR15)
@@ -245,7 +290,13 @@ func (f *measureFlags) build() (*manifest.Manifest, error) {
 	if err != nil {
 		return nil, fault.New(fault.ExitParse, "measure.build", "build the image and the packs again", "reading build: %w", err)
 	}
-	if in.Firmwares, err = f.readFirmwares(); err != nil {
+	if err := f.readFirmwares(in); err != nil {
+		return nil, err
+	}
+	if err := f.readLocks(in); err != nil {
+		return nil, err
+	}
+	if in.Supersedes, err = f.readSupersedes(); err != nil {
 		return nil, err
 	}
 	rules, err := manifest.DefaultRelease()
@@ -280,34 +331,96 @@ func addTo[T comparable](list []T, v T) []T {
 	return append(list, v)
 }
 
-// readFirmwares finds the recordings of the firmware files.
-func (f *measureFlags) readFirmwares() ([]pcr.Firmware, error) {
+// readFirmwares reads the firmware files: what is recorded of them for a TPM,
+// and what follows from them for TDX and SEV-SNP.
+func (f *measureFlags) readFirmwares(in *manifest.Inputs) error {
 	rec, err := pcr.Recorded()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	for _, path := range f.recorded {
 		doc, err := readInput("--recorded", path, pcr.MaxRecorded)
 		if err != nil {
-			return nil, err
+			return err
 		}
 		more, err := pcr.ParseRecordings(doc)
 		if err != nil {
-			return nil, fault.New(fault.ExitParse, "measure.recorded", "record the firmware again", "%w", err)
+			return fault.New(fault.ExitParse, "measure.recorded", "record the firmware again", "%w", err)
 		}
 		rec = rec.With(more)
 	}
-	var out []pcr.Firmware
+	image, err := launch.ReadImage(in.Files.Kernel, in.Files.Initrd, in.Files.Cmdline)
+	if err != nil {
+		return fault.New(fault.ExitParse, "measure.build", "build the image again", "%w", err)
+	}
+	var tdx, snp []*launch.Firmware
 	var errs []error
-	for _, path := range f.firmwares {
-		fw, err := findFirmware(rec, path)
+	for i, path := range slices.Concat(f.firmwares, f.snp) {
+		b, err := readInput("--firmware", path, maxFirmware)
 		if err != nil {
 			errs = append(errs, err)
 			continue
 		}
-		out = append(out, fw)
+		a := manifest.Artifact{Name: "firmware/" + filepath.Base(path), SHA256: digest.Sum256(b), Size: int64(len(b))}
+		if !slices.Contains(in.Inputs, a) {
+			in.Inputs = append(in.Inputs, a)
+		}
+		l, err := launch.ReadFirmware(firmwareName(path), b)
+		if err == nil {
+			err = l.Validate()
+		}
+		if i >= len(f.firmwares) {
+			// Metadata cannot tell whether a firmware checks the hashes that are
+			// measured, so the publisher says so by the flag.
+			if err == nil && l.SNP == nil {
+				err = errors.New("it has no SEV metadata")
+			}
+			if err != nil {
+				errs = append(errs, fault.New(fault.ExitParse, "measure.snp", "give OVMF's AmdSev build", "reading --snp-firmware %s: %w", path, err))
+			}
+			snp = append(snp, l)
+			continue
+		}
+		forTDX := err == nil && l.TDX != nil
+		if forTDX {
+			tdx = append(tdx, l)
+		}
+		// A firmware may be for TDX alone.
+		switch fw, err := findFirmware(rec, path); {
+		case err == nil:
+			in.Firmwares = append(in.Firmwares, fw)
+		case !forTDX || !fault.Has(err, "measure.firmware_unknown"):
+			errs = append(errs, err)
+		}
 	}
-	return out, errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	if in.TDX, err = manifest.NewTDX(image, tdx); err != nil {
+		return fault.New(fault.ExitParse, "measure.tdx", "give other firmware", "%w", err)
+	}
+	if in.SNP, err = manifest.NewSNP(image, snp, f.maxVCPUs); err != nil {
+		return fault.New(fault.ExitParse, "measure.snp", "give other firmware", "%w", err)
+	}
+	return nil
+}
+
+// readSupersedes reads the graces of earlier manifests.
+func (f *measureFlags) readSupersedes() ([]manifest.Superseded, error) {
+	var out []manifest.Superseded
+	for _, s := range f.supersedes {
+		hash, at, _ := strings.Cut(s, "=")
+		d, err := digest.Parse256(hash)
+		if err != nil {
+			return nil, usage("reading --supersedes %.80q: want the earlier manifest's hash, =, and a time", s)
+		}
+		until, err := parseAt(at)
+		if err != nil || at == "" {
+			return nil, usage("reading --supersedes %.80q: want a time, RFC 3339, behind the =", s)
+		}
+		out = append(out, manifest.Superseded{Manifest: d, GraceUntil: until.Truncate(time.Second)})
+	}
+	return out, nil
 }
 
 // findFirmware returns a firmware's registers: as recorded, else computed from

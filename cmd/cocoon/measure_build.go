@@ -2,14 +2,18 @@ package main
 
 import (
 	"crypto/sha256"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
+	"strings"
 	"time"
 
 	"cocoon/image/info"
+	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/manifest"
@@ -21,6 +25,8 @@ import (
 const (
 	maxKernel = 128 << 20
 	maxInitrd = 512 << 20
+
+	maxFirmware = 64 << 20
 )
 
 // readBuild reads the outputs of "make image" and "make packs". Hashes and
@@ -35,7 +41,7 @@ func readBuild(imageDir, packsDir string) (*manifest.Inputs, error) {
 	if err != nil {
 		return nil, err
 	}
-	in := &manifest.Inputs{Image: manifest.Image{Name: im.Name, Version: im.Version}, Epoch: time.Unix(im.Epoch, 0)}
+	in := &manifest.Inputs{Image: imageOf(&im), Epoch: time.Unix(im.Epoch, 0)}
 	var errs []error
 	add := func(dir, prefix, file, described string) {
 		a, err := hashFile(prefix+file, filepath.Join(dir, filepath.Base(file)))
@@ -59,8 +65,75 @@ func readBuild(imageDir, packsDir string) (*manifest.Inputs, error) {
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
-	in.Inputs, err = buildInputs(&im, &packs)
-	return in, err
+	if in.Inputs, err = buildInputs(&im, &packs); err != nil {
+		return nil, err
+	}
+	for name, path := range map[string]string{"image/" + info.ImageFile: filepath.Join(imageDir, info.ImageFile), "packs/" + info.PacksFile: filepath.Join(packsDir, info.PacksFile)} {
+		a, err := hashFile(name, path)
+		if err != nil {
+			return nil, err
+		}
+		in.Inputs = append(in.Inputs, a)
+	}
+	return in, nil
+}
+
+// usedTools is what "make deps" took: the lists of tools.used.json.
+type usedTools struct {
+	Tools  []info.Package `json:"tools"`
+	Engine []info.Package `json:"engine"`
+	Kernel []info.Package `json:"kernel"`
+}
+
+// readLocks names the files that fix what a build takes, and the packages that
+// it took, among the inputs.
+func (f *measureFlags) readLocks(in *manifest.Inputs) error {
+	have := map[string]digest.SHA256{}
+	for _, a := range in.Inputs {
+		have[a.Name] = a.SHA256
+	}
+	files := f.locks
+	if f.used != "" {
+		files = append(slices.Clone(files), f.used)
+		doc, err := readInput("--used", f.used, 4<<20)
+		if err != nil {
+			return err
+		}
+		var u usedTools
+		// The builder reads the file strictly; here only the lists count.
+		if err := json.Unmarshal(doc, &u); err != nil {
+			return fault.New(fault.ExitParse, "measure.used", "run make deps again", "reading --used: %w", err)
+		}
+		for _, p := range slices.Concat(u.Tools, u.Engine, u.Kernel) {
+			sum, err := digest.Parse256(p.SHA256)
+			if err != nil {
+				return fault.New(fault.ExitParse, "measure.used", "run make deps again", "reading --used: package %.64s: %w", p.Name, err)
+			}
+			name := "tool/" + p.Name + "_" + p.Version + "_" + p.Arch
+			if old, ok := have[name]; ok {
+				if old != sum {
+					return fault.New(fault.ExitParse, "measure.used", "build the image again", "reading --used: %s has SHA-256 %s, the image was built with %s", name, sum, old)
+				}
+				continue
+			}
+			have[name] = sum
+			in.Inputs = append(in.Inputs, manifest.Artifact{Name: name, SHA256: sum})
+		}
+	}
+	for _, path := range files {
+		a, err := hashFile("locks/"+filepath.Base(path), path)
+		if err != nil {
+			return fault.New(fault.ExitInternal, "file.unreadable", "check the path", "%w", err)
+		}
+		in.Inputs = append(in.Inputs, a)
+	}
+	return nil
+}
+
+// imageOf names an image. Its profile is in its name, as in "cocoon-cpu".
+func imageOf(im *info.Image) manifest.Image {
+	profile := im.Name[strings.LastIndex(im.Name, "-")+1:]
+	return manifest.Image{Name: im.Name, Version: im.Version, Profile: profile}
 }
 
 // readMeasured reads what the firmware measures.

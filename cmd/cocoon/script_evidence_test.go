@@ -51,7 +51,7 @@ func setupEvidence(env *testscript.Env) error {
 			return err
 		}
 		return writeTEE(env)
-	case strings.Contains(name, "measure"):
+	case strings.Contains(name, "measure"), strings.Contains(name, "manifest"), strings.Contains(name, "log_"), strings.Contains(name, "audit"):
 		return writeBuild(env.WorkDir)
 	}
 	return nil

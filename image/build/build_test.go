@@ -12,7 +12,6 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cocoon/image/debs"
-	"cocoon/image/info"
 	"cocoon/internal/fault"
 	"cocoon/internal/toolstree"
 )
@@ -151,19 +150,12 @@ func TestWithoutRootOneLineSaysWhatToDo(t *testing.T) {
 
 func TestForeignListsOnlyWhatIsNotFromTheRelease(t *testing.T) {
 	u := used{
-		Tools:  []debs.Deb{{Name: "qemu", Source: debs.FromPin, Arch: "amd64"}, {Name: "bash", Source: debs.FromRelease}},
+		Tools:  []debs.Deb{{Name: "qemu", Source: debs.FromPin, Arch: "amd64"}, {Name: "bash", Source: debs.FromRelease}, {Name: "dash", Source: debs.FromLock}, {Name: "sed", Source: debs.FromNewer}},
 		Engine: []debs.Deb{{Name: "llama", Source: debs.FromFallback, Arch: "amd64"}},
 	}
 	got := u.foreign()
 	if len(got) != 2 || got[0].Name != "qemu" || got[1].Name != "llama" {
 		t.Errorf("got %+v", got)
-	}
-}
-
-func TestDebFileIsAptsName(t *testing.T) {
-	got := debFile(info.Package{Name: "libcap2", Version: "1:2.75-10+b3", Arch: "amd64"})
-	if want := "libcap2_1%3a2.75-10+b3_amd64.deb"; got != want {
-		t.Errorf("got %s, want %s", got, want)
 	}
 }
 

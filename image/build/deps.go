@@ -24,7 +24,7 @@ import (
 // toolRoots are the packages asked for in build/tools; apt adds what they
 // depend on. The second line is what a shell and mkosi take for granted.
 var toolRoots = []string{
-	"qemu-system-x86", "ovmf-generic", "swtpm", "swtpm-tools", "mkosi", "erofs-utils", "cryptsetup-bin",
+	"qemu-system-x86", "ovmf-generic", "swtpm", "swtpm-tools", "mkosi", "erofs-utils", "cryptsetup-bin", "systemd-boot-efi", "systemd-ukify", "systemd-repart",
 	"base-files", "bash", "ca-certificates", "coreutils", "dash", "diffutils", "findutils", "grep", "gzip", "hostname", "libc-bin", "sed", "util-linux",
 }
 
@@ -52,10 +52,11 @@ type used struct {
 	Tools    []debs.Deb `json:"tools"`
 	Engine   []debs.Deb `json:"engine"`
 	Kernel   []debs.Deb `json:"kernel"`
+	Root     []debs.Deb `json:"root"`     // what may go into the root file system
 	Warnings []string   `json:"warnings"` // tools.pin_unavailable lines
 }
 
-const usedFormat = "cocoon-tools-used/2"
+const usedFormat = "cocoon-tools-used/3"
 
 // makeDeps makes build/tools, fetches the engine's packages and installs what the
 // JavaScript and Go builds need.
@@ -100,11 +101,19 @@ func (b *builder) toolsTree(ctx context.Context) error {
 	if err != nil {
 		return fault.New(fault.ExitParse, "tools.lock", "restore tools.lock from version control", "reading tools.lock: %w", err)
 	}
-	sum := sha256.Sum256(append(lockDoc, []byte(usedFormat+strings.Join(toolRoots, " ")+kernelRoot)...))
+	packagesDoc, locked, err := b.packageLock()
+	if err != nil {
+		return err
+	}
+	roots, err := b.rootPackages()
+	if err != nil {
+		return err
+	}
+	sum := sha256.Sum256(slices.Concat(lockDoc, packagesDoc, []byte(usedFormat+strings.Join(slices.Concat(toolRoots, roots), " ")+kernelRoot)))
 	want := hex.EncodeToString(sum[:])
 	dir := b.tree().Dir
 	if got, err := os.ReadFile(filepath.Join(dir, toolstree.StampFile)); err == nil && string(got) == want {
-		if u, err := b.readUsed(); err == nil && b.haveDebs(slices.Concat(u.Engine, u.Kernel)) {
+		if u, err := b.readUsed(); err == nil && b.haveDebs(slices.Concat(u.Engine, u.Kernel, u.Root)) {
 			b.say("deps: tools tree is up to date (%s)", dir)
 			return nil
 		}
@@ -112,30 +121,15 @@ func (b *builder) toolsTree(ctx context.Context) error {
 	if err := errors.Join(requireSpace(b.out, treeSpace), requireSpace(b.cache, cacheSpace)); err != nil {
 		return err
 	}
-	mirror, err := debs.MachineMirror(ctx)
-	if err != nil {
-		b.say("deps: apt-get update")
-		if err := b.command(ctx, b.root, "apt-get", "update", "-q"); err != nil {
-			return fault.New(fault.ExitNetwork, "build.apt", "check the machine's apt sources", "updating the machine's package lists: %w", err)
-		}
-		if mirror, err = debs.MachineMirror(ctx); err != nil {
-			return fault.New(fault.ExitNotReady, "build.apt", "check the machine's apt sources", "finding the Debian mirror: %w", err)
-		}
-	}
-	proxies, err := debs.MachineProxies(ctx)
+	a, err := b.openArchive(ctx, l, locked, nil)
 	if err != nil {
 		return err
 	}
-	b.say("deps: reading package lists of %s and %s", l.Release, strings.Join(l.Suites(), ", "))
-	a, err := debs.Open(ctx, debs.Options{Dir: filepath.Join(b.cache, "apt"), Cache: b.debDir(), Mirror: mirror, Proxies: proxies, Lock: l, Log: os.Stdout})
-	if err != nil {
-		return fault.New(fault.ExitNetwork, "build.apt", "check the network and the machine's apt sources", "opening the Debian archive: %w", err)
-	}
-	u, err := b.resolve(ctx, a, lockDoc)
+	u, err := b.resolve(ctx, a, lockDoc, locked)
 	if err != nil {
 		return err
 	}
-	all := slices.Concat(u.Tools, u.Engine, u.Kernel)
+	all := slices.Concat(u.Tools, u.Engine, u.Kernel, u.Root)
 	if err := a.Fetch(ctx, all); err != nil {
 		return fault.New(fault.ExitNetwork, "build.fetch", "run make deps again; what arrived is kept", "fetching packages: %w", err)
 	}
@@ -143,6 +137,31 @@ func (b *builder) toolsTree(ctx context.Context) error {
 		return fault.New(fault.ExitRefused, "build.cache_corrupt", "run make deps again", "checking the package cache: %w", err)
 	}
 	return b.makeTree(ctx, u, want)
+}
+
+// openArchive brings the package lists of all suites in use up to date; extra
+// are sources of further archives.
+func (b *builder) openArchive(ctx context.Context, l lock.Lock, locked lock.Packages, extra map[string]string) (*debs.Archive, error) {
+	mirror, err := debs.MachineMirror(ctx)
+	if err != nil {
+		b.say("deps: apt-get update")
+		if err := b.command(ctx, b.root, "apt-get", "update", "-q"); err != nil {
+			return nil, fault.New(fault.ExitNetwork, "build.apt", "check the machine's apt sources", "updating the machine's package lists: %w", err)
+		}
+		if mirror, err = debs.MachineMirror(ctx); err != nil {
+			return nil, fault.New(fault.ExitNotReady, "build.apt", "check the machine's apt sources", "finding the Debian mirror: %w", err)
+		}
+	}
+	proxies, err := debs.MachineProxies(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b.say("deps: reading package lists of %s and %s", l.Release, strings.Join(l.Suites(), ", "))
+	a, err := debs.Open(ctx, debs.Options{Dir: filepath.Join(b.cache, "apt"), Cache: b.debDir(), Mirror: mirror, Proxies: proxies, Lock: l, Locked: locked, Extra: extra, Log: os.Stdout})
+	if err != nil {
+		return nil, fault.New(fault.ExitNetwork, "build.apt", "check the network and the machine's apt sources", "opening the Debian archive: %w", err)
+	}
+	return a, nil
 }
 
 // makeTree unpacks the tools into place and records what they are.
@@ -159,7 +178,7 @@ func (b *builder) makeTree(ctx context.Context, u used, stamp string) error {
 	if err := finishTree(tmp, dir); err != nil {
 		return err
 	}
-	if err := b.writeUsed(u); err != nil {
+	if err := writeUsed(b.deps, u); err != nil {
 		return err
 	}
 	if err := os.WriteFile(filepath.Join(tmp, toolstree.StampFile), []byte(stamp), 0o644); err != nil {
@@ -175,40 +194,6 @@ func (b *builder) makeTree(ctx context.Context, u used, stamp string) error {
 		return fmt.Errorf("removing the old tools tree: %w", err)
 	}
 	return nil
-}
-
-func (b *builder) resolve(ctx context.Context, a *debs.Archive, lockDoc []byte) (used, error) {
-	sum := sha256.Sum256(lockDoc)
-	u := used{Format: usedFormat, Lock: hex.EncodeToString(sum[:]), Exact: true, Warnings: []string{}}
-	var err error
-	if u.Tools, err = a.Resolve(ctx, lock.SetTools, toolRoots); err != nil {
-		return used{}, resolveFault("tools", err)
-	}
-	if u.Engine, err = a.ResolveClosed(ctx, lock.SetEngine, engineRoots); err != nil {
-		return used{}, resolveFault("engine", err)
-	}
-	solved, err := a.Resolve(ctx, "", []string{kernelRoot})
-	if err != nil {
-		return used{}, resolveFault("kernel", err)
-	}
-	for _, d := range solved {
-		for _, prefix := range kernelParts {
-			// The metapackage has no digit after the prefix and no files.
-			if rest, ok := strings.CutPrefix(d.Name, prefix); ok && rest[0] >= '0' && rest[0] <= '9' {
-				u.Kernel = append(u.Kernel, d)
-			}
-		}
-	}
-	if len(u.Kernel) == 0 {
-		return used{}, fmt.Errorf("resolving the kernel: %s brings no kernel package", kernelRoot)
-	}
-	for _, d := range slices.Concat(u.Tools, u.Engine) {
-		if d.Source == debs.FromFallback && d.Pinned != "" {
-			u.Exact = false
-			u.Warnings = append(u.Warnings, fmt.Sprintf("tools.pin_unavailable: %s %s is replaced by %s", d.Name, d.Pinned, d.Version))
-		}
-	}
-	return u, nil
 }
 
 // resolveFault says what can be done about packages that cannot be had.
@@ -241,7 +226,7 @@ func (b *builder) debDir() string {
 func (u used) foreign() []info.Package {
 	var out []debs.Deb
 	for _, d := range slices.Concat(u.Tools, u.Engine) {
-		if d.Source != debs.FromRelease {
+		if d.Source == debs.FromPin || d.Source == debs.FromFallback {
 			out = append(out, d)
 		}
 	}
@@ -252,12 +237,12 @@ func (b *builder) debPath(d debs.Deb) string {
 	return filepath.Join(b.debDir(), d.SHA256+".deb")
 }
 
-func (b *builder) writeUsed(u used) error {
+func writeUsed(dir string, u used) error {
 	doc, err := json.MarshalIndent(u, "", "  ")
 	if err != nil {
 		return fmt.Errorf("encoding %s: %w", usedFile, err)
 	}
-	if err := os.WriteFile(filepath.Join(b.deps, usedFile), append(doc, '\n'), 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, usedFile), append(doc, '\n'), 0o644); err != nil {
 		return fmt.Errorf("writing %s: %w", usedFile, err)
 	}
 	return nil

@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -18,17 +19,16 @@ import (
 
 	"cocoon/image/debs"
 	"cocoon/image/info"
-	"cocoon/image/lock"
+	"cocoon/image/uki"
 	"cocoon/internal/bootargs"
 	"cocoon/internal/fault"
 	"cocoon/internal/toolstree"
 	"cocoon/measurements/verity"
 )
 
-// What the image is called. The version grows with every release; a verifier
-// refuses to go back.
+// The version grows with every release; a verifier refuses to go back. The
+// image's name is the profile's.
 const (
-	imageName    = "cocoon-cpu"
 	imageVersion = 1
 	imageEpoch   = 1767225600 // SourceDateEpoch of mkosi.conf
 )
@@ -42,7 +42,7 @@ func (b *builder) image(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	dir := b.path("image")
+	dir := b.path(b.imageDir())
 	if err := os.MkdirAll(dir, 0o755); err != nil {
 		return fmt.Errorf("creating %s: %w", dir, err)
 	}
@@ -59,11 +59,19 @@ func (b *builder) image(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	inputs, err := b.inputs(u, enclave, init)
+	if b.tamper {
+		if enclave, init, err = b.tamperWith(enclave, init); err != nil {
+			return err
+		}
+	}
+	if u, err = b.resolveProfile(ctx, u); err != nil {
+		return err
+	}
+	inputs, err := b.inputs(u, enclave, init, []byte(b.profile.Name))
 	if err != nil {
 		return err
 	}
-	stamp := b.path("image", ".inputs")
+	stamp := filepath.Join(dir, ".inputs")
 	if got, err := os.ReadFile(stamp); err == nil && string(got) == inputs && b.complete(dir) {
 		b.say("image: up to date (%s)", dir)
 		return nil
@@ -79,19 +87,22 @@ func (b *builder) image(ctx context.Context) error {
 	if err := b.initrd(ctx, k, init, filepath.Join(dir, info.Initrd)); err != nil {
 		return err
 	}
-	pkgs, err := b.runMkosi(ctx)
+	pkgs, err := b.runMkosi(ctx, u)
 	if err != nil {
 		return err
 	}
 	im := info.Image{
-		Format: info.ImageFormat, Name: imageName, Version: imageVersion, Epoch: imageEpoch,
+		Format: info.ImageFormat, Name: b.profile.Image, Debug: b.profile.Debug, Version: imageVersion, Epoch: imageEpoch,
 		Go: runtime.Version(), KernelName: k.release, ToolsExact: u.Exact, PinsReplaced: u.Warnings,
 		Packages: append(pkgs, packages(u.Kernel)...), ToolsUsed: u.foreign(),
 	}
 	if err := b.rootDisk(dir, &im); err != nil {
 		return err
 	}
-	if im.Artefacts, err = artefacts(dir, info.Cmdline, info.Initrd, info.RootDisk, info.Kernel); err != nil {
+	if err := b.unifiedImage(dir, im); err != nil {
+		return err
+	}
+	if im.Artefacts, err = artefacts(dir, imageFiles...); err != nil {
 		return err
 	}
 	if err := info.Write(filepath.Join(dir, info.ImageFile), im); err != nil {
@@ -101,11 +112,46 @@ func (b *builder) image(ctx context.Context) error {
 		b.say("image: %-9s %10d bytes  sha256 %s", a.File, a.Size, a.SHA256)
 	}
 	b.say("image: verity root %s", im.Root.Root)
+	if b.profile.Name == defaultProfile {
+		if err := info.CheckSizes(im); err != nil {
+			return err
+		}
+	}
 	if err := os.WriteFile(stamp, []byte(inputs), 0o644); err != nil {
 		return fmt.Errorf("stamping the image: %w", err)
 	}
 	return nil
 }
+
+// imageFiles are the artefacts of an image, in the order of image.json.
+var imageFiles = []string{info.Cmdline, info.Initrd, info.RootDisk, info.UKI, info.Kernel}
+
+// unifiedImage writes the second form of the same boot: kernel, initrd and
+// command line as one EFI application behind the tools tree's systemd-stub.
+func (b *builder) unifiedImage(dir string, im info.Image) error {
+	stub, err := os.ReadFile(filepath.Join(b.tree().Dir, stubPath))
+	if err != nil {
+		return fault.New(fault.ExitNotReady, "tools.program", "run: sudo make deps", "reading the EFI stub: %w", err)
+	}
+	kernel, err := os.ReadFile(filepath.Join(dir, info.Kernel))
+	if err != nil {
+		return fmt.Errorf("reading the kernel: %w", err)
+	}
+	initrd, err := os.ReadFile(filepath.Join(dir, info.Initrd))
+	if err != nil {
+		return fmt.Errorf("reading the initrd: %w", err)
+	}
+	out, err := uki.Assemble(stub, uki.Contents{
+		Cmdline: im.Cmdline, Uname: im.KernelName, Initrd: initrd, Kernel: kernel,
+	})
+	if err != nil {
+		return fault.New(fault.ExitInternal, "build.uki", "report this with the version of systemd-boot-efi in build/tools.used.json", "%w", err)
+	}
+	return writeFiles(filepath.Join(dir, info.UKI), out)
+}
+
+// stubPath is systemd's UEFI stub in the tools tree.
+const stubPath = "usr/lib/systemd/boot/efi/linuxx64.efi.stub"
 
 // tools makes sure that the tools tree is what the lock asks for.
 func (b *builder) tools(ctx context.Context) (used, error) {
@@ -124,9 +170,8 @@ func (b *builder) tools(ctx context.Context) (used, error) {
 	return u, nil
 }
 
-// inputs hashes all that the image is made from, except the release's own
-// packages, which a new point release moves: those are recorded, and make
-// clean takes them anew.
+// inputs hashes all that the image is made from: programs, packages, and the
+// files of the repository that say how.
 func (b *builder) inputs(u used, bins ...[]byte) (string, error) {
 	h := sha256.New()
 	for _, bin := range bins {
@@ -138,7 +183,7 @@ func (b *builder) inputs(u used, bins ...[]byte) (string, error) {
 		return "", fmt.Errorf("hashing the inputs: %w", err)
 	}
 	h.Write(doc)
-	for _, top := range []string{"mkosi.conf", "mkosi.finalize", "mkosi.repart", "image/build", "image/cpio", "image/modules", "image/packs", "image/models"} {
+	for _, top := range []string{"mkosi.conf", "mkosi.finalize", "mkosi.repart", "image/build", "image/cpio", "image/modules", "image/packs", "image/models", "image/profiles", "image/uki"} {
 		err := filepath.WalkDir(filepath.Join(b.root, top), func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() || strings.HasSuffix(path, "_test.go") {
 				return err
@@ -180,30 +225,30 @@ func (b *builder) mkosiDir(elem ...string) string {
 
 // runMkosi builds the root file system inside the tools tree and returns the
 // packages in it with the hashes of their .deb files.
-func (b *builder) runMkosi(ctx context.Context) ([]info.Package, error) {
+func (b *builder) runMkosi(ctx context.Context, u used) ([]info.Package, error) {
+	if b.lent {
+		return installed(b.mkosiDir("out", rootManifest), u)
+	}
 	if err := requireSpace(b.out, imageSpace); err != nil {
 		return nil, err
 	}
-	sources, stop, err := b.aptSources(ctx)
+	sources, stop, err := serveDebs(ctx, b.debDir(), u.Root)
 	if err != nil {
 		return nil, err
 	}
 	defer stop()
+	// mkosi keeps an installed root of its own between builds; it must not
+	// outlive a change of packages.
+	cache := "/build/cache/" + debsHash(u.Root)[:16]
 	apt := b.mkosiDir("sandbox", "etc", "apt")
-	for _, d := range []string{filepath.Join(apt, "sources.list.d"), filepath.Join(apt, "apt.conf.d"), b.mkosiDir("out"), b.mkosiDir("work"), b.mkosiDir("cache"), b.packageCache()} {
+	for _, d := range []string{filepath.Join(apt, "sources.list.d"), filepath.Join(apt, "apt.conf.d"), b.mkosiDir("out"), b.mkosiDir("work"), b.mkosiDir(cache[len("/build/"):]), b.mkosiDir("debs")} {
 		if err := os.MkdirAll(d, 0o755); err != nil {
 			return nil, fmt.Errorf("preparing mkosi: %w", err)
 		}
 	}
-	proxies := ""
-	if b.kept == "" { // the loopback is reached without a proxy
-		if proxies, err = debs.MachineProxies(ctx); err != nil {
-			return nil, err
-		}
-	}
 	for path, text := range map[string]string{
 		filepath.Join(apt, "sources.list.d", "mkosi.sources"): sources,
-		filepath.Join(apt, "apt.conf.d", "90machine"):         proxies,
+		filepath.Join(apt, "apt.conf.d", "90loopback"):        "Acquire::http::Proxy \"DIRECT\";\n",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
 			return nil, fmt.Errorf("preparing mkosi: %w", err)
@@ -217,43 +262,53 @@ func (b *builder) runMkosi(ctx context.Context) ([]info.Package, error) {
 	defer log.Close()
 	b.say("image: mkosi builds the root file system (log: %s)", logPath)
 	start := time.Now()
+	args := []string{"--directory=/src", "--force", "--incremental=yes",
+		"--sandbox-tree=/build/sandbox", "--extra-tree=/build/extra", "--output-directory=/build/out",
+		"--environment=COCOON_KEEP=" + strings.Join(b.profile.Keep, " "), "--workspace-directory=/build/work", "--cache-directory=" + cache, "--package-cache-dir=/cache"}
+	for _, k := range b.profile.Packages {
+		args = append(args, "--package="+k.Name)
+	}
 	cmd := b.sandbox(ctx, []bind{
 		{from: b.root, to: "/src", readOnly: true},
 		{from: b.mkosiDir(), to: "/build"},
-		{from: b.packageCache(), to: "/cache"},
-	}, "/usr/bin/mkosi", "--directory=/src", "--force", "--incremental=yes",
-		"--sandbox-tree=/build/sandbox", "--extra-tree=/build/extra", "--output-directory=/build/out",
-		"--workspace-directory=/build/work", "--cache-directory=/build/cache", "--package-cache-dir=/cache", "build")
+		{from: b.mkosiDir("debs"), to: "/cache"},
+	}, "/usr/bin/mkosi", append(args, "build")...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Run(); err != nil {
 		return nil, fault.New(fault.ExitInternal, "build.mkosi", "see "+logPath, "running mkosi: %w\n%s", err, lastLines(logPath, 15))
 	}
 	b.say("image: mkosi took %.1f s", time.Since(start).Seconds())
-	return b.manifest(b.mkosiDir("out", "root.manifest"))
+	return installed(b.mkosiDir("out", rootManifest), u)
 }
 
-// aptSources returns the apt sources for mkosi: the machine's mirror, or a
-// release's kept packages, served on the loopback until stop is called.
-func (b *builder) aptSources(ctx context.Context) (text string, stop func(), err error) {
-	if b.kept != "" {
-		return b.serveKept(ctx)
-	}
-	mirror, err := debs.MachineMirror(ctx)
+// What mkosi writes.
+const (
+	rootPartition = "root.root-x86-64.raw"
+	hashPartition = "root.root-x86-64-verity.raw"
+	rootManifest  = "root.manifest"
+)
+
+// installed returns the packages in the root file system, with their hashes.
+func installed(manifest string, u used) ([]info.Package, error) {
+	got, err := readManifest(manifest)
 	if err != nil {
-		return "", nil, fault.New(fault.ExitNotReady, "build.apt", "run: sudo apt-get update", "finding the Debian mirror: %w", err)
+		return nil, err
 	}
-	l, err := lock.Load(filepath.Join(b.root, "tools.lock"))
-	if err != nil {
-		return "", nil, err
-	}
-	return mirror.Sources(l.Release, "main", debs.DefaultKeyring), func() {}, nil
+	return checkInstalled(got, u.Root)
 }
 
-// packageCache keeps the .deb files of the image between builds and clones.
-func (b *builder) packageCache() string { return filepath.Join(b.cache, "mkosi") }
+// tamperWith changes one byte of what goes into the root file system and one
+// of what goes into the initrd.
+func (b *builder) tamperWith(enclave, init []byte) ([]byte, []byte, error) {
+	b.say("reproduce: %s=1: one byte is added to /usr/bin/cocoon-enclave in the root file system and to /init in the initrd", envTamper)
+	enclave, init = append(enclave, 0), append(init, 0)
+	return enclave, init, errors.Join(
+		os.WriteFile(b.path("mkosi", "extra", "usr", "bin", "cocoon-enclave"), enclave, 0o755),
+		os.WriteFile(b.path("mkosi", "init"), init, 0o755))
+}
 
-// manifest reads mkosi's package list and finds each package's .deb.
-func (b *builder) manifest(path string) ([]info.Package, error) {
+// readManifest reads mkosi's list of the packages that it installed.
+func readManifest(path string) ([]info.Package, error) {
 	doc, err := os.ReadFile(path)
 	if err != nil {
 		return nil, fmt.Errorf("reading mkosi's manifest: %w", err)
@@ -268,23 +323,9 @@ func (b *builder) manifest(path string) ([]info.Package, error) {
 	if err := json.Unmarshal(doc, &m); err != nil {
 		return nil, fmt.Errorf("decoding mkosi's manifest: %w", err)
 	}
-	files, err := b.imageDebs()
-	if err != nil {
-		return nil, err
-	}
 	var out []info.Package
 	for _, p := range m.Packages {
-		pkg := info.Package{Name: p.Name, Version: p.Version, Arch: p.Architecture}
-		file, ok := files[debFile(pkg)]
-		if !ok {
-			return nil, fmt.Errorf("looking for the .deb of %s: %s is not in %s", p.Name, debFile(pkg), b.packageCache())
-		}
-		a, err := artefact(file)
-		if err != nil {
-			return nil, err
-		}
-		pkg.SHA256 = a.SHA256
-		out = append(out, pkg)
+		out = append(out, info.Package{Name: p.Name, Version: p.Version, Arch: p.Architecture})
 	}
 	if len(out) == 0 {
 		return nil, errors.New("mkosi's manifest lists no packages")
@@ -293,33 +334,24 @@ func (b *builder) manifest(path string) ([]info.Package, error) {
 	return out, nil
 }
 
-// imageDebs finds the .deb files that mkosi's apt downloaded, by name.
-func (b *builder) imageDebs() (map[string]string, error) {
-	files := make(map[string]string)
-	err := filepath.WalkDir(b.packageCache(), func(p string, d fs.DirEntry, err error) error {
-		if err == nil && strings.HasSuffix(p, ".deb") {
-			files[filepath.Base(p)] = p
-		}
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("listing the package cache: %w", err)
+// debsHash names a list of packages by their hashes.
+func debsHash(ds []debs.Deb) string {
+	h := sha256.New()
+	for _, d := range ds {
+		io.WriteString(h, d.SHA256+"\n")
 	}
-	return files, nil
+	return hex.EncodeToString(h.Sum(nil))
 }
-
-// escapeVersion writes a version as apt does in file names.
-func escapeVersion(v string) string { return strings.ReplaceAll(v, ":", "%3a") }
 
 // rootDisk joins mkosi's root partition and a hash tree of our own into one
 // disk, and requires the tree to be, byte for byte, the one that
 // systemd-repart wrote: two implementations must agree on what is measured.
 func (b *builder) rootDisk(dir string, im *info.Image) error {
-	data, err := os.ReadFile(b.mkosiDir("out", "root.root-x86-64.raw"))
+	data, err := os.ReadFile(b.mkosiDir("out", rootPartition))
 	if err != nil {
 		return fmt.Errorf("reading the root file system: %w", err)
 	}
-	hashes, err := os.ReadFile(b.mkosiDir("out", "root.root-x86-64-verity.raw"))
+	hashes, err := os.ReadFile(b.mkosiDir("out", hashPartition))
 	if err != nil {
 		return fmt.Errorf("reading the hash partition: %w", err)
 	}
@@ -343,7 +375,7 @@ func (b *builder) rootDisk(dir string, im *info.Image) error {
 	if err := writeFiles(disk, data, tree); err != nil {
 		return err
 	}
-	args := bootargs.Root{Hash: root, Salt: sb.Salt, Blocks: sb.DataBlocks}
+	args := bootargs.Root{Hash: root, Salt: sb.Salt, Blocks: sb.DataBlocks, Debug: im.Debug}
 	im.Cmdline = args.String()
 	im.Root = info.Verity{Root: hex.EncodeToString(root[:]), Salt: hex.EncodeToString(sb.Salt), DataBlocks: sb.DataBlocks}
 	return writeFiles(filepath.Join(dir, info.Cmdline), []byte(im.Cmdline))

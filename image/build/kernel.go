@@ -8,8 +8,10 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 
 	"github.com/klauspost/compress/zstd"
+	"golang.org/x/sys/unix"
 
 	"cocoon/image/cpio"
 	"cocoon/image/debs"
@@ -21,18 +23,18 @@ const kernelRoot = "linux-image-cloud-amd64"
 
 // kernelParts are the packages that hold a kernel's files; newer releases
 // split them.
-var kernelParts = []string{"linux-image-", "linux-modules-", "linux-binary-"}
+var kernelParts = []string{"linux-image-", "linux-modules-", "linux-binary-", "linux-base-"}
 
 // requiredModules make the root file system reachable; the boot stops if one
 // does not load.
 var requiredModules = []string{"virtio_pci", "virtio_blk", "dm_mod", "dm_verity", "erofs"}
 
 // optionalModules serve the supervisor later. They may find no hardware, but
-// they must exist: this list is for one kernel line.
+// they must exist, under one of the names that kernels gave them.
 var optionalModules = []string{
 	"virtio_net", "virtio_console", "virtio_rng", "vmw_vsock_virtio_transport",
 	"tpm_crb", "tpm_tis", "qemu_fw_cfg", "overlay", "configfs", "button", "evdev",
-	"tsm", "tdx_guest", "sev_guest",
+	"tsm|tsm_report", "tdx_guest", "sev_guest",
 }
 
 // kernel is an unpacked kernel package.
@@ -58,11 +60,10 @@ func (b *builder) unpackKernel(ctx context.Context, u used) (kernel, error) {
 			return kernel{}, err
 		}
 	}
-	found, err := filepath.Glob(filepath.Join(dir, "boot", "vmlinuz-*"))
-	if err != nil || len(found) != 1 {
-		return kernel{}, fmt.Errorf("looking for the kernel in %s: found %d", dir, len(found))
+	k, err := findKernel(dir)
+	if err != nil {
+		return kernel{}, err
 	}
-	k := kernel{vmlinuz: found[0], release: strings.TrimPrefix(filepath.Base(found[0]), "vmlinuz-")}
 	k.modDir = filepath.Join(dir, "usr/lib/modules", k.release)
 	if _, err := os.Stat(k.modDir); errors.Is(err, os.ErrNotExist) {
 		k.modDir = filepath.Join(dir, "lib/modules", k.release)
@@ -75,6 +76,29 @@ func (b *builder) unpackKernel(ctx context.Context, u used) (kernel, error) {
 		return kernel{}, fmt.Errorf("stamping the kernel: %w", err)
 	}
 	return k, nil
+}
+
+// findKernel looks where Debian has its kernels: boot/vmlinuz-RELEASE, or
+// beside the modules since 7.0.
+func findKernel(dir string) (kernel, error) {
+	var all []kernel
+	for _, pattern := range []string{"boot/vmlinuz-*", "usr/lib/modules/*/vmlinuz"} {
+		found, err := filepath.Glob(filepath.Join(dir, pattern))
+		if err != nil {
+			return kernel{}, fmt.Errorf("looking for the kernel: %w", err)
+		}
+		for _, f := range found {
+			release, ok := strings.CutPrefix(filepath.Base(f), "vmlinuz-")
+			if !ok {
+				release = filepath.Base(filepath.Dir(f))
+			}
+			all = append(all, kernel{vmlinuz: f, release: release})
+		}
+	}
+	if len(all) != 1 {
+		return kernel{}, fmt.Errorf("looking for the kernel in %s: found %d", dir, len(all))
+	}
+	return all[0], nil
 }
 
 // initrd writes the initramfs: the init program, the kernel's console node,
@@ -175,6 +199,13 @@ func (b *builder) goBuild(ctx context.Context, pkg, dest string) ([]byte, error)
 	cmd.Dir = b.root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "GOFLAGS=-mod=readonly", "GOEXPERIMENT=", "GOTOOLCHAIN=local")
 	cmd.Env = append(cmd.Env, b.goenv...)
+	if b.again { // as another user, who owns the same files
+		cmd.SysProcAttr = &syscall.SysProcAttr{
+			Cloneflags:  unix.CLONE_NEWUSER,
+			UidMappings: []syscall.SysProcIDMap{{ContainerID: secondUser, HostID: 0, Size: 1}},
+			GidMappings: []syscall.SysProcIDMap{{ContainerID: secondUser, HostID: 0, Size: 1}},
+		}
+	}
 	cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
 	if err := cmd.Run(); err != nil {
 		return nil, fmt.Errorf("compiling %s: %w", pkg, err)

@@ -35,16 +35,21 @@ func run(ctx context.Context, args []string) error {
 	if err != nil {
 		return err
 	}
+	if len(args) > 0 && args[0] == secondVerb {
+		return second(ctx, args[1:])
+	}
 	verbs := map[string]func(context.Context) error{
 		"deps":    b.makeDeps,
 		"image":   b.image,
 		"packs":   b.packs,
 		"clean":   b.clean,
-		"repro":   b.repro,
+		"lock":    b.lockPackages,
 		"release": b.release,
 		"rebuild": b.rebuild,
+
+		"reproduce": b.reproduce,
 	}
-	const usage = "usage: build VERB..., verbs: deps, image, packs, clean, repro, release, rebuild"
+	const usage = "usage: build VERB..., verbs: deps, image, packs, clean, lock, reproduce, release, rebuild"
 	if len(args) == 0 {
 		return errors.New(usage)
 	}
@@ -84,6 +89,13 @@ type builder struct {
 	// kept is the directory of a release whose own packages are used instead
 	// of what the Debian archive offers today; empty for a build of today.
 	kept string
+
+	profile profile
+
+	// Of the second build of make reproduce only.
+	again  bool // other surroundings
+	tamper bool // a deliberate difference
+	lent   bool // the root partition is the first build's
 }
 
 func newBuilder() (*builder, error) {
@@ -98,6 +110,13 @@ func newBuilder() (*builder, error) {
 			return nil, fault.New(fault.ExitInternal, "build.cache_path", "set COCOON_CACHE to an absolute path", "reading COCOON_CACHE: %q is relative", c)
 		}
 		b.cache = c
+	}
+	name := os.Getenv(envProfile)
+	if name == "" {
+		name = defaultProfile
+	}
+	if b.profile, err = b.loadProfile(name); err != nil {
+		return nil, err
 	}
 	return b, nil
 }

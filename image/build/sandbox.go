@@ -46,6 +46,9 @@ func (b *builder) sandbox(ctx context.Context, binds []bind, name string, args .
 			cmd.Env = append(cmd.Env, v+"="+val)
 		}
 	}
+	if b.again {
+		cmd.Env = append(cmd.Env, secondEnv...)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,
 		Pdeathsig:  syscall.SIGKILL,
@@ -73,6 +76,13 @@ func enterSandbox(args []string) error {
 	}
 	if os.Getpid() != 1 {
 		return errors.New("sandbox: not started by the builder")
+	}
+	host := os.Getenv("HOSTNAME")
+	if host == "" {
+		host = "localhost"
+	}
+	if err := unix.Sethostname([]byte(host)); err != nil {
+		return fmt.Errorf("sandbox: naming the host: %w", err)
 	}
 	if err := pivot(tree, binds); err != nil {
 		return err

@@ -20,6 +20,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -29,9 +30,11 @@ import (
 
 // How a package came to be chosen.
 const (
-	FromRelease  = "release"  // the stable release's own version
-	FromPin      = "pin"      // exactly what the lock names
+	FromRelease  = "release"  // the stable release's own version, not locked
+	FromPin      = "pin"      // exactly what tools.lock names
+	FromLock     = "lock"     // exactly what the package lock names
 	FromFallback = "fallback" // the pin is gone: newest at or above the floor
+	FromNewer    = "newer"    // the locked version is gone: the release's newest
 )
 
 // ErrBelowFloor reports that no version at or above a pin's floor is offered.
@@ -44,19 +47,23 @@ type Deb struct {
 	Arch    string `json:"arch"`   // amd64 or all
 	SHA256  string `json:"sha256"` // of the .deb file, lower-case hex
 	Size    int64  `json:"size"`   // of the .deb file in bytes
-	Source  string `json:"source"` // FromRelease, FromPin or FromFallback
-	Pinned  string `json:"pinned"` // the version the lock names, or empty
+	Source  string `json:"source"` // FromRelease to FromNewer
+	Pinned  string `json:"pinned"` // the version that tools.lock or the package lock names, or empty
 }
 
 // Options says where an Archive keeps its state.
 type Options struct {
-	Dir     string    // private apt state
-	Cache   string    // .deb files, by SHA-256
-	Mirror  Mirror    // from MachineMirror
-	Proxies string    // from MachineProxies
-	Lock    lock.Lock // pins
-	Keyring string    // archive keyring; DefaultKeyring if empty
-	Log     io.Writer // one line per noteworthy step
+	Dir     string        // private apt state
+	Cache   string        // .deb files, by SHA-256
+	Mirror  Mirror        // from MachineMirror
+	Proxies string        // from MachineProxies
+	Lock    lock.Lock     // pins
+	Locked  lock.Packages // versions of the release's own packages; may be empty
+	Keyring string        // archive keyring; DefaultKeyring if empty
+	Log     io.Writer     // one line per noteworthy step
+
+	// Extra are sources files (sources.list(5)) of further archives, by name.
+	Extra map[string]string
 }
 
 // DefaultKeyring is where Debian keeps its archive keys.
@@ -83,6 +90,9 @@ func Open(ctx context.Context, opts Options) (*Archive, error) {
 			return nil, fmt.Errorf("preparing the apt state: %w", err)
 		}
 	}
+	if err := os.RemoveAll(filepath.Join(opts.Dir, "etc/sources.d")); err != nil {
+		return nil, fmt.Errorf("preparing the apt state: %w", err)
+	}
 	if err := os.MkdirAll(opts.Cache, 0o755); err != nil {
 		return nil, fmt.Errorf("preparing the package cache: %w", err)
 	}
@@ -104,6 +114,11 @@ func Open(ctx context.Context, opts Options) (*Archive, error) {
 			return nil, fmt.Errorf("writing the apt configuration: %w", err)
 		}
 	}
+	for name, text := range opts.Extra {
+		if err := os.WriteFile(filepath.Join(opts.Dir, "etc/sources.d", filepath.Base(name)), []byte(text), 0o644); err != nil {
+			return nil, fmt.Errorf("writing the apt configuration: %w", err)
+		}
+	}
 	if _, err := a.run(ctx, "", "apt-get", "update", "-q", "--error-on=any"); err != nil {
 		return nil, fmt.Errorf("updating the package lists: %w", err)
 	}
@@ -120,6 +135,11 @@ func (a *Archive) readPinned(ctx context.Context) error {
 	for _, p := range a.opts.Lock.Packages {
 		names = append(names, p.Name)
 	}
+	for _, p := range a.opts.Locked.Packages {
+		names = append(names, p.Name)
+	}
+	slices.Sort(names)
+	names = slices.Compact(names)
 	if len(names) == 0 {
 		return nil
 	}
@@ -158,6 +178,7 @@ Dir::Etc::preferencesparts %q;
 APT::Architecture "amd64";
 APT::Install-Recommends "false";
 APT::Sandbox::User "root";
+pkgCacheGen::ForceEssential ":";
 Acquire::Check-Valid-Until "false";
 Acquire::Languages "none";
 Acquire::IndexTargets::deb::DEP-11::DefaultEnabled "false";

@@ -4,7 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
+	"os"
 	"os/exec"
+	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -67,6 +71,34 @@ func (m Mirror) Sources(release, components, keyring string) string {
 		s += fmt.Sprintf("\nTypes: deb\nURIs: %s\nSuites: %s-security\nComponents: %s\nSigned-By: %s\n", m.Security, release, components, keyring)
 	}
 	return s
+}
+
+// MachineSources returns the sources files in dir, as apt reads them, that name
+// an archive which is wanted: one of the words stands in the file's name or
+// text, whatever its case. They are taken as they are, keys included.
+func MachineSources(dir string, words []string) (map[string]string, error) {
+	entries, err := os.ReadDir(dir)
+	if errors.Is(err, fs.ErrNotExist) || len(words) == 0 {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading the machine's apt sources: %w", err)
+	}
+	out := make(map[string]string)
+	for _, e := range entries {
+		if ext := filepath.Ext(e.Name()); ext != ".list" && ext != ".sources" {
+			continue
+		}
+		text, err := os.ReadFile(filepath.Join(dir, e.Name()))
+		if err != nil {
+			return nil, fmt.Errorf("reading the machine's apt sources: %w", err)
+		}
+		all := strings.ToLower(e.Name() + "\n" + string(text))
+		if slices.ContainsFunc(words, func(w string) bool { return strings.Contains(all, w) }) {
+			out[e.Name()] = string(text)
+		}
+	}
+	return out, nil
 }
 
 // MachineProxies returns the machine's apt proxy settings as apt

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"regexp"
+	"slices"
 	"sort"
 	"strings"
 
@@ -16,13 +17,23 @@ import (
 var instRE = regexp.MustCompile(`^Inst (\S+) \((\S+) `)
 
 // Resolve returns roots and everything they depend on from the stable
-// release, with the lock's pins of one set in place of the release's
-// versions. Where a pinned version is neither offered nor cached, the newest
-// one of its suite at or above the floor is taken, and said so.
+// release, in the versions of the package lock, with the lock's pins of the
+// same set in their place. Where a pinned version is neither offered nor
+// cached, the newest one of its suite at or above the floor is taken, and
+// said so; see locked for packages of the release.
 func (a *Archive) Resolve(ctx context.Context, set string, roots []string) ([]Deb, error) {
 	pinned, err := a.pins(ctx, set)
 	if err != nil {
 		return nil, err
+	}
+	foreign := make(map[string]bool)
+	for _, d := range pinned {
+		foreign[d.Name] = true
+	}
+	for _, d := range a.locked(ctx, set) {
+		if !foreign[d.Name] {
+			pinned = append(pinned, d)
+		}
 	}
 	versions := make(map[string]string)
 	var files []string // pins that only the cache still has
@@ -39,7 +50,58 @@ func (a *Archive) Resolve(ctx context.Context, set string, roots []string) ([]De
 	if err != nil {
 		return nil, err
 	}
-	return a.merge(ctx, solved, pinned)
+	got, err := a.merge(ctx, solved, pinned)
+	if err != nil {
+		return nil, err
+	}
+	return got, a.checkFloors(ctx, set, got)
+}
+
+// locked returns the packages of a set that can be had exactly as the package
+// lock names them: offered by the release with the same hash, or cached.
+func (a *Archive) locked(ctx context.Context, set string) []Deb {
+	var out []Deb
+	for _, p := range a.opts.Locked.Set(set) {
+		d := Deb{Name: p.Name, Version: p.Version, Arch: p.Arch, SHA256: p.SHA256, Source: FromLock, Pinned: p.Version}
+		if r := a.records[p.Name+"="+p.Version]; r.SHA256 == p.SHA256 && a.inRelease(p.Name, p.Version) {
+			d.Size = r.Size
+			out = append(out, d)
+		} else if _, err := os.Stat(a.Path(d)); err == nil {
+			out = append(out, d) // Size stays 0: only the cache has it
+		}
+	}
+	return out
+}
+
+// inRelease reports whether the release, or its updates, offer a version.
+func (a *Archive) inRelease(name, version string) bool {
+	for _, suffix := range []string{"", "-updates", "-security"} {
+		if slices.Contains(parseMadison(a.offered[name], a.opts.Lock.Release+suffix), version) {
+			return true
+		}
+	}
+	return false
+}
+
+// checkFloors marks what stands for a locked package that is gone, and
+// refuses what is older than it: a stable release only goes forward.
+func (a *Archive) checkFloors(ctx context.Context, set string, got []Deb) error {
+	byName := make(map[string]lock.Locked)
+	for _, p := range a.opts.Locked.Set(set) {
+		byName[p.Name] = p
+	}
+	for i := range got {
+		d := &got[i]
+		p, ok := byName[d.Name]
+		if !ok || d.Source != FromRelease {
+			continue
+		}
+		d.Source, d.Pinned = FromNewer, p.Version
+		if !atLeast(ctx, d.Version, p.Version) {
+			return fmt.Errorf("choosing %s from %s: offered %s, locked %s: %w", d.Name, a.opts.Lock.Release, d.Version, p.Version, ErrBelowFloor)
+		}
+	}
+	return nil
 }
 
 // ResolveClosed returns exactly the packages that the lock pins for a set.
@@ -197,4 +259,71 @@ func parseMadison(out, suite string) []string {
 // atLeast compares Debian versions by deb-version(7), with dpkg.
 func atLeast(ctx context.Context, v, floor string) bool {
 	return exec.CommandContext(ctx, "dpkg", "--compare-versions", v, "ge", floor).Run() == nil
+}
+
+// Wanted is a package that must be offered, from any suite or from one.
+type Wanted struct {
+	Name    string
+	Suite   string // empty: the release, or another archive of the machine's apt
+	Floor   string // lowest version, or empty
+	Offered string // newest version that is offered, where it is too old
+}
+
+// Missing returns the wanted packages that cannot be had.
+func (a *Archive) Missing(ctx context.Context, want []Wanted) ([]Wanted, error) {
+	names := make([]string, len(want))
+	for i, w := range want {
+		names[i] = w.Name
+	}
+	out, err := a.run(ctx, "", "apt-cache", append([]string{"madison"}, names...)...)
+	if err != nil {
+		return nil, fmt.Errorf("listing versions: %w", err)
+	}
+	offered := make(map[string]string)
+	for _, line := range strings.Split(string(out), "\n") {
+		if name, _, ok := strings.Cut(line, "|"); ok {
+			offered[strings.TrimSpace(name)] += line + "\n"
+		}
+	}
+	return missing(ctx, want, offered, a.opts.Lock.Suites()), nil
+}
+
+// missing picks from madison's lines; packages without a suite are not taken
+// from the foreign suites, which are there for pins only.
+func missing(ctx context.Context, want []Wanted, offered map[string]string, foreign []string) []Wanted {
+	var out []Wanted
+	for _, w := range want {
+		best := ""
+		for _, line := range strings.Split(offered[w.Name], "\n") {
+			f := strings.Split(line, "|")
+			if len(f) != 3 {
+				continue
+			}
+			is := func(suite string) bool { return strings.Contains(f[2], " "+suite+"/") }
+			if w.Suite != "" && !is(w.Suite) || w.Suite == "" && slices.ContainsFunc(foreign, is) {
+				continue
+			}
+			if v := strings.TrimSpace(f[1]); best == "" || atLeast(ctx, v, best) {
+				best = v
+			}
+		}
+		if best == "" || w.Floor != "" && !atLeast(ctx, best, w.Floor) {
+			w.Offered = best
+			out = append(out, w)
+		}
+	}
+	return out
+}
+
+// ResolveFrom returns a package of a foreign suite with all that it depends
+// on, from that suite where the release has no version that fits.
+func (a *Archive) ResolveFrom(ctx context.Context, suite, name string) ([]Deb, error) {
+	if err := a.setPreferences(nil, 100); err != nil {
+		return nil, err
+	}
+	solved, err := a.solve(ctx, []string{"-t", suite, name})
+	if err != nil {
+		return nil, err
+	}
+	return a.merge(ctx, solved, nil)
 }

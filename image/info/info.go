@@ -29,6 +29,7 @@ const (
 	Kernel    = "vmlinuz"    // bzImage of the Debian kernel package
 	Initrd    = "initrd"     // zstd-compressed newc archive
 	RootDisk  = "root.img"   // erofs data blocks, then the verity hash tree
+	UKI       = "uki.efi"    // kernel, initrd and command line as one EFI application
 	Cmdline   = "cmdline"    // kernel command line, exact bytes, no newline
 	ImageFile = "image.json" // Image
 	PacksFile = "packs.json" // Packs, in build/packs
@@ -69,6 +70,7 @@ type Package struct {
 type Image struct {
 	Format     string     `json:"format"`
 	Name       string     `json:"name"`        // as cocoon-cpu
+	Debug      bool       `json:"debug"`       // a debug image: the command line says so too
 	Version    uint64     `json:"version"`     // grows with every release
 	Epoch      int64      `json:"epoch"`       // SourceDateEpoch, seconds
 	Go         string     `json:"go"`          // toolchain of initrd and supervisor

@@ -89,6 +89,9 @@ func boot() error {
 	if err := unix.Mount(dev, "/root", "erofs", unix.MS_RDONLY|unix.MS_NODEV, ""); err != nil {
 		return fail("init.root_mount", fmt.Errorf("mounting the root file system: %w", err))
 	}
+	if root.Debug {
+		fmt.Fprintln(os.Stderr, "cocoon-init: this is a debug image; production policies refuse it")
+	}
 	fmt.Fprintf(os.Stderr, "cocoon-init: root %x is verified block by block from here on\n", root.Hash)
 	return fail("init.switch", switchRoot())
 }

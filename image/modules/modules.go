@@ -48,9 +48,21 @@ func Parse(dep, builtin string) (*Index, error) {
 	return x, nil
 }
 
+// choose returns the first of names "a|b|c" that the kernel has, or the first.
+func (x *Index) choose(names string) string {
+	all := strings.Split(strings.ReplaceAll(names, "-", "_"), "|")
+	for _, n := range all {
+		if _, ok := x.files[n]; ok || x.builtin[n] {
+			return n
+		}
+	}
+	return all[0]
+}
+
 // Order returns the files of the wanted modules and all they need, each once
 // and after its needs. Built-in modules need no file; unknown ones are an
-// error, for a module that is silently missing fails much later, at boot.
+// error, for a module that is silently missing fails much later, at boot. A
+// module that was renamed is wanted as "new|old".
 func (x *Index) Order(want []string) ([]string, error) {
 	var out []string
 	state := map[string]int{} // 1 open, 2 done
@@ -77,7 +89,7 @@ func (x *Index) Order(want []string) ([]string, error) {
 		return nil
 	}
 	for _, name := range want {
-		n := strings.ReplaceAll(name, "-", "_")
+		n := x.choose(name)
 		file, ok := x.files[n]
 		if !ok {
 			if x.builtin[n] {

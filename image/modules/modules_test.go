@@ -44,6 +44,21 @@ func TestOrderRefusesWhatTheKernelCannotLoad(t *testing.T) {
 	}
 }
 
+func TestARenamedModuleIsFoundUnderTheNameThatTheKernelHas(t *testing.T) {
+	x, err := Parse("k/tsm_report.ko.xz:\n", "kernel/dm-mod.ko")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for want, n := range map[string]int{"tsm|tsm_report": 1, "tsm-report|tsm": 1, "dm_mod|device_mapper": 0} {
+		if files, err := x.Order([]string{want}); err != nil || len(files) != n {
+			t.Errorf("%s: %q, error %v", want, files, err)
+		}
+	}
+	if _, err := x.Order([]string{"tsm|tsm_mr"}); err == nil || !strings.Contains(err.Error(), "no module tsm|tsm_mr") {
+		t.Errorf("neither name is there: %v", err)
+	}
+}
+
 func TestParseRefusesBrokenIndexes(t *testing.T) {
 	for name, text := range map[string]string{"no colon": "kernel/a.ko\n", "one name twice": "x/a-b.ko:\ny/a_b.ko.xz:\n", "no file": ": kernel/a.ko\n"} {
 		if _, err := Parse(text, ""); err == nil {

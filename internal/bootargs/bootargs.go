@@ -24,6 +24,7 @@ const (
 	keyRoot   = "cocoon.root"
 	keySalt   = "cocoon.salt"
 	keyBlocks = "cocoon.blocks"
+	keyDebug  = "cocoon.debug" // without a value
 )
 
 // Kernel parameters that every image is started with: console on the serial
@@ -35,11 +36,16 @@ type Root struct {
 	Hash   [verity.HashSize]byte // root of the hash tree
 	Salt   []byte                // 1 to verity.MaxSalt bytes
 	Blocks uint64                // data blocks of verity.BlockSize bytes
+	Debug  bool                  // a debug image: it talks more, and production refuses it
 }
 
 // String returns the whole command line for r.
 func (r Root) String() string {
-	return fmt.Sprintf("%s %s=%x %s=%x %s=%d", kernelArgs, keyRoot, r.Hash, keySalt, r.Salt, keyBlocks, r.Blocks)
+	args := kernelArgs
+	if r.Debug {
+		args = strings.Replace(args, " quiet ", " loglevel=7 ", 1) + " " + keyDebug
+	}
+	return fmt.Sprintf("%s %s=%x %s=%x %s=%d", args, keyRoot, r.Hash, keySalt, r.Salt, keyBlocks, r.Blocks)
 }
 
 // Parse reads a command line as the kernel shows it in /proc/cmdline.
@@ -49,12 +55,16 @@ func Parse(line string) (Root, error) {
 	}
 	vals := make(map[string]string)
 	for _, word := range strings.Fields(line) {
-		key, val, _ := strings.Cut(word, "=")
+		key, val, valued := strings.Cut(word, "=")
 		if !strings.HasPrefix(key, prefix) {
 			continue
 		}
 		switch key {
 		case keyRoot, keySalt, keyBlocks:
+		case keyDebug:
+			if valued {
+				return Root{}, fmt.Errorf("parameter %s has a value", key)
+			}
 		default:
 			return Root{}, fmt.Errorf("unknown parameter %q", key)
 		}
@@ -69,6 +79,7 @@ func Parse(line string) (Root, error) {
 		}
 	}
 	var r Root
+	_, r.Debug = vals[keyDebug]
 	hash, err := lowerHex(vals[keyRoot])
 	if err != nil || len(hash) != len(r.Hash) {
 		return Root{}, fmt.Errorf("%s is not %d bytes of lower-case hex", keyRoot, len(r.Hash))

@@ -34,13 +34,30 @@ func TestParseReadsWhatTheFirmwareAddsTo(t *testing.T) {
 	}
 }
 
+func TestADebugImageSaysSo(t *testing.T) {
+	r := sample()
+	r.Debug = true
+	got, err := Parse(r.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(r, got); diff != "" {
+		t.Error(diff)
+	}
+	if strings.Contains(r.String(), "quiet") || !strings.Contains(r.String(), " loglevel=7 ") {
+		t.Errorf("it does not talk more: %s", r)
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
 	tests := []struct{ name, old, new string }{
 		{"a missing root", "cocoon.root=", "root="},
 		{"a missing salt", " cocoon.salt=010203", ""},
 		{"missing blocks", "cocoon.blocks=18613", ""},
 		{"a root given twice", "quiet", "cocoon.root=000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f"},
-		{"an unknown parameter of ours", "quiet", "cocoon.debug"},
+		{"an unknown parameter of ours", "quiet", "cocoon.shell"},
+		{"a debug mark with a value", "quiet", "cocoon.debug=0"},
+		{"a debug mark twice", "quiet", "cocoon.debug cocoon.debug"},
 		{"a short root", "1e1f", "1e"},
 		{"a long root", "1e1f", "1e1f20"},
 		{"an upper-case root", "0a0b", "0A0B"},

@@ -63,6 +63,7 @@ func (r *run) changedManifest(env []byte, f *Refusal) (digest.SHA256, error) {
 	m := *v.Manifest
 	tpm := *m.TPM
 	m.TPM = &tpm
+	m.TDX, m.SNP = nil, nil // the machine of this run has a TPM; these would follow the change, too
 	switch f.Case {
 	case "initrd":
 		tpm.Components.InitrdSHA256 = actual

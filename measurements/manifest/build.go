@@ -1,8 +1,10 @@
 package manifest
 
 import (
+	"bytes"
 	_ "embed"
 	"fmt"
+	"slices"
 	"sort"
 	"time"
 
@@ -63,7 +65,11 @@ type Inputs struct {
 	Engine    digest.SHA256 // dm-verity root of the engine's pack
 	Model     digest.SHA256 // dm-verity root of the model's pack
 	Firmwares []pcr.Firmware
+	TDX       *TDX // registers under TDX, nil: not for TDX
+	SNP       *SNP // launch digests under SEV-SNP, nil: not for SEV-SNP
 	Release   Release
+
+	Supersedes []Superseded // earlier manifests, in any order
 }
 
 // Build computes a manifest. Nothing in it depends on the clock or the
@@ -77,19 +83,29 @@ func Build(in Inputs) (*Manifest, error) {
 	if err != nil {
 		return nil, fmt.Errorf("building manifest: reading command line: %w", err)
 	}
+	date := in.Epoch.UTC().Truncate(time.Second)
+	in.Image.SourceDate = date
+	in.Image.Debug = root.Debug
 	m := &Manifest{
 		Format:    Format,
 		Image:     in.Image,
 		Artifacts: byName(in.Artifacts),
 		Inputs:    byName(in.Inputs),
 		Boot:      Boot{Cmdline: in.Files.Cmdline, RootVerity: digest.SHA256(root.Hash)},
-		TPM:       &TPM{Components: components},
+		TDX:       in.TDX,
+		SNP:       in.SNP,
 		Config:    in.Release.Config,
 		Engines:   []Engine{{Kind: in.Release.Engine, ImageDigest: in.Engine, Args: append([]ArgRule{}, in.Release.Args...)}},
 		Models:    []Model{{Name: in.Release.ModelName, VerityRoot: in.Model}},
 		GPUs:      append([]GPUFloor{}, in.Release.GPUs...),
 		TCB:       in.Release.TCB,
-		Sunset:    in.Epoch.UTC().Truncate(time.Second).AddDate(0, 0, in.Release.LifeDays),
+		Supersedes: slices.SortedFunc(slices.Values(in.Supersedes), func(a, b Superseded) int {
+			return bytes.Compare(a.Manifest[:], b.Manifest[:])
+		}),
+		Sunset: date.AddDate(0, 0, in.Release.LifeDays),
+	}
+	if len(in.Firmwares) > 0 {
+		m.TPM = &TPM{Components: components}
 	}
 	for _, fw := range in.Firmwares {
 		f, err := NewTPMFirmware(fw, components, in.Files.Cmdline)
@@ -97,6 +113,9 @@ func Build(in Inputs) (*Manifest, error) {
 			return nil, fmt.Errorf("building manifest: %w", err)
 		}
 		m.TPM.Firmwares = append(m.TPM.Firmwares, f)
+	}
+	if m.Supersedes == nil {
+		m.Supersedes = []Superseded{}
 	}
 	if err := m.Validate(); err != nil {
 		return nil, fmt.Errorf("building manifest: %w", err)

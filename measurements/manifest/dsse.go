@@ -109,10 +109,7 @@ func Sign(m *Manifest, keys ...ed25519.PrivateKey) ([]byte, error) {
 	}
 	e := envelope{PayloadType: payloadType, Payload: base64.StdEncoding.EncodeToString(payload), Signatures: []signature{}}
 	for _, k := range keys {
-		e.Signatures = append(e.Signatures, signature{
-			KeyID: KeyID(k.Public().(ed25519.PublicKey)),
-			Sig:   base64.StdEncoding.EncodeToString(ed25519.Sign(k, dsse.PAE(payloadType, payload))),
-		})
+		e.Signatures = append(e.Signatures, sign(k, payload))
 	}
 	return jcs.Marshal(e)
 }
@@ -180,4 +177,36 @@ func signers(e *envelope, payload []byte, keys []digest.SHA256) []digest.SHA256 
 	}
 	sort.Slice(out, func(i, j int) bool { return bytes.Compare(out[i][:], out[j][:]) < 0 })
 	return out
+}
+
+// AddSignatures returns an envelope with a signature by each key beside those
+// that it has. Its payload must be a valid manifest; a key that has signed
+// already is an error.
+func AddSignatures(env []byte, keys ...ed25519.PrivateKey) ([]byte, error) {
+	v, err := Read(env, nil)
+	if err != nil {
+		return nil, err
+	}
+	var e envelope
+	if err := jcs.Decode(env, MaxEnvelope, &e); err != nil {
+		return nil, fmt.Errorf("signing manifest: %w: %w", ErrForm, err)
+	}
+	if len(e.Signatures)+len(keys) > maxSignatures {
+		return nil, fmt.Errorf("signing manifest: %w: more than %d signatures", ErrForm, maxSignatures)
+	}
+	for _, k := range keys {
+		s := sign(k, v.Payload)
+		if slices.ContainsFunc(e.Signatures, func(t signature) bool { return t.KeyID == s.KeyID }) {
+			return nil, fmt.Errorf("signing manifest: %w: key %s has signed already", ErrForm, s.KeyID)
+		}
+		e.Signatures = append(e.Signatures, s)
+	}
+	return jcs.Marshal(e)
+}
+
+func sign(k ed25519.PrivateKey, payload []byte) signature {
+	return signature{
+		KeyID: KeyID(k.Public().(ed25519.PublicKey)),
+		Sig:   base64.StdEncoding.EncodeToString(ed25519.Sign(k, dsse.PAE(payloadType, payload))),
+	}
 }

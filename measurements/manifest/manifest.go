@@ -14,10 +14,10 @@ import (
 )
 
 // Format is the version of the manifest that this package reads and writes.
-const Format = 1
+const Format = 2
 
 // PredicateType names the predicate of the in-toto statement.
-const PredicateType = "urn:cocoon:manifest:1"
+const PredicateType = "urn:cocoon:manifest:2"
 
 // Limits, in bytes and counts.
 const (
@@ -30,24 +30,39 @@ const (
 
 // Manifest is the predicate.
 type Manifest struct {
-	Format    int         `json:"format"`
-	Image     Image       `json:"image"`
-	Artifacts []Artifact  `json:"artifacts"` // sorted by name; also the statement's subjects
-	Inputs    []Artifact  `json:"inputs"`    // package lock, toolchain; sorted by name
-	Boot      Boot        `json:"boot"`
-	TPM       *TPM        `json:"tpm,omitempty"`
-	Engines   []Engine    `json:"engines"`
-	Config    ConfigRules `json:"config"`
-	Models    []Model     `json:"models"`
-	GPUs      []GPUFloor  `json:"gpu_floors"`
-	TCB       TCBFloor    `json:"tcb_floor"`
-	Sunset    time.Time   `json:"sunset"` // the image is refused from then on; whole seconds, UTC
+	Format     int          `json:"format"`
+	Image      Image        `json:"image"`
+	Artifacts  []Artifact   `json:"artifacts"` // sorted by name; also the statement's subjects
+	Inputs     []Artifact   `json:"inputs"`    // package lock, packages, toolchain; sorted by name
+	Boot       Boot         `json:"boot"`
+	TPM        *TPM         `json:"tpm,omitempty"`
+	TDX        *TDX         `json:"tdx,omitempty"`
+	SNP        *SNP         `json:"snp,omitempty"`
+	Engines    []Engine     `json:"engines"`
+	Config     ConfigRules  `json:"config"`
+	Models     []Model      `json:"models"`
+	GPUs       []GPUFloor   `json:"gpu_floors"`
+	TCB        TCBFloor     `json:"tcb_floor"`
+	Supersedes []Superseded `json:"supersedes"` // sorted by manifest
+	Sunset     time.Time    `json:"sunset"`     // the image is refused from then on; whole seconds, UTC
 }
 
 // Image names the image. Version grows with each release and never repeats.
 type Image struct {
 	Name    string `json:"name"`
 	Version uint64 `json:"version"`
+	Profile string `json:"profile"` // what it is built for: "cpu", "nvidia", "debug"
+	Debug   bool   `json:"debug"`   // made to be looked into: a production policy refuses it
+
+	SourceDate time.Time `json:"source_date"` // SOURCE_DATE_EPOCH of the build; whole seconds, UTC
+}
+
+// Superseded is an earlier manifest of the same image, and until when it is
+// still accepted beside this one. Whoever trusts this manifest holds the
+// earlier one to that date, or to its own sunset if that comes first.
+type Superseded struct {
+	Manifest   digest.SHA256 `json:"manifest"`    // SHA-256 of the earlier payload
+	GraceUntil time.Time     `json:"grace_until"` // whole seconds, UTC
 }
 
 // Artifact is one file, by hash and size in bytes.

@@ -35,12 +35,13 @@ func fixture(t testing.TB) *manifest.Manifest {
 		t.Fatal(err)
 	}
 	return &manifest.Manifest{
-		Format: manifest.Format, Image: manifest.Image{Name: "test-image", Version: 1},
+		Format: manifest.Format, Image: manifest.Image{Name: "test-image", Version: 1, Profile: "cpu", SourceDate: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)},
 		Artifacts: []manifest.Artifact{{Name: "image/vmlinuz", SHA256: sum("vmlinuz"), Size: 1}}, Inputs: []manifest.Artifact{},
 		Boot:    manifest.Boot{Cmdline: root.String(), RootVerity: root.Hash},
 		TPM:     &manifest.TPM{Components: components, Firmwares: []manifest.TPMFirmware{fw}},
 		Engines: []manifest.Engine{{Kind: rules.Engine, ImageDigest: sum("engine"), Args: rules.Args}},
 		Config:  rules.Config, Models: []manifest.Model{{Name: "chat", VerityRoot: sum("model")}}, GPUs: []manifest.GPUFloor{},
+		TDX: fixtureTDX(root.String()), SNP: fixtureSNP(root.String()), Supersedes: []manifest.Superseded{},
 		Sunset: time.Date(2027, 1, 1, 0, 0, 0, 0, time.UTC),
 	}
 }
@@ -143,12 +144,14 @@ func TestPayloadIsAnInTotoStatement(t *testing.T) {
 
 func TestInconsistentManifestsAreRefused(t *testing.T) {
 	for name, change := range map[string]func(*manifest.Manifest){
-		"another format":              func(m *manifest.Manifest) { m.Format = 2 },
+		"another format":              func(m *manifest.Manifest) { m.Format = 3 },
 		"no version":                  func(m *manifest.Manifest) { m.Image.Version = 0 },
 		"no artifacts":                func(m *manifest.Manifest) { m.Artifacts = nil },
 		"unsorted artifacts":          func(m *manifest.Manifest) { m.Artifacts = append(m.Artifacts, m.Artifacts[0]) },
 		"no sunset":                   func(m *manifest.Manifest) { m.Sunset = m.Sunset.AddDate(-5000, 0, 0) },
 		"a root that is not booted":   func(m *manifest.Manifest) { m.Boot.RootVerity[0] ^= 1 },
+		"a debug mark out of nothing": func(m *manifest.Manifest) { m.Image.Debug = true },
+		"a debug mark that is hidden": hideDebug,
 		"another command line":        func(m *manifest.Manifest) { m.Boot.Cmdline += " x" },
 		"a command line without root": func(m *manifest.Manifest) { m.Boot.Cmdline = "quiet" },
 		"a register changed":          func(m *manifest.Manifest) { m.TPM.Firmwares[0].PCRs[9] = digest.SHA256{1} },
@@ -157,6 +160,34 @@ func TestInconsistentManifestsAreRefused(t *testing.T) {
 		"an initrd changed":           func(m *manifest.Manifest) { m.TPM.Components.InitrdSHA256[0] ^= 1 },
 		"a firmware twice":            func(m *manifest.Manifest) { m.TPM.Firmwares = append(m.TPM.Firmwares, m.TPM.Firmwares[0]) },
 		"no firmware":                 func(m *manifest.Manifest) { m.TPM.Firmwares = nil },
+		"no profile":                  func(m *manifest.Manifest) { m.Image.Profile = "" },
+		"a manifest superseded twice": func(m *manifest.Manifest) { m.Supersedes = append(grace(), grace()...) },
+		"a grace without end":         func(m *manifest.Manifest) { m.Supersedes = []manifest.Superseded{{Manifest: digest.Sum256(nil)}} },
+		"an RTMR1 changed":            func(m *manifest.Manifest) { m.TDX.Firmwares[0].RTMR1.Value[0] ^= 1 },
+		"an RTMR1 left out":           func(m *manifest.Manifest) { m.TDX.Firmwares[0].RTMR1.Value = nil },
+		"a kernel changed":            func(m *manifest.Manifest) { m.TDX.Components.KernelAuthenticodeSHA384[0] ^= 1 },
+		"a command line twice":        func(m *manifest.Manifest) { r := &m.TDX.Firmwares[0].RTMR2; r.Events = append(r.Events, r.Events[0]) },
+		"a command line changed": func(m *manifest.Manifest) {
+			r := &m.TDX.Firmwares[0].RTMR2
+			r.Events[0].Digest[0] ^= 1
+			v, _ := r.Fixed()
+			r.Value = &v
+		},
+		"a host event with a digest":  func(m *manifest.Manifest) { m.TDX.Firmwares[0].RTMR0.Events[0].Host = true },
+		"an event without a digest":   func(m *manifest.Manifest) { m.TDX.Firmwares[0].RTMR0.Events[1].Host = false },
+		"a value that cannot be":      func(m *manifest.Manifest) { m.TDX.Firmwares[0].RTMR0.Value = &digest.SHA384{1} },
+		"no MRTD":                     func(m *manifest.Manifest) { m.TDX.Firmwares[0].MRTD = nil },
+		"unsorted MRTDs":              func(m *manifest.Manifest) { f := &m.TDX.Firmwares[0]; f.MRTD = append(f.MRTD, digest.SHA384{}) },
+		"a TDX firmware twice":        func(m *manifest.Manifest) { m.TDX.Firmwares = append(m.TDX.Firmwares, m.TDX.Firmwares[0]) },
+		"an SNP command line changed": func(m *manifest.Manifest) { m.SNP.Components.Cmdline[0] ^= 1 },
+		"an SNP initrd changed":       func(m *manifest.Manifest) { m.SNP.Components.Initrd[0] ^= 1 },
+		"no vCPUs":                    func(m *manifest.Manifest) { m.SNP.Firmwares[0].MaxVCPUs = 0 },
+		"too many vCPUs":              func(m *manifest.Manifest) { m.SNP.Firmwares[0].MaxVCPUs = 1025 },
+		"no shape":                    func(m *manifest.Manifest) { m.SNP.Firmwares[0].Shapes = nil },
+		"a shape that cannot be":      func(m *manifest.Manifest) { m.SNP.Firmwares[0].Shapes[0].VCPUType = "486" },
+		"no table of kernel hashes":   func(m *manifest.Manifest) { m.SNP.Firmwares[0].HashGPA = 0 },
+		"no source date":              func(m *manifest.Manifest) { m.Image.SourceDate = time.Time{} },
+		"a shape twice":               func(m *manifest.Manifest) { f := &m.SNP.Firmwares[0]; f.Shapes = append(f.Shapes, f.Shapes[0]) },
 		"no engine":                   func(m *manifest.Manifest) { m.Engines = nil },
 		"an argument twice":           func(m *manifest.Manifest) { m.Engines[0].Args = append(m.Engines[0].Args, m.Engines[0].Args[0]) },
 		"an argument of no kind":      func(m *manifest.Manifest) { m.Engines[0].Args[0].Kind = "any" },
@@ -170,6 +201,26 @@ func TestInconsistentManifestsAreRefused(t *testing.T) {
 		if _, err := m.Payload(); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+// hideDebug makes a manifest that is consistent but for the mark.
+func hideDebug(m *manifest.Manifest) {
+	m.Boot.Cmdline += " cocoon.debug"
+	fw, err := manifest.NewTPMFirmware(m.TPM.Firmwares[0].Firmware, m.TPM.Components, m.Boot.Cmdline)
+	if err != nil {
+		panic(err)
+	}
+	m.TPM.Firmwares = []manifest.TPMFirmware{fw}
+	m.TDX, m.SNP = nil, nil // for the other command line
+}
+
+func TestADebugImageIsMarkedInItsManifest(t *testing.T) {
+	m := fixture(t)
+	hideDebug(m)
+	m.Image.Debug = true
+	if err := m.Validate(); err != nil {
+		t.Error(err)
 	}
 }
 

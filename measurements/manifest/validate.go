@@ -1,6 +1,7 @@
 package manifest
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
@@ -37,13 +38,30 @@ func (m *Manifest) Validate() error {
 	if m.Image.Version == 0 || m.Image.Version > maxVersion {
 		v.bad("image version %d, want 1 to 2^53", m.Image.Version)
 	}
+	if !nameRE.MatchString(m.Image.Profile) {
+		v.bad("image profile %.64q is not of the form a-z0-9._-", m.Image.Profile)
+	}
+	if !wholeUTC(m.Image.SourceDate) {
+		v.bad("source date must be a time in UTC with whole seconds")
+	}
 	v.artifacts("artifact", m.Artifacts, 1, maxArtifacts)
 	v.artifacts("input", m.Inputs, 0, maxInputs)
-	if m.Sunset.IsZero() || m.Sunset.Location() != time.UTC || m.Sunset.Nanosecond() != 0 {
+	if !wholeUTC(m.Sunset) {
 		v.bad("sunset must be a time in UTC with whole seconds")
+	}
+	v.count("superseded manifest", len(m.Supersedes), 0)
+	for i, s := range m.Supersedes {
+		if s.Manifest.IsZero() || !wholeUTC(s.GraceUntil) {
+			v.bad("superseded manifest %d: hash or grace is out of range", i)
+		}
+		if i > 0 && bytes.Compare(m.Supersedes[i-1].Manifest[:], s.Manifest[:]) >= 0 {
+			v.bad("superseded manifests are not sorted or not distinct at %s", s.Manifest)
+		}
 	}
 	m.validateBoot(v)
 	m.validateTPM(v)
+	m.validateTDX(v)
+	m.validateSNP(v)
 	m.validateEngines(v)
 	m.validateConfig(v)
 	v.count("model", len(m.Models), 1)
@@ -62,6 +80,10 @@ func (m *Manifest) Validate() error {
 		v.bad("TCB floor is negative")
 	}
 	return errors.Join(v.errs...)
+}
+
+func wholeUTC(t time.Time) bool {
+	return !t.IsZero() && t.Location() == time.UTC && t.Nanosecond() == 0
 }
 
 type validator struct{ errs []error }
@@ -99,6 +121,9 @@ func (m *Manifest) validateBoot(v *validator) {
 	if err != nil {
 		v.bad("boot: %w", err)
 		return
+	}
+	if root.Debug != m.Image.Debug {
+		v.bad("boot: command line marks a debug image: %t, the manifest: %t", root.Debug, m.Image.Debug)
 	}
 	if digest.SHA256(root.Hash) != m.Boot.RootVerity {
 		v.bad("boot: command line names root %x, root_verity is %s", root.Hash, m.Boot.RootVerity)

@@ -220,6 +220,24 @@ func TestEachChangeIsRefusedByItsCode(t *testing.T) {
 			},
 			want: []string{"policy.trust_class"}, exit: fault.ExitPolicy,
 		},
+		"a debug image under a production policy": {
+			machine: func(w *world) {
+				w.Boot.Cmdline += " cocoon.debug"
+				w.Manifest.Image.Debug = true
+				w.Manifest.Boot.Cmdline = w.Boot.Cmdline
+				fw, err := manifest.NewTPMFirmware(w.Boot.Firmware, w.Boot.Components, w.Boot.Cmdline)
+				if err != nil {
+					panic(err)
+				}
+				w.Manifest.TPM.Firmwares = []manifest.TPMFirmware{fw}
+			},
+			options: func(_ *testing.T, w *world, o *appraise.Options) {
+				p := *o.Policy
+				p.Environment = policy.Production
+				o.Policy = &p
+			},
+			want: []string{"manifest.debug", "policy.trust_class"}, exit: fault.ExitPolicy,
+		},
 		"a policy for TDX only": {
 			options: func(_ *testing.T, w *world, o *appraise.Options) {
 				p := *o.Policy

@@ -123,6 +123,9 @@ func (a *appraisal) try(cpu CPU, m *manifest.Verified) *candidate {
 	if end := graceEnd(a.o.Registry, m.SHA256); !end.IsZero() && end.Before(c.notAfter) {
 		c.notAfter = end
 	}
+	if end := a.superseded(m); !end.IsZero() && end.Before(c.notAfter) {
+		c.notAfter = end
+	}
 	sub := &appraisal{ev: a.ev, o: a.o, now: a.now, subs: map[string]*[]result.Check{}}
 	sub.checkManifest(m)
 	sub.checkConfig(m.Manifest)
@@ -156,12 +159,60 @@ func (a *appraisal) checkManifest(m *manifest.Verified) {
 	} else {
 		a.pass(result.SubImage, "manifest.revoked", "")
 	}
+	// The one place that decides about debug images (DESIGN section 2: refused
+	// by default). The mark is on the measured command line, and a manifest
+	// that hides it is not valid.
+	if m.Manifest.Image.Debug && a.o.Policy.Environment != policy.Development {
+		a.fail(result.SubImage, "manifest.debug", "an image for production", "debug image "+m.Manifest.Image.Name, "a debug image shows more than it should",
+			"boot the image of the cpu or nvidia profile")
+	} else {
+		a.pass(result.SubImage, "manifest.debug", "")
+	}
 	sunset := m.Manifest.Sunset.UTC().Format(time.RFC3339)
 	if !a.now.Before(m.Manifest.Sunset) {
 		a.fail(result.SubImage, "manifest.sunset", "before "+sunset, a.now.UTC().Format(time.RFC3339), "the image is past its sunset date", "boot a newer image")
 	} else {
 		a.pass(result.SubImage, "manifest.sunset", sunset)
 	}
+	a.checkGrace(m)
+}
+
+// checkGrace holds a manifest to the date that a later one of the same image
+// sets it, if the policy accepts the later one.
+func (a *appraisal) checkGrace(m *manifest.Verified) {
+	end := a.superseded(m)
+	if end.IsZero() {
+		a.pass(result.SubImage, "manifest.grace", "not superseded")
+		return
+	}
+	until := end.UTC().Format(time.RFC3339)
+	if !a.now.Before(end) {
+		a.fail(result.SubImage, "manifest.grace", "before "+until, a.now.UTC().Format(time.RFC3339), "a later manifest supersedes this one and its grace is over", "boot the newer image")
+		return
+	}
+	a.pass(result.SubImage, "manifest.grace", until)
+}
+
+// superseded returns when a later manifest ends this one, zero if none does.
+func (a *appraisal) superseded(m *manifest.Verified) (end time.Time) {
+	for _, later := range a.o.Manifests {
+		if later.Manifest.Image.Name != m.Manifest.Image.Name || later.Manifest.Image.Version <= m.Manifest.Image.Version {
+			continue
+		}
+		k := slices.IndexFunc(later.Manifest.Supersedes, func(s manifest.Superseded) bool { return s.Manifest == m.SHA256 })
+		if k < 0 {
+			continue
+		}
+		trust := &appraisal{ev: a.ev, o: a.o, now: a.now, subs: map[string]*[]result.Check{}}
+		trust.checkTrust(later)
+		if slices.ContainsFunc(*trust.subs[result.SubImage], func(c result.Check) bool { return c.Status == result.Fail }) {
+			continue
+		}
+		if g := later.Manifest.Supersedes[k].GraceUntil; end.IsZero() || g.Before(end) {
+			end = g
+		}
+	}
+	return end
 }
 
 // firmwareChecks finds which of the manifest's firmwares booted and holds its

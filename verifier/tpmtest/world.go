@@ -78,7 +78,7 @@ func (w *World) manifest(t T, root digest.SHA256) *manifest.Manifest {
 	rules, err := manifest.DefaultRelease()
 	check(t, err)
 	return &manifest.Manifest{
-		Format: manifest.Format, Image: manifest.Image{Name: "test-image", Version: 1},
+		Format: manifest.Format, Image: manifest.Image{Name: "test-image", Version: 1, Profile: "cpu", SourceDate: Now.AddDate(0, -1, 0)},
 		Artifacts: []manifest.Artifact{{Name: "image/vmlinuz", SHA256: sum("vmlinuz"), Size: 1}},
 		Inputs:    []manifest.Artifact{},
 		Boot:      manifest.Boot{Cmdline: w.Boot.Cmdline, RootVerity: root},
@@ -86,8 +86,8 @@ func (w *World) manifest(t T, root digest.SHA256) *manifest.Manifest {
 		Engines:   []manifest.Engine{{Kind: evidence.EngineLlamaServer, ImageDigest: sum("engine"), Args: rules.Args}},
 		Config:    rules.Config,
 		Models:    []manifest.Model{{Name: "chat", VerityRoot: sum("model")}},
-		GPUs:      []manifest.GPUFloor{},
-		Sunset:    Now.AddDate(1, 0, 0),
+		GPUs:      []manifest.GPUFloor{}, Supersedes: []manifest.Superseded{},
+		Sunset: Now.AddDate(1, 0, 0),
 	}
 }
 
