@@ -61,6 +61,13 @@ func run(ctx context.Context, args []string) error {
 	if os.Geteuid() != 0 {
 		return fault.New(fault.ExitNotReady, "build.not_root", "run: sudo make "+args[0], "making %s needs root", args[0])
 	}
+	name := os.Getenv(envProfile)
+	if name == "" {
+		name = defaultProfile
+	}
+	if b.profile, err = b.loadProfile(name); err != nil {
+		return err
+	}
 	// Modes of what is built must not depend on who builds.
 	syscall.Umask(0o022)
 	unlock, err := b.lockBuild()
@@ -110,13 +117,6 @@ func newBuilder() (*builder, error) {
 			return nil, fault.New(fault.ExitInternal, "build.cache_path", "set COCOON_CACHE to an absolute path", "reading COCOON_CACHE: %q is relative", c)
 		}
 		b.cache = c
-	}
-	name := os.Getenv(envProfile)
-	if name == "" {
-		name = defaultProfile
-	}
-	if b.profile, err = b.loadProfile(name); err != nil {
-		return nil, err
 	}
 	return b, nil
 }
