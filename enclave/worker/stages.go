@@ -13,6 +13,7 @@ import (
 
 	"cocoon/enclave/boot"
 	"cocoon/enclave/engine"
+	"cocoon/enclave/firewall"
 	"cocoon/enclave/fwcfg"
 	"cocoon/enclave/keys"
 	"cocoon/enclave/netdev"
@@ -34,8 +35,10 @@ func (w *Worker) stages(background context.Context, stop context.CancelFunc) []b
 		{Name: "clock", Run: w.clock},
 		{Name: "network", Run: w.network},
 		{Name: "config", Run: w.readConfig},
+		{Name: "firewall", Run: w.openFlows},
 		{Name: "measure", Run: w.measure},
 		{Name: "packs", Timeout: 5 * time.Minute, Run: w.packs},
+		{Name: "latch", Run: w.latch},
 		{Name: "containerd", Timeout: 2 * time.Minute, Run: w.startContainerd},
 		{Name: "engine", Timeout: 10 * time.Minute, Run: func(ctx context.Context) error { return w.startEngine(ctx, background) }},
 		{Name: "keys", Run: w.makeKeys},
@@ -57,7 +60,7 @@ func (w *Worker) mounts(context.Context) error {
 	if err := pid1.LinkDevices(pid1.Linux{}); err != nil {
 		return err
 	}
-	if err := pid1.Cgroups(pid1.Linux{}, nil); err != nil {
+	if err := pid1.Cgroups(pid1.Linux{}, pid1.Groups()); err != nil {
 		return err
 	}
 	return pid1.Harden(pid1.Linux{})
@@ -94,7 +97,11 @@ func (w *Worker) clock(context.Context) error {
 	return nil
 }
 
+// network closes the firewall, then brings the network up behind it.
 func (w *Worker) network(ctx context.Context) error {
+	if err := firewall.Close(); err != nil {
+		return err
+	}
 	err := netdev.Setup(ctx, netdev.Netlink{}, netdev.Default())
 	if errors.Is(err, netdev.ErrNoDevice) {
 		return fault.New(fault.ExitNotReady, "boot.network_absent", "give the machine a virtio network device without an option ROM", "%w", err)
@@ -149,24 +156,31 @@ func (w *Worker) measure(context.Context) error {
 	if w.tpm, err = tpmdev.Open(tpmdev.Path); err != nil {
 		return err
 	}
-	events, err := evidence.RuntimeEvents(w.config)
+	events, err := evidence.ConfigEvents(w.config)
 	if err != nil {
 		return err
 	}
+	docs, err := eventBytes(events...)
+	if err != nil {
+		return err
+	}
+	if w.pcr15, err = w.tpm.Measure(docs); err != nil {
+		return err
+	}
+	w.log.Info("config measured", "pcr15", w.pcr15.String())
+	return nil
+}
+
+func eventBytes(events ...evidence.RuntimeEvent) ([][]byte, error) {
 	docs := make([][]byte, 0, len(events))
 	for _, e := range events {
 		b, err := e.Bytes()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		docs = append(docs, b)
 	}
-	pcr, err := w.tpm.Measure(docs)
-	if err != nil {
-		return err
-	}
-	w.log.Info("config measured", "pcr15", pcr.String())
-	return nil
+	return docs, nil
 }
 
 func (w *Worker) packs(ctx context.Context) error {
@@ -187,7 +201,7 @@ func (w *Worker) startContainerd(ctx context.Context) error {
 	w.daemon, err = pid1.StartService(ctx, w.reaper, executable(), pid1.Service{
 		Name: "containerd", Path: path, Args: []string{"--config", engine.DaemonConfig},
 		Env:    []string{"PATH=" + engine.DaemonPath, "HOME=/", "TMPDIR=/tmp"},
-		Harden: pid1.Table()["containerd"],
+		Harden: pid1.Table()[pid1.RowContainerd],
 	}, w.log)
 	if err != nil {
 		return err
@@ -196,7 +210,10 @@ func (w *Worker) startContainerd(ctx context.Context) error {
 	if errors.Is(err, engine.ErrDaemonExited) {
 		return fmt.Errorf("%w: %w", err, w.daemon.Err())
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return pid1.ConfirmProcess(os.DirFS("/"), pid1.RowContainerd, w.daemon.PID, pid1.Table()[pid1.RowContainerd])
 }
 
 func (w *Worker) startEngine(ctx, background context.Context) error {

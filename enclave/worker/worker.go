@@ -24,6 +24,7 @@ import (
 	"cocoon/enclave/serve"
 	"cocoon/enclave/status"
 	"cocoon/enclave/tpmdev"
+	"cocoon/measurements/digest"
 	"cocoon/verifier/evidence"
 )
 
@@ -47,6 +48,8 @@ type Worker struct {
 	tpm      *tpmdev.TPM
 	tpmKeys  *tpmdev.Keys
 	eventLog []byte
+	pcr15    digest.SHA256 // after the last extension
+	ton      []byte        // network config of the ledger, nil without a registry
 	keys     *keys.Keys
 
 	engineDir, modelDir string

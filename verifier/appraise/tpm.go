@@ -82,8 +82,8 @@ func (tpmCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *policy
 }
 
 // runtimeEvents checks that what the supervisor extended is exactly what this
-// config makes it extend: config hash, model root, GPU count and mode, in that
-// order and nothing else (DESIGN section 4). The events are bound to the quote
+// config makes it extend: config hash, model root, GPU count and mode, the
+// latch, in that order and nothing else (DESIGN section 4). The events are bound to the quote
 // through PCR 15.
 func runtimeEvents(ev *evidence.Evidence) result.Check {
 	const id = "tpm.runtime_events"

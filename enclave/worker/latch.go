@@ -1,0 +1,73 @@
+package worker
+
+import (
+	"context"
+	"os"
+
+	"cocoon/contracts/chain/netconfig"
+	"cocoon/enclave/firewall"
+	"cocoon/enclave/fwcfg"
+	"cocoon/enclave/pid1"
+	"cocoon/verifier/evidence"
+)
+
+// maxTON bounds the network config, in bytes.
+const maxTON = 1 << 20
+
+// openFlows reads whom the guest may talk to and opens the firewall for them
+// and nobody else. All of it is the host's word, which carries the packets in
+// any case; each of these servers proves itself above TCP.
+func (w *Worker) openFlows(context.Context) error {
+	var servers []string
+	if w.config.Registry != "" {
+		doc, err := fwcfg.Read(os.DirFS(fwcfg.Dir), fwcfg.TON, maxTON)
+		if err != nil {
+			return configFault("ton-global.json", err)
+		}
+		nc, err := netconfig.Parse(doc)
+		if err != nil {
+			return err
+		}
+		for _, s := range nc.Servers {
+			servers = append(servers, s.Addr)
+		}
+		w.ton = doc
+	}
+	flows, err := firewall.Flows(w.operator, servers)
+	if err != nil {
+		return err
+	}
+	return firewall.Apply(flows)
+}
+
+// latch closes what the supervisor itself no longer needs: kernel modules,
+// and for this process the system calls and capabilities that change the
+// kernel. It reads back that all of the image's hardening is in force, and
+// only then records the latch in PCR 15 (DESIGN section 4): evidence with the
+// latch is evidence of a machine that passed. Drivers are loaded before it;
+// GPUs are told to take work, and every other program starts, after it.
+func (w *Worker) latch(context.Context) error {
+	if err := pid1.Latch(pid1.Linux{}); err != nil {
+		return err
+	}
+	row := pid1.Table()[pid1.RowSupervisor]
+	if err := pid1.Confine(row); err != nil {
+		return err
+	}
+	root := os.DirFS("/")
+	if err := pid1.Confirm(root); err != nil {
+		return err
+	}
+	if err := pid1.ConfirmProcess(root, pid1.RowSupervisor, os.Getpid(), row); err != nil {
+		return err
+	}
+	docs, err := eventBytes(evidence.LatchEvent())
+	if err != nil {
+		return err
+	}
+	if w.pcr15, err = w.tpm.Extend(w.pcr15, docs); err != nil {
+		return err
+	}
+	w.log.Info("latch measured", "pcr15", w.pcr15.String())
+	return nil
+}
