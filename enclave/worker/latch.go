@@ -2,12 +2,17 @@ package worker
 
 import (
 	"context"
+	"net/netip"
 	"os"
 
 	"cocoon/contracts/chain/netconfig"
 	"cocoon/enclave/firewall"
 	"cocoon/enclave/fwcfg"
+	"cocoon/enclave/netdev"
 	"cocoon/enclave/pid1"
+	"cocoon/enclave/vsock"
+	"cocoon/internal/fault"
+	"cocoon/internal/vsockport"
 	"cocoon/verifier/evidence"
 )
 
@@ -17,7 +22,7 @@ const maxTON = 1 << 20
 // openFlows reads whom the guest may talk to and opens the firewall for them
 // and nobody else. All of it is the host's word, which carries the packets in
 // any case; each of these servers proves itself above TCP.
-func (w *Worker) openFlows(context.Context) error {
+func (w *Worker) openFlows(background context.Context) error {
 	var servers []string
 	if w.config.Registry != "" {
 		doc, err := fwcfg.Read(os.DirFS(fwcfg.Dir), fwcfg.TON, maxTON)
@@ -37,7 +42,50 @@ func (w *Worker) openFlows(context.Context) error {
 	if err != nil {
 		return err
 	}
+	if w.vsock != nil {
+		return w.forward(background, flows)
+	}
 	return firewall.Apply(flows)
+}
+
+// openVsock sends the status lines to the host over vsock, and lets it ask for
+// the status document.
+func (w *Worker) openVsock(background context.Context) error {
+	host, err := vsock.Open()
+	if err != nil {
+		return err
+	}
+	conn, err := host.Status()
+	if err != nil {
+		return err
+	}
+	w.vsock = host
+	w.rep.Attach(conn)
+	return vsock.ServeDocument(background, Dir+"/status.json")
+}
+
+// forward makes each server's address one of the loopback device and carries
+// connections to it over vsock. The firewall stays closed: nothing leaves by
+// any network device.
+func (w *Worker) forward(background context.Context, flows []firewall.Flow) error {
+	done := map[netip.AddrPort]bool{}
+	for _, f := range flows {
+		if done[f.To] {
+			continue
+		}
+		done[f.To] = true
+		if !vsockport.Net.Contains(f.To.Addr()) {
+			return fault.New(fault.ExitParse, firewall.CodeFlow, "name servers by addresses of the spec's forwards",
+				"forwarding to the %s: %s is not in %s", f.Name, f.To, vsockport.Net)
+		}
+		if err := netdev.AddLoopback(netdev.Netlink{}, f.To.Addr()); err != nil {
+			return err
+		}
+		if err := w.vsock.Forward(background, f.To, func(err error) { w.log.Warn("connection not forwarded", "err", err) }); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // latch closes what the supervisor itself no longer needs: kernel modules,

@@ -21,6 +21,7 @@ import (
 	"cocoon/enclave/pid1"
 	"cocoon/enclave/status"
 	"cocoon/enclave/tpmdev"
+	"cocoon/enclave/vsock"
 	"cocoon/internal/fault"
 	"cocoon/verifier/evidence"
 )
@@ -35,7 +36,7 @@ func (w *Worker) stages(background context.Context, stop context.CancelFunc) []b
 		{Name: "clock", Run: w.clock},
 		{Name: "network", Run: w.network},
 		{Name: "config", Run: w.readConfig},
-		{Name: "firewall", Run: w.openFlows},
+		{Name: "firewall", Run: func(context.Context) error { return w.openFlows(background) }},
 		{Name: "measure", Run: w.measure},
 		{Name: "packs", Timeout: 5 * time.Minute, Run: w.packs},
 		{Name: "latch", Run: w.latch},
@@ -66,7 +67,8 @@ func (w *Worker) mounts(context.Context) error {
 	return pid1.Harden(pid1.Linux{})
 }
 
-// devices opens the status port and watches the power button.
+// devices opens the status channel, over vsock or a virtio-serial port as the
+// host has it, and watches the power button.
 func (w *Worker) devices(ctx, background context.Context, stop context.CancelFunc) error {
 	// Ctrl-Alt-Del becomes a signal; the default is a reset without a stop.
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF); err != nil {
@@ -75,11 +77,20 @@ func (w *Worker) devices(ctx, background context.Context, stop context.CancelFun
 	pid1.WatchButton(background, stop)
 	find, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	name, err := pid1.WaitFor(find, func() (string, error) { return pid1.PortByName(os.DirFS("/sys"), status.PortName) })
+	sys := os.DirFS("/sys")
+	name, err := pid1.WaitFor(find, func() (string, error) {
+		if vsock.Present(sys) {
+			return "", nil
+		}
+		return pid1.PortByName(sys, status.PortName)
+	})
 	if err != nil {
 		// The console has every line, too.
-		w.log.Warn("no status port", "err", err)
+		w.log.Warn("no status channel", "err", err)
 		return nil
+	}
+	if name == "" {
+		return w.openVsock(background)
 	}
 	port, err := pid1.OpenPort(name)
 	if err != nil {
@@ -97,10 +108,14 @@ func (w *Worker) clock(context.Context) error {
 	return nil
 }
 
-// network closes the firewall, then brings the network up behind it.
+// network closes the firewall, then brings the network up behind it: with
+// vsock the loopback device alone.
 func (w *Worker) network(ctx context.Context) error {
 	if err := firewall.Close(); err != nil {
 		return err
+	}
+	if w.vsock != nil {
+		return netdev.Loopback(netdev.Netlink{})
 	}
 	err := netdev.Setup(ctx, netdev.Netlink{}, netdev.Default())
 	if errors.Is(err, netdev.ErrNoDevice) {

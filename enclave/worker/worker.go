@@ -24,6 +24,7 @@ import (
 	"cocoon/enclave/serve"
 	"cocoon/enclave/status"
 	"cocoon/enclave/tpmdev"
+	"cocoon/enclave/vsock"
 	"cocoon/measurements/digest"
 	"cocoon/verifier/evidence"
 )
@@ -48,6 +49,7 @@ type Worker struct {
 	tpm      *tpmdev.TPM
 	tpmKeys  *tpmdev.Keys
 	eventLog []byte
+	vsock    *vsock.Host   // nil without a vsock device
 	pcr15    digest.SHA256 // after the last extension
 	ton      []byte        // network config of the ledger, nil without a registry
 	keys     *keys.Keys

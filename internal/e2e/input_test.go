@@ -21,6 +21,7 @@ import (
 	"cocoon/hostd/qemu"
 	"cocoon/hostd/spec"
 	"cocoon/hostd/swtpm"
+	"cocoon/hostd/vsock"
 	"cocoon/internal/imagetest"
 	"cocoon/measurements/pcr"
 	"cocoon/verifier/evidence"
@@ -40,7 +41,12 @@ func (h hostile) Command(ctx context.Context, name string, args ...string) *exec
 }
 
 // start boots a spec in this process, with whatever tools.
-func start(t *testing.T, b imagetest.Build, tools swtpm.Tools, s *spec.Spec, con *lockedBuffer, line func(*console.Line)) *machine.Machine {
+func start(t *testing.T, b imagetest.Build, tools swtpm.Tools, s *spec.Spec, con *lockedBuffer) *machine.Machine {
+	t.Helper()
+	return startWith(t, b, tools, s, con, nil, vsock.Serial)
+}
+
+func startWith(t *testing.T, b imagetest.Build, tools swtpm.Tools, s *spec.Spec, con *lockedBuffer, line func(*console.Line), transport string) *machine.Machine {
 	t.Helper()
 	dir := t.TempDir()
 	ca, err := swtpm.OpenCA(filepath.Join(dir, "ca"), "default", time.Now)
@@ -49,6 +55,7 @@ func start(t *testing.T, b imagetest.Build, tools swtpm.Tools, s *spec.Spec, con
 	}
 	m, err := machine.Start(t.Context(), machine.Options{
 		Spec: s, Dir: dir, Tools: tools, Firmware: b.Tools.OVMF(), Accel: qemu.AccelTCG, AccelWhy: "test", CA: ca,
+		Transport: transport, TransportWhy: "test",
 		Console: con, OnLine: line, Clock: time.Now, Logger: slog.New(slog.DiscardHandler),
 	})
 	if err != nil {
@@ -144,7 +151,7 @@ func TestNoUnmeasuredInputReachesADecision(t *testing.T) {
 		"-acpitable", "file=" + ssdt(t),
 	}}
 	var con lockedBuffer
-	m := start(t, b, tools, s, &con, nil)
+	m := start(t, b, tools, s, &con)
 	until(t, m, &con, "latch")
 	doc, err := os.ReadFile(s.Config)
 	if err != nil {
@@ -183,7 +190,7 @@ func TestASecondDiskUnderAPacksNameIsRefused(t *testing.T) {
 		"-drive", "if=none,id=twin,format=raw,readonly=on,file=" + s.Packs.Model, "-device", "virtio-blk-pci,drive=twin,serial=" + qemu.SerialModel,
 	}}
 	var con lockedBuffer
-	m := start(t, b, tools, s, &con, nil)
+	m := start(t, b, tools, s, &con)
 	select {
 	case <-m.Done():
 	case <-time.After(engineLimit):
