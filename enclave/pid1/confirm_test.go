@@ -250,6 +250,9 @@ func TestTheFilterOfEachRow(t *testing.T) {
 				}
 			}
 			for _, nr := range []uint32{unix.SYS_READ, unix.SYS_MOUNT, unix.SYS_CLONE, unix.SYS_EXECVE, unix.SYS_BPF, unix.SYS_SECCOMP} {
+				if name == RowMkfs && (nr == unix.SYS_MOUNT || nr == unix.SYS_BPF) {
+					continue
+				}
 				if got := runFilter(t, prog, x86, nr); got != allow {
 					t.Errorf("call %d: got %#x", nr, got)
 				}

@@ -18,6 +18,7 @@ type Hardening struct {
 const (
 	RowSupervisor = "supervisor"
 	RowContainerd = "containerd"
+	RowMkfs       = "mkfs"
 )
 
 // kernelCalls are system calls that change the kernel, the clock, or look into
@@ -43,6 +44,17 @@ func kernelCaps() []int {
 		unix.CAP_LINUX_IMMUTABLE, unix.CAP_LEASE, unix.CAP_PERFMON, unix.CAP_NET_RAW,
 		unix.CAP_NET_BROADCAST, unix.CAP_IPC_OWNER,
 	}
+}
+
+// allCaps are all capabilities, SETPCAP last: dropping the others takes it.
+func allCaps() []int {
+	var out []int
+	for c := 0; c <= unix.CAP_LAST_CAP; c++ {
+		if c != unix.CAP_SETPCAP {
+			out = append(out, c)
+		}
+	}
+	return append(out, unix.CAP_SETPCAP)
 }
 
 // Table is the hardening of each process that PID 1 answers for, and of
@@ -73,6 +85,15 @@ func Table() map[string]Hardening {
 			OOMScoreAdj: -500,
 			NoFile:      65536,
 			NoCore:      true,
+		},
+		// Runs once in a data disk's life: one device, which root owns.
+		RowMkfs: {
+			NoNewPrivs:   true,
+			Drop:         allCaps(),
+			DenySyscalls: append(kernelCalls(), "reboot", "mount", "umount2", "bpf", "setns", "unshare"),
+			Namespaces:   []string{"net", "ipc"},
+			NoFile:       64,
+			NoCore:       true,
 		},
 	}
 }

@@ -46,10 +46,11 @@ func (w *Worker) openLedger(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	dir := Dir + "/books"
+	dir := w.booksDir()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("making the books' directory: %w", err)
 	}
+	w.log.Info("books", "dir", dir)
 	w.ledger = ledger.New(ledger.Options{
 		Chain: on, GlobalID: w.config.NetworkID, Registry: registry, ModelRoot: receipt.Hash(w.config.Model.Verity.Root),
 		Payout: payout, Key: w.keys.Receipt, Price: w.operator.Price, Dir: dir, Clock: time.Now,

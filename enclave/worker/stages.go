@@ -40,6 +40,7 @@ func (w *Worker) stages(background context.Context, stop context.CancelFunc) []b
 		{Name: "measure", Run: w.measure},
 		{Name: "packs", Timeout: 5 * time.Minute, Run: w.packs},
 		{Name: "latch", Run: w.latch},
+		{Name: "data", Timeout: 10 * time.Minute, Run: w.openData},
 		{Name: "containerd", Timeout: 2 * time.Minute, Run: w.startContainerd},
 		{Name: "engine", Timeout: 10 * time.Minute, Run: func(ctx context.Context) error { return w.startEngine(ctx, background) }},
 		{Name: "keys", Run: w.makeKeys},

@@ -16,6 +16,7 @@ import (
 	"cocoon/contracts/chain"
 	"cocoon/enclave/attest"
 	"cocoon/enclave/boot"
+	"cocoon/enclave/datadisk"
 	"cocoon/enclave/engine"
 	"cocoon/enclave/keys"
 	"cocoon/enclave/ledger"
@@ -54,6 +55,7 @@ type Worker struct {
 	ton      []byte        // network config of the ledger, nil without a registry
 	keys     *keys.Keys
 
+	dataDir             string // mounted data disk, empty without
 	engineDir, modelDir string
 	containerd          *engine.Containerd
 	daemon              *pid1.Child
@@ -159,6 +161,12 @@ func (w *Worker) stop() {
 	if w.ledger != nil {
 		if err := errors.Join(w.ledger.Close(), w.chain.Close()); err != nil {
 			w.log.Warn("ledger not closed", "err", err)
+		}
+	}
+	if w.dataDir != "" {
+		// After everything that writes to it.
+		if err := datadisk.Close(); err != nil {
+			w.log.Warn("data disk not closed", "err", err)
 		}
 	}
 	if w.tpm != nil {

@@ -120,6 +120,11 @@ func Start(ctx context.Context, o Options) (m *Machine, err error) {
 	if err := preflight(o); err != nil {
 		return nil, err
 	}
+	if d := o.Spec.DataDisk; d != nil {
+		if err := makeDataDisk(d.Path, int64(d.SizeMiB)<<20); err != nil {
+			return nil, err
+		}
+	}
 	if err := m.launch(ctx, &u); err != nil {
 		return nil, err
 	}

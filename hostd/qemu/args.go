@@ -27,6 +27,7 @@ const (
 	SerialRoot   = "cocoon-root"
 	SerialEngine = "cocoon-engine"
 	SerialModel  = "cocoon-model"
+	SerialData   = "cocoon-data"
 	StatusPort   = "cocoon.status"
 )
 
@@ -101,6 +102,9 @@ func Args(s *spec.Spec, o Options) ([]string, error) {
 	if s.Packs.Model != "" {
 		a.disk("model", s.Packs.Model, SerialModel)
 	}
+	if s.DataDisk != nil {
+		a.dataDisk(s.DataDisk.Path)
+	}
 	a.json("-device", map[string]any{"driver": "virtio-rng-pci", "id": "rng"})
 	if err := a.channel(s, o); err != nil {
 		return nil, err
@@ -158,6 +162,14 @@ func (a *args) disk(name, path, serial string) {
 }
 
 func (o Options) vsock() bool { return o.Transport == vsock.Kernel || o.Transport == vsock.User }
+
+// dataDisk is the only disk that the guest writes. A flush of the guest's
+// reaches the host's disk; QEMU locks the file against a second VM.
+func (a *args) dataDisk(path string) {
+	a.json("-blockdev", map[string]any{"driver": "file", "node-name": "data-file", "filename": path, "locking": "on"})
+	a.json("-blockdev", map[string]any{"driver": "raw", "node-name": "data", "file": "data-file"})
+	a.json("-device", map[string]any{"driver": "virtio-blk-pci", "id": "disk-data", "drive": "data", "serial": SerialData})
+}
 
 // channel is how guest and host talk.
 func (a *args) channel(s *spec.Spec, o Options) error {

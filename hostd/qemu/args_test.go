@@ -95,6 +95,39 @@ func TestArgsGiveTheGuestReadOnlyDisksBySerial(t *testing.T) {
 	}
 }
 
+func TestTheDataDiskIsTheOnlyOneThatIsWritten(t *testing.T) {
+	s := testSpec()
+	s.DataDisk = &spec.DataDisk{Path: "/d/da,ta.img", SizeMiB: 64}
+	args, err := Args(s, testOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := map[string]bool{}
+	for _, v := range values(args, "-blockdev") {
+		m := decode(t, v)
+		if m["read-only"] != true {
+			written[m["node-name"].(string)] = true
+			if m["driver"] == "file" && m["filename"] != "/d/da,ta.img" {
+				t.Errorf("written: %s", v)
+			}
+		}
+	}
+	if len(written) != 2 || !written["data"] || !written["data-file"] {
+		t.Errorf("written: %v", written)
+	}
+	serial := false
+	for _, v := range values(args, "-device") {
+		if strings.HasPrefix(v, "{") {
+			if m := decode(t, v); m["drive"] == "data" {
+				serial = m["serial"] == SerialData
+			}
+		}
+	}
+	if !serial {
+		t.Error("the data disk has no serial")
+	}
+}
+
 func TestArgsLeaveNoWayIntoTheGuest(t *testing.T) {
 	args, err := Args(testSpec(), testOptions())
 	if err != nil {

@@ -177,8 +177,8 @@ func TestAChangedMachineDoesNotReachTheSupervisor(t *testing.T) {
 	}
 }
 
-// The root file system holds the four programs and nothing that runs others.
-func TestTheRootHoldsFourProgramsAndNoShell(t *testing.T) {
+// The root file system holds the five programs and nothing that runs others.
+func TestTheRootHoldsFiveProgramsAndNoShell(t *testing.T) {
 	tree, err := toolstree.Find()
 	if err != nil {
 		t.Skipf("make deps has not run: %v", err)
@@ -221,7 +221,7 @@ func TestTheRootHoldsFourProgramsAndNoShell(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"/usr/bin/cocoon-enclave", "/usr/bin/containerd", "/usr/bin/containerd-shim-runc-v2", "/usr/sbin/runc"}
+	want := []string{"/usr/bin/cocoon-enclave", "/usr/bin/containerd", "/usr/bin/containerd-shim-runc-v2", "/usr/sbin/mke2fs", "/usr/sbin/runc"}
 	got, _ := json.Marshal(programs)
 	if exp, _ := json.Marshal(want); string(got) != string(exp) {
 		t.Errorf("programs are %s, want %s", got, exp)

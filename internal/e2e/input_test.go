@@ -48,7 +48,12 @@ func start(t *testing.T, b imagetest.Build, tools swtpm.Tools, s *spec.Spec, con
 
 func startWith(t *testing.T, b imagetest.Build, tools swtpm.Tools, s *spec.Spec, con *lockedBuffer, line func(*console.Line), transport string) *machine.Machine {
 	t.Helper()
-	dir := t.TempDir()
+	return startIn(t, t.TempDir(), b, tools, s, con, line, transport)
+}
+
+// startIn boots in a directory, whose TPM is that of an earlier boot there.
+func startIn(t *testing.T, dir string, b imagetest.Build, tools swtpm.Tools, s *spec.Spec, con *lockedBuffer, line func(*console.Line), transport string) *machine.Machine {
+	t.Helper()
 	ca, err := swtpm.OpenCA(filepath.Join(dir, "ca"), "default", time.Now)
 	if err != nil {
 		t.Fatal(err)
