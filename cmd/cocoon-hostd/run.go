@@ -15,31 +15,33 @@ import (
 	"cocoon/hostd/machine"
 	"cocoon/hostd/spec"
 	"cocoon/hostd/swtpm"
+	"cocoon/hostd/vsock"
 	"cocoon/internal/toolstree"
 )
 
 // newRunCmd boots one VM in the foreground, without a daemon.
 func newRunCmd() *cobra.Command {
-	var file, dir, wait, force string
+	var file, dir, wait, force, transport string
 	var verbose bool
 	cmd := &cobra.Command{
 		Use:   "run --spec FILE",
 		Short: "boot one VM in the foreground and show its console",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			return runForeground(cmd, file, dir, wait, force, verbose)
+			return runForeground(cmd, file, dir, wait, force, transport, verbose)
 		},
 	}
 	cmd.Flags().StringVar(&file, "spec", "", "VM spec (docs/hostd.md)")
 	cmd.Flags().StringVar(&dir, "dir", "", "directory for logs and TPM state; default: a temporary one, removed at the end")
 	cmd.Flags().StringVar(&wait, "until", "", "stop once this stage or guest state is reached")
 	cmd.Flags().StringVar(&force, "accelerator", "auto", "auto, kvm or tcg")
+	cmd.Flags().StringVar(&transport, "transport", "auto", "auto, vhost-vsock, vhost-user-vsock or virtio-serial")
 	cmd.Flags().BoolVarP(&verbose, "verbose", "v", false, "log every step")
 	cobra.CheckErr(cmd.MarkFlagRequired("spec"))
 	return cmd
 }
 
-func runForeground(cmd *cobra.Command, file, dir, until, force string, verbose bool) error {
+func runForeground(cmd *cobra.Command, file, dir, until, force, transport string, verbose bool) error {
 	ctx := cmd.Context()
 	s, err := spec.Load(file)
 	if err != nil {
@@ -79,9 +81,15 @@ func runForeground(cmd *cobra.Command, file, dir, until, force string, verbose b
 		return err
 	}
 	fmt.Fprintf(cmd.ErrOrStderr(), "accelerator %s: %s\n", dec.Accel, dec.Reason)
+	transport, why, err := vsock.Probe(transport, vsock.DevicePath)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(cmd.ErrOrStderr(), "transport %s: %s\n", transport, why)
 	began := time.Now()
 	m, err := machine.Start(ctx, machine.Options{
 		Spec: s, Dir: dir, Tools: tools, Firmware: firmware, Accel: dec.Accel, AccelWhy: dec.Reason, CA: ca,
+		Transport: transport, TransportWhy: why,
 		Relay:   []string{self, "relay", "--slots", filepath.Join(dir, machine.RelayDir)},
 		Console: cmd.OutOrStdout(),
 		OnLine: func(l *console.Line) {

@@ -17,6 +17,7 @@ import (
 	"cocoon/hostd/api"
 	"cocoon/hostd/client"
 	"cocoon/hostd/daemon"
+	"cocoon/hostd/vsock"
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
 	"cocoon/internal/toolstree"
@@ -29,6 +30,7 @@ type config struct {
 	Socket      string `json:"socket,omitempty"`      // default: hostd.sock in the state directory
 	Tools       string `json:"tools,omitempty"`       // tools tree; default: as toolstree finds it
 	Accelerator string `json:"accelerator,omitempty"` // auto, kvm or tcg
+	Transport   string `json:"transport,omitempty"`   // auto, vhost-vsock, vhost-user-vsock or virtio-serial
 	Ephemeral   bool   `json:"ephemeral,omitempty"`   // VMs end with the daemon
 	// GPUCache serves NVIDIA's RIM and OCSP answers to guests; without it the
 	// daemon does not.
@@ -78,6 +80,7 @@ func newServeCmd() *cobra.Command {
 	f.StringVar(&c.Socket, "socket", "", "`path` of the UNIX socket; default: hostd.sock in the state directory")
 	f.StringVar(&c.Tools, "tools", "", "tools tree `directory`; default: $COCOON_TOOLS, or build/tools of the repository")
 	f.StringVar(&c.Accelerator, "accelerator", "auto", "auto, kvm or tcg")
+	f.StringVar(&c.Transport, "transport", "auto", "auto, vhost-vsock, vhost-user-vsock or virtio-serial")
 	f.BoolVar(&c.Ephemeral, "ephemeral", false, "end all VMs with the daemon, also when it is killed")
 	f.BoolVar(&withStdin, "exit-with-stdin", false, "end when standard input ends")
 	f.BoolVar(&check, "check", false, "read the configuration and do nothing else")
@@ -107,6 +110,7 @@ func (c *config) load(cmd *cobra.Command, file string) error {
 			"socket":      func() { read.Socket = flags.Socket },
 			"tools":       func() { read.Tools = flags.Tools },
 			"accelerator": func() { read.Accelerator = flags.Accelerator },
+			"transport":   func() { read.Transport = flags.Transport },
 			"ephemeral":   func() { read.Ephemeral = flags.Ephemeral },
 		} {
 			if cmd.Flags().Changed(name) {
@@ -138,6 +142,9 @@ func (c *config) load(cmd *cobra.Command, file string) error {
 	default:
 		return fault.New(fault.ExitParse, "hostd.config.malformed", "use auto, kvm or tcg", "reading configuration: accelerator %.16q is unknown", c.Accelerator)
 	}
+	if c.Transport != "" && !vsock.Known(c.Transport) {
+		return fault.New(fault.ExitParse, "hostd.config.malformed", "use auto, vhost-vsock, vhost-user-vsock or virtio-serial", "reading configuration: transport %.32q is unknown", c.Transport)
+	}
 	// sockaddr_un has 108 bytes for the path (unix(7)).
 	if len(c.Socket) > 107 {
 		return fault.New(fault.ExitParse, "hostd.config.socket", "choose a shorter path with --socket", "reading configuration: the socket's path has %d bytes, at most 107", len(c.Socket))
@@ -154,7 +161,7 @@ func serve(ctx context.Context, c config, log *slog.Logger) (err error) {
 	if err != nil {
 		return fmt.Errorf("finding own program: %w", err)
 	}
-	d, err := daemon.Open(daemon.Options{Dir: c.State, Tools: tree, Accel: c.Accelerator, Keeper: []string{self, "keep"},
+	d, err := daemon.Open(daemon.Options{Dir: c.State, Tools: tree, Accel: c.Accelerator, Transport: c.Transport, Keeper: []string{self, "keep"},
 		Ephemeral: c.Ephemeral, Clock: time.Now, Logger: log})
 	if err != nil {
 		return err

@@ -116,9 +116,9 @@ func newVMListCmd(dial func() *client.Client) *cobra.Command {
 				return writeIndented(cmd.OutOrStdout(), map[string]any{"vms": vms})
 			}
 			tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
-			fmt.Fprintln(tw, "NAME\tTEE\tPHASE\tACCELERATOR\tGUEST\tSTARTED")
+			fmt.Fprintln(tw, "NAME\tTEE\tPHASE\tACCELERATOR\tTRANSPORT\tGUEST\tSTARTED")
 			for _, s := range vms {
-				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.TEE, s.Phase, s.Accel, guestWord(s), s.Started.Format(time.RFC3339))
+				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.TEE, s.Phase, s.Accel, s.Transport, guestWord(s), s.Started.Format(time.RFC3339))
 			}
 			return tw.Flush()
 		},
@@ -236,7 +236,7 @@ func showVM(w io.Writer, s *machine.State, asJSON bool) error {
 	if asJSON {
 		return writeIndented(w, s)
 	}
-	fmt.Fprintf(w, "%s  %s  %s\naccelerator %s: %s\n", s.Name, s.TEE, s.Phase, s.Accel, s.AccelWhy)
+	fmt.Fprintf(w, "%s  %s  %s\naccelerator %s: %s\ntransport %s: %s\n", s.Name, s.TEE, s.Phase, s.Accel, s.AccelWhy, s.Transport, s.TransportWhy)
 	if s.Reason != "" {
 		fmt.Fprintf(w, "ended: %s\n", s.Reason)
 	}

@@ -169,7 +169,7 @@ func TestCollectBindsEverythingToTheQuote(t *testing.T) {
 	if !slices.Equal(ev.CPU.Quote, data[:]) {
 		t.Error("the quote is not over the claims")
 	}
-	if len(ev.CPU.RuntimeEvents) != 3 || string(ev.CPU.EventLog) != "log" || ev.CPU.Type != evidence.TypeTPM {
+	if len(ev.CPU.RuntimeEvents) != 4 || string(ev.CPU.EventLog) != "log" || ev.CPU.Type != evidence.TypeTPM {
 		t.Errorf("cpu evidence is %+v", ev.CPU)
 	}
 }

@@ -2,8 +2,8 @@
 // released to this enclave, what they owe, and the vouchers that promise it.
 // In come job addresses and vouchers from clients; job states come proven from
 // the chain (package contracts/ledger), so that no lite-server is trusted; out
-// go receipts. The books live in memory-backed files and die with the boot,
-// like the receipt key that they are kept for.
+// go receipts. The books belong to one boot, whose receipt key they are kept
+// for; where they are files in RAM they die with it.
 package ledger
 
 import (

@@ -54,6 +54,40 @@ type Links interface {
 // ErrNoDevice is returned when no Ethernet device appears in time.
 var ErrNoDevice = errors.New("no network device")
 
+// Loopback brings up the loopback device.
+func Loopback(l Links) error {
+	links, err := l.List()
+	if err != nil {
+		return fmt.Errorf("listing network devices: %w", err)
+	}
+	for _, dev := range links {
+		if dev.Loopback {
+			if err := l.Up(dev.Index); err != nil {
+				return fmt.Errorf("bringing up %s: %w", dev.Name, err)
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("looking for the loopback device: %w", ErrNoDevice)
+}
+
+// AddLoopback makes an address the loopback device's.
+func AddLoopback(l Links, addr netip.Addr) error {
+	links, err := l.List()
+	if err != nil {
+		return fmt.Errorf("listing network devices: %w", err)
+	}
+	for _, dev := range links {
+		if dev.Loopback {
+			if err := l.SetAddress(dev.Index, netip.PrefixFrom(addr, addr.BitLen())); err != nil {
+				return fmt.Errorf("setting address %s on %s: %w", addr, dev.Name, err)
+			}
+			return nil
+		}
+	}
+	return fmt.Errorf("looking for the loopback device: %w", ErrNoDevice)
+}
+
 // Setup brings up the loopback device and the first Ethernet device, by
 // index.
 func Setup(ctx context.Context, l Links, c Config) error {

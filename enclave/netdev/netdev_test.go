@@ -77,3 +77,23 @@ func TestEachFailureIsReported(t *testing.T) {
 		}
 	}
 }
+
+func TestWithVsockOnlyTheLoopbackDeviceIsTouched(t *testing.T) {
+	f := &fake{links: both}
+	if err := errors.Join(Loopback(f), AddLoopback(f, netip.MustParseAddr("10.0.2.100"))); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{"up 1", "address 1 10.0.2.100/32"}, f.calls); diff != "" {
+		t.Errorf("calls (-want +got):\n%s", diff)
+	}
+	for _, f := range []*fake{{}, {links: both, fail: "up 1"}} {
+		if err := Loopback(f); err == nil {
+			t.Error("a loopback device that is not up passed")
+		}
+	}
+	for _, f := range []*fake{{}, {links: both, fail: "address 1 10.0.2.100/32"}} {
+		if err := AddLoopback(f, netip.MustParseAddr("10.0.2.100")); err == nil {
+			t.Error("an address that is not set passed")
+		}
+	}
+}

@@ -18,6 +18,16 @@ func (h Hardening) encode() (string, error) {
 	if h.OOMScoreAdj < -1000 || h.OOMScoreAdj > 1000 {
 		return "", fmt.Errorf("encoding hardening: oom score %d, want -1000 to 1000", h.OOMScoreAdj)
 	}
+	for _, ns := range h.Namespaces {
+		if namespaceFlags[ns] == 0 {
+			return "", fmt.Errorf("encoding hardening: namespace %q is unknown", ns)
+		}
+	}
+	if len(h.DenySyscalls) > 0 {
+		if _, err := filter(h.DenySyscalls); err != nil {
+			return "", fmt.Errorf("encoding hardening: %w", err)
+		}
+	}
 	b, err := json.Marshal(h)
 	if err != nil {
 		return "", fmt.Errorf("encoding hardening: %w", err)
@@ -25,11 +35,23 @@ func (h Hardening) encode() (string, error) {
 	return string(b), nil
 }
 
+// namespaceFlags are the namespaces that a row may name.
+var namespaceFlags = map[string]uintptr{"net": unix.CLONE_NEWNET, "ipc": unix.CLONE_NEWIPC, "uts": unix.CLONE_NEWUTS}
+
+func (h Hardening) cloneFlags() uintptr {
+	var f uintptr
+	for _, ns := range h.Namespaces {
+		f |= namespaceFlags[ns]
+	}
+	return f
+}
+
 // limiter is the part of the system that Apply changes.
 type limiter interface {
 	DropBounding(capability int) error
 	NoNewPrivs() error
 	Limit(resource int, value uint64) error
+	Filter(deny []string) error
 }
 
 // apply puts the row on the calling thread's process.
@@ -54,6 +76,12 @@ func (h Hardening) apply(l limiter) error {
 			return fmt.Errorf("setting no_new_privs: %w", err)
 		}
 	}
+	if len(h.DenySyscalls) > 0 {
+		// Last: without no_new_privs it takes SYS_ADMIN.
+		if err := l.Filter(h.DenySyscalls); err != nil {
+			return fmt.Errorf("filtering system calls: %w", err)
+		}
+	}
 	return nil
 }
 
@@ -68,6 +96,7 @@ func (linuxLimiter) NoNewPrivs() error {
 func (linuxLimiter) Limit(resource int, value uint64) error {
 	return unix.Setrlimit(resource, &unix.Rlimit{Cur: value, Max: value})
 }
+func (linuxLimiter) Filter(deny []string) error { return loadFilter(deny, 0) }
 
 // HardenExec is the child's half of StartService: it reads the row from
 // args[1], applies it, and executes args[2] with args[3:]. It returns only

@@ -148,35 +148,3 @@ func Cgroups(k Kernel, groups []Cgroup) error {
 	}
 	return nil
 }
-
-// sysctls harden the kernel before anything untrusted is read. Each is a file
-// below /proc/sys.
-var sysctls = [][2]string{
-	{"kernel/kptr_restrict", "2"},
-	{"kernel/dmesg_restrict", "1"},
-	{"kernel/unprivileged_bpf_disabled", "1"},
-	{"kernel/perf_event_paranoid", "3"},
-	{"kernel/yama/ptrace_scope", "3"},
-	{"kernel/sysrq", "0"},
-	{"kernel/core_pattern", "|/bin/false"}, // no memory of a process ever reaches a disk
-	{"fs/suid_dumpable", "0"},
-	{"vm/mmap_min_addr", "65536"},
-	{"vm/overcommit_memory", "0"},
-	{"net/ipv4/conf/all/accept_redirects", "0"},
-	{"net/ipv4/conf/all/accept_source_route", "0"},
-	{"net/ipv6/conf/all/disable_ipv6", "1"},
-}
-
-// Harden sets the kernel's switches. One that this kernel lacks is skipped,
-// since a feature that is not there needs no switch; any other failure is an
-// error.
-func Harden(k Kernel) error {
-	var errs []error
-	for _, s := range sysctls {
-		err := k.WriteFile("/proc/sys/"+s[0], []byte(s[1]))
-		if err != nil && !errors.Is(err, fs.ErrNotExist) {
-			errs = append(errs, fmt.Errorf("setting %s: %w", s[0], err))
-		}
-	}
-	return errors.Join(errs...)
-}

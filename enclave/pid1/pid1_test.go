@@ -112,8 +112,8 @@ func TestHardenSkipsOnlySwitchesThatTheKernelLacks(t *testing.T) {
 	if !errors.Is(err, unix.EPERM) || !errors.Is(err, unix.EINVAL) || errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("got %v, want EPERM and EINVAL", err)
 	}
-	if len(f.calls) != len(sysctls) {
-		t.Errorf("%d of %d switches were set", len(f.calls), len(sysctls))
+	if len(f.calls) != len(Sysctls()) {
+		t.Errorf("%d of %d switches were set", len(f.calls), len(Sysctls()))
 	}
 }
 

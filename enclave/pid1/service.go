@@ -26,46 +26,10 @@ type Service struct {
 	Harden Hardening
 }
 
-// Hardening is one row of the hardening table. Ambient rights are never
-// given; a program that needs less than root keeps only Keep.
-type Hardening struct {
-	NoNewPrivs  bool
-	Drop        []int  // capabilities taken out of the bounding set
-	OOMScoreAdj int    // -1000 to 1000
-	Cgroup      string // below CgroupRoot, or empty
-	NoFile      uint64 // RLIMIT_NOFILE, 0 to leave
-	NoCore      bool   // RLIMIT_CORE = 0
-}
-
-// Table is the hardening of each child service. Capabilities are dropped by
-// list: containerd and runc build containers, so they need SYS_ADMIN and the
-// identity capabilities, but nothing that reaches the kernel, the clock, the
-// network or devices.
-//
-// no_new_privs is inherited over execve and would not hinder runc, whose
-// files carry neither set-uid bits nor file capabilities.
-func Table() map[string]Hardening {
-	return map[string]Hardening{
-		"containerd": {
-			NoNewPrivs: true,
-			Drop: []int{
-				unix.CAP_SYS_MODULE, unix.CAP_SYS_RAWIO, unix.CAP_SYS_BOOT, unix.CAP_SYS_TIME,
-				unix.CAP_SYS_PACCT, unix.CAP_SYS_TTY_CONFIG, unix.CAP_SYSLOG, unix.CAP_WAKE_ALARM,
-				unix.CAP_BLOCK_SUSPEND, unix.CAP_MAC_ADMIN, unix.CAP_MAC_OVERRIDE, unix.CAP_AUDIT_CONTROL,
-				unix.CAP_AUDIT_READ, unix.CAP_LINUX_IMMUTABLE, unix.CAP_LEASE, unix.CAP_PERFMON,
-				unix.CAP_NET_RAW, unix.CAP_NET_BROADCAST, unix.CAP_IPC_OWNER,
-			},
-			// The engine dies before containerd does, containerd before PID 1.
-			OOMScoreAdj: -500,
-			NoFile:      65536,
-			NoCore:      true,
-		},
-	}
-}
-
 // Child is a running service.
 type Child struct {
 	Name string
+	PID  int
 	Done <-chan struct{} // closed when it has exited
 
 	cmd *exec.Cmd
@@ -110,7 +74,7 @@ func StartService(ctx context.Context, r *Reaper, self string, s Service, log *s
 	cmd.Args[0] = ExecName
 	cmd.Env = s.Env
 	cmd.Dir = "/"
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true, Cloneflags: s.Harden.cloneFlags()}
 	if s.Harden.Cgroup != "" {
 		dir, err := os.Open(filepath.Join(CgroupRoot, s.Harden.Cgroup))
 		if err != nil {
@@ -128,7 +92,7 @@ func StartService(ctx context.Context, r *Reaper, self string, s Service, log *s
 		return nil, fmt.Errorf("starting %s: %w", s.Name, err)
 	}
 	done := make(chan struct{})
-	c := &Child{Name: s.Name, Done: done, cmd: cmd}
+	c := &Child{Name: s.Name, PID: cmd.Process.Pid, Done: done, cmd: cmd}
 	if s.Harden.OOMScoreAdj != 0 {
 		path := "/proc/" + strconv.Itoa(cmd.Process.Pid) + "/oom_score_adj"
 		if err := os.WriteFile(path, []byte(strconv.Itoa(s.Harden.OOMScoreAdj)), 0); err != nil {

@@ -104,15 +104,16 @@ func (f *fakeLimiter) do(call string) error {
 }
 func (f *fakeLimiter) DropBounding(c int) error    { return f.do(fmt.Sprintf("drop %d", c)) }
 func (f *fakeLimiter) NoNewPrivs() error           { return f.do("no_new_privs") }
+func (f *fakeLimiter) Filter(deny []string) error  { return f.do(fmt.Sprintf("filter %v", deny)) }
 func (f *fakeLimiter) Limit(r int, v uint64) error { return f.do(fmt.Sprintf("limit %d %d", r, v)) }
 
 func TestApplyDoesEverythingAndStopsAtAFailure(t *testing.T) {
-	h := Hardening{NoNewPrivs: true, Drop: []int{16, 17}, NoFile: 100, NoCore: true}
+	h := Hardening{NoNewPrivs: true, Drop: []int{16, 17}, NoFile: 100, NoCore: true, DenySyscalls: []string{"ptrace"}}
 	var f fakeLimiter
 	if err := h.apply(&f); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"limit 4 0", "limit 7 100", "drop 16", "drop 17", "no_new_privs"}
+	want := []string{"limit 4 0", "limit 7 100", "drop 16", "drop 17", "no_new_privs", "filter [ptrace]"}
 	if diff := cmp.Diff(want, f.calls); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
 	}
@@ -127,6 +128,8 @@ func TestImpossibleHardeningIsRefused(t *testing.T) {
 	for name, h := range map[string]Hardening{
 		"unknown capability": {Drop: []int{unix.CAP_LAST_CAP + 1}},
 		"oom score":          {OOMScoreAdj: 1001},
+		"unknown namespace":  {Namespaces: []string{"time"}},
+		"unknown call":       {DenySyscalls: []string{"make_coffee"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := h.encode(); err == nil {
@@ -155,6 +158,7 @@ func TestAServiceRunsHardened(t *testing.T) {
 	if row.OOMScoreAdj >= 0 {
 		t.Error("containerd would be killed before the engine")
 	}
+	row.Cgroup = ""       // the machine's own
 	row.OOMScoreAdj = 400 // lowering it takes a right that a test may lack
 	c, err := StartService(context.Background(), NewReaper(), "/proc/self/exe", Service{
 		Name: "probe", Path: "/bin/sh",

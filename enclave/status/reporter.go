@@ -63,7 +63,22 @@ func (r *Reporter) Attach(port io.Writer) {
 			// has the line.
 			_, _ = port.Write(b)
 		}
+		drain(port)
 	}(r.port, r.done)
+}
+
+// drain ends a port that is a connection and waits for the host to end it,
+// too: then the host has read everything.
+func drain(port io.Writer) {
+	c, ok := port.(interface {
+		io.Reader
+		CloseWrite() error
+	})
+	if !ok || c.CloseWrite() != nil {
+		return
+	}
+	// What the host says is dropped; Flush bounds the wait.
+	_, _ = io.Copy(io.Discard, c)
 }
 
 // Report stamps and writes one line.

@@ -79,9 +79,9 @@ func (t *TPM) ReadPCR(pcr uint) (digest.SHA256, error) {
 	return digest.SHA256(rsp.PCRValues.Digests[0].Buffer), nil
 }
 
-// Measure extends RuntimePCR with the SHA-256 of each event, in order, and
-// reads back what must have become of it. The register must be untouched: a
-// value in it means that something ran before the supervisor did.
+// Measure makes the first extensions of RuntimePCR, as Extend does. The
+// register must be untouched: a value in it means that something ran before
+// the supervisor did.
 func (t *TPM) Measure(events [][]byte) (digest.SHA256, error) {
 	value, err := t.ReadPCR(RuntimePCR)
 	if err != nil {
@@ -91,6 +91,12 @@ func (t *TPM) Measure(events [][]byte) (digest.SHA256, error) {
 		return digest.SHA256{}, fault.Mismatch(fault.ExitRefused, CodePCRUsed, "PCR 15 before the first measurement",
 			digest.SHA256{}.String(), value.String(), "restart the machine with a fresh TPM state; a reset alone must clear the register")
 	}
+	return t.Extend(value, events)
+}
+
+// Extend extends RuntimePCR, which must hold value, with the SHA-256 of each
+// event, in order, and reads back what must have become of it.
+func (t *TPM) Extend(value digest.SHA256, events [][]byte) (digest.SHA256, error) {
 	for _, e := range events {
 		sum := digest.Sum256(e)
 		_, err := tpm2.PCRExtend{

@@ -99,6 +99,13 @@ func TestTheWholeWayWithARealTPM(t *testing.T) {
 	if pcr != want {
 		t.Errorf("PCR 15 is %s, want %s", pcr, want)
 	}
+	third := []byte("three")
+	events = append(events, third)
+	sum := digest.Sum256(third)
+	want = digest.Sum256(append(want[:], sum[:]...))
+	if pcr, err = dev.Extend(pcr, [][]byte{third}); err != nil || pcr != want {
+		t.Errorf("PCR 15 is %s after one event more, want %s, %v", pcr, want, err)
+	}
 	if _, err := dev.Measure(events); !fault.Has(err, CodePCRUsed) {
 		t.Errorf("measuring twice: got %v, want %s", err, CodePCRUsed)
 	}

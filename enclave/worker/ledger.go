@@ -9,14 +9,10 @@ import (
 	"cocoon/contracts/chain"
 	contracts "cocoon/contracts/ledger"
 	"cocoon/contracts/receipt"
-	"cocoon/enclave/fwcfg"
 	"cocoon/enclave/ledger"
 	"cocoon/internal/fault"
 	"cocoon/internal/toncell"
 )
-
-// maxTON bounds the network config, in bytes.
-const maxTON = 1 << 20
 
 // openLedger opens the ledger of the config's registry, if it names one, and
 // makes sure that the registry is there. The network config comes from the
@@ -34,11 +30,7 @@ func (w *Worker) openLedger(ctx context.Context) error {
 	if err != nil {
 		return fault.New(fault.ExitParse, "config.parse", "write the payout address into operator.json", "%w", err)
 	}
-	doc, err := fwcfg.Read(os.DirFS(fwcfg.Dir), fwcfg.TON, maxTON)
-	if err != nil {
-		return configFault("ton-global.json", err)
-	}
-	w.chain, err = chain.Open(doc, chain.Options{Logger: w.log})
+	w.chain, err = chain.Open(w.ton, chain.Options{Logger: w.log})
 	if err != nil {
 		return configFault("ton-global.json", err)
 	}
@@ -54,10 +46,11 @@ func (w *Worker) openLedger(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	dir := Dir + "/books"
+	dir := w.booksDir()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("making the books' directory: %w", err)
 	}
+	w.log.Info("books", "dir", dir)
 	w.ledger = ledger.New(ledger.Options{
 		Chain: on, GlobalID: w.config.NetworkID, Registry: registry, ModelRoot: receipt.Hash(w.config.Model.Verity.Root),
 		Payout: payout, Key: w.keys.Receipt, Price: w.operator.Price, Dir: dir, Clock: time.Now,

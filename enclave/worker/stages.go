@@ -13,6 +13,7 @@ import (
 
 	"cocoon/enclave/boot"
 	"cocoon/enclave/engine"
+	"cocoon/enclave/firewall"
 	"cocoon/enclave/fwcfg"
 	"cocoon/enclave/keys"
 	"cocoon/enclave/netdev"
@@ -20,6 +21,7 @@ import (
 	"cocoon/enclave/pid1"
 	"cocoon/enclave/status"
 	"cocoon/enclave/tpmdev"
+	"cocoon/enclave/vsock"
 	"cocoon/internal/fault"
 	"cocoon/verifier/evidence"
 )
@@ -34,8 +36,11 @@ func (w *Worker) stages(background context.Context, stop context.CancelFunc) []b
 		{Name: "clock", Run: w.clock},
 		{Name: "network", Run: w.network},
 		{Name: "config", Run: w.readConfig},
+		{Name: "firewall", Run: func(context.Context) error { return w.openFlows(background) }},
 		{Name: "measure", Run: w.measure},
 		{Name: "packs", Timeout: 5 * time.Minute, Run: w.packs},
+		{Name: "latch", Run: w.latch},
+		{Name: "data", Timeout: 10 * time.Minute, Run: w.openData},
 		{Name: "containerd", Timeout: 2 * time.Minute, Run: w.startContainerd},
 		{Name: "engine", Timeout: 10 * time.Minute, Run: func(ctx context.Context) error { return w.startEngine(ctx, background) }},
 		{Name: "keys", Run: w.makeKeys},
@@ -57,13 +62,14 @@ func (w *Worker) mounts(context.Context) error {
 	if err := pid1.LinkDevices(pid1.Linux{}); err != nil {
 		return err
 	}
-	if err := pid1.Cgroups(pid1.Linux{}, nil); err != nil {
+	if err := pid1.Cgroups(pid1.Linux{}, pid1.Groups()); err != nil {
 		return err
 	}
 	return pid1.Harden(pid1.Linux{})
 }
 
-// devices opens the status port and watches the power button.
+// devices opens the status channel, over vsock or a virtio-serial port as the
+// host has it, and watches the power button.
 func (w *Worker) devices(ctx, background context.Context, stop context.CancelFunc) error {
 	// Ctrl-Alt-Del becomes a signal; the default is a reset without a stop.
 	if err := unix.Reboot(unix.LINUX_REBOOT_CMD_CAD_OFF); err != nil {
@@ -72,11 +78,20 @@ func (w *Worker) devices(ctx, background context.Context, stop context.CancelFun
 	pid1.WatchButton(background, stop)
 	find, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
-	name, err := pid1.WaitFor(find, func() (string, error) { return pid1.PortByName(os.DirFS("/sys"), status.PortName) })
+	sys := os.DirFS("/sys")
+	name, err := pid1.WaitFor(find, func() (string, error) {
+		if vsock.Present(sys) {
+			return "", nil
+		}
+		return pid1.PortByName(sys, status.PortName)
+	})
 	if err != nil {
 		// The console has every line, too.
-		w.log.Warn("no status port", "err", err)
+		w.log.Warn("no status channel", "err", err)
 		return nil
+	}
+	if name == "" {
+		return w.openVsock(background)
 	}
 	port, err := pid1.OpenPort(name)
 	if err != nil {
@@ -94,7 +109,15 @@ func (w *Worker) clock(context.Context) error {
 	return nil
 }
 
+// network closes the firewall, then brings the network up behind it: with
+// vsock the loopback device alone.
 func (w *Worker) network(ctx context.Context) error {
+	if err := firewall.Close(); err != nil {
+		return err
+	}
+	if w.vsock != nil {
+		return netdev.Loopback(netdev.Netlink{})
+	}
 	err := netdev.Setup(ctx, netdev.Netlink{}, netdev.Default())
 	if errors.Is(err, netdev.ErrNoDevice) {
 		return fault.New(fault.ExitNotReady, "boot.network_absent", "give the machine a virtio network device without an option ROM", "%w", err)
@@ -149,24 +172,31 @@ func (w *Worker) measure(context.Context) error {
 	if w.tpm, err = tpmdev.Open(tpmdev.Path); err != nil {
 		return err
 	}
-	events, err := evidence.RuntimeEvents(w.config)
+	events, err := evidence.ConfigEvents(w.config)
 	if err != nil {
 		return err
 	}
+	docs, err := eventBytes(events...)
+	if err != nil {
+		return err
+	}
+	if w.pcr15, err = w.tpm.Measure(docs); err != nil {
+		return err
+	}
+	w.log.Info("config measured", "pcr15", w.pcr15.String())
+	return nil
+}
+
+func eventBytes(events ...evidence.RuntimeEvent) ([][]byte, error) {
 	docs := make([][]byte, 0, len(events))
 	for _, e := range events {
 		b, err := e.Bytes()
 		if err != nil {
-			return err
+			return nil, err
 		}
 		docs = append(docs, b)
 	}
-	pcr, err := w.tpm.Measure(docs)
-	if err != nil {
-		return err
-	}
-	w.log.Info("config measured", "pcr15", pcr.String())
-	return nil
+	return docs, nil
 }
 
 func (w *Worker) packs(ctx context.Context) error {
@@ -187,7 +217,7 @@ func (w *Worker) startContainerd(ctx context.Context) error {
 	w.daemon, err = pid1.StartService(ctx, w.reaper, executable(), pid1.Service{
 		Name: "containerd", Path: path, Args: []string{"--config", engine.DaemonConfig},
 		Env:    []string{"PATH=" + engine.DaemonPath, "HOME=/", "TMPDIR=/tmp"},
-		Harden: pid1.Table()["containerd"],
+		Harden: pid1.Table()[pid1.RowContainerd],
 	}, w.log)
 	if err != nil {
 		return err
@@ -196,7 +226,10 @@ func (w *Worker) startContainerd(ctx context.Context) error {
 	if errors.Is(err, engine.ErrDaemonExited) {
 		return fmt.Errorf("%w: %w", err, w.daemon.Err())
 	}
-	return err
+	if err != nil {
+		return err
+	}
+	return pid1.ConfirmProcess(os.DirFS("/"), pid1.RowContainerd, w.daemon.PID, pid1.Table()[pid1.RowContainerd])
 }
 
 func (w *Worker) startEngine(ctx, background context.Context) error {

@@ -16,6 +16,7 @@ import (
 	"cocoon/contracts/chain"
 	"cocoon/enclave/attest"
 	"cocoon/enclave/boot"
+	"cocoon/enclave/datadisk"
 	"cocoon/enclave/engine"
 	"cocoon/enclave/keys"
 	"cocoon/enclave/ledger"
@@ -24,6 +25,8 @@ import (
 	"cocoon/enclave/serve"
 	"cocoon/enclave/status"
 	"cocoon/enclave/tpmdev"
+	"cocoon/enclave/vsock"
+	"cocoon/measurements/digest"
 	"cocoon/verifier/evidence"
 )
 
@@ -47,8 +50,12 @@ type Worker struct {
 	tpm      *tpmdev.TPM
 	tpmKeys  *tpmdev.Keys
 	eventLog []byte
+	vsock    *vsock.Host   // nil without a vsock device
+	pcr15    digest.SHA256 // after the last extension
+	ton      []byte        // network config of the ledger, nil without a registry
 	keys     *keys.Keys
 
+	dataDir             string // mounted data disk, empty without
 	engineDir, modelDir string
 	containerd          *engine.Containerd
 	daemon              *pid1.Child
@@ -154,6 +161,12 @@ func (w *Worker) stop() {
 	if w.ledger != nil {
 		if err := errors.Join(w.ledger.Close(), w.chain.Close()); err != nil {
 			w.log.Warn("ledger not closed", "err", err)
+		}
+	}
+	if w.dataDir != "" {
+		// After everything that writes to it.
+		if err := datadisk.Close(); err != nil {
+			w.log.Warn("data disk not closed", "err", err)
 		}
 	}
 	if w.tpm != nil {

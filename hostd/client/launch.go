@@ -21,11 +21,13 @@ const launchTimeout = 30 * time.Second
 
 // LaunchOptions of an ephemeral daemon.
 type LaunchOptions struct {
-	Program string    // cocoon-hostd
-	State   string    // its state directory
-	Tools   string    // the tools tree; empty: as the program finds it
-	Accel   string    // auto, kvm or tcg; empty: auto
-	Log     io.Writer // the daemon's log; may be nil
+	Program string // cocoon-hostd
+	State   string // its state directory
+	Tools   string // the tools tree; empty: as the program finds it
+	Accel   string // auto, kvm or tcg; empty: auto
+	// Transport is one of package vsock's; empty: auto.
+	Transport string
+	Log       io.Writer // the daemon's log; may be nil
 }
 
 // Launched is an ephemeral daemon: it ends, with all its VMs, when Close is
@@ -50,6 +52,9 @@ func Launch(ctx context.Context, o LaunchOptions) (*Launched, error) {
 	}
 	if o.Accel != "" {
 		args = append(args, "--accelerator", o.Accel)
+	}
+	if o.Transport != "" {
+		args = append(args, "--transport", o.Transport)
 	}
 	cmd := exec.Command(o.Program, args...)
 	stdin, err := cmd.StdinPipe()

@@ -41,6 +41,7 @@ type Options struct {
 	Dir       string         // state directory
 	Tools     toolstree.Tree // QEMU, swtpm, firmware
 	Accel     string         // auto, kvm or tcg
+	Transport string         // one of package vsock's; empty: auto
 	Keeper    []string       // argument vector of a keeper; the VM's directory is appended
 	Ephemeral bool           // VMs end with the daemon, also when it is killed
 	Clock     func() time.Time

@@ -19,6 +19,7 @@ import (
 	"cocoon/hostd/proc"
 	"cocoon/hostd/spec"
 	"cocoon/hostd/store"
+	"cocoon/hostd/vsock"
 	"cocoon/internal/fault"
 	"cocoon/internal/undo"
 )
@@ -51,11 +52,16 @@ func (d *Daemon) Start(ctx context.Context, s *spec.Spec) (st *machine.State, er
 	if err != nil {
 		return nil, err
 	}
-	d.o.Logger.Info("starting vm", "vm", s.Name, "accelerator", dec.Accel, "reason", dec.Reason)
+	transport, why, err := vsock.Probe(d.o.Transport, vsock.DevicePath)
+	if err != nil {
+		return nil, err
+	}
+	d.o.Logger.Info("starting vm", "vm", s.Name, "accelerator", dec.Accel, "reason", dec.Reason, "transport", transport, "transport_reason", why)
 	var u undo.Stack
 	defer u.UndoInto(&err)
 	dir := d.dir(s.Name)
-	if err := d.prepare(dir, s, dec.Accel, dec.Reason, &u); err != nil {
+	req := keeper.Request{Accel: dec.Accel, AccelWhy: dec.Reason, Transport: transport, TransportWhy: why}
+	if err := d.prepare(dir, s, req, &u); err != nil {
 		return nil, err
 	}
 	child, err := d.spawn(dir)
@@ -82,7 +88,7 @@ func (d *Daemon) Start(ctx context.Context, s *spec.Spec) (st *machine.State, er
 }
 
 // prepare lays out the VM's directory and remembers it.
-func (d *Daemon) prepare(dir string, s *spec.Spec, accelerator, why string, u *undo.Stack) error {
+func (d *Daemon) prepare(dir string, s *spec.Spec, req keeper.Request, u *undo.Stack) error {
 	_, serr := os.Stat(dir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fault.New(fault.ExitInternal, "vm.dir", "check that the state directory is writable and has space", "making VM directory: %w", err)
@@ -108,8 +114,9 @@ func (d *Daemon) prepare(dir string, s *spec.Spec, accelerator, why string, u *u
 	if firmware == "" {
 		firmware = d.o.Tools.OVMF()
 	}
-	if err := keeper.WriteRequest(dir, &keeper.Request{Spec: *s, Tools: d.o.Tools.Dir, Firmware: firmware, Accel: accelerator,
-		AccelWhy: why, CADir: filepath.Join(d.o.Dir, caDir), CA: ca, Ephemeral: d.o.Ephemeral}); err != nil {
+	req.Spec, req.Tools, req.Firmware = *s, d.o.Tools.Dir, firmware
+	req.CADir, req.CA, req.Ephemeral = filepath.Join(d.o.Dir, caDir), ca, d.o.Ephemeral
+	if err := keeper.WriteRequest(dir, &req); err != nil {
 		return err
 	}
 	return d.store.Put(store.Record{Spec: *s, Created: d.o.Clock().UTC()})

@@ -51,14 +51,16 @@ const (
 
 // Request is what a daemon asks a keeper to run.
 type Request struct {
-	Spec      spec.Spec `json:"spec"`
-	Tools     string    `json:"tools"`    // the tools tree's directory
-	Firmware  string    `json:"firmware"` // OVMF.fd
-	Accel     string    `json:"accelerator"`
-	AccelWhy  string    `json:"accelerator_reason"`
-	CADir     string    `json:"ca_dir"`
-	CA        string    `json:"ca"`
-	Ephemeral bool      `json:"ephemeral"` // ends with the daemon
+	Spec         spec.Spec `json:"spec"`
+	Tools        string    `json:"tools"`    // the tools tree's directory
+	Firmware     string    `json:"firmware"` // OVMF.fd
+	Accel        string    `json:"accelerator"`
+	AccelWhy     string    `json:"accelerator_reason"`
+	Transport    string    `json:"transport"`
+	TransportWhy string    `json:"transport_reason"`
+	CADir        string    `json:"ca_dir"`
+	CA           string    `json:"ca"`
+	Ephemeral    bool      `json:"ephemeral"` // ends with the daemon
 }
 
 // WriteRequest puts a request into a VM's directory.
@@ -122,6 +124,7 @@ func Run(ctx context.Context, o Options) error {
 	go o.listen(&r, orders, cancel)
 	m, err := machine.Start(sctx, machine.Options{
 		Spec: &r.Spec, Dir: o.Dir, Tools: tools, Firmware: r.Firmware, Accel: r.Accel, AccelWhy: r.AccelWhy,
+		Transport: r.Transport, TransportWhy: r.TransportWhy,
 		CA: ca, Relay: o.Relay, Clock: o.Clock, Logger: logger,
 	})
 	if err != nil {

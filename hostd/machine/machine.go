@@ -26,6 +26,7 @@ import (
 	"cocoon/hostd/qemu"
 	"cocoon/hostd/spec"
 	"cocoon/hostd/swtpm"
+	"cocoon/hostd/vsock"
 	"cocoon/internal/fault"
 	"cocoon/internal/undo"
 )
@@ -52,9 +53,13 @@ type Options struct {
 	Accel    string // qemu.AccelKVM or qemu.AccelTCG
 	AccelWhy string // how that was decided
 	CA       *swtpm.CA
-	Relay    []string            // argument vector of a relay; the target is appended
-	Console  io.Writer           // also gets the console; may be nil
-	OnLine   func(*console.Line) // also gets status lines; may be nil
+	Relay    []string // argument vector of a relay; the target is appended
+	// Transport is one of package vsock's, and how it was chosen; empty means
+	// virtio-serial.
+	Transport    string
+	TransportWhy string
+	Console      io.Writer           // also gets the console; may be nil
+	OnLine       func(*console.Line) // also gets status lines; may be nil
 	// TPM, where not nil, stands between QEMU and the software TPM: it gets
 	// the control channel and returns the one for QEMU.
 	TPM    func(ctrl *os.File) (*os.File, error)
@@ -68,9 +73,13 @@ type Machine struct {
 	qemu  *proc.Child
 	tpm   *swtpm.Process
 	qmp   *qemu.QMP
+	vsock vsock.Host // nil without
 	err   *stderrTail
 	pumps sync.WaitGroup
-	done  chan struct{}
+
+	statusLog *console.Log
+	stopVsock context.CancelFunc
+	done      chan struct{}
 
 	mu       sync.Mutex
 	state    State
@@ -86,8 +95,12 @@ func Start(ctx context.Context, o Options) (m *Machine, err error) {
 	if err != nil {
 		return nil, err
 	}
+	if o.Transport == "" {
+		o.Transport, o.TransportWhy = vsock.Serial, "the default"
+	}
 	m = &Machine{o: o, done: make(chan struct{}), err: &stderrTail{}}
 	m.state = State{Name: o.Spec.Name, Phase: Starting, TEE: o.Spec.TEE, Accel: o.Accel, AccelWhy: o.AccelWhy,
+		Transport: o.Transport, TransportWhy: o.TransportWhy,
 		Keeper: self, Started: o.Clock().UTC(), Guest: Guest{Stages: []Stage{}}}
 	if err := m.update(func(*State) {}); err != nil {
 		return nil, err
@@ -107,6 +120,11 @@ func Start(ctx context.Context, o Options) (m *Machine, err error) {
 	if err := preflight(o); err != nil {
 		return nil, err
 	}
+	if d := o.Spec.DataDisk; d != nil {
+		if err := makeDataDisk(d.Path, int64(d.SizeMiB)<<20); err != nil {
+			return nil, err
+		}
+	}
 	if err := m.launch(ctx, &u); err != nil {
 		return nil, err
 	}
@@ -122,7 +140,18 @@ func (m *Machine) launch(ctx context.Context, u *undo.Stack) error {
 	if err != nil {
 		return err
 	}
-	args, err := qemu.Args(o.Spec, qemu.Options{Accel: o.Accel, Firmware: o.Firmware, Cmdline: cmdline, Relay: o.Relay})
+	if m.statusLog, err = console.Open(filepath.Join(o.Dir, StatusFile), StatusLimit); err != nil {
+		return err
+	}
+	u.Push("closing status log", m.statusLog.Close)
+	if err := m.openVsock(ctx, u); err != nil {
+		return err
+	}
+	qo := qemu.Options{Accel: o.Accel, Firmware: o.Firmware, Cmdline: cmdline, Relay: o.Relay, Transport: o.Transport}
+	if m.vsock != nil {
+		qo.CID = m.vsock.CID()
+	}
+	args, err := qemu.Args(o.Spec, qo)
 	if err != nil {
 		return err
 	}
@@ -145,7 +174,11 @@ func (m *Machine) launch(ctx context.Context, u *undo.Stack) error {
 	}
 	defer ctrl.Close()
 
-	ours, theirs, err := pairs(3)
+	n := 3
+	if m.vsock != nil {
+		n = 2 // no status port
+	}
+	ours, theirs, err := pairs(n)
 	if err != nil {
 		return err
 	}
@@ -163,7 +196,12 @@ func (m *Machine) launch(ctx context.Context, u *undo.Stack) error {
 	})
 	cmd := o.Tools.Command(context.Background(), "qemu-system-x86_64", args...)
 	cmd.Stdout, cmd.Stderr = m.err, m.err
-	cmd.ExtraFiles = append(theirs, ctrl) // FDQMP, FDConsole, FDStatus, FDTPM
+	cmd.ExtraFiles = []*os.File{theirs[0], theirs[1], ctrl} // FDQMP, FDConsole, FDTPM, then FDStatus or FDVsock
+	if m.vsock != nil {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, m.vsock.QEMU())
+	} else {
+		cmd.ExtraFiles = append(cmd.ExtraFiles, theirs[2])
+	}
 	o.Logger.Debug("starting qemu", "vm", o.Spec.Name, "argv", cmd.Args)
 	if m.qemu, err = proc.Start(cmd); err != nil {
 		return fmt.Errorf("starting QEMU: %w", err)
@@ -172,14 +210,20 @@ func (m *Machine) launch(ctx context.Context, u *undo.Stack) error {
 	// Now only QEMU holds its ends, so that its death shows as end of file.
 	closeTheirs()
 	ctrl.Close()
+	if m.vsock != nil {
+		m.vsock.QEMU().Close()
+	}
 	confine(m.qemu.ID.PID, o.Logger)
 	if err := m.update(func(s *State) {
 		s.QEMU, s.SWTPM, s.EKSHA256 = m.qemu.ID, tpm.ID(), hex.EncodeToString(ekSum[:])
 	}); err != nil {
 		return err
 	}
-	if err := m.attach(ours[1], ours[2]); err != nil {
+	if err := m.attach(ours[1]); err != nil {
 		return err
+	}
+	if m.vsock == nil {
+		m.pumps.Go(func() { m.pumpStatus(ours[2]) })
 	}
 	qctx, cancel := context.WithTimeout(ctx, qmpTimeout)
 	defer cancel()
@@ -204,43 +248,36 @@ func (m *Machine) explain(err error) error {
 }
 
 // attach starts keeping what the guest writes.
-func (m *Machine) attach(con, status net.Conn) error {
+func (m *Machine) attach(con net.Conn) error {
 	conLog, err := console.Open(filepath.Join(m.o.Dir, ConsoleFile), ConsoleLimit)
 	if err != nil {
 		return err
 	}
-	statusLog, err := console.Open(filepath.Join(m.o.Dir, StatusFile), StatusLimit)
-	if err != nil {
-		conLog.Close()
-		return err
-	}
-	m.pumps.Add(2)
-	go func() {
-		defer m.pumps.Done()
+	m.pumps.Go(func() {
 		defer conLog.Close()
 		defer con.Close()
 		m.pumpConsole(con, conLog)
-	}()
-	go func() {
-		defer m.pumps.Done()
-		defer statusLog.Close()
-		defer status.Close()
-		bad := func(err error) {
-			// The guest decides how many there are: only the first are told.
-			m.mu.Lock()
-			m.state.BadLines++
-			n := m.state.BadLines
-			m.mu.Unlock()
-			if n <= 8 {
-				m.o.Logger.Warn("unreadable status line", "vm", m.o.Spec.Name, "err", err)
-			}
-		}
-		err := console.Lines(status, func(l *console.Line) { m.line(l, statusLog) }, bad)
-		if err != nil && !errors.Is(err, net.ErrClosed) {
-			m.o.Logger.Warn("status port ended", "vm", m.o.Spec.Name, "err", err)
-		}
-	}()
+	})
 	return nil
+}
+
+// pumpStatus keeps the status lines of one connection.
+func (m *Machine) pumpStatus(status net.Conn) {
+	defer status.Close()
+	bad := func(err error) {
+		// The guest decides how many there are: only the first are told.
+		m.mu.Lock()
+		m.state.BadLines++
+		n := m.state.BadLines
+		m.mu.Unlock()
+		if n <= 8 {
+			m.o.Logger.Warn("unreadable status line", "vm", m.o.Spec.Name, "err", err)
+		}
+	}
+	err := console.Lines(status, func(l *console.Line) { m.line(l, m.statusLog) }, bad)
+	if err != nil && !errors.Is(err, net.ErrClosed) {
+		m.o.Logger.Warn("status port ended", "vm", m.o.Spec.Name, "err", err)
+	}
 }
 
 // Done is closed once the machine has ended and its state is written.
@@ -308,7 +345,13 @@ func (m *Machine) wait() {
 	defer close(m.done)
 	werr := m.qemu.Wait()
 	m.qmp.Close()
+	if m.vsock != nil {
+		m.closeVsock()
+	}
 	m.pumps.Wait()
+	if err := m.statusLog.Close(); err != nil {
+		m.o.Logger.Error("keeping status", "vm", m.o.Spec.Name, "err", err)
+	}
 	if err := m.tpm.Close(); err != nil {
 		m.o.Logger.Error("ending software TPM", "vm", m.o.Spec.Name, "err", err)
 	}

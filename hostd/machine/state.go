@@ -41,21 +41,24 @@ const (
 // State is what is known about a VM. Everything under Guest is the guest's own
 // word: it is shown and proves nothing.
 type State struct {
-	Name     string     `json:"name"`
-	Phase    string     `json:"phase"`
-	Accel    string     `json:"accelerator"`
-	AccelWhy string     `json:"accelerator_reason"`
-	TEE      string     `json:"tee"`
-	Keeper   proc.ID    `json:"keeper"` // the process that answers for the VM
-	QEMU     proc.ID    `json:"qemu"`
-	SWTPM    proc.ID    `json:"swtpm"`
-	Started  time.Time  `json:"started"`
-	Ended    *time.Time `json:"ended,omitempty"`
-	Reason   string     `json:"reason,omitempty"` // how it ended
-	Faults   []Problem  `json:"faults,omitempty"` // why it failed
-	EKSHA256 string     `json:"ek_certificate_sha256,omitempty"`
-	Guest    Guest      `json:"guest"`
-	BadLines int        `json:"bad_status_lines,omitempty"` // status lines that could not be read
+	Name     string `json:"name"`
+	Phase    string `json:"phase"`
+	Accel    string `json:"accelerator"`
+	AccelWhy string `json:"accelerator_reason"`
+	TEE      string `json:"tee"`
+	// Transport is how guest and host talk, and why.
+	Transport    string     `json:"transport,omitempty"`
+	TransportWhy string     `json:"transport_reason,omitempty"`
+	Keeper       proc.ID    `json:"keeper"` // the process that answers for the VM
+	QEMU         proc.ID    `json:"qemu"`
+	SWTPM        proc.ID    `json:"swtpm"`
+	Started      time.Time  `json:"started"`
+	Ended        *time.Time `json:"ended,omitempty"`
+	Reason       string     `json:"reason,omitempty"` // how it ended
+	Faults       []Problem  `json:"faults,omitempty"` // why it failed
+	EKSHA256     string     `json:"ek_certificate_sha256,omitempty"`
+	Guest        Guest      `json:"guest"`
+	BadLines     int        `json:"bad_status_lines,omitempty"` // status lines that could not be read
 }
 
 // Guest is what the guest says about itself.

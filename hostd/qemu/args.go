@@ -11,6 +11,7 @@ import (
 	"strings"
 
 	"cocoon/hostd/spec"
+	"cocoon/hostd/vsock"
 	"cocoon/internal/fault"
 )
 
@@ -26,15 +27,18 @@ const (
 	SerialRoot   = "cocoon-root"
 	SerialEngine = "cocoon-engine"
 	SerialModel  = "cocoon-model"
+	SerialData   = "cocoon-data"
 	StatusPort   = "cocoon.status"
 )
 
-// File descriptors that the process inherits, each one end of a socket pair.
+// File descriptors that the process inherits: each one end of a socket pair,
+// but for the kernel's vsock device.
 const (
 	FDQMP     = 3
 	FDConsole = 4
-	FDStatus  = 5
-	FDTPM     = 6
+	FDTPM     = 5
+	FDStatus  = 6 // without vsock
+	FDVsock   = 6 // with it
 )
 
 // Options are what the arguments depend on besides the spec.
@@ -42,15 +46,18 @@ type Options struct {
 	Accel    string   // AccelKVM or AccelTCG
 	Firmware string   // OVMF.fd, opened read-only
 	Cmdline  string   // the kernel command line, exactly as measured
-	Relay    []string // argument vector that carries one connection when a target is appended
+	Relay    []string // argument vector that carries one connection when a target is appended; without vsock
+	// Transport is one of package vsock's; empty means virtio-serial.
+	Transport string
+	CID       uint32 // of the guest, with vsock
 }
 
 // Args returns the arguments of qemu-system-x86_64 for the VM.
 //
 // There is no way into the guest: no monitor on a path, no inbound port, no
-// shared folder, no display. The user-mode network is restricted to the
-// spec's forwards. No device brings firmware into the measurement: the NIC
-// has no option ROM.
+// shared folder, no display. With vsock the guest has no network device at
+// all; without it, the user-mode network is restricted to the spec's forwards.
+// No device brings firmware into the measurement: the NIC has no option ROM.
 func Args(s *spec.Spec, o Options) ([]string, error) {
 	if s.TEE != spec.TEEVTPM {
 		return nil, fault.New(fault.ExitNotReady, "vm.tee.unsupported", `use "tee": "vtpm" for development`,
@@ -59,8 +66,14 @@ func Args(s *spec.Spec, o Options) ([]string, error) {
 	a := &args{}
 	a.add("-name", "guest="+s.Name+",debug-threads=on")
 	a.add("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot")
-	a.add("-sandbox", sandbox(s))
-	a.add("-machine", "q35,usb=off,vmport=off,hpet=off,dump-guest-core=off")
+	a.add("-sandbox", sandbox(s, o))
+	machine := "q35,usb=off,vmport=off,hpet=off,dump-guest-core=off"
+	if o.Transport == vsock.User {
+		// The device is another process, which reads and writes the queues.
+		machine += ",memory-backend=ram"
+		a.json("-object", map[string]any{"qom-type": "memory-backend-memfd", "id": "ram", "size": int64(s.MemoryMiB) << 20, "share": true})
+	}
+	a.add("-machine", machine)
 	switch o.Accel {
 	case AccelKVM:
 		a.add("-accel", "kvm", "-cpu", "host")
@@ -79,9 +92,6 @@ func Args(s *spec.Spec, o Options) ([]string, error) {
 	a.add("-mon", "chardev=qmp,mode=control")
 	a.socket("console", FDConsole)
 	a.add("-serial", "chardev:console")
-	a.socket("status", FDStatus)
-	a.json("-device", map[string]any{"driver": "virtio-serial-pci", "id": "ports", "max_ports": 4})
-	a.json("-device", map[string]any{"driver": "virtserialport", "bus": "ports.0", "chardev": "status", "name": StatusPort})
 	a.socket("tpm", FDTPM)
 	a.add("-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0")
 
@@ -92,8 +102,11 @@ func Args(s *spec.Spec, o Options) ([]string, error) {
 	if s.Packs.Model != "" {
 		a.disk("model", s.Packs.Model, SerialModel)
 	}
+	if s.DataDisk != nil {
+		a.dataDisk(s.DataDisk.Path)
+	}
 	a.json("-device", map[string]any{"driver": "virtio-rng-pci", "id": "rng"})
-	if err := a.network(s, o); err != nil {
+	if err := a.channel(s, o); err != nil {
 		return nil, err
 	}
 	if s.Config != "" {
@@ -112,9 +125,10 @@ func Args(s *spec.Spec, o Options) ([]string, error) {
 // use obsolete system calls nor raise its privileges nor start programs.
 // Forwards need relays: then starting programs is allowed, and with it
 // setsid, which libslirp calls for each and which QEMU counts as raising
-// privileges. The filter sets no_new_privs in any case.
-func sandbox(s *spec.Spec) string {
-	if len(s.Forwards) > 0 {
+// privileges. With vsock hostd itself carries them. The filter sets
+// no_new_privs in any case.
+func sandbox(s *spec.Spec, o Options) string {
+	if len(s.Forwards) > 0 && !o.vsock() {
 		return "on,obsolete=deny,resourcecontrol=deny"
 	}
 	return "on,obsolete=deny,resourcecontrol=deny,elevateprivileges=deny,spawn=deny"
@@ -145,6 +159,36 @@ func (a *args) disk(name, path, serial string) {
 		"read-only": true, "auto-read-only": false})
 	a.json("-blockdev", map[string]any{"driver": "raw", "node-name": name, "file": name + "-file", "read-only": true})
 	a.json("-device", map[string]any{"driver": "virtio-blk-pci", "id": "disk-" + name, "drive": name, "serial": serial})
+}
+
+func (o Options) vsock() bool { return o.Transport == vsock.Kernel || o.Transport == vsock.User }
+
+// dataDisk is the only disk that the guest writes. A flush of the guest's
+// reaches the host's disk; QEMU locks the file against a second VM.
+func (a *args) dataDisk(path string) {
+	a.json("-blockdev", map[string]any{"driver": "file", "node-name": "data-file", "filename": path, "locking": "on"})
+	a.json("-blockdev", map[string]any{"driver": "raw", "node-name": "data", "file": "data-file"})
+	a.json("-device", map[string]any{"driver": "virtio-blk-pci", "id": "disk-data", "drive": "data", "serial": SerialData})
+}
+
+// channel is how guest and host talk.
+func (a *args) channel(s *spec.Spec, o Options) error {
+	switch o.Transport {
+	case vsock.Kernel:
+		a.json("-device", map[string]any{"driver": "vhost-vsock-pci", "id": "vsock", "guest-cid": o.CID, "vhostfd": strconv.Itoa(FDVsock)})
+		return nil
+	case vsock.User:
+		a.socket("vsock", FDVsock)
+		a.json("-device", map[string]any{"driver": "vhost-user-vsock-pci", "id": "vsock", "chardev": "vsock"})
+		return nil
+	case vsock.Serial, "":
+		a.socket("status", FDStatus)
+		a.json("-device", map[string]any{"driver": "virtio-serial-pci", "id": "ports", "max_ports": 4})
+		a.json("-device", map[string]any{"driver": "virtserialport", "bus": "ports.0", "chardev": "status", "name": StatusPort})
+		return a.network(s, o)
+	default:
+		return fmt.Errorf("building arguments: unknown transport %q", o.Transport)
+	}
 }
 
 func (a *args) network(s *spec.Spec, o Options) error {

@@ -2,11 +2,17 @@ package qemu
 
 import (
 	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
 
+	"github.com/google/go-cmp/cmp"
+
 	"cocoon/hostd/spec"
+	"cocoon/hostd/vsock"
 	"cocoon/internal/fault"
 )
 
@@ -86,6 +92,39 @@ func TestArgsGiveTheGuestReadOnlyDisksBySerial(t *testing.T) {
 	}
 	if len(want) != 0 {
 		t.Errorf("disks missing: %v", want)
+	}
+}
+
+func TestTheDataDiskIsTheOnlyOneThatIsWritten(t *testing.T) {
+	s := testSpec()
+	s.DataDisk = &spec.DataDisk{Path: "/d/da,ta.img", SizeMiB: 64}
+	args, err := Args(s, testOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	written := map[string]bool{}
+	for _, v := range values(args, "-blockdev") {
+		m := decode(t, v)
+		if m["read-only"] != true {
+			written[m["node-name"].(string)] = true
+			if m["driver"] == "file" && m["filename"] != "/d/da,ta.img" {
+				t.Errorf("written: %s", v)
+			}
+		}
+	}
+	if len(written) != 2 || !written["data"] || !written["data-file"] {
+		t.Errorf("written: %v", written)
+	}
+	serial := false
+	for _, v := range values(args, "-device") {
+		if strings.HasPrefix(v, "{") {
+			if m := decode(t, v); m["drive"] == "data" {
+				serial = m["serial"] == SerialData
+			}
+		}
+	}
+	if !serial {
+		t.Error("the data disk has no serial")
 	}
 }
 
@@ -169,5 +208,55 @@ func TestArgsRefuse(t *testing.T) {
 	o.Relay = nil
 	if _, err := Args(testSpec(), o); err == nil {
 		t.Error("forwards without a relay were accepted")
+	}
+}
+
+var update = flag.Bool("update", false, "write golden files")
+
+// The arguments of each transport, one a line.
+func TestArgsOfEachTransport(t *testing.T) {
+	for _, transport := range []string{vsock.Serial, vsock.Kernel, vsock.User} {
+		t.Run(transport, func(t *testing.T) {
+			o := testOptions()
+			o.Transport = transport
+			if transport != vsock.Serial {
+				o.CID, o.Relay = 7, nil
+			}
+			args, err := Args(testSpec(), o)
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := strings.Join(args, "\n") + "\n"
+			path := filepath.Join("testdata", transport+".golden")
+			if *update {
+				if err := os.WriteFile(path, []byte(got), 0o644); err != nil {
+					t.Fatal(err)
+				}
+			}
+			want, err := os.ReadFile(path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if diff := cmp.Diff(string(want), got); diff != "" {
+				t.Errorf("arguments (-want +got), -update writes them:\n%s", diff)
+			}
+			if transport == vsock.Serial {
+				return
+			}
+			// With vsock the guest has no network, and QEMU starts nothing.
+			for _, never := range []string{"-netdev", "virtio-net", "virtserialport", "guestfwd"} {
+				if strings.Contains(got, never) {
+					t.Errorf("%s among the arguments", never)
+				}
+			}
+			if !strings.Contains(got, "spawn=deny") || strings.Contains(got, "path=") {
+				t.Error("QEMU may start programs, or a channel has a path")
+			}
+		})
+	}
+	o := testOptions()
+	o.Transport = "pigeon"
+	if _, err := Args(testSpec(), o); err == nil {
+		t.Error("an unknown transport was accepted")
 	}
 }

@@ -101,7 +101,9 @@ func Serve(ctx context.Context, guest net.Conn, target string) error {
 	stop := context.AfterFunc(ctx, func() { g.Close(); t.Close() })
 	defer stop()
 	go func() {
-		waitHangUp(guest)
+		if !waitHangUp(guest) {
+			return // the context ends this relay
+		}
 		// Only the silent direction still runs then, if any.
 		time.Sleep(time.Second)
 		t.Close()
@@ -124,18 +126,18 @@ func carry(dst, src half) error {
 	return nil
 }
 
-// waitHangUp returns once the other end of a socket is closed in both
-// directions.
-func waitHangUp(c net.Conn) {
+// waitHangUp returns true once the other end of a socket is closed in both
+// directions, and false for a connection that cannot be watched.
+func waitHangUp(c net.Conn) bool {
 	sc, ok := c.(interface {
 		File() (*os.File, error)
 	})
 	if !ok {
-		return
+		return false
 	}
 	f, err := sc.File()
 	if err != nil {
-		return
+		return false
 	}
 	defer f.Close()
 	fds := []unix.PollFd{{Fd: int32(f.Fd())}}
@@ -145,7 +147,7 @@ func waitHangUp(c net.Conn) {
 			continue
 		}
 		if err != nil || n > 0 {
-			return
+			return true
 		}
 	}
 }

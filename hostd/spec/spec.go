@@ -75,6 +75,7 @@ type Spec struct {
 	CPUs      int               `json:"cpus"`                   // 1 to 512
 	Image     string            `json:"image"`                  // directory with vmlinuz, initrd, root.img, cmdline
 	Packs     Packs             `json:"packs"`                  // further read-only disks
+	DataDisk  *DataDisk         `json:"data_disk,omitempty"`    // writable disk, encrypted by the guest
 	Config    string            `json:"config"`                 // config.json, handed over as fw_cfg opt/cocoon/config.json
 	Operator  string            `json:"operator"`               // operator.json, as fw_cfg opt/cocoon/operator.json
 	FwCfg     map[string]string `json:"fw_cfg,omitempty"`       // name below opt/cocoon/ to file
@@ -89,6 +90,20 @@ type Packs struct {
 	Engine string `json:"engine"` // serial cocoon-engine
 	Model  string `json:"model"`  // serial cocoon-model
 }
+
+// DataDisk is the disk on which the guest keeps what outlives a boot (serial
+// cocoon-data). The file is made where it does not exist; its content is the
+// guest's, encrypted with a key that only the same measured guest gets.
+type DataDisk struct {
+	Path    string `json:"path"`
+	SizeMiB int    `json:"size_mib"` // of a new file; an existing one keeps its size
+}
+
+// Size limits of a data disk, in MiB.
+const (
+	MinDataMiB = 32
+	MaxDataMiB = 16 << 20
+)
 
 // Forward lets the guest open TCP connections to one host target. There is no
 // way in: the guest has no inbound port.
@@ -147,6 +162,9 @@ func (s *Spec) Resolve(dir string) {
 	for _, p := range []*string{&s.Image, &s.Packs.Engine, &s.Packs.Model, &s.Config, &s.Operator, &s.Firmware} {
 		abs(p)
 	}
+	if s.DataDisk != nil {
+		abs(&s.DataDisk.Path)
+	}
 	for k, v := range s.FwCfg {
 		abs(&v)
 		s.FwCfg[k] = v
@@ -157,6 +175,9 @@ func (s *Spec) Resolve(dir string) {
 func (s *Spec) CheckAbsolute() error {
 	var errs []error
 	fs := s.Files()
+	if s.DataDisk != nil {
+		fs["data disk"] = s.DataDisk.Path
+	}
 	for _, role := range sortedKeys(fs) {
 		if !filepath.IsAbs(fs[role]) {
 			errs = append(errs, fmt.Errorf("path of %s is not absolute: %.128q", role, fs[role]))
@@ -188,6 +209,17 @@ func (s *Spec) Validate() error {
 	}
 	if s.Image == "" {
 		bad("image is missing")
+	}
+	if d := s.DataDisk; d != nil {
+		if d.Path == "" {
+			bad("data_disk has no path")
+		}
+		if d.SizeMiB < MinDataMiB || d.SizeMiB > MaxDataMiB {
+			bad("data_disk size_mib %d, want %d to %d", d.SizeMiB, MinDataMiB, MaxDataMiB)
+		}
+		if strings.ContainsAny(d.Path, "\x00\n") || len(d.Path) > 4000 {
+			bad("the path of data_disk holds a control character or is too long")
+		}
 	}
 	if s.StopGrace < 0 || s.StopGrace > 600 {
 		bad("stop_grace_s %d, want 0 to 600", s.StopGrace)

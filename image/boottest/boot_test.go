@@ -9,10 +9,15 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/klauspost/compress/zstd"
 
 	"cocoon/image/info"
 	"cocoon/internal/toolstree"
@@ -172,8 +177,8 @@ func TestAChangedMachineDoesNotReachTheSupervisor(t *testing.T) {
 	}
 }
 
-// The root file system holds the four programs and nothing that runs others.
-func TestTheRootHoldsFourProgramsAndNoShell(t *testing.T) {
+// The root file system holds the five programs and nothing that runs others.
+func TestTheRootHoldsFiveProgramsAndNoShell(t *testing.T) {
 	tree, err := toolstree.Find()
 	if err != nil {
 		t.Skipf("make deps has not run: %v", err)
@@ -216,7 +221,7 @@ func TestTheRootHoldsFourProgramsAndNoShell(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"/usr/bin/cocoon-enclave", "/usr/bin/containerd", "/usr/bin/containerd-shim-runc-v2", "/usr/sbin/runc"}
+	want := []string{"/usr/bin/cocoon-enclave", "/usr/bin/containerd", "/usr/bin/containerd-shim-runc-v2", "/usr/sbin/mke2fs", "/usr/sbin/runc"}
 	got, _ := json.Marshal(programs)
 	if exp, _ := json.Marshal(want); string(got) != string(exp) {
 		t.Errorf("programs are %s, want %s", got, exp)
@@ -229,5 +234,86 @@ func TestTheRootHoldsFourProgramsAndNoShell(t *testing.T) {
 		if f := strings.Split(line, ":"); len(f) < 2 || !strings.HasPrefix(f[1], "!") && f[1] != "*" {
 			t.Errorf("an account is not locked: %q", line)
 		}
+	}
+}
+
+// moduleList is what the initrd may load, in loading order or not: the root
+// file system's path, network, entropy, vsock, TPM and TEE drivers, fw_cfg,
+// containers' overlay, power button, firewall, the data disk's encryption.
+// Everything else that a host attaches has no driver.
+var moduleList = []string{
+	"aesni_intel", "async_tx", "async_xor", "authenc", "button", "configfs", "cryptd", "crypto_simd", "dm_bufio",
+	"dm_crypt", "dm_integrity", "dm_mod", "dm_verity", "erofs", "evdev", "failover", "gf128mul", "libcrc32c",
+	"net_failover", "nf_conntrack", "nf_defrag_ipv4", "nf_defrag_ipv6", "nf_tables", "nfnetlink", "nft_ct",
+	"overlay", "qemu_fw_cfg", "reed_solomon", "sev_guest", "sha256_ssse3", "tdx_guest", "tsm", "virtio_blk",
+	"virtio_net", "virtio_rng", "vmw_vsock_virtio_transport", "vmw_vsock_virtio_transport_common", "vsock", "xor",
+	"xts",
+}
+
+func TestTheInitrdLoadsOnlyTheseModules(t *testing.T) {
+	tree, err := toolstree.Find()
+	if err != nil {
+		t.Skipf("make deps has not run: %v", err)
+	}
+	packed, err := os.ReadFile(filepath.Join(filepath.Dir(tree.Dir), "image", info.Initrd))
+	if err != nil {
+		t.Skipf("make image has not run: %v", err)
+	}
+	z, err := zstd.NewReader(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer z.Close()
+	archive, err := z.DecodeAll(packed, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got, programs []string
+	for name, data := range newc(t, archive) {
+		switch {
+		case strings.HasPrefix(name, "modules/") && strings.HasSuffix(name, ".ko"):
+			got = append(got, strings.TrimSuffix(strings.TrimPrefix(name, "modules/"), ".ko"))
+			// The kernel's own signature stands at the end (scripts/sign-file).
+			if !bytes.HasSuffix(data, []byte("~Module signature appended~\n")) {
+				t.Errorf("%s is not signed", name)
+			}
+		case bytes.HasPrefix(data, []byte("\x7fELF")):
+			programs = append(programs, name)
+		}
+	}
+	slices.Sort(got)
+	if diff := cmp.Diff(moduleList, got); diff != "" {
+		t.Errorf("modules (-want +got):\n%s", diff)
+	}
+	if diff := cmp.Diff([]string{"init"}, programs); diff != "" {
+		t.Errorf("programs (-want +got):\n%s", diff)
+	}
+}
+
+// newc reads a cpio archive of that form (initramfs buffer format,
+// Documentation/driver-api/early-userspace).
+func newc(t *testing.T, b []byte) map[string][]byte {
+	t.Helper()
+	files := map[string][]byte{}
+	align := func(n int) int { return (n + 3) &^ 3 }
+	for at := 0; ; {
+		if len(b) < at+110 || string(b[at:at+6]) != "070701" {
+			t.Fatalf("no archive member at %d", at)
+		}
+		field := func(i int) int {
+			n, err := strconv.ParseUint(string(b[at+6+8*i:at+14+8*i]), 16, 32)
+			if err != nil {
+				t.Fatal(err)
+			}
+			return int(n)
+		}
+		size, nameSize := field(6), field(11)
+		name := string(b[at+110 : at+110+nameSize-1])
+		if name == "TRAILER!!!" {
+			return files
+		}
+		data := align(at + 110 + nameSize)
+		files[name] = b[data : data+size]
+		at = align(data + size)
 	}
 }

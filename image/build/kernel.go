@@ -34,6 +34,8 @@ var requiredModules = []string{"virtio_pci", "virtio_blk", "dm_mod", "dm_verity"
 var optionalModules = []string{
 	"virtio_net", "virtio_console", "virtio_rng", "vmw_vsock_virtio_transport",
 	"tpm_crb", "tpm_tis", "qemu_fw_cfg", "overlay", "configfs", "button", "evdev",
+	"nf_tables", "nft_ct",
+	"dm_crypt", "dm_integrity", "authenc", "xts", "ecb", "aesni_intel", "sha256_ssse3",
 	"tsm|tsm_report", "tdx_guest", "sev_guest",
 }
 

@@ -86,7 +86,7 @@ func boot() error {
 	if err != nil {
 		return fail("init.verity", err)
 	}
-	if err := unix.Mount(dev, "/root", "erofs", unix.MS_RDONLY|unix.MS_NODEV, ""); err != nil {
+	if err := unix.Mount(dev, "/root", "erofs", unix.MS_RDONLY|unix.MS_NODEV|unix.MS_NOSUID, ""); err != nil {
 		return fail("init.root_mount", fmt.Errorf("mounting the root file system: %w", err))
 	}
 	if root.Debug {

@@ -103,7 +103,9 @@ func (r *run) boot(ctx context.Context) error {
 	}
 	r.bootStart = st.Started
 	r.rep.Accelerator, r.rep.AccelReason, r.rep.TrustClass, r.rep.Notice = st.Accel, st.AccelWhy, "vtpm", Notice
+	r.rep.Transport = st.Transport
 	r.note("accelerator %s: %s", st.Accel, st.AccelWhy)
+	r.note("transport %s: %s", st.Transport, st.TransportWhy)
 	st, err = r.host.wait(ctx, vmName, "serve", bootLimit)
 	if err != nil {
 		r.tail(vmName)

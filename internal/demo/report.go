@@ -15,6 +15,7 @@ type Report struct {
 	Version        int                `json:"version"` // 1
 	Accelerator    string             `json:"accelerator"`
 	AccelReason    string             `json:"accelerator_reason"`
+	Transport      string             `json:"transport"` // how guest and host talk
 	TrustClass     string             `json:"trust_class"`
 	Notice         string             `json:"notice"`
 	ManifestSHA256 digest.SHA256      `json:"manifest_sha256"`

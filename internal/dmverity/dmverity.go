@@ -14,6 +14,7 @@ import (
 	"strconv"
 	"strings"
 
+	"cocoon/internal/devmapper"
 	"cocoon/measurements/verity"
 )
 
@@ -38,10 +39,7 @@ type Spec struct {
 	OnCorruption OnCorruption
 }
 
-var (
-	nameRE   = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
-	deviceRE = regexp.MustCompile(`^/dev/[a-z0-9]+(/[a-z0-9-]+)?$`)
-)
+var deviceRE = regexp.MustCompile(`^/dev/[a-z0-9]+(/[a-z0-9-]+)?$`)
 
 // sectorsPerBlock converts blocks into the device-mapper's 512-byte sectors.
 const sectorsPerBlock = verity.BlockSize / 512
@@ -49,7 +47,7 @@ const sectorsPerBlock = verity.BlockSize / 512
 // check refuses specs that would be ambiguous in a table line.
 func (s Spec) check() error {
 	var errs []error
-	if !nameRE.MatchString(s.Name) {
+	if !devmapper.ValidName(s.Name) {
 		errs = append(errs, fmt.Errorf("name %q", s.Name))
 	}
 	if !deviceRE.MatchString(s.Device) {

@@ -1,7 +1,6 @@
 package dmverity
 
 import (
-	"encoding/binary"
 	"strings"
 	"testing"
 )
@@ -52,36 +51,5 @@ func TestTableRefusesWhatCouldChangeItsMeaning(t *testing.T) {
 				t.Errorf("accepted as %q", line)
 			}
 		})
-	}
-}
-
-func TestHeaderFollowsTheIoctlStructure(t *testing.T) {
-	b := header("root", flagReadOnly, 1, make([]byte, 2000))
-	le := binary.LittleEndian
-	for _, f := range []struct {
-		name string
-		off  int
-		want uint32
-	}{{"major version", 0, 4}, {"data size", 12, 2312}, {"data start", 16, 312}, {"targets", 20, 1}, {"flags", 28, 1}} {
-		if got := le.Uint32(b[f.off:]); got != f.want {
-			t.Errorf("%s is %d, want %d", f.name, got, f.want)
-		}
-	}
-	if got := string(b[48:53]); got != "root\x00" {
-		t.Errorf("name is %q", got)
-	}
-}
-
-func TestTargetIsPaddedAndTerminated(t *testing.T) {
-	b := target(800, "1 x")
-	le := binary.LittleEndian
-	if len(b)%8 != 0 || le.Uint64(b[8:]) != 800 || int(le.Uint32(b[20:])) != len(b) {
-		t.Errorf("target spec is %x", b)
-	}
-	if got := string(b[24:31]); got != "verity\x00" {
-		t.Errorf("type is %q", got)
-	}
-	if got := string(b[40:44]); got != "1 x\x00" {
-		t.Errorf("parameters are %q", got)
 	}
 }

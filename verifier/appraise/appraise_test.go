@@ -137,6 +137,13 @@ func TestEachChangeIsRefusedByItsCode(t *testing.T) {
 			evidence: func(t *testing.T, w *world, ev *evidence.Evidence) { ev.CPU.RuntimeEvents = ev.CPU.RuntimeEvents[:2] },
 			want:     []string{"tpm.quote.pcr_digest", "tpm.runtime_events"}, exit: fault.ExitRefused,
 		},
+		"the latch left out, honestly measured": {
+			evidence: func(t *testing.T, w *world, ev *evidence.Evidence) {
+				ev.CPU.RuntimeEvents = ev.CPU.RuntimeEvents[:len(ev.CPU.RuntimeEvents)-1]
+				w.Requote(t, ev)
+			},
+			want: []string{"tpm.runtime_events"}, exit: fault.ExitRefused,
+		},
 		"a runtime event more, honestly measured": {
 			evidence: func(t *testing.T, w *world, ev *evidence.Evidence) {
 				ev.CPU.RuntimeEvents = append(ev.CPU.RuntimeEvents, evidence.RuntimeEvent{Event: "latch", Value: "x"})

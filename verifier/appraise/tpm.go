@@ -88,9 +88,9 @@ func (tpmCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *policy
 }
 
 // CheckRuntimeEvents checks that what the supervisor extended is exactly what this
-// config makes it extend: config hash, model root, GPU count and mode, in that
-// order and nothing else (DESIGN section 4). The caller binds the events to the
-// quote, through PCR 15 or RTMR3; id is the check's.
+// config makes it extend: config hash, model root, GPU count and mode, the latch,
+// in that order and nothing else (DESIGN section 4). The caller binds the events to
+// the quote, through PCR 15 or RTMR3; id is the check's.
 func CheckRuntimeEvents(id string, ev *evidence.Evidence) result.Check {
 	want, err := evidence.RuntimeEvents(&ev.Config)
 	if err != nil {

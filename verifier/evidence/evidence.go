@@ -59,7 +59,14 @@ const (
 	EventConfig = "config" // value: hex of the config's SHA-256
 	EventModel  = "model"  // value: hex of the model's verity root
 	EventGPU    = "gpu"    // value: count ":" mode
+	EventLatch  = "latch"  // value: LatchModules
 )
+
+// LatchModules is the value of the latch event: no kernel module can be loaded
+// any more, and the supervisor has read back from the kernel that lockdown,
+// module signatures, switches and mounts are as the image wants them. It is
+// recorded before any program but the supervisor starts.
+const LatchModules = "kernel.modules_disabled"
 
 // RuntimeEvent is one extension of RTMR3 or PCR 15 by the supervisor. The
 // register is extended with the bank's hash of the JCS of the event.
@@ -72,8 +79,22 @@ type RuntimeEvent struct {
 func (e RuntimeEvent) Bytes() ([]byte, error) { return jcs.Marshal(e) }
 
 // RuntimeEvents returns the events that a supervisor with this config
-// records, in order (DESIGN section 4, runtime measurements).
+// records, in order (DESIGN section 4, runtime measurements): those of the
+// config, then the latch.
 func RuntimeEvents(c *Config) ([]RuntimeEvent, error) {
+	events, err := ConfigEvents(c)
+	if err != nil {
+		return nil, err
+	}
+	return append(events, LatchEvent()), nil
+}
+
+// LatchEvent returns the event that closes the runtime measurements.
+func LatchEvent() RuntimeEvent { return RuntimeEvent{EventLatch, LatchModules} }
+
+// ConfigEvents returns the events that are recorded as soon as the config is
+// read.
+func ConfigEvents(c *Config) ([]RuntimeEvent, error) {
 	h, err := c.Hash()
 	if err != nil {
 		return nil, fmt.Errorf("hashing config: %w", err)

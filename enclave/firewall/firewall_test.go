@@ -1,0 +1,233 @@
+package firewall
+
+import (
+	"errors"
+	"net"
+	"net/netip"
+	"os"
+	"runtime"
+	"testing"
+	"time"
+
+	"github.com/google/go-cmp/cmp"
+	"github.com/google/nftables"
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	"cocoon/internal/fault"
+	"cocoon/verifier/evidence"
+)
+
+func ap(s string) netip.AddrPort { return netip.MustParseAddrPort(s) }
+
+func TestFlowsAreTheEndpointsOfTheDocumentsAndNothingElse(t *testing.T) {
+	got, err := Flows(&evidence.Operator{Verifier: "http://10.0.2.101", Gateways: []string{"10.0.2.100:443", "192.0.2.7:8443"}}, []string{"10.0.2.102:4924"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := []Flow{
+		{"verifier", ap("10.0.2.101:80")}, {"gateway", ap("10.0.2.100:443")}, {"gateway", ap("192.0.2.7:8443")},
+		{"lite-server", ap("10.0.2.102:4924")},
+	}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" {
+		t.Error(diff)
+	}
+	if got, err := Flows(&evidence.Operator{Verifier: "https://192.0.2.1/v1"}, nil); err != nil || got[0].To.Port() != 443 {
+		t.Errorf("got %v, %v", got, err)
+	}
+	if got, err := Flows(&evidence.Operator{}, nil); err != nil || len(got) != 0 {
+		t.Errorf("no endpoints: got %v, %v", got, err)
+	}
+}
+
+func TestWhatIsNoServerIsRefusedAndAllAtOnce(t *testing.T) {
+	_, err := Flows(&evidence.Operator{Verifier: "ftp://10.0.2.101", Gateways: []string{
+		"gateway.example:443", "10.0.2.100", "10.0.2.100:0", "0.0.0.0:80", "127.0.0.1:80", "[::1]:80", "224.0.0.1:80",
+	}}, []string{"lite:1"})
+	if n := len(fault.All(err)); n != 9 || !fault.Has(err, CodeFlow) {
+		t.Errorf("%d faults: %v", n, err)
+	}
+}
+
+// network makes two network namespaces joined by a cable, 10.0.2.15 (the
+// calling thread's) and the peer with several addresses, and returns a
+// function that runs in the peer's.
+func network(t *testing.T) (peer func(func())) {
+	t.Helper()
+	if os.Geteuid() != 0 {
+		t.Skip("making network namespaces needs root")
+	}
+	runtime.LockOSThread() // never unlocked: the thread ends with the test
+	must := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	other, err := netns.New()
+	must(err)
+	mine, err := netns.New()
+	must(err)
+	t.Cleanup(func() { other.Close(); mine.Close() })
+	must(netlink.LinkAdd(&netlink.Veth{LinkAttrs: netlink.LinkAttrs{Name: "eth0"}, PeerName: "eth1"}))
+	l, err := netlink.LinkByName("eth1")
+	must(err)
+	must(netlink.LinkSetNsFd(l, int(other)))
+	up := func(name string, addrs ...string) {
+		l, err := netlink.LinkByName(name)
+		must(err)
+		for _, a := range addrs {
+			addr, err := netlink.ParseAddr(a)
+			must(err)
+			must(netlink.AddrAdd(l, addr))
+		}
+		must(netlink.LinkSetUp(l))
+	}
+	up("eth0", "10.0.2.15/24")
+	up("lo")
+	peer = func(f func()) {
+		must(netns.Set(other))
+		defer func() { must(netns.Set(mine)) }()
+		f()
+	}
+	peer(func() { up("eth1", "10.0.2.100/24", "10.0.2.101/24"); up("lo") })
+	if _, err := (&nftables.Conn{}).ListTables(); err != nil {
+		t.Skipf("this kernel has no nftables: %v", err)
+	}
+	return peer
+}
+
+// listen opens a TCP listener in the thread's namespace, and accepts.
+func listen(t *testing.T, addr string) {
+	t.Helper()
+	l, err := net.Listen("tcp4", addr)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { l.Close() })
+	go func() {
+		for {
+			c, err := l.Accept()
+			if err != nil {
+				return
+			}
+			_, _ = c.Write([]byte("hello"))
+			c.Close()
+		}
+	}()
+}
+
+// reach dials in the thread's namespace. A socket belongs to the namespace in
+// which it is made, so it is made by hand: net.Dial may change threads.
+func reach(t *testing.T, addr string) error {
+	t.Helper()
+	a := ap(addr)
+	fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	tv := unix.NsecToTimeval(int64(300 * time.Millisecond))
+	if err := errors.Join(unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_SNDTIMEO, &tv),
+		unix.SetsockoptTimeval(fd, unix.SOL_SOCKET, unix.SO_RCVTIMEO, &tv)); err != nil {
+		t.Fatal(err)
+	}
+	if err := unix.Connect(fd, &unix.SockaddrInet4{Addr: a.Addr().As4(), Port: int(a.Port())}); err != nil {
+		return err
+	}
+	buf := make([]byte, 5)
+	n, err := unix.Read(fd, buf)
+	if err == nil && string(buf[:n]) != "hello" {
+		t.Errorf("read %q", buf[:n])
+	}
+	return err
+}
+
+// TestTheKernelCarriesOnlyTheFlows sends real packets through real rules.
+func TestTheKernelCarriesOnlyTheFlows(t *testing.T) {
+	peer := network(t)
+	peer(func() {
+		listen(t, "10.0.2.100:443")
+		listen(t, "10.0.2.100:80")
+		listen(t, "10.0.2.101:443")
+	})
+	listen(t, "10.0.2.15:22")
+	listen(t, "127.0.0.1:5000")
+	if err := reach(t, "10.0.2.100:443"); err != nil {
+		t.Fatalf("without rules: %v", err)
+	}
+	peer(func() {
+		if err := reach(t, "10.0.2.15:22"); err != nil {
+			t.Fatalf("without rules: %v", err)
+		}
+	})
+	must := func(addr string, open bool, why string) {
+		t.Helper()
+		if err := reach(t, addr); (err == nil) != open {
+			t.Errorf("%s (%s): %v", addr, why, err)
+		}
+	}
+	if err := Close(); err != nil {
+		t.Fatal(err)
+	}
+	must("10.0.2.100:443", false, "closed")
+	must("127.0.0.1:5000", true, "loopback")
+	for range 2 { // replacing the rules leaves none behind
+		if err := Apply([]Flow{{"gateway", ap("10.0.2.100:443")}}); err != nil {
+			t.Fatal(err)
+		}
+		must("10.0.2.100:443", true, "the flow")
+		must("10.0.2.100:80", false, "another port of the server")
+		must("10.0.2.101:443", false, "another server")
+		must("127.0.0.1:5000", true, "loopback")
+		peer(func() { must("10.0.2.15:22", false, "from outside") })
+	}
+	// A server that may be dialled does not get in by using its own port.
+	peer(func() {
+		fd, err := unix.Socket(unix.AF_INET, unix.SOCK_STREAM|unix.SOCK_NONBLOCK|unix.SOCK_CLOEXEC, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer unix.Close(fd)
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEPORT, 1); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_REUSEADDR, 1); err != nil {
+			t.Fatal(err)
+		}
+		if err := unix.Bind(fd, &unix.SockaddrInet4{Addr: [4]byte{10, 0, 2, 101}, Port: 443}); err == nil {
+			t.Log("bound beside the listener")
+		}
+		_ = unix.Connect(fd, &unix.SockaddrInet4{Addr: [4]byte{10, 0, 2, 15}, Port: 22})
+		fds := []unix.PollFd{{Fd: int32(fd), Events: unix.POLLOUT}}
+		if n, err := unix.Poll(fds, 300); n != 0 {
+			t.Errorf("a server got in from its own port: %v", err)
+		}
+	})
+	udp, err := unix.Socket(unix.AF_INET, unix.SOCK_DGRAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(udp)
+	if err := unix.Sendto(udp, []byte("x"), 0, &unix.SockaddrInet4{Addr: [4]byte{10, 0, 2, 100}, Port: 443}); !errors.Is(err, unix.EPERM) {
+		t.Errorf("a datagram to an allowed server: got %v, want EPERM", err)
+	}
+	if err := Close(); err != nil {
+		t.Fatal(err)
+	}
+	must("10.0.2.100:443", false, "closed again")
+}
+
+// A table that somebody else left could accept what ours drops first.
+func TestAnotherTableIsRefused(t *testing.T) {
+	network(t)
+	c := &nftables.Conn{}
+	c.AddTable(&nftables.Table{Family: nftables.TableFamilyINet, Name: "other"})
+	if err := c.Flush(); err != nil {
+		t.Fatal(err)
+	}
+	if err := Apply(nil); !fault.Has(err, CodeOpen) {
+		t.Errorf("got %v, want %s", err, CodeOpen)
+	}
+}

@@ -1,0 +1,85 @@
+package worker
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+
+	"cocoon/enclave/datadisk"
+)
+
+// openData opens the data disk, if the machine has one. It comes after the
+// latch: everything is measured by then, and the disk's key is sealed to it.
+func (w *Worker) openData(ctx context.Context) error {
+	st, err := datadisk.Open(ctx, datadisk.Linux{Reaper: w.reaper, Self: executable(), Log: w.log}, w.tpm.Sealer(), rand.Reader)
+	if err != nil || st.Dir == "" {
+		return err
+	}
+	w.dataDir = st.Dir
+	n, err := countBoot(st.Dir)
+	if err != nil {
+		return err
+	}
+	w.log.Info("data disk opened", "formatted", st.Formatted, "boot", n)
+	return nil
+}
+
+// countBoot counts the boots that saw this disk. The host can put back an
+// older disk, so the number is for people who look for a cause.
+func countBoot(dir string) (int, error) {
+	path := filepath.Join(dir, "boots")
+	n := 0
+	b, err := os.ReadFile(path)
+	switch {
+	case err == nil:
+		if n, err = strconv.Atoi(strings.TrimSpace(string(b))); err != nil || n < 1 {
+			return 0, fmt.Errorf("counting boots: %q is no count", b)
+		}
+	case !errors.Is(err, fs.ErrNotExist):
+		return 0, fmt.Errorf("counting boots: %w", err)
+	}
+	n++
+	if err := writeDurably(path, strconv.Itoa(n)+"\n"); err != nil {
+		return 0, fmt.Errorf("counting boots: %w", err)
+	}
+	return n, nil
+}
+
+// writeDurably replaces a file; after a power cut it is the old or the new
+// one.
+func writeDurably(path, text string) error {
+	tmp := path + ".new"
+	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.WriteString(text)
+	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
+		return err
+	}
+	if err := os.Rename(tmp, path); err != nil {
+		return err
+	}
+	d, err := os.Open(filepath.Dir(path))
+	if err != nil {
+		return err
+	}
+	return errors.Join(d.Sync(), d.Close())
+}
+
+// booksDir is where this boot keeps its books: a directory of its own, named
+// by the receipt key, so that no boot takes another's books for its own. On a
+// data disk they outlive the boot.
+func (w *Worker) booksDir() string {
+	base := w.dataDir
+	if base == "" {
+		base = Dir
+	}
+	return filepath.Join(base, "books", w.keys.ReceiptPublic().String())
+}

@@ -1,0 +1,27 @@
+package worker
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestBootsAreCountedOnTheDisk(t *testing.T) {
+	dir := t.TempDir()
+	for want := 1; want <= 3; want++ {
+		if got, err := countBoot(dir); err != nil || got != want {
+			t.Errorf("got %d, %v, want %d", got, err, want)
+		}
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) != 1 {
+		t.Errorf("files are left: %v, %v", left, err)
+	}
+	for _, text := range []string{"", "x", "0", "-1", "1 2"} {
+		if err := os.WriteFile(filepath.Join(dir, "boots"), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got, err := countBoot(dir); err == nil {
+			t.Errorf("%q counts as %d", text, got)
+		}
+	}
+}
