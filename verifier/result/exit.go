@@ -11,7 +11,7 @@ import (
 // or a manifest wants; every other check is one of cryptography or binding
 // (DESIGN section 8).
 var policyPrefixes = []string{
-	"policy.", "registry.", "manifest.", "image.", "firmware.", "pcr.", "config.", "model.", "gpu.policy.", "tpm.ak.lifetime",
+	"policy.", "registry.", "manifest.", "image.", "firmware.", "pcr.", "rtmr.", "config.", "model.", "gpu.policy.", "tpm.ak.lifetime",
 }
 
 // ExitOf returns the exit code that goes with a failed check.

@@ -50,7 +50,7 @@ func (a azureCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *po
 	r, err := azure.Verify(in, &azure.Options{Now: now, SNP: &s, TDX: &d, QualifyingData: q[:]})
 	if r == nil {
 		out.faults(err)
-		out.Image = noReference(m, ev.CPU.Type)
+		out.Image = unread(m, ev.CPU.Type)
 		return out.CPUResult
 	}
 	out.CPU = append(out.CPU, drop(r.Checks, p)...)

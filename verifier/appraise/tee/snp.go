@@ -37,12 +37,13 @@ func (a snpCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *poli
 	if p.SNP != nil {
 		o.RequireCRL, o.CRLMaxAge = p.SNP.RequireCRL, p.SNP.CRLMaxAge()
 	}
-	out.Image = noReference(m, policy.ClassSNP)
 	res, err := snp.Verify(ev.CPU.Quote, &o)
 	if res == nil {
 		out.faults(err)
+		out.Image = unread(m, policy.ClassSNP)
 		return out.CPUResult
 	}
+	out.Image = imageSNP(m, res)
 	out.CPU = append(out.CPU, drop(res.Checks, p)...)
 	out.policy(p.SNP.Appraise(res))
 	want, err := ev.Claims.ReportData()

@@ -30,7 +30,7 @@ func (a tdxCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *poli
 	d.Now = now
 	res := verifyTDX(&a.o, &d, ev, ev.CPU.Quote, p, out)
 	if res == nil {
-		out.Image = noReference(m, policy.ClassTDX)
+		out.Image = unread(m, policy.ClassTDX)
 		return out.CPUResult
 	}
 	out.CPU = append(out.CPU, res.Checks...)
@@ -44,7 +44,7 @@ func (a tdxCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *poli
 	}
 	log := eventLog(ev, res, out)
 	out.Measurements = res.Measurements()
-	out.Image = imageTDX(m, res, log)
+	out.Image = imageTDX(m, p, res, log)
 	return out.CPUResult
 }
 
@@ -190,12 +190,6 @@ func runtimeRegister(ev *evidence.Evidence, res *tdx.Result, out *outcome) {
 		return
 	}
 	out.pass(checkRuntime, "rtmr3")
-}
-
-// imageTDX holds a TD's measurements against the manifest's reference values.
-// The log is nil where it is not proven.
-func imageTDX(m *manifest.Verified, _ *tdx.Result, _ *eventlog.Log) []result.Check {
-	return noReference(m, policy.ClassTDX)
 }
 
 // oneLine is an error's text on one line.

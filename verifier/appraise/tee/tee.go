@@ -93,6 +93,16 @@ func noReference(m *manifest.Verified, class string) []result.Check {
 		Reason: "manifest has no reference values for " + class, Remedy: "publish measurements of the image for this TEE"}}
 }
 
+// unread is the check for evidence that does not parse: there is nothing to
+// hold against the manifest.
+func unread(m *manifest.Verified, class string) []result.Check {
+	if m == nil {
+		return nil
+	}
+	return []result.Check{{ID: "manifest." + class, Status: result.Fail, Expected: "measurements of a machine", Actual: "none",
+		Reason: "evidence does not parse: there is nothing to hold against the manifest", Remedy: "see the CPU's failed checks"}}
+}
+
 // addCollateral sets the collateral for a quote. Failures are the quote's
 // verification to report, which finds none.
 func (o *Options) addCollateral(d *dcap.Options, ev *evidence.Evidence, quote []byte, out *outcome) {
