@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"crypto/x509"
 	"encoding/json"
 	"encoding/pem"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/nvgpu"
+	"cocoon/verifier/nvgpu/nrastest"
 	"cocoon/verifier/nvgputest"
 )
 
@@ -26,7 +28,37 @@ func setupVerifyGPU(env *testscript.Env) error {
 	}
 	env.Setenv("AT", nvgputest.Now.Format(time.RFC3339))
 	env.Setenv("NONCE", gpuNonce)
-	return writeGPUs(env.WorkDir)
+	if err := writeGPUs(env.WorkDir); err != nil {
+		return err
+	}
+	return writeOpinions(env)
+}
+
+// writeOpinions writes what an attestation service says of the GPU, and of
+// another: nras.json, other.json, and nras-keys.json.
+func writeOpinions(env *testscript.Env) error {
+	chain, err := os.ReadFile(filepath.Join(env.WorkDir, "gpu.chain"))
+	if err != nil {
+		return err
+	}
+	block, _ := pem.Decode(chain)
+	leaf, err := x509.ParseCertificate(block.Bytes)
+	if err != nil {
+		return err
+	}
+	s := nrastest.New(env.T(), nrastest.KeyID)
+	files := map[string][]byte{"nras-keys.json": s.Set}
+	for name, ueid := range map[string]string{"nras.json": leaf.SerialNumber.String(), "other.json": "4781763792860"} {
+		d := nrastest.Device(0)
+		d["ueid"], d["eat_nonce"] = ueid, gpuNonce
+		files[name] = s.Bundle(env.T(), []nrastest.Doc{d}, func(overall nrastest.Doc, _ map[string]string) { overall["eat_nonce"] = gpuNonce })
+	}
+	for name, b := range files {
+		if err := os.WriteFile(filepath.Join(env.WorkDir, name), b, 0o644); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // gpuNonce is what the devices sign, in hex.

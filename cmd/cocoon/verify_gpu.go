@@ -24,6 +24,7 @@ import (
 
 // verifyGPUFlags are the flags of "cocoon verify gpu".
 type verifyGPUFlags struct {
+	nras, nrasKeys  string
 	reports, chains []string
 	evidence        string
 	nonce           string
@@ -70,6 +71,8 @@ or measurements; 4 refused by policy alone; 5 unparsable input.`,
 	fs.IntVar(&f.gpus, "gpus", 0, "require this number of GPUs, `N`")
 	fs.StringArrayVar(&f.rims, "rim", nil, "reference integrity manifest, a `file`; may be repeated")
 	fs.StringArrayVar(&f.ocsps, "ocsp", nil, "OCSP response, a DER `file`; may be repeated")
+	fs.StringVar(&f.nras, "nras", "", "also verify the answer of NVIDIA's attestation service about these GPUs, a JSON `file`; it can only refuse")
+	fs.StringVar(&f.nrasKeys, "nras-keys", "", "the service's key set (JWKS) of the day of the answer, a `file`")
 	fs.BoolVar(&f.noRIM, "no-rim", false, "report measurements as skipped where there is no RIM; not accepted unless the policy allows it")
 	fs.StringVar(&f.at, "at", "", "verify at this `time`, RFC 3339 or Unix seconds; without it now")
 	fs.StringVar(&f.policy, "policy", "", "appraise by the policy in this JSON `file`")
@@ -77,6 +80,7 @@ or measurements; 4 refused by policy alone; 5 unparsable input.`,
 	fs.BoolVar(&f.json, "json", false, "write the result as JSON")
 	_ = cmd.MarkFlagRequired("nonce")
 	cmd.MarkFlagsOneRequired("report", "evidence")
+	cmd.MarkFlagsRequiredTogether("nras", "nras-keys")
 	cmd.MarkFlagsMutuallyExclusive("report", "evidence")
 	cmd.MarkFlagsMutuallyExclusive("chain", "evidence")
 	return cmd
@@ -87,7 +91,12 @@ func runVerifyGPU(cmd *cobra.Command, f *verifyGPUFlags) error {
 	if err != nil {
 		return err
 	}
-	return newGPUReport(nvgpu.Verify(items, o), o, p).write(cmd.OutOrStdout(), f.json)
+	m := nvgpu.Verify(items, o)
+	opinion, err := f.opinion(m, o)
+	if err != nil {
+		return err
+	}
+	return newGPUReport(m, o, p, opinion).write(cmd.OutOrStdout(), f.json)
 }
 
 // read reads every input; the error joins what is wrong with any of them.

@@ -23,13 +23,15 @@ type gpuReport struct {
 	NotAfter *time.Time      `json:"not_after,omitempty"`
 	Devices  []*nvgpu.Device `json:"devices"`
 	Topology nvgpu.Topology  `json:"topology"`
+	NRAS     []result.Check  `json:"nras,omitempty"` // of the service's answer, where one was given
 
 	faults []error
 }
 
-// newGPUReport appraises what was found and draws the conclusion.
-func newGPUReport(m *nvgpu.Machine, o *nvgpu.Options, p *policy.Policy) *gpuReport {
-	r := &gpuReport{Time: o.Now, Roots: "nvidia", Devices: m.Devices, Topology: m.Topology}
+// newGPUReport appraises what was found and draws the conclusion. opinion are
+// the checks of the service's answer.
+func newGPUReport(m *nvgpu.Machine, o *nvgpu.Options, p *policy.Policy, opinion []result.Check) *gpuReport {
+	r := &gpuReport{Time: o.Now, Roots: "nvidia", Devices: m.Devices, Topology: m.Topology, NRAS: opinion}
 	if o.Roots != nil {
 		r.Roots = "custom"
 	}
@@ -39,7 +41,7 @@ func newGPUReport(m *nvgpu.Machine, o *nvgpu.Options, p *policy.Policy) *gpuRepo
 	for _, d := range r.Devices {
 		d.Checks = append(d.Checks, p.Appraise(d, nil, o.OCSPNonce != nil)...)
 	}
-	for _, f := range failures(append(slices.Clone(r.Topology.Checks), devicesChecks(r.Devices)...)) {
+	for _, f := range failures(slices.Concat(r.Topology.Checks, devicesChecks(r.Devices), r.NRAS)) {
 		r.faults = append(r.faults, f)
 	}
 	// Fail closed: nothing but devices with every needed check good accepts.
@@ -112,6 +114,7 @@ func (r *gpuReport) text() string {
 		line("warning: trusting custom root certificates, not NVIDIA's")
 	}
 	writeFailures(&b, r.Topology.Checks)
+	writeFailures(&b, r.NRAS)
 	for i, d := range r.Devices {
 		line("")
 		kind := string(d.Kind)
@@ -137,6 +140,10 @@ func (r *gpuReport) text() string {
 				line("  %-14s %s", c.ID, plain(c.Actual))
 			}
 		}
+	}
+	if len(r.NRAS) > 0 && len(failures(r.NRAS)) == 0 {
+		line("")
+		line("NVIDIA's attestation service says the same of these GPUs")
 	}
 	if slices.ContainsFunc(devicesChecks(r.Devices), func(c result.Check) bool { return c.ID == "ocsp" && c.Status == result.Skip }) {
 		line("")

@@ -116,7 +116,7 @@ func TestThePackagesOfMkosiConfAreRead(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if diff := cmp.Diff([]string{"ca-certificates", "containerd", "runc"}, got); diff != "" {
+	if diff := cmp.Diff([]string{"ca-certificates", "containerd", "e2fsprogs", "runc"}, got); diff != "" {
 		t.Error(diff)
 	}
 	if _, err := confPackages("[Content]\nBootable=no\n"); err == nil {
