@@ -44,7 +44,7 @@ import (
 func setupEvidence(env *testscript.Env) error {
 	name := filepath.Base(env.WorkDir)
 	switch {
-	case strings.Contains(name, "verify_evidence"), name == "script-policy", name == "script-verdict", name == "script-appraise":
+	case strings.Contains(name, "verify_evidence"), name == "script-policy":
 		return writeEvidence(env)
 	case strings.Contains(name, "measure_tee"):
 		if err := writeBuild(env.WorkDir); err != nil {
