@@ -142,7 +142,7 @@ func writeTDXEvidence(env *testscript.Env, w *tpmtest.World, like *evidence.Evid
 // serveWorld runs a verifier of the world ($WORLD_URL) and names what a
 // registry must list for it.
 func serveWorld(env *testscript.Env, w *tpmtest.World) error {
-	srv, err := server.New(server.Options{Policy: w.Policy, Manifests: w.Manifests(env.T()), Key: scriptKey("verifier")})
+	srv, err := server.New(server.Options{Trust: server.Trust{Policy: w.Policy, Manifests: w.Manifests(env.T()), Signer: scriptKey("verifier")}})
 	if err != nil {
 		return err
 	}

@@ -27,7 +27,7 @@ func Parse(b []byte) (*Policy, error) {
 	return &p, nil
 }
 
-var classes = []string{ClassVTPM, ClassTDX, ClassSNP, ClassSGX, ClassAzTDX, ClassAzSNP}
+var classes = []string{ClassVTPM, ClassTDX, ClassSNP, ClassSGX, ClassAzTDX, ClassAzSNP, ClassTest}
 
 // Validate reports everything in the policy that is missing or contradicts
 // itself.
@@ -53,8 +53,10 @@ func (p *Policy) Validate() error {
 	}
 	// DESIGN section 2: nothing marked production accepts a machine without
 	// confidentiality.
-	if p.Environment == Production && slices.Contains(p.TrustClasses, ClassVTPM) {
-		bad("a production policy cannot accept trust class %q", ClassVTPM)
+	for _, c := range p.TrustClasses {
+		if p.Environment == Production && DevelopmentClass(c) {
+			bad("a production policy cannot accept trust class %q", c)
+		}
 	}
 	errs = append(errs, p.validateManifests(), p.validateTPM())
 	if p.Freshness.VerdictSeconds < 1 || p.Freshness.VerdictSeconds > MaxVerdictSeconds {
@@ -138,7 +140,7 @@ func (p *Policy) validateTPM() error {
 // The development class counts only in a policy that is marked so, whatever
 // list it is in.
 func (p *Policy) Accepts(class string) bool {
-	if class == ClassVTPM && p.Environment != Development {
+	if DevelopmentClass(class) && p.Environment != Development {
 		return false
 	}
 	return slices.Contains(p.TrustClasses, class)
