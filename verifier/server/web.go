@@ -5,6 +5,7 @@ import (
 	"net/http"
 
 	verifierv1 "cocoon/api/verifier/v1"
+	"cocoon/verifier/page"
 	"cocoon/verifier/result"
 	"cocoon/verifier/wire"
 )
@@ -23,6 +24,7 @@ func (s *Server) web() {
 	})
 	s.mux.HandleFunc("GET "+wire.PathReady, s.getReady)
 	s.mux.Handle("GET "+wire.PathMetrics, s.metrics.handler())
+	page.Register(s.mux)
 }
 
 // get serves a document within the caller's rate.
