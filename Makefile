@@ -45,6 +45,7 @@ soak: deps image bin ## what takes long: fuzzing, flat memory, reproducibility
 deps: ## install tools (build/tools), npm packages and Go modules
 	$(ROOT)
 	$(BUILD) deps
+	@command -v chromium >/dev/null || apt-get install -y -q --no-install-recommends chromium
 
 image: ## build the confidential-VM image (build/image) and the packs (build/packs)
 	$(ROOT)
