@@ -12,7 +12,7 @@ BUILD = @mkdir -p build && go build -o build/builder ./image/build && build/buil
 RACE = -race -gcflags=all=-d=checkptr=0
 RACED = ./client/... ./gateway/... ./ratls/... ./internal/registrysource/... ./internal/undo/... ./verifier/... ./enclave/... ./hostd/... ./contracts/devnet/... ./contracts/chain/... ./contracts/receipt/... ./cmd/cocoon-verifier/...
 
-.PHONY: help demo test bin deps image lock clean reproduce release rebuild soak check-generated bench
+.PHONY: help demo test bin deps image lock clean reproduce release rebuild soak generate check-generated bench
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -29,9 +29,12 @@ bin: ## build the programs (build/bin)
 	@mkdir -p build/bin
 	@go build -o build/bin/ ./cmd/...
 
-check-generated: ## recompile the contracts and compare with what is committed
+generate: ## make the API's Go code and OpenAPI document from its protobuf
+	@go run ./api/generate
+
+check-generated: generate ## generate API and contracts and compare with what is committed
 	@cd contracts && npm ci --silent --no-audit --no-fund && npm run --silent build
-	@git diff --exit-code -- contracts/compiled docs || { echo "generated files differ from what is committed"; exit 1; }
+	@git diff --exit-code -- api contracts/compiled docs || { echo "generated files differ from what is committed"; exit 1; }
 
 bench: ## compare the verifier with go-tdx-guest
 	@go test -run XXX -bench Verify -benchmem ./verifier/tdx
@@ -42,6 +45,7 @@ soak: deps image bin ## what takes long: fuzzing, flat memory, reproducibility
 deps: ## install tools (build/tools), npm packages and Go modules
 	$(ROOT)
 	$(BUILD) deps
+	@command -v chromium >/dev/null || apt-get install -y -q --no-install-recommends chromium
 
 image: ## build the confidential-VM image (build/image) and the packs (build/packs): PROFILE=cpu
 	$(ROOT)

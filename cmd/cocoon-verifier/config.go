@@ -162,9 +162,10 @@ func (c *Config) server(log *slog.Logger, cache *services.Client) (*server.Serve
 		return nil, fault.New(fault.ExitInternal, "verifier.signing_key", "make keys with cocoon-verifier keygen", "%w", err)
 	}
 	o := server.Options{
-		Policy: p, Manifests: manifests, GPUs: gpuAppraiser(cache, log), Key: key, Build: build(), Log: log, ArchiveDir: c.path(c.Archive),
+		Trust: server.Trust{Policy: p, Manifests: manifests, GPUs: gpuAppraiser(cache, log), Signer: key},
+		Build: build(), Log: log, ArchiveDir: c.path(c.Archive),
 		PerSecond: c.Limits.PerSecond, Burst: c.Limits.Burst, Concurrent: c.Limits.Concurrent,
-		ChallengeTTL: time.Duration(c.Limits.ChallengeSeconds) * time.Second, ArchiveMaxBytes: c.Limits.ArchiveBytes,
+		ChallengeTTL: time.Duration(c.Limits.ChallengeSeconds) * time.Second, ArchiveBytes: c.Limits.ArchiveBytes,
 	}
 	// Collateral for quotes comes with the evidence.
 	o.CPUs = tee.CPUs(tee.Options{DCAP: dcap.Options{Cache: dcap.NewCache(dcap.CacheOptions{})}, SNP: snp.Options{Cache: snp.NewCache(snp.CacheOptions{})}})

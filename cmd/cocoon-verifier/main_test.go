@@ -16,10 +16,10 @@ import (
 	"cocoon/internal/fault"
 	"cocoon/internal/keyfile"
 	"cocoon/internal/toolstree"
-	"cocoon/verifier/api"
 	"cocoon/verifier/client"
 	"cocoon/verifier/nvgpu/rimtest"
 	"cocoon/verifier/tpmtest"
+	"cocoon/verifier/wire"
 )
 
 // install makes keys, policy, manifest and a config in a directory.
@@ -73,8 +73,8 @@ func TestServiceStartsFromItsConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := c.Keys(context.Background())
-	if err != nil || len(keys.Verifier) != 1 || len(keys.AKRoots) != 1 {
+	keys, err := c.Info(context.Background())
+	if err != nil || len(keys.Keys) != 1 || len(keys.AKRoots) != 1 {
 		t.Errorf("keys %+v, %v", keys, err)
 	}
 }
@@ -108,7 +108,7 @@ func TestServiceIsACacheOfRIMs(t *testing.T) {
 	defer srv.Close()
 	// The list comes through; a document that is not under NVIDIA's root does
 	// not, and the service itself still answers.
-	for path, want := range map[string]int{"/v1/rim/ids": 200, "/v1/rim/" + id: 502, "/v1/rim/NV_GPU_DRIVER_GH100_1": 404, "/ocsp": 405, api.PathKeys: 200} {
+	for path, want := range map[string]int{"/v1/rim/ids": 200, "/v1/rim/" + id: 502, "/v1/rim/NV_GPU_DRIVER_GH100_1": 404, "/ocsp": 405, wire.PathInfo: 200} {
 		res, err := http.Get(srv.URL + path)
 		if err != nil {
 			t.Fatal(err)

@@ -228,9 +228,9 @@ func (m *auditedMachine) url(ctx context.Context, u *url.URL) ([]audit.Row, erro
 		return nil, err
 	}
 	if ms, err := vc.Manifests(ctx); err == nil {
-		row := audit.Row{Check: "machine.verifier", Name: u.Host, Status: audit.Fail, Expected: m.v.SHA256.String(), Actual: fmt.Sprintf("%d other manifests", len(ms.Manifests)),
+		row := audit.Row{Check: "machine.verifier", Name: u.Host, Status: audit.Fail, Expected: m.v.SHA256.String(), Actual: fmt.Sprintf("%d other manifests", len(ms)),
 			Reason: "the verifier does not hold evidence against this manifest", Means: "it was set up for other releases", Remedy: "ask whoever runs it", Exit: fault.ExitPolicy}
-		for _, x := range ms.Manifests {
+		for _, x := range ms {
 			if x.SHA256 == m.v.SHA256 {
 				row = audit.Row{Check: row.Check, Name: row.Name, Status: audit.Pass, Actual: x.SHA256.String()}
 			}

@@ -25,16 +25,20 @@ import (
 	"cocoon/contracts/coin"
 	"cocoon/contracts/receipt"
 	"cocoon/hostd/spec"
+	"cocoon/internal/jcs"
 	"cocoon/internal/toncell"
 	"cocoon/internal/toolstree"
+	"cocoon/verifier/appraise"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy"
+	"cocoon/verifier/policy/rules"
+	"cocoon/verifier/result"
 	"cocoon/verifier/tpmtest"
 )
 
 // guidePages are the pages whose every command is checked here. The commands
 // of docs/verify-quotes.md and docs/hostd.md have tests of their own.
-var guidePages = []string{"README.md", "docs/operators.md", "docs/auditors.md", "docs/measurements.md", "docs/image.md", "docs/clients.md", "docs/gpu-rims.md"}
+var guidePages = []string{"README.md", "docs/operators.md", "docs/auditors.md", "docs/measurements.md", "docs/image.md", "docs/clients.md", "docs/gpu-rims.md", "docs/policy.md"}
 
 // systemTools are the programs on the pages that are not the project's.
 var systemTools = []string{"curl", "jq", "useradd", "install", "systemctl", "journalctl", "go"}
@@ -292,6 +296,8 @@ func offline(args []string, built, ran bool) (bool, []string) {
 		return true, at // the last --at counts
 	case has("receipt", "verify"):
 		return !slices.Contains(args, "--config"), nil
+	case has("policy"), has("verdict", "show"):
+		return true, nil
 	case has("measure", "key"), has("manifest", "key"):
 		return true, nil
 	case has("audit"):
@@ -399,6 +405,9 @@ func guideDir(t *testing.T, root string) (receiptKey string) {
 		write(name, b, err)
 	}
 	write("manifest.json", w.Envelope(t), nil)
+	write("cases.json", pageDocument(t, readRepo(t, "docs/policy.md"), "cases.json"), nil)
+	token, err := result.SignEAR(appraise.Appraise(w.Evidence(t), &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tpmtest.Now}), scriptKey("verifier"), "guide")
+	write("verdict.jwt", []byte(token), err)
 
 	request, response := []byte(`{"model":"chat"}`), []byte("data: [DONE]\n\n")
 	write("body.json", request, nil)
@@ -447,6 +456,13 @@ func TestDocumentsOfTheGuidesAreGood(t *testing.T) {
 	p := strings.Replace(string(pageDocument(t, clients, "policy.json")), "BASE64 OF THE VERIFIER'S AK AUTHORITY, DER", base64.StdEncoding.EncodeToString(root), 1)
 	if _, err := policy.Parse([]byte(p)); err != nil {
 		t.Error(err)
+	}
+	var list []rules.Rule
+	if err := jcs.Decode(pageDocument(t, readRepo(t, "docs/policy.md"), "rules.json"), policy.MaxSize, &list); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := rules.Compile(list); err != nil || len(list) < 3 {
+		t.Errorf("%d rules, %v", len(list), err)
 	}
 }
 

@@ -44,7 +44,7 @@ import (
 func setupEvidence(env *testscript.Env) error {
 	name := filepath.Base(env.WorkDir)
 	switch {
-	case strings.Contains(name, "verify_evidence"):
+	case strings.Contains(name, "verify_evidence"), name == "script-policy":
 		return writeEvidence(env)
 	case strings.Contains(name, "measure_tee"):
 		if err := writeBuild(env.WorkDir); err != nil {
@@ -61,6 +61,14 @@ func writeEvidence(env *testscript.Env) error {
 	w := tpmtest.NewWorld(env.T())
 	env.Setenv("AT", tpmtest.Now.Format(time.RFC3339))
 	env.Setenv("SPKI", w.TLSSPKI.String())
+	env.Setenv("KEY", w.Policy.Manifests.Keys[0].String())
+	for file, b := range map[string][]byte{
+		"ak-root.pem": pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: w.Policy.TPM.AKRoots[0]}), "ek-root.der": w.Policy.TPM.EKRoots[0],
+	} {
+		if err := os.WriteFile(filepath.Join(env.WorkDir, file), b, 0o644); err != nil {
+			return err
+		}
+	}
 	if err := serveWorld(env, w); err != nil {
 		return err
 	}
@@ -134,7 +142,7 @@ func writeTDXEvidence(env *testscript.Env, w *tpmtest.World, like *evidence.Evid
 // serveWorld runs a verifier of the world ($WORLD_URL) and names what a
 // registry must list for it.
 func serveWorld(env *testscript.Env, w *tpmtest.World) error {
-	srv, err := server.New(server.Options{Policy: w.Policy, Manifests: w.Manifests(env.T()), Key: scriptKey("verifier")})
+	srv, err := server.New(server.Options{Trust: server.Trust{Policy: w.Policy, Manifests: w.Manifests(env.T()), Signer: scriptKey("verifier")}})
 	if err != nil {
 		return err
 	}

@@ -101,14 +101,10 @@ func runVerifyEvidence(cmd *cobra.Command, args []string, f *verifyEvidenceFlags
 	if f.qualifying != "" {
 		return usage("--qualifying-data is for evidence of Azure VMs: here the claims say what the quote carries")
 	}
-	ev, o, err := f.read(cmd.Context(), doc)
+	r, err := f.appraise(cmd.Context(), cmd, doc)
 	if err != nil {
 		return err
 	}
-	if o.CPUs, err = f.cpus(cmd, o.Now); err != nil {
-		return err
-	}
-	r := appraise.Appraise(ev, o)
 	if f.json {
 		if err := writeJSON(cmd.OutOrStdout(), r); err != nil {
 			return err
@@ -117,6 +113,18 @@ func runVerifyEvidence(cmd *cobra.Command, args []string, f *verifyEvidenceFlags
 		return err
 	}
 	return reported(r.Err())
+}
+
+// appraise reads what the flags name and appraises evidence.
+func (f *verifyEvidenceFlags) appraise(ctx context.Context, cmd *cobra.Command, doc []byte) (*result.Result, error) {
+	ev, o, err := f.read(ctx, doc)
+	if err != nil {
+		return nil, err
+	}
+	if o.CPUs, err = f.cpus(cmd, o.Now); err != nil {
+		return nil, err
+	}
+	return appraise.Appraise(ev, o), nil
 }
 
 // read reads every input; the error joins what is wrong with any of them.

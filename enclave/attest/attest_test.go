@@ -20,9 +20,10 @@ import (
 	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
 	"cocoon/ratls"
-	"cocoon/verifier/api"
+	"cocoon/verifier/client"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/result"
+	"cocoon/verifier/tpm"
 )
 
 // quoter signs by hashing, so that a test can tell what was signed.
@@ -47,9 +48,9 @@ type verifier struct {
 	clock     func() time.Time
 	life      time.Duration
 	verifyErr error
-	change    func(*api.Verdict)
-	enrolled  *api.EnrollRequest
-	activated *api.ActivateRequest
+	change    func(*client.Verdict)
+	enrolled  *tpm.EnrollRequest
+	activated *tpm.ActivateRequest
 	chain     [][]byte
 	n         byte
 	mu        sync.Mutex // for verifyErr
@@ -61,26 +62,26 @@ func (v *verifier) fail(err error) {
 	v.verifyErr = err
 }
 
-func (v *verifier) Challenge(context.Context) (*api.Challenge, error) {
+func (v *verifier) Challenge(context.Context) (*client.Challenge, error) {
 	v.n++
-	return &api.Challenge{Challenge: digest.Sum256([]byte{v.n})}, nil
+	return &client.Challenge{Challenge: digest.Sum256([]byte{v.n})}, nil
 }
-func (v *verifier) Enroll(_ context.Context, in *api.EnrollRequest) (*api.EnrollResponse, error) {
+func (v *verifier) Enroll(_ context.Context, in *tpm.EnrollRequest) (*tpm.EnrollResponse, error) {
 	v.enrolled = in
-	return &api.EnrollResponse{Session: digest.Sum256([]byte("s")), CredentialBlob: []byte("blob"), Secret: []byte("secret")}, nil
+	return &tpm.EnrollResponse{Session: digest.Sum256([]byte("s")), CredentialBlob: []byte("blob"), Secret: []byte("secret")}, nil
 }
-func (v *verifier) Activate(_ context.Context, in *api.ActivateRequest) (*api.ActivateResponse, error) {
+func (v *verifier) Activate(_ context.Context, in *tpm.ActivateRequest) (*tpm.ActivateResponse, error) {
 	v.activated = in
-	return &api.ActivateResponse{CertChain: v.chain}, nil
+	return &tpm.ActivateResponse{CertChain: v.chain}, nil
 }
-func (v *verifier) VerifyBytes(_ context.Context, ev []byte) (*api.Verdict, error) {
+func (v *verifier) VerifyBytes(_ context.Context, ev []byte) (*client.Verdict, error) {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	if v.verifyErr != nil {
 		return nil, v.verifyErr
 	}
 	exp := v.clock().Add(v.life)
-	out := &api.Verdict{Cell: "cell", EAR: jwt(fmt.Sprintf(`{"exp":%d}`, exp.Unix())), Result: &result.Result{
+	out := &client.Verdict{Cell: "cell", EAR: jwt(fmt.Sprintf(`{"exp":%d}`, exp.Unix())), Result: &result.Result{
 		Accepted: true, TrustClass: "vtpm", NotAfter: exp, EvidenceSHA256: sha256.Sum256(ev),
 		Submods:  map[string]*result.Submod{"cpu0": {Status: result.Affirming}, "image": {Status: result.Warning}},
 		Manifest: &result.ManifestRef{SHA256: digest.Sum256([]byte("manifest"))},
@@ -257,19 +258,19 @@ func TestNoVerdictIsReliedOnForMoreThanAnHour(t *testing.T) {
 func TestVerdictsThatAreRefused(t *testing.T) {
 	for _, c := range []struct {
 		name   string
-		change func(*api.Verdict)
+		change func(*client.Verdict)
 		code   string
 	}{
-		{"not accepted", func(v *api.Verdict) { v.Result.Accepted = false }, CodeRefused},
-		{"no result", func(v *api.Verdict) { v.Result = nil }, CodeRefused},
-		{"no verdict", func(v *api.Verdict) { v.EAR = "" }, CodeRefused},
-		{"about other evidence", func(v *api.Verdict) { v.Result.EvidenceSHA256[0] ^= 1 }, CodeForeign},
-		{"no manifest", func(v *api.Verdict) { v.Result.Manifest = nil }, CodeRefused},
-		{"no JWT", func(v *api.Verdict) { v.EAR = "a.b" }, CodeRefused},
-		{"no base64", func(v *api.Verdict) { v.EAR = "a.!.c" }, CodeRefused},
-		{"no expiry", func(v *api.Verdict) { v.EAR = jwt(`{}`) }, CodeRefused},
-		{"expired", func(v *api.Verdict) { v.EAR = jwt(`{"exp":1}`) }, CodeExpired},
-		{"collateral expired", func(v *api.Verdict) { v.Result.NotAfter = time.Unix(1, 0) }, CodeExpired},
+		{"not accepted", func(v *client.Verdict) { v.Result.Accepted = false }, CodeRefused},
+		{"no result", func(v *client.Verdict) { v.Result = nil }, CodeRefused},
+		{"no verdict", func(v *client.Verdict) { v.EAR = "" }, CodeRefused},
+		{"about other evidence", func(v *client.Verdict) { v.Result.EvidenceSHA256[0] ^= 1 }, CodeForeign},
+		{"no manifest", func(v *client.Verdict) { v.Result.Manifest = nil }, CodeRefused},
+		{"no JWT", func(v *client.Verdict) { v.EAR = "a.b" }, CodeRefused},
+		{"no base64", func(v *client.Verdict) { v.EAR = "a.!.c" }, CodeRefused},
+		{"no expiry", func(v *client.Verdict) { v.EAR = jwt(`{}`) }, CodeRefused},
+		{"expired", func(v *client.Verdict) { v.EAR = jwt(`{"exp":1}`) }, CodeExpired},
+		{"collateral expired", func(v *client.Verdict) { v.Result.NotAfter = time.Unix(1, 0) }, CodeExpired},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			v := &verifier{life: time.Hour}

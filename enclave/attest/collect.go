@@ -9,8 +9,9 @@ import (
 	"fmt"
 
 	"cocoon/measurements/digest"
-	"cocoon/verifier/api"
+	"cocoon/verifier/client"
 	"cocoon/verifier/evidence"
+	"cocoon/verifier/tpm"
 )
 
 // Quoter signs claims with hardware and proves its key to a verifier.
@@ -39,10 +40,10 @@ func (NoGPUs) Collect(context.Context, [32]byte) ([]evidence.GPU, error) {
 
 // Verifier is the verifier service. *client.Client of verifier/client is one.
 type Verifier interface {
-	Challenge(ctx context.Context) (*api.Challenge, error)
-	Enroll(ctx context.Context, in *api.EnrollRequest) (*api.EnrollResponse, error)
-	Activate(ctx context.Context, in *api.ActivateRequest) (*api.ActivateResponse, error)
-	VerifyBytes(ctx context.Context, ev []byte) (*api.Verdict, error)
+	Challenge(ctx context.Context) (*client.Challenge, error)
+	Enroll(ctx context.Context, in *tpm.EnrollRequest) (*tpm.EnrollResponse, error)
+	Activate(ctx context.Context, in *tpm.ActivateRequest) (*tpm.ActivateResponse, error)
+	VerifyBytes(ctx context.Context, ev []byte) (*client.Verdict, error)
 }
 
 // Identity is what the claims say of this boot.
@@ -66,7 +67,7 @@ type Collector struct {
 // Enrol proves to the verifier that the attestation key lives in the TPM of
 // the endorsement key, and keeps the certificate that it gets for it.
 func (c *Collector) Enrol(ctx context.Context, v Verifier) error {
-	rsp, err := v.Enroll(ctx, &api.EnrollRequest{
+	rsp, err := v.Enroll(ctx, &tpm.EnrollRequest{
 		EKChain: [][]byte{c.Quoter.EKCertificate()}, EKPublic: c.Quoter.EKPublic(), AKPublic: c.Quoter.AKPublic(),
 	})
 	if err != nil {
@@ -76,7 +77,7 @@ func (c *Collector) Enrol(ctx context.Context, v Verifier) error {
 	if err != nil {
 		return fmt.Errorf("enrolling attestation key: %w", err)
 	}
-	cert, err := v.Activate(ctx, &api.ActivateRequest{Session: rsp.Session, Credential: credential})
+	cert, err := v.Activate(ctx, &tpm.ActivateRequest{Session: rsp.Session, Credential: credential})
 	if err != nil {
 		return fmt.Errorf("enrolling attestation key: %w", err)
 	}

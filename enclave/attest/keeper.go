@@ -17,7 +17,7 @@ import (
 	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
 	"cocoon/ratls"
-	"cocoon/verifier/api"
+	"cocoon/verifier/client"
 	"cocoon/verifier/result"
 )
 
@@ -141,7 +141,7 @@ func refusal(err error) bool {
 }
 
 // accept is where a verdict is taken for this evidence.
-func accept(v *api.Verdict, doc []byte, now time.Time) (*Current, error) {
+func accept(v *client.Verdict, doc []byte, now time.Time) (*Current, error) {
 	const remedy = "check the verifier, and its clock against this machine's"
 	if v.Result == nil || v.EAR == "" || !v.Result.Accepted || v.Result.Manifest == nil {
 		return nil, fault.New(fault.ExitRefused, CodeRefused, "see the verifier's checks", "reading verdict: it is not positive")

@@ -15,7 +15,6 @@ import (
 	"cocoon/internal/fault"
 	"cocoon/internal/imagetest"
 	"cocoon/measurements/digest"
-	"cocoon/verifier/api"
 	"cocoon/verifier/result"
 	"cocoon/verifier/tpm"
 )
@@ -122,7 +121,7 @@ func TestTheWholeWayWithARealTPM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	begin, err := enroller.Begin(&api.EnrollRequest{EKChain: [][]byte{keys.EKCertificate()}, EKPublic: keys.EKPublic(), AKPublic: keys.AKPublic()})
+	begin, err := enroller.Begin(&tpm.EnrollRequest{EKChain: [][]byte{keys.EKCertificate()}, EKPublic: keys.EKPublic(), AKPublic: keys.AKPublic()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +129,7 @@ func TestTheWholeWayWithARealTPM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := enroller.Finish(&api.ActivateRequest{Session: begin.Session, Credential: credential})
+	cert, err := enroller.Finish(&tpm.ActivateRequest{Session: begin.Session, Credential: credential})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -36,7 +36,13 @@ func Appraise(ev *evidence.Evidence, o *Options) *result.Result {
 		a.fail(result.SubCPU, "policy.missing", "a policy", "none", "nothing is accepted without a policy", "give a policy")
 		return a.finish(r)
 	}
-	if h, err := o.Policy.Hash(); err == nil {
+	r.PolicySHA256 = o.PolicySHA256
+	if r.PolicySHA256.IsZero() {
+		h, err := o.Policy.Hash()
+		if err != nil {
+			a.fail(result.SubCPU, "policy.missing", "a policy that can be hashed", oneLine(err), "the policy has no identity", "correct the policy")
+			return a.finish(r)
+		}
 		r.PolicySHA256 = h
 	}
 	r.NotAfter = a.now.Add(time.Duration(o.Policy.Freshness.VerdictSeconds) * time.Second)
@@ -235,7 +241,7 @@ func (a *appraisal) finish(r *result.Result) *result.Result {
 		r.Submods[name] = s
 		r.Accepted = r.Accepted && good && len(s.Checks) > 0
 	}
-	r.Development = r.TrustClass == policy.ClassVTPM
+	r.Development = policy.DevelopmentClass(r.TrustClass)
 	r.Accepted = r.Accepted && total > 0 && r.Manifest != nil && r.NotAfter.After(a.now)
 	r.NotAfter = r.NotAfter.UTC().Truncate(time.Second)
 	return r
@@ -261,6 +267,8 @@ func vector(sub, class string, good bool) result.Vector {
 		case !good:
 			v[c] = result.ValueContraindicated
 		case sub == result.SubCPU && class == policy.ClassVTPM && c == result.Hardware:
+		case sub == result.SubCPU && class == policy.ClassTest && c == result.Hardware:
+			v[c] = result.ValueWarning // whoever has the test root can say this
 		case sub == result.SubCPU && class == policy.ClassVTPM && c == result.RuntimeOpaque:
 			v[c] = result.ValueWarning
 		default:

@@ -20,6 +20,9 @@ import (
 type Options struct {
 	// Policy says what is accepted. It is needed.
 	Policy *policy.Policy
+	// PolicySHA256 is Policy's hash, for who appraises much under one policy;
+	// zero: it is computed.
+	PolicySHA256 digest.SHA256
 	// Manifests are the candidates, opened under the policy's rules (see
 	// OpenManifests). Evidence is accepted if it meets one of them in full.
 	Manifests []*manifest.Verified

@@ -1,46 +1,55 @@
 // Package client is the Go client of a verifier service (docs/verifier-api.md).
-// It carries documents and turns problems into faults; a verdict is believed
+// It carries documents and turns errors into faults; a verdict is believed
 // only if result.VerifyEAR accepts it under keys that the caller pins.
 package client
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
-	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net/http"
 	"net/url"
 	"strings"
 	"time"
 
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	verifierv1 "cocoon/api/verifier/v1"
+	"cocoon/api/verifier/v1/verifierv1connect"
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/manifest"
-	"cocoon/verifier/api"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/result"
+	"cocoon/verifier/tpm"
+	"cocoon/verifier/wire"
 )
 
 // MaxResponse bounds a response, in bytes.
 const MaxResponse = 4 << 20
 
-// DefaultTimeout bounds one request where Options.HTTP is nil.
-const DefaultTimeout = 60 * time.Second
+// Defaults of Options.
+const (
+	DefaultTimeout = 60 * time.Second // of one request, where HTTP is nil
+	DefaultRetries = 2                // of requests that the service did not look at
+	firstBackoff   = 250 * time.Millisecond
+)
 
 // Options of a Client.
 type Options struct {
 	BaseURL string       // for example "http://127.0.0.1:8443"
 	HTTP    *http.Client // nil: a client with DefaultTimeout that follows no redirects
+	Retries int          // 0: DefaultRetries; negative: none
 }
 
 // Client talks to one verifier.
 type Client struct {
-	base *url.URL
-	http *http.Client
+	base    *url.URL
+	http    *http.Client
+	rpc     verifierv1connect.VerifierServiceClient
+	retries int
 }
 
 // New returns a client.
@@ -52,35 +61,74 @@ func New(o Options) (*Client, error) {
 	if (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
 		return nil, fmt.Errorf("parsing verifier URL %.128q: want http(s)://host[:port][/path]", o.BaseURL)
 	}
-	c := o.HTTP
-	if c == nil {
-		c = &http.Client{
+	c := &Client{base: u, http: o.HTTP, retries: max(o.Retries, 0)}
+	if o.Retries == 0 {
+		c.retries = DefaultRetries
+	}
+	if c.http == nil {
+		c.http = &http.Client{
 			Timeout:       DefaultTimeout,
 			CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
 		}
 	}
-	return &Client{base: u, http: c}, nil
+	c.rpc = verifierv1connect.NewVerifierServiceClient(c.http, strings.TrimSuffix(u.String(), "/"), connect.WithReadMaxBytes(MaxResponse))
+	return c, nil
+}
+
+// Challenge is a contribution to the nonce of evidence. It is good for one
+// appraisal before ExpiresAt.
+type Challenge struct {
+	Challenge digest.SHA256
+	ExpiresAt time.Time
+}
+
+// Verdict is the answer to accepted evidence. The EAR is the verdict; Result
+// repeats what it says for people.
+type Verdict struct {
+	EAR    string // JWT
+	Cell   string // the verdict for contracts, with this verifier's signature; empty without a registry
+	Result *result.Result
 }
 
 // Challenge asks for a contribution to the nonce of evidence.
-func (c *Client) Challenge(ctx context.Context) (*api.Challenge, error) {
-	return call[api.Challenge](ctx, c, http.MethodPost, api.PathChallenge, nil)
+func (c *Client) Challenge(ctx context.Context) (*Challenge, error) {
+	m, err := call(ctx, c, c.rpc.Challenge, &verifierv1.ChallengeRequest{Purpose: verifierv1.Purpose_PURPOSE_APPRAISE})
+	if err != nil {
+		return nil, err
+	}
+	d, err := digest.Parse256(m.Challenge)
+	if err != nil || m.ExpiresAt == nil {
+		return nil, badResponse(fmt.Errorf("challenge %.80q", m.Challenge))
+	}
+	return &Challenge{Challenge: d, ExpiresAt: m.ExpiresAt.AsTime()}, nil
 }
 
 // Enroll starts the enrolment of an attestation key.
-func (c *Client) Enroll(ctx context.Context, in *api.EnrollRequest) (*api.EnrollResponse, error) {
-	return call[api.EnrollResponse](ctx, c, http.MethodPost, api.PathEnroll, in)
+func (c *Client) Enroll(ctx context.Context, in *tpm.EnrollRequest) (*tpm.EnrollResponse, error) {
+	m, err := call(ctx, c, c.rpc.Enroll, &verifierv1.EnrollRequest{EkChain: in.EKChain, EkPublic: in.EKPublic, AkPublic: in.AKPublic})
+	if err != nil {
+		return nil, err
+	}
+	session, err := digest.Parse256(m.Session)
+	if err != nil {
+		return nil, badResponse(fmt.Errorf("session %.80q", m.Session))
+	}
+	return &tpm.EnrollResponse{Session: session, CredentialBlob: m.CredentialBlob, Secret: m.Secret, ExpiresAt: m.ExpiresAt.AsTime()}, nil
 }
 
 // Activate ends an enrolment with the recovered credential and returns the
 // attestation key's certificate chain.
-func (c *Client) Activate(ctx context.Context, in *api.ActivateRequest) (*api.ActivateResponse, error) {
-	return call[api.ActivateResponse](ctx, c, http.MethodPost, api.PathActivate, in)
+func (c *Client) Activate(ctx context.Context, in *tpm.ActivateRequest) (*tpm.ActivateResponse, error) {
+	m, err := call(ctx, c, c.rpc.Activate, &verifierv1.ActivateRequest{Session: in.Session.String(), Credential: in.Credential})
+	if err != nil {
+		return nil, err
+	}
+	return &tpm.ActivateResponse{CertChain: m.CertChain}, nil
 }
 
 // Verify sends evidence and returns the verdict. A refusal is an error whose
 // tree holds a fault for each failed check; Refusal finds its result.
-func (c *Client) Verify(ctx context.Context, ev *evidence.Evidence) (*api.Verdict, error) {
+func (c *Client) Verify(ctx context.Context, ev *evidence.Evidence) (*Verdict, error) {
 	b, err := ev.Marshal()
 	if err != nil {
 		return nil, fmt.Errorf("encoding evidence: %w", err)
@@ -89,157 +137,130 @@ func (c *Client) Verify(ctx context.Context, ev *evidence.Evidence) (*api.Verdic
 }
 
 // VerifyBytes is Verify for encoded evidence.
-func (c *Client) VerifyBytes(ctx context.Context, ev []byte) (*api.Verdict, error) {
-	return call[api.Verdict](ctx, c, http.MethodPost, api.PathVerify, raw{ev, evidence.MediaType})
+func (c *Client) VerifyBytes(ctx context.Context, ev []byte) (*Verdict, error) {
+	m, err := call(ctx, c, c.rpc.Appraise, &verifierv1.AppraiseRequest{Evidence: ev})
+	if err != nil {
+		return nil, err
+	}
+	r, err := wire.ReadResult(m.Result)
+	if err != nil {
+		return nil, badResponse(err)
+	}
+	if r.Accepted != m.Accepted || m.Accepted && m.Ear == "" || r.Foreign {
+		return nil, badResponse(fmt.Errorf("a verdict and a result that contradict each other"))
+	}
+	if err := r.Err(); err != nil {
+		return nil, err
+	}
+	return &Verdict{EAR: m.Ear, Cell: m.Cell, Result: r}, nil
 }
 
-// Keys returns the service's public keys. They are a claim: pin them by
-// another way.
-func (c *Client) Keys(ctx context.Context) (*api.Keys, error) {
-	return call[api.Keys](ctx, c, http.MethodGet, api.PathKeys, nil)
+// Foreign has recorded evidence of a machine that is none of ours appraised, at
+// a time (zero: the present). The result is never accepted: see its Failed.
+func (c *Client) Foreign(ctx context.Context, bundle []byte, at time.Time) (*result.Result, error) {
+	in := &verifierv1.AppraiseRequest{Evidence: bundle, Foreign: true}
+	if !at.IsZero() {
+		in.At = timestamppb.New(at)
+	}
+	m, err := call(ctx, c, c.rpc.Appraise, in)
+	if err != nil {
+		return nil, err
+	}
+	r, err := wire.ReadResult(m.Result)
+	if err != nil {
+		return nil, badResponse(err)
+	}
+	if !r.Foreign || r.Accepted || m.Accepted || m.Ear != "" || m.Cell != "" {
+		return nil, badResponse(fmt.Errorf("a verdict on foreign evidence"))
+	}
+	return r, nil
+}
+
+// Stored returns a verdict again that the service gave; its Result is nil.
+func (c *Client) Stored(ctx context.Context, evidenceHash digest.SHA256) (*Verdict, error) {
+	m, err := call(ctx, c, c.rpc.GetVerdict, &verifierv1.GetVerdictRequest{EvidenceSha256: evidenceHash.String()})
+	if err != nil {
+		return nil, err
+	}
+	return &Verdict{EAR: m.Ear, Cell: m.Cell}, nil
 }
 
 // Manifests returns the manifests that the service accepts.
-func (c *Client) Manifests(ctx context.Context) (*api.Manifests, error) {
-	return call[api.Manifests](ctx, c, http.MethodGet, api.PathManifests, nil)
-}
-
-// Manifest returns the envelope of the manifest with this hash (GET
-// /v1/manifests/{sha256}). The service is not trusted: an envelope with another
-// payload is an error. Whether the hash is one to trust is the caller's affair.
-func (c *Client) Manifest(ctx context.Context, hash digest.SHA256) ([]byte, error) {
-	var env json.RawMessage
-	if err := c.do(ctx, http.MethodGet, api.PathManifests+"/"+hash.String(), nil, &env); err != nil {
+func (c *Client) Manifests(ctx context.Context) ([]result.ManifestRef, error) {
+	m, err := call(ctx, c, c.rpc.Manifests, &verifierv1.ManifestsRequest{})
+	if err != nil {
 		return nil, err
 	}
-	v, err := manifest.Read(env, nil)
+	var out []result.ManifestRef
+	for _, r := range m.Manifests {
+		d, err := digest.Parse256(r.Sha256)
+		if err != nil {
+			return nil, badResponse(err)
+		}
+		out = append(out, result.ManifestRef{SHA256: d, Name: r.Name, Version: r.Version})
+	}
+	return out, nil
+}
+
+// Manifest returns the envelope of the manifest with this hash. The service is
+// not trusted: an envelope with another payload is an error. Whether the hash
+// is one to trust is the caller's affair.
+func (c *Client) Manifest(ctx context.Context, hash digest.SHA256) ([]byte, error) {
+	m, err := call(ctx, c, c.rpc.GetManifest, &verifierv1.GetManifestRequest{Sha256: hash.String()})
+	if err != nil {
+		return nil, err
+	}
+	v, err := manifest.Read(m.Envelope, nil)
 	if err != nil {
 		return nil, fault.New(fault.ExitParse, "verifier.response", "ask another verifier", "reading the verifier's answer: %w", err)
 	}
 	if v.SHA256 != hash {
 		return nil, fault.Mismatch(fault.ExitRefused, "manifest.hash", "the manifest's hash", hash.String(), v.SHA256.String(), "ask another verifier")
 	}
-	return env, nil
+	return m.Envelope, nil
 }
 
-// Healthy returns nil if the service answers.
-func (c *Client) Healthy(ctx context.Context) error {
-	return c.do(ctx, http.MethodGet, api.PathHealth, nil, nil)
-}
-
-// call does one request and decodes its answer.
-func call[T any](ctx context.Context, c *Client, method, path string, in any) (*T, error) {
-	var out T
-	if err := c.do(ctx, method, path, in, &out); err != nil {
+// Info returns what the service says of itself. Its keys are a claim: pin them
+// by another way.
+func (c *Client) Info(ctx context.Context) (*wire.Info, error) {
+	b, err := c.get(ctx, wire.PathInfo)
+	if err != nil {
 		return nil, err
+	}
+	var out wire.Info
+	if err := jcs.Decode(b, MaxResponse, &out); err != nil {
+		return nil, badResponse(err)
 	}
 	return &out, nil
 }
 
-// raw is a request body that is sent as it is.
-type raw struct {
-	body []byte
-	typ  string
+// Healthy returns nil if the service answers.
+func (c *Client) Healthy(ctx context.Context) error {
+	_, err := c.get(ctx, wire.PathHealth)
+	return err
 }
 
-func (c *Client) do(ctx context.Context, method, path string, in, out any) error {
-	var body io.Reader
-	typ := ""
-	switch v := in.(type) {
-	case nil:
-	case raw:
-		body, typ = bytes.NewReader(v.body), v.typ
-	default:
-		b, err := json.Marshal(in)
-		if err != nil {
-			return fmt.Errorf("encoding request: %w", err)
-		}
-		body, typ = bytes.NewReader(b), "application/json"
-	}
+func (c *Client) get(ctx context.Context, path string) ([]byte, error) {
 	u := *c.base
 	u.Path = strings.TrimSuffix(u.Path, "/") + path
-	req, err := http.NewRequestWithContext(ctx, method, u.String(), body)
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, u.String(), nil)
 	if err != nil {
-		return fmt.Errorf("making request: %w", err)
-	}
-	if typ != "" {
-		req.Header.Set("Content-Type", typ)
+		return nil, fmt.Errorf("making request: %w", err)
 	}
 	resp, err := c.http.Do(req)
 	if err != nil {
-		return fault.New(fault.ExitNetwork, "verifier.unreachable",
-			"check that the verifier runs and that its address is right", "calling verifier: %w", err)
+		return nil, unreachable(err)
 	}
 	defer resp.Body.Close()
 	b, err := io.ReadAll(io.LimitReader(resp.Body, MaxResponse+1))
 	if err != nil {
-		return fault.New(fault.ExitNetwork, "verifier.unreachable", "try again", "reading the verifier's answer: %w", err)
+		return nil, unreachable(err)
 	}
 	if len(b) > MaxResponse {
-		return fault.New(fault.ExitParse, "verifier.response", "check that the address is a verifier's",
-			"reading the verifier's answer: more than %d bytes", MaxResponse)
+		return nil, badResponse(fmt.Errorf("more than %d bytes", MaxResponse))
 	}
 	if resp.StatusCode != http.StatusOK {
-		return problem(resp, b)
+		return nil, fault.New(fault.ExitNetwork, "verifier.response", "check that the address is a verifier's", "calling verifier: HTTP status %d", resp.StatusCode)
 	}
-	if out == nil {
-		return nil
-	}
-	if err := jcs.Decode(b, MaxResponse, out); err != nil {
-		return fault.New(fault.ExitParse, "verifier.response", "check that client and verifier are of one version",
-			"reading the verifier's answer: %w", err)
-	}
-	return nil
-}
-
-// problem turns an error response into an error.
-func problem(resp *http.Response, body []byte) error {
-	typ, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	var p api.Problem
-	if typ != "application/problem+json" || jcs.Decode(body, MaxResponse, &p) != nil || p.Code == "" {
-		return fault.New(fault.ExitNetwork, "verifier.response", "check that the address is a verifier's",
-			"calling verifier: HTTP status %d", resp.StatusCode)
-	}
-	return &ProblemError{Problem: p}
-}
-
-// ProblemError is an error that the verifier answered with.
-type ProblemError struct{ Problem api.Problem }
-
-// Error names the problem and its faults.
-func (e *ProblemError) Error() string {
-	s := e.Problem.Title
-	for i, f := range e.Unwrap() {
-		if i == 0 {
-			s += ":"
-		}
-		s += " " + f.Error() + ";"
-	}
-	return "verifier: " + strings.TrimSuffix(s, ";")
-}
-
-// Unwrap returns the faults.
-func (e *ProblemError) Unwrap() []error {
-	var out []error
-	for _, f := range e.Problem.Faults {
-		exit := f.Exit
-		// The service is not trusted to call a refusal a success.
-		if exit < fault.ExitInternal || exit > fault.ExitDevOnly {
-			exit = fault.ExitRefused
-		}
-		out = append(out, &fault.Fault{Code: f.Code, Exit: exit, Msg: f.Message, Expected: f.Expected, Actual: f.Actual, Remedy: f.Remedy})
-	}
-	if len(out) == 0 {
-		out = append(out, &fault.Fault{Code: e.Problem.Code, Exit: fault.ExitRefused, Msg: e.Problem.Title})
-	}
-	return out
-}
-
-// Refusal returns the result of refused evidence that err carries, or nil.
-func Refusal(err error) *result.Result {
-	var p *ProblemError
-	if errors.As(err, &p) {
-		return p.Problem.Result
-	}
-	return nil
+	return b, nil
 }

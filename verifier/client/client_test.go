@@ -8,6 +8,10 @@ import (
 	"strings"
 	"testing"
 
+	"connectrpc.com/connect"
+	"google.golang.org/protobuf/proto"
+
+	verifierv1 "cocoon/api/verifier/v1"
 	"cocoon/internal/fault"
 )
 
@@ -27,33 +31,47 @@ func TestAddressesAreChecked(t *testing.T) {
 // TestAnswersAreNotTrusted talks to servers that answer what no verifier
 // does.
 func TestAnswersAreNotTrusted(t *testing.T) {
-	problem := func(body string) http.HandlerFunc {
-		return func(w http.ResponseWriter, _ *http.Request) {
-			w.Header().Set("Content-Type", "application/problem+json")
-			w.WriteHeader(http.StatusUnprocessableEntity)
-			_, _ = w.Write([]byte(body))
+	problem := func(faults ...*verifierv1.Fault) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			e := connect.NewError(connect.CodeFailedPrecondition, errors.New("no"))
+			d, err := connect.NewErrorDetail(&verifierv1.Faults{Faults: faults})
+			if err != nil {
+				t.Error(err)
+			}
+			e.AddDetail(d)
+			_ = connect.NewErrorWriter().Write(w, r, e)
 		}
 	}
 	body := func(s string) http.HandlerFunc {
 		return func(w http.ResponseWriter, _ *http.Request) { _, _ = w.Write([]byte(s)) }
 	}
-	const head = `{"type":"t","title":"t","status":422,"code":"a.b","faults":[`
+	msg := func(m proto.Message) http.HandlerFunc {
+		return func(w http.ResponseWriter, _ *http.Request) {
+			b, err := proto.Marshal(m)
+			if err != nil {
+				t.Error(err)
+			}
+			w.Header().Set("Content-Type", "application/proto")
+			_, _ = w.Write(b)
+		}
+	}
 	for name, c := range map[string]struct {
 		h    http.HandlerFunc
 		code string
 		exit int
 	}{
-		"not JSON":       {body("hello"), "verifier.response", fault.ExitParse},
-		"an unknown key": {body(`{"challenge":"` + strings.Repeat("00", 32) + `","expires_at":"2026-01-01T00:00:00Z","x":1}`), "verifier.response", fault.ExitParse},
-		"too much":       {body(strings.Repeat(" ", MaxResponse+1)), "verifier.response", fault.ExitParse},
+		"not JSON":     {body("hello"), "verifier.response", fault.ExitParse},
+		"no challenge": {msg(&verifierv1.ChallengeResponse{Challenge: "00"}), "verifier.response", fault.ExitParse},
+		"no expiry":    {msg(&verifierv1.ChallengeResponse{Challenge: strings.Repeat("00", 32)}), "verifier.response", fault.ExitParse},
+		"too much":     {body(strings.Repeat(" ", MaxResponse+1)), "verifier.response", fault.ExitParse},
 		"a redirect": {func(w http.ResponseWriter, r *http.Request) {
 			http.Redirect(w, r, "http://127.0.0.1:1/", http.StatusFound)
-		}, "verifier.response", fault.ExitNetwork},
-		"another server's error":    {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "x", 500) }, "verifier.response", fault.ExitNetwork},
-		"a problem":                 {problem(head + `{"code":"c.d","message":"m","exit":4}]}`), "c.d", fault.ExitPolicy},
-		"a refusal that claims 0":   {problem(head + `{"code":"c.d","message":"m","exit":0}]}`), "c.d", fault.ExitRefused},
-		"a problem without a fault": {problem(head + `]}`), "a.b", fault.ExitRefused},
-		"a problem without a code":  {problem(`{"type":"t","title":"t","status":422,"code":"","faults":[]}`), "verifier.response", fault.ExitNetwork},
+		}, "verifier.response", fault.ExitParse},
+		"another server's error":   {func(w http.ResponseWriter, _ *http.Request) { http.Error(w, "x", 500) }, "verifier.response", fault.ExitParse},
+		"a fault":                  {problem(&verifierv1.Fault{Code: "c.d", Message: "m", Exit: 4}), "c.d", fault.ExitPolicy},
+		"a failure that claims 0":  {problem(&verifierv1.Fault{Code: "c.d", Message: "m"}), "c.d", fault.ExitRefused},
+		"an error without a fault": {problem(), "verifier.response", fault.ExitParse},
+		"a fault without a code":   {problem(&verifierv1.Fault{Message: "m"}), "verifier.response", fault.ExitParse},
 	} {
 		t.Run(name, func(t *testing.T) {
 			srv := httptest.NewServer(c.h)

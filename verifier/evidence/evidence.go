@@ -124,23 +124,36 @@ func (e *Evidence) validate() error {
 	if e.Profile != Profile {
 		errs = append(errs, fmt.Errorf("profile %.64q is unknown", e.Profile))
 	}
-	switch e.CPU.Type {
-	case TypeTDX, TypeSNP, TypeSGX, TypeTPM, TypeAzTDX, TypeAzSNP:
-	default:
-		errs = append(errs, fmt.Errorf("cpu type %.64q is unknown", e.CPU.Type))
-	}
-	az := e.CPU.Type == TypeAzTDX || e.CPU.Type == TypeAzSNP
-	if az != (len(e.CPU.HCLReport) > 0) || (e.CPU.Type == TypeAzTDX) != (len(e.CPU.TDQuote) > 0) {
-		errs = append(errs, fmt.Errorf("cpu type %.64q with hcl_report of %d bytes and td_quote of %d", e.CPU.Type, len(e.CPU.HCLReport), len(e.CPU.TDQuote)))
+	if err := e.CPU.validate(); err != nil {
+		errs = append(errs, err)
 	}
 	if len(e.NonceInputs) == 0 || len(e.NonceInputs) > MaxNonceInputs {
 		errs = append(errs, fmt.Errorf("%d nonce inputs, want 1 to %d", len(e.NonceInputs), MaxNonceInputs))
 	}
-	if len(e.GPUs) > MaxGPUs || len(e.CPU.CertChain) > 8 || len(e.CPU.RuntimeEvents) > 256 {
-		errs = append(errs, errors.New("too many gpus, certificates or runtime events"))
+	if len(e.GPUs) > MaxGPUs {
+		errs = append(errs, fmt.Errorf("%d gpus, at most %d", len(e.GPUs), MaxGPUs))
 	}
 	if err := e.Config.Validate(); err != nil {
 		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
+// validate checks the form of a CPU's evidence: a known type, the parts that
+// go with it, and bounded counts.
+func (c *CPU) validate() error {
+	var errs []error
+	switch c.Type {
+	case TypeTDX, TypeSNP, TypeSGX, TypeTPM, TypeAzTDX, TypeAzSNP:
+	default:
+		errs = append(errs, fmt.Errorf("cpu type %.64q is unknown", c.Type))
+	}
+	az := c.Type == TypeAzTDX || c.Type == TypeAzSNP
+	if az != (len(c.HCLReport) > 0) || (c.Type == TypeAzTDX) != (len(c.TDQuote) > 0) {
+		errs = append(errs, fmt.Errorf("cpu type %.64q with hcl_report of %d bytes and td_quote of %d", c.Type, len(c.HCLReport), len(c.TDQuote)))
+	}
+	if len(c.CertChain) > 8 || len(c.RuntimeEvents) > 256 {
+		errs = append(errs, errors.New("too many certificates or runtime events"))
 	}
 	return errors.Join(errs...)
 }

@@ -27,7 +27,7 @@ func Parse(b []byte) (*Policy, error) {
 	return &p, nil
 }
 
-var classes = []string{ClassVTPM, ClassTDX, ClassSNP, ClassSGX, ClassAzTDX, ClassAzSNP}
+var classes = []string{ClassVTPM, ClassTDX, ClassSNP, ClassSGX, ClassAzTDX, ClassAzSNP, ClassTest}
 
 // Validate reports everything in the policy that is missing or contradicts
 // itself.
@@ -53,8 +53,10 @@ func (p *Policy) Validate() error {
 	}
 	// DESIGN section 2: nothing marked production accepts a machine without
 	// confidentiality.
-	if p.Environment == Production && slices.Contains(p.TrustClasses, ClassVTPM) {
-		bad("a production policy cannot accept trust class %q", ClassVTPM)
+	for _, c := range p.TrustClasses {
+		if p.Environment == Production && DevelopmentClass(c) {
+			bad("a production policy cannot accept trust class %q", c)
+		}
 	}
 	errs = append(errs, p.validateManifests(), p.validateTPM())
 	if p.Freshness.VerdictSeconds < 1 || p.Freshness.VerdictSeconds > MaxVerdictSeconds {
@@ -83,26 +85,28 @@ func (p *Policy) Validate() error {
 
 func (p *Policy) validateManifests() error {
 	m := &p.Manifests
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("manifests: "+format, args...)) }
 	if len(m.Hashes) > maxEntries || len(m.Keys) > maxEntries || len(m.Revoked) > 16*maxEntries {
 		return errors.New("manifests: too many entries")
 	}
 	if len(m.Hashes) == 0 && len(m.Keys) == 0 && m.Registry == nil {
-		return errors.New("manifests: neither hashes nor keys nor a registry")
+		bad("neither hashes nor keys nor a registry")
 	}
 	if r := m.Registry; r != nil && (r.Address == "" || len(r.Address) > 128 || r.MaxAgeSeconds < 1 || r.MaxAgeSeconds > MaxVerdictSeconds) {
-		return fmt.Errorf("manifests: registry needs an address and max_age_seconds of 1 to %d", MaxVerdictSeconds)
+		bad("registry needs an address and max_age_seconds of 1 to %d", MaxVerdictSeconds)
 	}
 	for _, l := range [][]digest.SHA256{m.Hashes, m.Keys, m.Revoked} {
 		for i, d := range l {
 			if d.IsZero() || slices.Contains(l[:i], d) {
-				return fmt.Errorf("manifests: %s is zero or repeated", d)
+				bad("%s is zero or repeated", d)
 			}
 		}
 	}
 	if len(m.Keys) == 0 && m.Threshold != 0 || len(m.Keys) > 0 && (m.Threshold < 1 || m.Threshold > len(m.Keys)) {
-		return fmt.Errorf("manifests: threshold %d of %d keys", m.Threshold, len(m.Keys))
+		bad("threshold %d of %d keys", m.Threshold, len(m.Keys))
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func (p *Policy) validateTPM() error {
@@ -112,29 +116,31 @@ func (p *Policy) validateTPM() error {
 		}
 		return nil
 	}
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf("tpm: "+format, args...)) }
 	if len(p.TPM.AKRoots) == 0 || len(p.TPM.AKRoots) > maxEntries || len(p.TPM.EKRoots) > maxEntries || len(p.TPM.DevelopmentEKRoots) > maxEntries {
-		return fmt.Errorf("tpm: want 1 to %d ak_roots and at most as many ek_roots", maxEntries)
+		bad("want 1 to %d ak_roots and at most as many ek_roots", maxEntries)
+		return errors.Join(errs...)
 	}
 	if p.Environment == Production && len(p.TPM.DevelopmentEKRoots) > 0 {
-		return errors.New("tpm: a production policy cannot have development_ek_roots")
+		bad("a production policy cannot have development_ek_roots")
 	}
 	for _, der := range slices.Concat(p.TPM.AKRoots, p.TPM.AllEKRoots()) {
 		c, err := x509.ParseCertificate(der)
 		if err != nil {
-			return fmt.Errorf("tpm: parsing root certificate: %w", err)
-		}
-		if !c.IsCA {
-			return fmt.Errorf("tpm: root certificate %s is not one of an authority", c.Subject)
+			bad("parsing root certificate: %w", err)
+		} else if !c.IsCA {
+			bad("root certificate %s is not one of an authority", c.Subject)
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // Accepts reports whether evidence of a trust class can be accepted at all.
 // The development class counts only in a policy that is marked so, whatever
 // list it is in.
 func (p *Policy) Accepts(class string) bool {
-	if class == ClassVTPM && p.Environment != Development {
+	if DevelopmentClass(class) && p.Environment != Development {
 		return false
 	}
 	return slices.Contains(p.TrustClasses, class)

@@ -40,7 +40,14 @@ const (
 	ClassSGX   = "sgx"
 	ClassAzTDX = "az-tdx"
 	ClassAzSNP = "az-snp"
+	// ClassTest is the class of every TEE that a configured root speaks for,
+	// instead of the maker's: it shows that software works, and nothing of
+	// hardware. It has no form that contracts read.
+	ClassTest = "test"
 )
+
+// DevelopmentClass reports whether a class is for development only.
+func DevelopmentClass(class string) bool { return class == ClassVTPM || class == ClassTest }
 
 // ClassOf returns the trust class of a type of CPU evidence: a bare TPM's is
 // ClassVTPM, every TEE's its own name.
@@ -108,6 +115,9 @@ type Freshness struct {
 	RequireChallenge bool  `json:"require_challenge"` // refuse evidence that holds no challenge of the appraiser
 	VerdictSeconds   int64 `json:"verdict_seconds"`   // longest life of a verdict, at most 3600
 }
+
+// Marshal returns the policy in RFC 8785 form.
+func (p *Policy) Marshal() ([]byte, error) { return jcs.Marshal(p) }
 
 // Hash returns the SHA-256 of the policy's JCS, its identity in verdicts.
 func (p *Policy) Hash() (digest.SHA256, error) {

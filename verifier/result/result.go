@@ -19,11 +19,14 @@ const (
 // Result is what one appraisal of evidence found: every check that was made,
 // by submodule. It is accepted only if no check failed.
 type Result struct {
-	Accepted       bool               `json:"accepted"`
-	TrustClass     string             `json:"trust_class"`
-	Development    bool               `json:"development"` // measured boot without confidentiality
-	Time           time.Time          `json:"time"`        // of the appraisal
-	NotAfter       time.Time          `json:"not_after"`   // no verdict on this evidence may live longer
+	Accepted    bool   `json:"accepted"`
+	TrustClass  string `json:"trust_class"`
+	Development bool   `json:"development"` // measured boot without confidentiality, or a test root
+	// Foreign marks recorded evidence of a machine that is none of ours: TCB and
+	// registers only. It is never accepted.
+	Foreign        bool               `json:"foreign,omitempty"`
+	Time           time.Time          `json:"time"`      // of the appraisal
+	NotAfter       time.Time          `json:"not_after"` // no verdict on this evidence may live longer
 	EvidenceSHA256 digest.SHA256      `json:"evidence_sha256"`
 	PolicySHA256   digest.SHA256      `json:"policy_sha256"`
 	Manifest       *ManifestRef       `json:"manifest,omitempty"`

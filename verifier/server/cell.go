@@ -1,7 +1,7 @@
 package server
 
 import (
-	"crypto/ed25519"
+	"crypto"
 
 	"cocoon/internal/fault"
 	"cocoon/internal/toncell"
@@ -13,7 +13,7 @@ import (
 // verdictCell returns the verdict in the form that contracts read, signed by
 // this verifier, for a worker on a ledger; "" for one without. It says the
 // same as the EAR and lives as long.
-func verdictCell(ev *evidence.Evidence, r *result.Result, key ed25519.PrivateKey) (string, error) {
+func verdictCell(ev *evidence.Evidence, r *result.Result, key crypto.Signer) (string, error) {
 	if ev.Config.Registry == "" {
 		return "", nil
 	}

@@ -1,14 +1,15 @@
 package server
 
 import (
+	"net/http"
 	"strings"
 
-	"net/http"
-
 	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
-	"cocoon/verifier/api"
+	verifierv1 "cocoon/api/verifier/v1"
+	"cocoon/api/verifier/v1/verifierv1connect"
 )
 
 // metrics are the service's counters. Labels have few values, all of this
@@ -18,19 +19,22 @@ type metrics struct {
 	requests *prometheus.CounterVec
 	problems *prometheus.CounterVec
 	verdicts *prometheus.CounterVec
+	refusals *prometheus.CounterVec
 	seconds  prometheus.Histogram
 }
 
-func newMetrics(pending func() float64) *metrics {
+func newMetrics(pending, waiting func() float64) *metrics {
 	m := &metrics{
 		registry: prometheus.NewRegistry(),
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cocoon_verifier_requests_total", Help: "Requests by path."}, []string{"path"}),
-		problems: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cocoon_verifier_problems_total", Help: "Errors by path and first code."}, []string{"path", "code"}),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cocoon_verifier_requests_total", Help: "Requests by method."}, []string{"method"}),
+		problems: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cocoon_verifier_problems_total", Help: "Errors by method and first code."}, []string{"method", "code"}),
 		verdicts: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cocoon_verifier_verdicts_total", Help: "Verdicts by trust class."}, []string{"trust_class"}),
-		seconds:  prometheus.NewHistogram(prometheus.HistogramOpts{Name: "cocoon_verifier_appraisal_seconds", Help: "Time to appraise evidence.", Buckets: prometheus.ExponentialBuckets(0.0005, 4, 8)}),
+		refusals: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cocoon_verifier_failed_checks_total", Help: "Failed checks of refused evidence."}, []string{"check"}),
+		seconds:  prometheus.NewHistogram(prometheus.HistogramOpts{Name: "cocoon_verifier_appraisal_seconds", Help: "Time to appraise evidence and sign.", Buckets: prometheus.ExponentialBuckets(0.0001, 4, 9)}),
 	}
-	m.registry.MustRegister(m.requests, m.problems, m.verdicts, m.seconds,
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cocoon_verifier_enrolments_pending", Help: "Enrolments under way."}, pending))
+	m.registry.MustRegister(m.requests, m.problems, m.verdicts, m.refusals, m.seconds, collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cocoon_verifier_enrolments_pending", Help: "Enrolments under way."}, pending),
+		prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: "cocoon_verifier_appraisals_pending", Help: "Appraisals that run or wait."}, waiting))
 	return m
 }
 
@@ -38,16 +42,19 @@ func (m *metrics) handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
-// known keeps paths that a client made up out of the labels.
-func known(path string) string {
-	switch path {
-	case api.PathChallenge, api.PathEnroll, api.PathActivate, api.PathVerify, api.PathKeys, api.PathManifests:
-		return path
+// method keeps paths that a client made up out of the labels.
+func method(path string) string {
+	name, ok := strings.CutPrefix(path, "/"+verifierv1connect.VerifierServiceName+"/")
+	if !ok {
+		return path // of web, by this program's choice
 	}
-	if strings.HasPrefix(path, api.PathManifests+"/") {
-		return api.PathManifests
+	ms := verifierv1.File_verifier_v1_verifier_proto.Services().Get(0).Methods()
+	for i := range ms.Len() {
+		if string(ms.Get(i).Name()) == name {
+			return name
+		}
 	}
 	return "other"
 }
 
-func (m *metrics) refused(path, code string) { m.problems.WithLabelValues(known(path), code).Inc() }
+func (m *metrics) refused(label, code string) { m.problems.WithLabelValues(label, code).Inc() }

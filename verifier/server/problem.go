@@ -2,47 +2,21 @@ package server
 
 import (
 	"encoding/json"
-	"errors"
 	"net/http"
 
 	"cocoon/internal/fault"
-	"cocoon/verifier/api"
-	"cocoon/verifier/result"
+	"cocoon/verifier/wire"
 )
-
-// httpStatus maps the kind of a failure to a status.
-func httpStatus(err error) int {
-	var tooLarge *http.MaxBytesError
-	if errors.As(err, &tooLarge) {
-		return http.StatusRequestEntityTooLarge
-	}
-	if fault.Has(err, api.CodeNoManifest) {
-		return http.StatusNotFound
-	}
-	switch fault.ExitCode(err) {
-	case fault.ExitParse:
-		return http.StatusBadRequest
-	case fault.ExitNetwork:
-		return http.StatusServiceUnavailable
-	case fault.ExitRefused, fault.ExitPolicy:
-		return http.StatusUnprocessableEntity
-	}
-	return http.StatusInternalServerError
-}
 
 // writeProblem answers with an error (RFC 9457). What is not a fault is
 // internal: the client learns that, the log learns what.
 func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, status int, err error) {
-	p := api.Problem{Status: status, Title: http.StatusText(status), Code: "internal", Faults: []api.Fault{}}
-	var refused *result.RefusedError
-	if errors.As(err, &refused) {
-		p.Title, p.Result = "evidence refused", refused.Result
-	}
+	p := wire.Problem{Status: status, Title: http.StatusText(status), Code: "internal", Faults: []wire.Fault{}}
 	for _, f := range fault.All(err) {
 		if len(p.Faults) == 0 {
 			p.Code = f.Code
 		}
-		p.Faults = append(p.Faults, api.Fault{Code: f.Code, Message: f.Msg, Expected: f.Expected, Actual: f.Actual, Remedy: f.Remedy, Exit: f.Exit})
+		p.Faults = append(p.Faults, wire.Fault{Code: f.Code, Message: f.Msg, Expected: f.Expected, Actual: f.Actual, Remedy: f.Remedy, Exit: f.Exit})
 	}
 	if len(p.Faults) == 0 {
 		s.log.ErrorContext(r.Context(), "request failed", "path", r.URL.Path, "error", err)
@@ -50,7 +24,6 @@ func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, status int
 		p.Detail = p.Faults[0].Message
 	}
 	p.Type = "urn:cocoon:problem:" + p.Code
-	s.metrics.refused(r.URL.Path, p.Code)
 	w.Header().Set("Content-Type", "application/problem+json")
 	writeBody(w, status, p)
 }

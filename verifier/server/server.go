@@ -1,107 +1,117 @@
-// Package server is the verifier as an HTTP service: challenges, enrolment of
-// attestation keys, and verdicts on evidence (docs/verifier-api.md). In come
-// untrusted requests, out go signed verdicts or problem details; the decision
-// is package appraise's.
+// Package server is the verifier as a service: the API of
+// api/verifier/v1/verifier.proto over Connect, gRPC and gRPC-Web, and a few
+// documents beside it (docs/verifier-api.md). In come untrusted requests, out
+// go signed verdicts or errors; the decision is package appraise's.
 package server
 
 import (
 	"context"
-	"crypto/ed25519"
-	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"runtime"
+	"sync/atomic"
 	"time"
 
-	"cocoon/measurements/manifest"
-	"cocoon/verifier/api"
-	"cocoon/verifier/appraise"
-	"cocoon/verifier/policy"
-	"cocoon/verifier/policy/rules"
-	"cocoon/verifier/tpm"
+	"connectrpc.com/connect"
+
+	"cocoon/api/verifier/v1/verifierv1connect"
+	"cocoon/measurements/digest"
 )
 
 // Defaults of Options.
 const (
 	DefaultChallengeTTL    = 5 * time.Minute
-	DefaultMaxUsed         = 1 << 16 // challenges remembered as used
+	DefaultMaxUsed         = 1 << 20 // challenges remembered as used
 	DefaultPerSecond       = 5.0     // requests of one client
 	DefaultBurst           = 40
 	DefaultMaxClients      = 1 << 14
 	DefaultArchiveMaxBytes = 8 << 30
-	DefaultQueue           = 5 * time.Second // how long evidence waits to be appraised
+	DefaultQueue           = 32              // appraisals that wait, for each that runs
+	DefaultWait            = 5 * time.Second // how long one waits at most
+	DefaultMaxGiven        = 1 << 12         // verdicts that GetVerdict has, without a Journal
 )
 
 // Options of a Server.
 type Options struct {
-	Policy    *policy.Policy
-	Manifests []*manifest.Verified    // opened under the policy
-	Key       ed25519.PrivateKey      // signs verdicts
-	Enroller  *tpm.Enroller           // nil: no enrolment
-	AKRoots   [][]byte                // DER; shown to clients
-	CPUs      map[string]appraise.CPU // further CPU types
-	GPUs      appraise.GPU
-	// Registry returns the proven state of the registry that the policy names;
-	// needed where it names one. It is asked at every verification.
-	Registry func(context.Context) (*appraise.Registry, error)
-	Build    string // version of this software, in verdicts
+	Trust
+	Build string // version of this software, in verdicts
 
-	ChallengeTTL    time.Duration    // 0: DefaultChallengeTTL
-	PerSecond       float64          // requests of one client; 0: DefaultPerSecond
-	Burst           int              // 0: DefaultBurst
-	Concurrent      int              // appraisals at a time; 0: number of CPUs
-	ArchiveDir      string           // "": nothing is kept
-	ArchiveMaxBytes int64            // 0: DefaultArchiveMaxBytes
-	Clock           func() time.Time // nil: time.Now
-	Log             *slog.Logger     // nil: nothing is logged
+	// Journal makes verdicts durable before they are handed out; nil: they are
+	// kept in memory until they expire.
+	Journal Journal
+	// Used remembers challenges that were used; nil: this process does. Replicas
+	// share it and ChallengeKey.
+	Used         UsedChallenges
+	ChallengeKey []byte           // 32 bytes; nil: random
+	ChallengeTTL time.Duration    // 0: DefaultChallengeTTL
+	PerSecond    float64          // requests of one client; 0: DefaultPerSecond
+	Burst        int              // 0: DefaultBurst
+	Concurrent   int              // appraisals at a time; 0: number of CPUs
+	Queue        int              // appraisals that wait; 0: DefaultQueue for each of Concurrent
+	ArchiveDir   string           // "": nothing is kept
+	ArchiveBytes int64            // 0: DefaultArchiveMaxBytes
+	Clock        func() time.Time // nil: time.Now
+	Log          *slog.Logger     // nil: nothing is logged
+}
+
+// Given is a verdict as it is handed out.
+type Given struct {
+	EvidenceSHA256 digest.SHA256
+	EAR, Cell      string
+	NotAfter       time.Time
+}
+
+// Journal keeps every verdict. Append returns once the verdict is durable; one
+// that it refuses is not handed out. Get returns one by its evidence.
+type Journal interface {
+	Append(ctx context.Context, g Given) error
+	Get(ctx context.Context, evidence digest.SHA256) (Given, bool, error)
 }
 
 // Server is the service; it is an http.Handler.
 type Server struct {
 	o          Options
 	log        *slog.Logger
+	trust      atomic.Pointer[material]
 	challenges *challenges
 	limiter    *limiter
+	admission  *admission
 	metrics    *metrics
 	archive    *archive
-	rules      *rules.Set
-	slots      chan struct{}
+	journal    Journal
+	draining   atomic.Bool
 	mux        *http.ServeMux
+	errors     *connect.ErrorWriter
 }
 
 // New returns a Server.
 func New(o Options) (*Server, error) {
-	if o.Policy == nil || len(o.Key) != ed25519.PrivateKeySize {
-		return nil, errors.New("making verifier: a policy and a signing key are needed")
-	}
-	if err := o.Policy.Validate(); err != nil {
+	setDefaults(&o)
+	s := &Server{o: o, log: o.Log, limiter: newLimiter(o.PerSecond, o.Burst, DefaultMaxClients), admission: newAdmission(o.Concurrent, o.Queue),
+		journal: o.Journal, mux: http.NewServeMux(), errors: connect.NewErrorWriter()}
+	m, err := newMaterial(o.Trust)
+	if err != nil {
 		return nil, fmt.Errorf("making verifier: %w", err)
 	}
-	if o.Policy.Manifests.Registry != nil && o.Registry == nil {
-		return nil, errors.New("making verifier: the policy names a registry, and there is no ledger to read it from")
-	}
-	setDefaults(&o)
-	s := &Server{o: o, log: o.Log, limiter: newLimiter(o.PerSecond, o.Burst, DefaultMaxClients),
-		slots: make(chan struct{}, o.Concurrent), mux: http.NewServeMux()}
-	var err error
-	if s.challenges, err = newChallenges(o.ChallengeTTL, DefaultMaxUsed); err != nil {
-		return nil, err
+	s.trust.Store(m)
+	if s.challenges, err = newChallenges(o.ChallengeKey, o.ChallengeTTL, o.Used); err != nil {
+		return nil, fmt.Errorf("making verifier: %w", err)
 	}
 	if o.ArchiveDir != "" {
-		if s.archive, err = openArchive(o.ArchiveDir, o.ArchiveMaxBytes); err != nil {
+		if s.archive, err = openArchive(o.ArchiveDir, o.ArchiveBytes); err != nil {
 			return nil, err
 		}
 	}
-	if s.rules, err = rules.Compile(o.Policy.Rules); err != nil {
-		return nil, fmt.Errorf("making verifier: %w", err)
+	if s.journal == nil {
+		s.journal = newMemory(DefaultMaxGiven, o.Clock)
 	}
 	s.metrics = newMetrics(func() float64 {
-		if o.Enroller == nil {
-			return 0
+		if e := s.trust.Load().Enroller; e != nil {
+			return float64(e.Pending())
 		}
-		return float64(o.Enroller.Pending())
-	})
+		return 0
+	}, s.admission.waiting)
 	s.routes()
 	return s, nil
 }
@@ -119,8 +129,14 @@ func setDefaults(o *Options) {
 	if o.Concurrent <= 0 {
 		o.Concurrent = runtime.NumCPU()
 	}
-	if o.ArchiveMaxBytes <= 0 {
-		o.ArchiveMaxBytes = DefaultArchiveMaxBytes
+	if o.Queue <= 0 {
+		o.Queue = DefaultQueue * o.Concurrent
+	}
+	if o.ArchiveBytes <= 0 {
+		o.ArchiveBytes = DefaultArchiveMaxBytes
+	}
+	if o.Used == nil {
+		o.Used = NewUsed(DefaultMaxUsed)
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now
@@ -133,39 +149,15 @@ func setDefaults(o *Options) {
 	}
 }
 
+// Drain makes the service answer that it is not ready, so that a balancer sends
+// nothing more. Requests are served as before.
+func (s *Server) Drain() { s.draining.Store(true) }
+
 func (s *Server) routes() {
-	for pattern, h := range map[string]func(http.ResponseWriter, *http.Request) error{
-		"POST " + api.PathChallenge:              s.postChallenge,
-		"POST " + api.PathEnroll:                 s.postEnroll,
-		"POST " + api.PathActivate:               s.postActivate,
-		"POST " + api.PathVerify:                 s.postVerify,
-		"GET " + api.PathKeys:                    s.getKeys,
-		"GET " + api.PathManifests:               s.getManifests,
-		"GET " + api.PathManifests + "/{sha256}": s.getManifest,
-	} {
-		s.mux.HandleFunc(pattern, s.limited(h))
-	}
-	s.mux.HandleFunc("GET "+api.PathHealth, func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, map[string]string{"status": "ok"})
-	})
-	s.mux.Handle("GET "+api.PathMetrics, s.metrics.handler())
+	path, h := verifierv1connect.NewVerifierServiceHandler(&service{s}, connect.WithReadMaxBytes(maxMessage))
+	s.mux.Handle(path, s.rpc(h))
+	s.web()
 }
 
 // ServeHTTP serves one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }
-
-// limited counts a request, takes it from its client's bucket, and turns the
-// handler's error into a problem.
-func (s *Server) limited(h func(http.ResponseWriter, *http.Request) error) http.HandlerFunc {
-	return func(w http.ResponseWriter, r *http.Request) {
-		s.metrics.requests.WithLabelValues(known(r.URL.Path)).Inc()
-		if !s.limiter.allow(r, s.o.Clock()) {
-			w.Header().Set("Retry-After", "1")
-			s.writeProblem(w, r, http.StatusTooManyRequests, errTooManyRequests)
-			return
-		}
-		if err := h(w, r); err != nil {
-			s.writeProblem(w, r, httpStatus(err), err)
-		}
-	}
-}

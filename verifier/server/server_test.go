@@ -3,8 +3,6 @@ package server_test
 import (
 	"context"
 	"crypto/ed25519"
-	"encoding/json"
-	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -18,13 +16,13 @@ import (
 	"cocoon/internal/fault"
 	"cocoon/internal/verdictcell"
 	"cocoon/measurements/digest"
-	"cocoon/verifier/api"
 	"cocoon/verifier/client"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/result"
 	"cocoon/verifier/server"
 	"cocoon/verifier/tpm"
 	"cocoon/verifier/tpmtest"
+	"cocoon/verifier/wire"
 )
 
 // service is a running verifier with a clock that tests move.
@@ -67,7 +65,7 @@ func start(t *testing.T, w *tpmtest.World, change func(*server.Options)) *servic
 	if err != nil {
 		t.Fatal(err)
 	}
-	o := server.Options{Policy: w.Policy, Manifests: w.Manifests(t), Key: key, Enroller: enroller, AKRoots: w.Policy.TPM.AKRoots,
+	o := server.Options{Trust: server.Trust{Policy: w.Policy, Manifests: w.Manifests(t), Signer: key, Enroller: enroller, AKRoots: w.Policy.TPM.AKRoots},
 		ArchiveDir: s.dir, Clock: s.clock, Burst: 1000, PerSecond: 1000}
 	if change != nil {
 		change(&o)
@@ -99,7 +97,7 @@ func TestTheWholeWay(t *testing.T) {
 	s := start(t, tpmtest.NewWorld(t), nil)
 	ctx := context.Background()
 	m := s.w.TPM
-	rsp, err := s.client.Enroll(ctx, &api.EnrollRequest{EKChain: m.EKChain, EKPublic: m.EKPublic, AKPublic: m.AKPublic})
+	rsp, err := s.client.Enroll(ctx, &tpm.EnrollRequest{EKChain: m.EKChain, EKPublic: m.EKPublic, AKPublic: m.AKPublic})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -107,7 +105,7 @@ func TestTheWholeWay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := s.client.Activate(ctx, &api.ActivateRequest{Session: rsp.Session, Credential: credential})
+	cert, err := s.client.Activate(ctx, &tpm.ActivateRequest{Session: rsp.Session, Credential: credential})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -117,11 +115,11 @@ func TestTheWholeWay(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	keys, err := s.client.Keys(ctx)
+	keys, err := s.client.Info(ctx)
 	if err != nil {
 		t.Fatal(err)
 	}
-	pinned := ed25519.PublicKey(keys.Verifier[0].Public[:])
+	pinned := ed25519.PublicKey(keys.Keys[0].Public[:])
 	e, err := result.VerifyEAR(v.EAR, result.EAROptions{Keys: []ed25519.PublicKey{pinned}, Now: s.clock(), AllowDevelopment: true})
 	if err != nil {
 		t.Fatal(err)
@@ -133,13 +131,13 @@ func TestTheWholeWay(t *testing.T) {
 		t.Error("a worker without a ledger has a verdict for contracts")
 	}
 	list, err := s.client.Manifests(ctx)
-	if err != nil || len(list.Manifests) != 1 || list.Manifests[0] != e.Manifest {
+	if err != nil || len(list) != 1 || list[0] != e.Manifest {
 		t.Errorf("manifests %+v, %v", list, err)
 	}
 	if env, err := s.client.Manifest(ctx, e.Manifest.SHA256); err != nil || string(env) != string(s.w.Envelope(t)) {
 		t.Errorf("manifest %s, %v", env, err)
 	}
-	if _, err := s.client.Manifest(ctx, digest.Sum256(nil)); !fault.Has(err, api.CodeNoManifest) {
+	if _, err := s.client.Manifest(ctx, digest.Sum256(nil)); !fault.Has(err, wire.CodeNoManifest) {
 		t.Errorf("a manifest that is not there: %v", err)
 	}
 	for _, suffix := range []string{".evidence.json", ".result.json"} {
@@ -233,10 +231,6 @@ func TestRefusalsCarryEveryCheck(t *testing.T) {
 			t.Errorf("%s is missing in %v", code, err)
 		}
 	}
-	var p *client.ProblemError
-	if !errors.As(err, &p) || p.Problem.Status != http.StatusUnprocessableEntity {
-		t.Fatalf("got %v", err)
-	}
 	r := client.Refusal(err)
 	if r == nil || r.Accepted || len(r.Checks()) < 30 {
 		t.Errorf("result %+v", r)
@@ -251,50 +245,39 @@ func TestRefusalsCarryEveryCheck(t *testing.T) {
 
 func TestRequestsThatAreNoneAreRefused(t *testing.T) {
 	s := start(t, tpmtest.NewWorld(t), nil)
-	big := strings.Repeat("a", evidence.MaxEvidence+1)
+	big := strings.Repeat("a", evidence.MaxEvidence/3*4+4096)
 	for name, c := range map[string]struct {
-		method, path, typ, body string
-		status                  int
-		code                    string
+		method, typ, body string
+		status            int
+		code              string // of the first fault; empty: not one of ours
 	}{
-		"not JSON":             {"POST", api.PathVerify, "application/json", "x", 400, "evidence.parse"},
-		"another content type": {"POST", api.PathVerify, "text/plain", "{}", 400, "request.content_type"},
-		"no content type":      {"POST", api.PathVerify, "", "{}", 400, "request.content_type"},
-		"too much evidence":    {"POST", api.PathVerify, evidence.MediaType, big, 413, "request.body"},
-		"too much enrolment":   {"POST", api.PathEnroll, "application/json", big[:1<<17], 413, "request.body"},
-		"an unknown key":       {"POST", api.PathEnroll, "application/json", `{"x":1}`, 400, "request.body"},
-		"an empty enrolment":   {"POST", api.PathEnroll, "application/json", `{}`, 400, "tpm.ek.format"},
-		"an empty activation":  {"POST", api.PathActivate, "application/json", `{}`, 422, "tpm.enroll.session"},
+		"not JSON":                    {"Appraise", "application/json", "x", 400, ""},
+		"another content type":        {"Appraise", "text/plain", "{}", 415, ""},
+		"no evidence":                 {"Appraise", "application/json", "{}", 400, "evidence.parse"},
+		"a time for evidence of ours": {"Appraise", "application/json", `{"evidence":"e30=","at":"2026-01-01T00:00:00Z"}`, 400, "request.at"},
+		"too much evidence":           {"Appraise", "application/json", `{"evidence":"` + big + `"}`, 429, ""},
+		"too much enrolment":          {"Enroll", "application/json", `{"ekPublic":"` + big[:1<<17] + `"}`, 429, ""},
+		"an unknown key":              {"Enroll", "application/json", `{"x":1}`, 400, ""},
+		"an empty enrolment":          {"Enroll", "application/json", `{}`, 400, "tpm.ek.format"},
+		"an empty activation":         {"Activate", "application/json", `{}`, 400, "request.body"},
+		"an unknown purpose":          {"Challenge", "application/json", `{"purpose":9}`, 400, "request.purpose"},
+		"no quote":                    {"TCBStatus", "application/json", `{}`, 400, "request.collateral"},
+		"an unknown verdict":          {"GetVerdict", "application/json", `{"evidenceSha256":"` + strings.Repeat("00", 32) + `"}`, 404, "verdict.unknown"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			req, err := http.NewRequest(c.method, s.http.URL+c.path, strings.NewReader(c.body))
-			if err != nil {
-				t.Fatal(err)
-			}
-			if c.typ != "" {
-				req.Header.Set("Content-Type", c.typ)
-			}
-			resp, err := http.DefaultClient.Do(req)
+			resp, err := http.Post(s.http.URL+"/cocoon.verifier.v1.VerifierService/"+c.method, c.typ, strings.NewReader(c.body))
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer resp.Body.Close()
-			var p api.Problem
-			if err := json.NewDecoder(resp.Body).Decode(&p); err != nil {
+			b, err := io.ReadAll(resp.Body)
+			if err != nil {
 				t.Fatal(err)
 			}
-			if resp.StatusCode != c.status || p.Code != c.code || resp.Header.Get("Content-Type") != "application/problem+json" {
-				t.Errorf("status %d code %q, want %d %q", resp.StatusCode, p.Code, c.status, c.code)
+			if resp.StatusCode != c.status || !strings.Contains(string(b), c.code) {
+				t.Errorf("status %d %s, want %d %s", resp.StatusCode, b, c.status, c.code)
 			}
 		})
-	}
-	resp, err := http.Get(s.http.URL + api.PathVerify)
-	if err != nil {
-		t.Fatal(err)
-	}
-	resp.Body.Close()
-	if resp.StatusCode != http.StatusMethodNotAllowed {
-		t.Errorf("GET on a POST path: %d", resp.StatusCode)
 	}
 }
 
@@ -315,7 +298,7 @@ func TestClientsAreHeldToTheirRate(t *testing.T) {
 }
 
 func TestAFullArchiveStopsVerdicts(t *testing.T) {
-	s := start(t, tpmtest.NewWorld(t), func(o *server.Options) { o.ArchiveMaxBytes = 10 })
+	s := start(t, tpmtest.NewWorld(t), func(o *server.Options) { o.ArchiveBytes = 10 })
 	_, err := s.client.Verify(context.Background(), s.w.Evidence(t, s.challenge(t)))
 	if !fault.Has(err, "verifier.archive") {
 		t.Errorf("got %v, want verifier.archive", err)
@@ -330,7 +313,7 @@ func TestMetricsCount(t *testing.T) {
 	if _, err := s.client.Verify(context.Background(), s.w.Evidence(t)); err == nil {
 		t.Fatal("accepted without a challenge")
 	}
-	resp, err := http.Get(s.http.URL + api.PathMetrics)
+	resp, err := http.Get(s.http.URL + wire.PathMetrics)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -341,8 +324,8 @@ func TestMetricsCount(t *testing.T) {
 	}
 	for _, want := range []string{
 		`cocoon_verifier_verdicts_total{trust_class="vtpm"} 1`,
-		`cocoon_verifier_problems_total{code="nonce.challenge",path="/v1/verify"} 1`,
-		`cocoon_verifier_requests_total{path="/v1/challenge"} 1`,
+		`cocoon_verifier_failed_checks_total{check="nonce.challenge"} 1`,
+		`cocoon_verifier_requests_total{method="Challenge"} 1`,
 		`cocoon_verifier_appraisal_seconds_count 2`,
 	} {
 		if !strings.Contains(string(b), want) {

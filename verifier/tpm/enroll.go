@@ -14,7 +14,6 @@ import (
 
 	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
-	"cocoon/verifier/api"
 )
 
 // Defaults of EnrollerOptions.
@@ -88,7 +87,7 @@ func NewEnroller(o EnrollerOptions) (*Enroller, error) {
 
 // Begin checks the endorsement key's certificate and both keys, and returns
 // a credential that only the TPM with both can recover.
-func (e *Enroller) Begin(in *api.EnrollRequest) (*api.EnrollResponse, error) {
+func (e *Enroller) Begin(in *EnrollRequest) (*EnrollResponse, error) {
 	now := e.o.Clock()
 	ekKey, ekRoot, err := e.checkEndorsement(in, now)
 	if err != nil {
@@ -120,12 +119,12 @@ func (e *Enroller) Begin(in *api.EnrollRequest) (*api.EnrollResponse, error) {
 	if err := e.remember(session, p, now); err != nil {
 		return nil, err
 	}
-	return &api.EnrollResponse{Session: session, CredentialBlob: blob, Secret: secret, ExpiresAt: p.expires.UTC().Truncate(time.Second)}, nil
+	return &EnrollResponse{Session: session, CredentialBlob: blob, Secret: secret, ExpiresAt: p.expires.UTC().Truncate(time.Second)}, nil
 }
 
 // checkEndorsement verifies the endorsement key's certificate and returns the
 // key to encrypt to, and the authority that it is of.
-func (e *Enroller) checkEndorsement(in *api.EnrollRequest, now time.Time) (tpm2.LabeledEncapsulationKey, *x509.Certificate, error) {
+func (e *Enroller) checkEndorsement(in *EnrollRequest, now time.Time) (tpm2.LabeledEncapsulationKey, *x509.Certificate, error) {
 	chain, err := parseChain(in.EKChain)
 	if err != nil {
 		return nil, nil, fault.New(fault.ExitParse, "tpm.ek.format", "send the EK certificate from the TPM's NV index, DER", "reading EK certificate chain: %w", err)
@@ -189,7 +188,7 @@ func (e *Enroller) remember(session digest.SHA256, p *enrolment, now time.Time) 
 
 // Finish takes the recovered credential and issues the certificate. A session
 // serves one attempt, whatever its outcome.
-func (e *Enroller) Finish(in *api.ActivateRequest) (*api.ActivateResponse, error) {
+func (e *Enroller) Finish(in *ActivateRequest) (*ActivateResponse, error) {
 	now := e.o.Clock()
 	e.mu.Lock()
 	p := e.pending[in.Session]
@@ -216,7 +215,7 @@ func (e *Enroller) Finish(in *api.ActivateRequest) (*api.ActivateResponse, error
 	if err != nil {
 		return nil, err
 	}
-	return &api.ActivateResponse{CertChain: [][]byte{der, e.o.CA.Cert.Raw}}, nil
+	return &ActivateResponse{CertChain: [][]byte{der, e.o.CA.Cert.Raw}}, nil
 }
 
 // Pending returns how many enrolments are under way.

@@ -9,7 +9,6 @@ import (
 
 	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
-	"cocoon/verifier/api"
 	"cocoon/verifier/tpm"
 	"cocoon/verifier/tpmtest"
 )
@@ -32,8 +31,8 @@ func newEnroller(t *testing.T, w *tpmtest.World, c *clock) *tpm.Enroller {
 	return e
 }
 
-func request(m *tpmtest.TPM) *api.EnrollRequest {
-	return &api.EnrollRequest{EKChain: m.EKChain, EKPublic: m.EKPublic, AKPublic: m.AKPublic}
+func request(m *tpmtest.TPM) *tpm.EnrollRequest {
+	return &tpm.EnrollRequest{EKChain: m.EKChain, EKPublic: m.EKPublic, AKPublic: m.AKPublic}
 }
 
 func TestEnrolmentIssuesACertificateForTheKeyInTheTPM(t *testing.T) {
@@ -47,7 +46,7 @@ func TestEnrolmentIssuesACertificateForTheKeyInTheTPM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := e.Finish(&api.ActivateRequest{Session: rsp.Session, Credential: credential})
+	out, err := e.Finish(&tpm.ActivateRequest{Session: rsp.Session, Credential: credential})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -77,7 +76,7 @@ func TestEnrolmentIssuesACertificateForTheKeyInTheTPM(t *testing.T) {
 	if want := tpmtest.Now.Add(tpm.DefaultAKLifetime); !r.NotAfter.Equal(want) {
 		t.Errorf("certificate until %s, want %s", r.NotAfter, want)
 	}
-	if _, err := e.Finish(&api.ActivateRequest{Session: rsp.Session, Credential: credential}); !fault.Has(err, "tpm.enroll.session") {
+	if _, err := e.Finish(&tpm.ActivateRequest{Session: rsp.Session, Credential: credential}); !fault.Has(err, "tpm.enroll.session") {
 		t.Errorf("second use of a session: %v", err)
 	}
 }
@@ -92,43 +91,43 @@ func TestEnrolmentRefuses(t *testing.T) {
 		m.AKPublic = tpm2.Marshal(*p)
 	}
 	for name, c := range map[string]struct {
-		change func(*tpmtest.World, *api.EnrollRequest)
+		change func(*tpmtest.World, *tpm.EnrollRequest)
 		at     time.Time
 		want   string
 		exit   int
 	}{
 		"a TPM of another authority": {
-			change: func(_ *tpmtest.World, r *api.EnrollRequest) {
+			change: func(_ *tpmtest.World, r *tpm.EnrollRequest) {
 				*r = *request(tpmtest.NewTPM(t, tpmtest.NewEKCA(t, "other")))
 			},
 			want: "tpm.ek.untrusted_ca", exit: fault.ExitRefused,
 		},
 		"an authority of the same name": {
-			change: func(_ *tpmtest.World, r *api.EnrollRequest) {
+			change: func(_ *tpmtest.World, r *tpm.EnrollRequest) {
 				*r = *request(tpmtest.NewTPM(t, tpmtest.NewEKCA(t, "test EK CA")))
 			},
 			want: "tpm.ek.untrusted_ca", exit: fault.ExitRefused,
 		},
 		"an AK certificate instead of an EK certificate": {
-			change: func(w *tpmtest.World, r *api.EnrollRequest) { r.EKChain = w.Chain(t) },
+			change: func(w *tpmtest.World, r *tpm.EnrollRequest) { r.EKChain = w.Chain(t) },
 			want:   "tpm.ek.untrusted_ca", exit: fault.ExitRefused,
 		},
 		"an expired EK certificate": {at: tpmtest.Now.AddDate(6, 0, 0), want: "tpm.ek.expired", exit: fault.ExitRefused},
-		"no certificate":            {change: func(_ *tpmtest.World, r *api.EnrollRequest) { r.EKChain = nil }, want: "tpm.ek.format", exit: fault.ExitParse},
+		"no certificate":            {change: func(_ *tpmtest.World, r *tpm.EnrollRequest) { r.EKChain = nil }, want: "tpm.ek.format", exit: fault.ExitParse},
 		"the EK of another certificate": {
-			change: func(w *tpmtest.World, r *api.EnrollRequest) { r.EKPublic = tpmtest.NewTPM(t, w.EKCA).EKPublic },
+			change: func(w *tpmtest.World, r *tpm.EnrollRequest) { r.EKPublic = tpmtest.NewTPM(t, w.EKCA).EKPublic },
 			want:   "tpm.ek.public", exit: fault.ExitRefused,
 		},
 		"an EK with trailing bytes": {
-			change: func(_ *tpmtest.World, r *api.EnrollRequest) { r.EKPublic = append(bytes.Clone(r.EKPublic), 0) },
+			change: func(_ *tpmtest.World, r *tpm.EnrollRequest) { r.EKPublic = append(bytes.Clone(r.EKPublic), 0) },
 			want:   "tpm.ek.public", exit: fault.ExitParse,
 		},
 		"an AK that signs anything": {
-			change: func(w *tpmtest.World, r *api.EnrollRequest) { notRestricted(w.TPM); r.AKPublic = w.TPM.AKPublic },
+			change: func(w *tpmtest.World, r *tpm.EnrollRequest) { notRestricted(w.TPM); r.AKPublic = w.TPM.AKPublic },
 			want:   "tpm.ak.attributes", exit: fault.ExitRefused,
 		},
 		"the EK as AK": {
-			change: func(w *tpmtest.World, r *api.EnrollRequest) { r.AKPublic = r.EKPublic },
+			change: func(w *tpmtest.World, r *tpm.EnrollRequest) { r.AKPublic = r.EKPublic },
 			want:   "tpm.ak.attributes", exit: fault.ExitRefused,
 		},
 	} {
@@ -158,7 +157,7 @@ func TestACredentialIsForOneKeyAndOneAttempt(t *testing.T) {
 	w := tpmtest.NewWorld(t)
 	c := &clock{tpmtest.Now}
 	e := newEnroller(t, w, c)
-	begin := func() *api.EnrollResponse {
+	begin := func() *tpm.EnrollResponse {
 		t.Helper()
 		rsp, err := e.Begin(request(w.TPM))
 		if err != nil {
@@ -174,18 +173,18 @@ func TestACredentialIsForOneKeyAndOneAttempt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.Finish(&api.ActivateRequest{Session: rsp.Session, Credential: make([]byte, 32)}); !fault.Has(err, "tpm.enroll.credential") {
+	if _, err := e.Finish(&tpm.ActivateRequest{Session: rsp.Session, Credential: make([]byte, 32)}); !fault.Has(err, "tpm.enroll.credential") {
 		t.Errorf("a guessed credential: %v", err)
 	}
-	if _, err := e.Finish(&api.ActivateRequest{Session: rsp.Session, Credential: good}); !fault.Has(err, "tpm.enroll.session") {
+	if _, err := e.Finish(&tpm.ActivateRequest{Session: rsp.Session, Credential: good}); !fault.Has(err, "tpm.enroll.session") {
 		t.Errorf("the right credential after a guess: %v", err)
 	}
 	rsp = begin()
 	c.t = c.t.Add(tpm.DefaultPendingTTL)
-	if _, err := e.Finish(&api.ActivateRequest{Session: rsp.Session, Credential: good}); !fault.Has(err, "tpm.enroll.session") {
+	if _, err := e.Finish(&tpm.ActivateRequest{Session: rsp.Session, Credential: good}); !fault.Has(err, "tpm.enroll.session") {
 		t.Errorf("an expired session: %v", err)
 	}
-	if _, err := e.Finish(&api.ActivateRequest{Session: digest.Sum256(nil)}); !fault.Has(err, "tpm.enroll.session") {
+	if _, err := e.Finish(&tpm.ActivateRequest{Session: digest.Sum256(nil)}); !fault.Has(err, "tpm.enroll.session") {
 		t.Errorf("an unknown session: %v", err)
 	}
 }

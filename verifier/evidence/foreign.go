@@ -1,0 +1,50 @@
+package evidence
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"cocoon/internal/jcs"
+	"cocoon/measurements/digest"
+)
+
+// ProfileForeign names evidence of a machine that is none of ours.
+const ProfileForeign = "urn:cocoon:evidence:foreign:1"
+
+// Foreign is recorded evidence of a CPU: it has neither claims nor config, so
+// nothing is bound to it and no freshness is shown. What can be said of it is
+// its TCB and its registers.
+type Foreign struct {
+	Profile    string          `json:"profile"` // ProfileForeign
+	CPU        CPU             `json:"cpu"`
+	Collateral json.RawMessage `json:"collateral,omitempty"`
+}
+
+// ParseForeign reads foreign evidence and checks its form.
+func ParseForeign(b []byte) (*Foreign, error) {
+	var e Foreign
+	if err := jcs.Decode(b, MaxEvidence, &e); err != nil {
+		return nil, fmt.Errorf("parsing foreign evidence: %w", err)
+	}
+	var errs []error
+	if e.Profile != ProfileForeign {
+		errs = append(errs, fmt.Errorf("profile %.64q, want %q", e.Profile, ProfileForeign))
+	}
+	if err := e.CPU.validate(); err != nil {
+		errs = append(errs, err)
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, fmt.Errorf("parsing foreign evidence: %w", err)
+	}
+	return &e, nil
+}
+
+// Marshal returns the evidence in RFC 8785 form.
+func (e *Foreign) Marshal() ([]byte, error) { return jcs.Marshal(e) }
+
+// Hash returns the SHA-256 of the JCS of the evidence.
+func (e *Foreign) Hash() (digest.SHA256, error) {
+	sum, err := jcs.Hash(e)
+	return digest.SHA256(sum), err
+}

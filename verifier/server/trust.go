@@ -1,0 +1,113 @@
+package server
+
+import (
+	"context"
+	"crypto"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"time"
+
+	"cocoon/measurements/digest"
+	"cocoon/measurements/manifest"
+	"cocoon/verifier/appraise"
+	"cocoon/verifier/collateral"
+	"cocoon/verifier/pck"
+	"cocoon/verifier/policy"
+	"cocoon/verifier/policy/rules"
+	"cocoon/verifier/tpm"
+	"cocoon/verifier/wire"
+)
+
+// Trust is what a Server decides by and signs with. It is replaced as a whole
+// by Reload and never written to.
+type Trust struct {
+	Policy    *policy.Policy
+	Manifests []*manifest.Verified // opened under the policy
+	Signer    crypto.Signer        // Ed25519: signs verdicts
+	// Keys are published beside the signer's: of verdicts that are still good,
+	// or that will be given after a rotation.
+	Keys     []ed25519.PublicKey
+	Enroller *tpm.Enroller           // nil: no enrolment
+	AKRoots  [][]byte                // DER; shown to clients
+	CPUs     map[string]appraise.CPU // further CPU types
+	GPUs     appraise.GPU
+	// Registry returns the proven state of the registry that the policy names;
+	// needed where it names one. It is asked at every appraisal.
+	Registry func(context.Context) (*appraise.Registry, error)
+	// DCAPRoots and Collateral are for TCBStatus; nil: Intel's, and the
+	// collateral that a request brings.
+	DCAPRoots  *pck.Roots
+	Collateral func(quote []byte, now time.Time) (*collateral.Set, error)
+	// TestRoots names the TEEs that a configured root speaks for.
+	TestRoots []string
+}
+
+// material is a Trust with what is derived from it once.
+type material struct {
+	Trust
+	rules      *rules.Set
+	policyHash digest.SHA256
+	policyDoc  []byte
+	keys       []ed25519.PublicKey // the signer's first
+}
+
+func newMaterial(t Trust) (*material, error) {
+	if t.Policy == nil || t.Signer == nil {
+		return nil, errors.New("a policy and a signing key are needed")
+	}
+	public, ok := t.Signer.Public().(ed25519.PublicKey)
+	if !ok {
+		return nil, errors.New("the signing key is no Ed25519 key")
+	}
+	if err := t.Policy.Validate(); err != nil {
+		return nil, err
+	}
+	if t.Policy.Manifests.Registry != nil && t.Registry == nil {
+		return nil, errors.New("the policy names a registry, and there is no ledger to read it from")
+	}
+	m := &material{Trust: t, keys: []ed25519.PublicKey{public}}
+	for _, k := range t.Keys {
+		if len(k) != ed25519.PublicKeySize {
+			return nil, errors.New("a published key is no Ed25519 key")
+		}
+		if !k.Equal(public) {
+			m.keys = append(m.keys, k)
+		}
+	}
+	var err error
+	if m.policyDoc, err = t.Policy.Marshal(); err != nil {
+		return nil, err
+	}
+	m.policyHash = digest.Sum256(m.policyDoc)
+	if m.rules, err = rules.Compile(t.Policy.Rules); err != nil {
+		return nil, err
+	}
+	return m, nil
+}
+
+// Reload replaces what the server decides by. Requests under way end under what
+// they began with. An error leaves everything as it was.
+func (s *Server) Reload(t Trust) error {
+	m, err := newMaterial(t)
+	if err != nil {
+		return fmt.Errorf("reloading: %w", err)
+	}
+	s.trust.Store(m)
+	return nil
+}
+
+func (m *material) info(build string) wire.Info {
+	out := wire.Info{Build: build, AKRoots: m.AKRoots, TestRoots: m.TestRoots, JWKS: wire.PathJWKS, OpenAPI: wire.PathOpenAPI,
+		Policies: []wire.PolicyRef{{SHA256: m.policyHash, Name: m.Policy.Name}}}
+	if out.AKRoots == nil {
+		out.AKRoots = [][]byte{}
+	}
+	if out.TestRoots == nil {
+		out.TestRoots = []string{}
+	}
+	for _, k := range m.keys {
+		out.Keys = append(out.Keys, wire.Key{KeyID: digest.Sum256(k).String(), Public: digest.SHA256(k)})
+	}
+	return out
+}

@@ -1,0 +1,84 @@
+package server
+
+import (
+	"encoding/base64"
+	"net/http"
+
+	verifierv1 "cocoon/api/verifier/v1"
+	"cocoon/verifier/page"
+	"cocoon/verifier/result"
+	"cocoon/verifier/wire"
+)
+
+// web adds what is served beside the API's methods.
+func (s *Server) web() {
+	s.get(wire.PathInfo, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.trust.Load().info(s.o.Build)) })
+	s.get(wire.PathJWKS, s.getJWKS)
+	s.get(wire.PathOpenAPI, func(w http.ResponseWriter, _ *http.Request) {
+		w.Header().Set("Content-Type", "application/json")
+		w.Header().Set("X-Content-Type-Options", "nosniff")
+		_, _ = w.Write([]byte(verifierv1.OpenAPI)) // an error here is the peer's hang-up
+	})
+	s.mux.HandleFunc("GET "+wire.PathHealth, func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, map[string]string{"status": "ok"})
+	})
+	s.mux.HandleFunc("GET "+wire.PathReady, s.getReady)
+	s.mux.Handle("GET "+wire.PathMetrics, s.metrics.handler())
+	page.Register(s.mux)
+}
+
+// get serves a document within the caller's rate.
+func (s *Server) get(path string, h http.HandlerFunc) {
+	s.mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
+		s.metrics.requests.WithLabelValues(path).Inc()
+		if !s.limiter.allow(r, s.o.Clock()) {
+			w.Header().Set("Retry-After", "1")
+			s.metrics.refused(path, wire.CodeRateLimited)
+			s.writeProblem(w, r, http.StatusTooManyRequests, errTooManyRequests)
+			return
+		}
+		h(w, r)
+	})
+}
+
+// jwk is an Ed25519 key (RFC 8037, section 2).
+type jwk struct {
+	KeyType string `json:"kty"`
+	Curve   string `json:"crv"`
+	X       string `json:"x"`
+	KeyID   string `json:"kid"`
+	Use     string `json:"use"`
+	Alg     string `json:"alg"`
+}
+
+// getJWKS answers with the keys that sign verdicts (RFC 7517, section 5).
+func (s *Server) getJWKS(w http.ResponseWriter, _ *http.Request) {
+	set := struct {
+		Keys []jwk `json:"keys"`
+	}{}
+	for _, k := range s.trust.Load().keys {
+		set.Keys = append(set.Keys, jwk{KeyType: "OKP", Curve: "Ed25519", X: base64.RawURLEncoding.EncodeToString(k), KeyID: result.KeyID(k), Use: "sig", Alg: "EdDSA"})
+	}
+	writeJSON(w, set)
+}
+
+// getReady says whether requests are to be sent here: not while the service
+// drains, and not while its registry cannot be read.
+func (s *Server) getReady(w http.ResponseWriter, r *http.Request) {
+	t := s.trust.Load()
+	why := ""
+	if s.draining.Load() {
+		why = "draining"
+	} else if t.Policy.Manifests.Registry != nil {
+		if _, err := t.Registry(r.Context()); err != nil {
+			s.log.WarnContext(r.Context(), "not ready", "error", err)
+			why = "registry unreachable"
+		}
+	}
+	w.Header().Set("Content-Type", "application/json")
+	if why != "" {
+		writeBody(w, http.StatusServiceUnavailable, map[string]string{"status": why})
+		return
+	}
+	writeBody(w, http.StatusOK, map[string]string{"status": "ready"})
+}

@@ -1,0 +1,107 @@
+package wire
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"google.golang.org/protobuf/types/known/timestamppb"
+
+	verifierv1 "cocoon/api/verifier/v1"
+	"cocoon/measurements/digest"
+	"cocoon/verifier/evidence"
+	"cocoon/verifier/result"
+)
+
+// Result returns a result as a message.
+func Result(r *result.Result) *verifierv1.Result {
+	c := &r.Claims
+	out := &verifierv1.Result{
+		Accepted: r.Accepted, TrustClass: r.TrustClass, Development: r.Development, Foreign: r.Foreign,
+		Time: timestamppb.New(r.Time), NotAfter: timestamppb.New(r.NotAfter),
+		EvidenceSha256: r.EvidenceSHA256.String(), PolicySha256: r.PolicySHA256.String(),
+		Claims: &verifierv1.Claims{TlsSpkiSha256: c.TLSSPKISHA256.String(), ReceiptKey: c.ReceiptKey.String(), Payout: c.Payout,
+			ConfigSha256: c.ConfigSHA256.String(), ModelName: c.Model.Name, ModelVerityRoot: c.Model.VerityRoot.String(),
+			GpuEvidenceSha256: c.GPUEvidenceSHA256.String(), Nonce: c.Nonce.String()},
+		Measurements: r.Measurements, Submods: make(map[string]*verifierv1.Submod, len(r.Submods)),
+	}
+	if r.Foreign {
+		out.Claims = nil
+	}
+	if r.Manifest != nil {
+		out.Manifest = Manifest(r.Manifest)
+	}
+	for name, s := range r.Submods {
+		m := &verifierv1.Submod{Status: string(s.Status), TrustworthinessVector: make(map[string]int32, len(s.Vector)), Checks: make([]*verifierv1.Check, len(s.Checks))}
+		for k, v := range s.Vector {
+			m.TrustworthinessVector[k] = int32(v)
+		}
+		for i, k := range s.Checks {
+			m.Checks[i] = &verifierv1.Check{Id: k.ID, Status: k.Status, Expected: k.Expected, Actual: k.Actual, Reason: k.Reason, Remedy: k.Remedy}
+		}
+		out.Submods[name] = m
+	}
+	return out
+}
+
+// Manifest returns a manifest's name as a message.
+func Manifest(m *result.ManifestRef) *verifierv1.ManifestRef {
+	return &verifierv1.ManifestRef{Sha256: m.SHA256.String(), Name: m.Name, Version: m.Version}
+}
+
+// ReadResult reads the result in an answer. It checks form alone: nobody
+// signed it, only the EAR is a verdict.
+func ReadResult(in *verifierv1.Result) (*result.Result, error) {
+	if in == nil {
+		return nil, errors.New("reading result: there is none")
+	}
+	var errs []error
+	hash := func(what, s string) digest.SHA256 {
+		if s == "" {
+			return digest.SHA256{}
+		}
+		d, err := digest.Parse256(s)
+		if err != nil {
+			errs = append(errs, fmt.Errorf("reading result: %s: %w", what, err))
+		}
+		return d
+	}
+	c := in.GetClaims()
+	r := &result.Result{
+		Accepted: in.Accepted, TrustClass: in.TrustClass, Development: in.Development, Foreign: in.Foreign,
+		Time: at(in.Time), NotAfter: at(in.NotAfter),
+		EvidenceSHA256: hash("evidence_sha256", in.EvidenceSha256), PolicySHA256: hash("policy_sha256", in.PolicySha256),
+		Claims: evidence.Claims{TLSSPKISHA256: hash("tls_spki_sha256", c.GetTlsSpkiSha256()), ReceiptKey: hash("receipt_key", c.GetReceiptKey()),
+			Payout: c.GetPayout(), ConfigSHA256: hash("config_sha256", c.GetConfigSha256()),
+			Model:             evidence.Model{Name: c.GetModelName(), VerityRoot: hash("model_verity_root", c.GetModelVerityRoot())},
+			GPUEvidenceSHA256: hash("gpu_evidence_sha256", c.GetGpuEvidenceSha256()), Nonce: hash("nonce", c.GetNonce())},
+		Measurements: map[string]string{}, Submods: map[string]*result.Submod{},
+	}
+	for k, v := range in.Measurements {
+		r.Measurements[k] = v
+	}
+	if in.Manifest != nil {
+		r.Manifest = &result.ManifestRef{SHA256: hash("manifest", in.Manifest.Sha256), Name: in.Manifest.Name, Version: in.Manifest.Version}
+	}
+	for name, s := range in.Submods {
+		m := &result.Submod{Status: result.Status(s.GetStatus()), Vector: result.Vector{}, Checks: []result.Check{}}
+		for k, v := range s.GetTrustworthinessVector() {
+			m.Vector[k] = int(v)
+		}
+		for _, k := range s.GetChecks() {
+			m.Checks = append(m.Checks, result.Check{ID: k.GetId(), Status: k.GetStatus(), Expected: k.GetExpected(), Actual: k.GetActual(), Reason: k.GetReason(), Remedy: k.GetRemedy()})
+		}
+		r.Submods[name] = m
+	}
+	if err := errors.Join(errs...); err != nil {
+		return nil, err
+	}
+	return r, nil
+}
+
+func at(t *timestamppb.Timestamp) time.Time {
+	if t == nil {
+		return time.Time{}
+	}
+	return t.AsTime()
+}

@@ -1,0 +1,72 @@
+// Package wire turns what the verifier says into the messages of its API and
+// back (api/verifier/v1/verifier.proto, docs/verifier-api.md), and has the
+// documents that are served beside the API. In come results and faults, or
+// messages of a service that is not trusted; out come the other.
+package wire
+
+import (
+	"cocoon/measurements/digest"
+	"cocoon/verifier/result"
+)
+
+// Paths that are served beside the API's methods.
+const (
+	PathInfo    = "/.well-known/cocoon-verifier"
+	PathJWKS    = "/.well-known/jwks.json"
+	PathOpenAPI = "/openapi.json"
+	PathMAA     = "/attest/TdxVm"
+	PathHealth  = "/healthz"
+	PathReady   = "/readyz"
+	PathMetrics = "/metrics"
+)
+
+// CodeNoManifest is the fault of a verifier that does not have a manifest.
+const CodeNoManifest = "manifest.unknown"
+
+// Info says what a service is (GET PathInfo). It is a claim: pin keys by
+// another way.
+type Info struct {
+	Build    string      `json:"build"`
+	Keys     []Key       `json:"keys"`     // that sign verdicts
+	AKRoots  [][]byte    `json:"ak_roots"` // DER; that certify attestation keys
+	Policies []PolicyRef `json:"policies"`
+	// TestRoots are the TEEs that a configured root, not the maker's, speaks
+	// for: every verdict of theirs says so and is for development only.
+	TestRoots []string `json:"test_roots"`
+	JWKS      string   `json:"jwks_path"`
+	OpenAPI   string   `json:"openapi_path"`
+}
+
+// Key is a key that signs verdicts.
+type Key struct {
+	KeyID  string        `json:"kid"`     // SHA-256 of the raw public key, hex
+	Public digest.SHA256 `json:"ed25519"` // raw public key
+}
+
+// PolicyRef names a policy.
+type PolicyRef struct {
+	SHA256 digest.SHA256 `json:"sha256"`
+	Name   string        `json:"name"`
+}
+
+// Problem is an error outside the API's methods (RFC 9457,
+// application/problem+json).
+type Problem struct {
+	Type   string         `json:"type"` // "urn:cocoon:problem:" + Code
+	Title  string         `json:"title"`
+	Status int            `json:"status"`
+	Detail string         `json:"detail,omitempty"`
+	Code   string         `json:"code"`             // the first fault's code
+	Faults []Fault        `json:"faults"`           // every fault
+	Result *result.Result `json:"result,omitempty"` // of refused evidence: every check
+}
+
+// Fault is one failure within a Problem.
+type Fault struct {
+	Code     string `json:"code"`
+	Message  string `json:"message"`
+	Expected string `json:"expected,omitempty"`
+	Actual   string `json:"actual,omitempty"`
+	Remedy   string `json:"remedy,omitempty"`
+	Exit     int    `json:"exit"` // exit code of a command that meets it
+}
