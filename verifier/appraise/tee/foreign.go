@@ -1,0 +1,114 @@
+package tee
+
+import (
+	"time"
+
+	"cocoon/measurements/eventlog"
+	"cocoon/verifier/appraise"
+	"cocoon/verifier/azure"
+	"cocoon/verifier/evidence"
+	"cocoon/verifier/policy"
+	"cocoon/verifier/snp"
+	"cocoon/verifier/tdx"
+)
+
+// AppraiseForeign verifies a recorded TD quote and holds its TCB against the
+// policy; where there is a log, it is replayed to the registers. What the quote
+// was made over is anyone's.
+func (a tdxCPU) AppraiseForeign(f *evidence.Foreign, p *policy.Policy, now time.Time) appraise.CPUResult {
+	out := &outcome{appraise.CPUResult{TrustClass: policy.ClassTDX}}
+	d := a.o.DCAP
+	d.Now = now
+	res := verifyTDX(&a.o, &d, &evidence.Evidence{CPU: f.CPU, Collateral: f.Collateral}, f.CPU.Quote, p, out)
+	if res == nil {
+		return out.CPUResult
+	}
+	out.CPU = append(out.CPU, res.Checks...)
+	out.policy(appraiseTDX(p, res, now))
+	if len(f.CPU.EventLog) > 0 {
+		foreignLog(f.CPU.EventLog, res, out)
+	}
+	out.Measurements = res.Measurements()
+	return out.CPUResult
+}
+
+// foreignLog replays a log to RTMR0 to RTMR2. RTMR3 is whatever its guest
+// makes of it.
+func foreignLog(log []byte, res *tdx.Result, out *outcome) {
+	l, err := eventlog.ParseCCEL(log)
+	var traces []eventlog.Trace
+	if err == nil {
+		traces, err = l.Traces(eventlog.SHA384)
+	}
+	if err != nil {
+		out.fail(checkLog, "a CCEL with a SHA-384 bank", oneLine(err), "event log does not parse", "give the CCEL as the firmware left it")
+		return
+	}
+	out.pass(checkLog, "")
+	structure(l, out)
+	replay(l, traces, res, out)
+}
+
+// AppraiseForeign verifies a recorded SNP report and holds it against the
+// policy.
+func (a snpCPU) AppraiseForeign(f *evidence.Foreign, p *policy.Policy, now time.Time) appraise.CPUResult {
+	out := &outcome{appraise.CPUResult{TrustClass: policy.ClassSNP}}
+	o := a.o.SNP
+	o.Now = now
+	if len(f.CPU.CertChain) > 0 {
+		o.Certificate = f.CPU.CertChain[0]
+	}
+	if p.SNP != nil {
+		o.RequireCRL, o.CRLMaxAge = p.SNP.RequireCRL, p.SNP.CRLMaxAge()
+	}
+	res, err := snp.Verify(f.CPU.Quote, &o)
+	if res == nil {
+		out.faults(err)
+		return out.CPUResult
+	}
+	out.CPU = append(out.CPU, res.Checks...)
+	out.policy(p.SNP.Appraise(res))
+	out.Measurements = res.Measurements()
+	out.until(res.Certificate.NotAfter)
+	return out.CPUResult
+}
+
+// AppraiseForeign verifies recorded evidence of an Azure VM, from the
+// hardware's report to the quote of its TPM.
+func (a azureCPU) AppraiseForeign(f *evidence.Foreign, p *policy.Policy, now time.Time) appraise.CPUResult {
+	out := &outcome{appraise.CPUResult{TrustClass: f.CPU.Type}}
+	d, s := a.o.DCAP, a.o.SNP
+	d.Now = now
+	in := &azure.Evidence{HCL: f.CPU.HCLReport, TDQuote: f.CPU.TDQuote, Attest: f.CPU.Quote, Signature: f.CPU.Signature, EventLog: f.CPU.EventLog}
+	if len(f.CPU.CertChain) > 0 {
+		in.VCEK = f.CPU.CertChain[0]
+	}
+	if p.SNP != nil {
+		s.RequireCRL, s.CRLMaxAge = p.SNP.RequireCRL, p.SNP.CRLMaxAge()
+	}
+	if f.CPU.Type == evidence.TypeAzTDX {
+		if p.DCAP != nil && p.DCAP.TDX != nil {
+			d.CollateralGrace = p.DCAP.TDX.CollateralGrace()
+		}
+		a.o.addCollateral(&d, &evidence.Evidence{CPU: f.CPU, Collateral: f.Collateral}, f.CPU.TDQuote, out)
+	}
+	r, err := azure.Verify(in, &azure.Options{Now: now, SNP: &s, TDX: &d, AnyQualifyingData: true, AnySelection: true})
+	if r == nil {
+		out.faults(err)
+		return out.CPUResult
+	}
+	out.CPU = append(out.CPU, r.Checks...)
+	if r.Class != f.CPU.Type {
+		out.fail("evidence.cpu.type", f.CPU.Type, r.Class, "the hardware is another than the evidence says", "send the evidence of one machine")
+	}
+	switch {
+	case r.TDX != nil:
+		out.policy(appraiseTDX(p, r.TDX, now))
+		out.Measurements = r.TDX.Measurements()
+	case r.SNP != nil:
+		out.policy(p.SNP.Appraise(r.SNP))
+		out.Measurements = r.SNP.Measurements()
+		out.until(r.SNP.Certificate.NotAfter)
+	}
+	return out.CPUResult
+}
