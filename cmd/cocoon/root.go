@@ -12,6 +12,6 @@ func newRootCmd() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newVerifyCmd(), newPolicyCmd(), newVerdictCmd(), newCollateralCmd(), newTCBCmd(), newGPUCmd(), newEventlogCmd(), newMeasureCmd(), newVMCmd(), newProxyCmd(), newChatCmd(), newDemoCmd(), newDevnetCmd(), newRegistryCmd(), newJobCmd(), newReceiptCmd())
+	root.AddCommand(newVerifyCmd(), newPolicyCmd(), newVerdictCmd(), newAppraiseCmd(), newCollateralCmd(), newTCBCmd(), newGPUCmd(), newEventlogCmd(), newMeasureCmd(), newVMCmd(), newProxyCmd(), newChatCmd(), newDemoCmd(), newDevnetCmd(), newRegistryCmd(), newJobCmd(), newReceiptCmd())
 	return root
 }
