@@ -21,7 +21,9 @@ type Section struct {
 // text collects the sentences of a section.
 type text struct{ lines []string }
 
-func (t *text) say(format string, args ...any) { t.lines = append(t.lines, fmt.Sprintf(format, args...)) }
+func (t *text) say(format string, args ...any) {
+	t.lines = append(t.lines, fmt.Sprintf(format, args...))
+}
 
 // choose says one of two things.
 func (t *text) choose(cond bool, yes, no string) {

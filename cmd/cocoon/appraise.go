@@ -1,0 +1,272 @@
+package main
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"cocoon/internal/fault"
+	"cocoon/measurements/digest"
+	"cocoon/verifier/client"
+	"cocoon/verifier/evidence"
+	"cocoon/verifier/result"
+)
+
+// maxVerifiers bounds how many verifiers one command asks.
+const maxVerifiers = 16
+
+// appraiseFlags are the flags of "cocoon appraise".
+type appraiseFlags struct {
+	keyFlags
+	verifiers   []string
+	quorum      int
+	at          string
+	development bool
+	json        bool
+}
+
+func newAppraiseCmd() *cobra.Command {
+	f := &appraiseFlags{}
+	cmd := &cobra.Command{
+		Use:   "appraise BUNDLE.json --verifier URL (--jwks FILE|URL | --key HEX)",
+		Short: "have verifiers appraise evidence, and verify their verdicts",
+		Long: `Sends evidence to one or more verifiers and verifies each verdict here: signature
+under a pinned key, dates, and that it speaks of this evidence. With --quorum K
+it is accepted only if K verifiers with different keys agree on class, keys,
+payout, manifest, model and policy.
+
+Recorded evidence of a machine that is none of ours (profile foreign) is
+appraised as of --at. Nothing is accepted then, and no key is needed: the result
+shows TCB and registers.
+
+Exit codes: 0 accepted, or foreign evidence without a failed check; 1 usage; 2
+refused; 3 no verifier answers; 4 refused by policy alone; 5 unparsable input.`,
+		Example: `  cocoon appraise evidence.json --verifier https://verifier.example --jwks https://verifier.example/.well-known/jwks.json
+  cocoon appraise evidence.json --verifier https://a.example --verifier https://b.example --key 3b6a… --key 77ab… --quorum 2 --json
+  cocoon appraise recorded.json --verifier http://127.0.0.1:8443 --at 2026-06-01T00:00:00Z`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error { return runAppraise(cmd, args[0], f) },
+	}
+	fs := cmd.Flags()
+	fs.StringVar(&f.jwks, "jwks", "", "believe the verifier keys in this JSON Web Key Set, a `file or URL`; a URL is believed as far as its TLS")
+	fs.StringArrayVar(&f.keys, "key", nil, "believe this verifier's raw Ed25519 key, `hex`; may be repeated")
+	fs.StringArrayVar(&f.verifiers, "verifier", nil, "base `URL` of a verifier; may be repeated")
+	fs.IntVar(&f.quorum, "quorum", 1, "how many verifiers with different keys must agree, a `number`")
+	fs.StringVar(&f.at, "at", "", "judge verdicts, or appraise foreign evidence, as of this `time`, RFC 3339 or Unix seconds (default now)")
+	fs.BoolVar(&f.development, "allow-development", false, "accept verdicts of the development class")
+	fs.BoolVar(&f.json, "json", false, "write the result as JSON")
+	_ = cmd.MarkFlagRequired("verifier")
+	return cmd
+}
+
+// agreed is what verifiers must agree on: the contents of the common cell
+// (DESIGN section 4, verdict) that an EAR states. Network and registry are in
+// the config, which the evidence's hash covers.
+type agreed struct {
+	TrustClass string        `json:"trust_class"`
+	ReceiptKey digest.SHA256 `json:"receipt_key"`
+	TLSKey     digest.SHA256 `json:"tls_spki_sha256"`
+	Payout     string        `json:"payout"`
+	Manifest   digest.SHA256 `json:"manifest"`
+	ModelRoot  digest.SHA256 `json:"model_root"`
+	Policy     digest.SHA256 `json:"policy_sha256"`
+	Evidence   digest.SHA256 `json:"evidence_sha256"`
+}
+
+// appraiseAnswer is one verifier's word.
+type appraiseAnswer struct {
+	Verifier string      `json:"verifier"`
+	KeyID    string      `json:"kid,omitempty"`
+	Agreed   *agreed     `json:"agreed,omitempty"`
+	EAR      string      `json:"ear,omitempty"`
+	Claims   *result.EAR `json:"claims,omitempty"`
+	Error    string      `json:"error,omitempty"`
+
+	err error
+}
+
+func runAppraise(cmd *cobra.Command, path string, f *appraiseFlags) error {
+	doc, err := readInput("evidence", path, evidence.MaxEvidence)
+	if err != nil {
+		return err
+	}
+	if len(f.verifiers) > maxVerifiers || f.quorum < 1 || f.quorum > len(f.verifiers) {
+		return usage("--quorum %d of %d verifiers: want 1 to as many as there are, at most %d", f.quorum, len(f.verifiers), maxVerifiers)
+	}
+	now, err := parseAt(f.at)
+	if err != nil {
+		return err
+	}
+	var head struct {
+		Profile string `json:"profile"`
+	}
+	if json.Unmarshal(doc, &head) == nil && head.Profile == evidence.ProfileForeign {
+		return appraiseForeign(cmd, doc, now, f)
+	}
+	ev, err := evidence.Parse(doc)
+	if err != nil {
+		return fault.New(fault.ExitParse, "evidence.parse", "give the evidence as it was served", "%w", err)
+	}
+	hash, err := ev.Hash()
+	if err != nil {
+		return fmt.Errorf("hashing evidence: %w", err)
+	}
+	if f.jwks == "" && len(f.keys) == 0 {
+		return usage("--jwks or --key is needed: a verdict is believed only under a key that you trust")
+	}
+	keys, err := f.pinned(cmd.Context())
+	if err != nil {
+		return err
+	}
+	answers := make([]appraiseAnswer, len(f.verifiers))
+	var wg sync.WaitGroup
+	for i, url := range f.verifiers {
+		wg.Go(func() {
+			answers[i] = ask(cmd.Context(), url, doc, hash, result.EAROptions{Keys: keys, Now: now, AllowDevelopment: f.development})
+		})
+	}
+	wg.Wait()
+	return f.conclude(cmd, answers)
+}
+
+// ask has one verifier appraise evidence and verifies its verdict. The service
+// is not trusted: what counts is the token, its key, and that it speaks of this
+// evidence.
+func ask(ctx context.Context, url string, doc []byte, hash digest.SHA256, o result.EAROptions) appraiseAnswer {
+	a := appraiseAnswer{Verifier: url}
+	failed := func(err error) appraiseAnswer {
+		a.err, a.Error = err, err.Error()
+		return a
+	}
+	c, err := client.New(client.Options{BaseURL: url})
+	if err != nil {
+		return failed(usage("%w", err))
+	}
+	v, err := c.VerifyBytes(ctx, doc)
+	if err != nil {
+		return failed(err)
+	}
+	e, err := result.VerifyEAR(v.EAR, o)
+	if err != nil {
+		return failed(err)
+	}
+	if e.EvidenceSHA256 != hash {
+		return failed(fault.Mismatch(fault.ExitRefused, "verdict.evidence", "the verdict's evidence", hash.String(), e.EvidenceSHA256.String(), "ask another verifier"))
+	}
+	receipt, err := e.ReceiptKey()
+	if err != nil {
+		return failed(err)
+	}
+	a.EAR, a.Claims, a.KeyID = v.EAR, e, signer(v.EAR, o)
+	a.Agreed = &agreed{e.TrustClass, receipt, e.TLSSPKISHA256, e.Payout, e.Manifest.SHA256, e.Model.VerityRoot, e.PolicySHA256, e.EvidenceSHA256}
+	return a
+}
+
+// signer returns the id of the pinned key under which a token verifies.
+func signer(token string, o result.EAROptions) string {
+	for _, k := range o.Keys {
+		one := o
+		one.Keys = []ed25519.PublicKey{k}
+		if _, err := result.VerifyEAR(token, one); err == nil {
+			return result.KeyID(k)
+		}
+	}
+	return ""
+}
+
+// quorate returns the largest group of answers that agree, one for each key.
+func quorate(answers []appraiseAnswer) []appraiseAnswer {
+	groups := map[agreed]map[string]appraiseAnswer{}
+	var best map[string]appraiseAnswer
+	for _, a := range answers {
+		if a.err != nil || a.KeyID == "" {
+			continue
+		}
+		if groups[*a.Agreed] == nil {
+			groups[*a.Agreed] = map[string]appraiseAnswer{}
+		}
+		if g := groups[*a.Agreed]; len(g[a.KeyID].KeyID) == 0 {
+			g[a.KeyID] = a
+			if len(g) > len(best) {
+				best = g
+			}
+		}
+	}
+	var out []appraiseAnswer
+	for _, a := range answers {
+		if a.err == nil && a.KeyID != "" && best[a.KeyID].Verifier == a.Verifier {
+			out = append(out, a)
+		}
+	}
+	return out
+}
+
+// conclude counts who agrees and writes the outcome.
+func (f *appraiseFlags) conclude(cmd *cobra.Command, answers []appraiseAnswer) error {
+	agree := quorate(answers)
+	var err error
+	if len(agree) < f.quorum {
+		var errs []error
+		for _, a := range answers {
+			if a.err != nil {
+				errs = append(errs, fmt.Errorf("%s: %w", a.Verifier, a.err))
+			}
+		}
+		if len(agree) > 0 || len(errs) == 0 {
+			q := fault.New(fault.ExitRefused, "verdict.quorum", "compare what the verifiers say (--json)", "asking verifiers: not enough of them agree under keys of their own")
+			q.Expected, q.Actual = fmt.Sprint(f.quorum), fmt.Sprint(len(agree))
+			errs = append(errs, q)
+		}
+		err = errors.Join(errs...)
+	}
+	out := cmd.OutOrStdout()
+	if f.json {
+		if werr := writeJSON(out, map[string]any{"accepted": err == nil, "quorum": f.quorum, "agree": len(agree), "answers": answers}); werr != nil {
+			return werr
+		}
+		return reported(err)
+	}
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(out, "accepted  %d of %d verifiers agree, %d wanted\n", len(agree), len(answers), f.quorum)
+	for _, a := range answers {
+		if a.err != nil {
+			fmt.Fprintf(out, "otherwise %s: %s\n", plain(a.Verifier), plain(a.Error))
+		} else {
+			fmt.Fprintf(out, "key       %s %s\n", a.KeyID, plain(a.Verifier))
+		}
+	}
+	return verdictLines(out, agree[0].Claims)
+}
+
+// appraiseForeign has recorded evidence appraised by the first verifier.
+func appraiseForeign(cmd *cobra.Command, doc []byte, at time.Time, f *appraiseFlags) error {
+	if len(f.verifiers) != 1 {
+		return usage("foreign evidence gets no verdict to compare: give one --verifier")
+	}
+	c, err := client.New(client.Options{BaseURL: f.verifiers[0]})
+	if err != nil {
+		return usage("%w", err)
+	}
+	r, err := c.Foreign(cmd.Context(), doc, at)
+	if err != nil {
+		return err
+	}
+	if f.json {
+		err = writeJSON(cmd.OutOrStdout(), r)
+	} else {
+		fmt.Fprintln(cmd.OutOrStdout(), "foreign   recorded evidence: no verdict is given on it")
+		err = writeResult(cmd.OutOrStdout(), r)
+	}
+	if err != nil || len(r.Failed()) == 0 {
+		return err
+	}
+	return reported(r.Err())
+}
