@@ -90,6 +90,11 @@ Exit codes: 0 prepared; 6 the machine is not ready for it.`,
 			default:
 				return usage("reading --mode %q: not cc, ppcie or off", mode)
 			}
+			for _, bdf := range args {
+				if err := vfio.CheckBDF(bdf); err != nil {
+					return err
+				}
+			}
 			sys, err := vfio.NewLinux()
 			if err != nil {
 				return err
