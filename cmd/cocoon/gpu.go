@@ -18,8 +18,8 @@ import (
 // newGPUCmd is the parent of what concerns NVIDIA GPUs and what NVIDIA
 // publishes to judge them by.
 func newGPUCmd() *cobra.Command {
-	cmd := &cobra.Command{Use: "gpu", Short: "NVIDIA GPUs: what is published to judge them by", Args: cobra.NoArgs}
-	cmd.AddCommand(newGPURIMCmd())
+	cmd := &cobra.Command{Use: "gpu", Short: "NVIDIA GPUs: prepare them for a VM, and what is published to judge them by", Args: cobra.NoArgs}
+	cmd.AddCommand(newGPURIMCmd(), newGPUListCmd(), newGPUPrepareCmd(), newGPURestoreCmd())
 	return cmd
 }
 

@@ -1,0 +1,159 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"text/tabwriter"
+
+	"github.com/spf13/cobra"
+
+	"cocoon/hostd/vfio"
+	"cocoon/internal/fault"
+)
+
+// gpuRow is a device with its mode, or why that is not known.
+type gpuRow struct {
+	vfio.Device
+	Mode    vfio.Mode `json:"mode,omitempty"`
+	ModeErr string    `json:"mode_error,omitempty"`
+}
+
+func newGPUListCmd() *cobra.Command {
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "list",
+		Short: "list this host's NVIDIA GPUs and NVSwitches",
+		Long: `Lists GPUs and NVSwitches of NVIDIA with driver, IOMMU group and, as root,
+confidential-computing mode. What it says is the host's word; the guest attests
+its GPUs itself.
+
+Exit codes: 0 listed, also where there is none.`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			sys, err := vfio.NewLinux()
+			if err != nil {
+				return err
+			}
+			list, err := vfio.List(sys)
+			if err != nil && !errors.Is(err, fs.ErrNotExist) {
+				return err
+			}
+			rows := []gpuRow{}
+			for i := range list {
+				r := gpuRow{Device: list[i]}
+				if r.Mode, err = vfio.QueryMode(sys, &list[i]); err != nil {
+					r.ModeErr = err.Error()
+				}
+				rows = append(rows, r)
+			}
+			if asJSON {
+				return writeIndented(cmd.OutOrStdout(), map[string]any{"devices": rows})
+			}
+			if len(rows) == 0 {
+				_, err := fmt.Fprintln(cmd.OutOrStdout(), "no NVIDIA GPU or NVSwitch on this host")
+				return err
+			}
+			tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
+			fmt.Fprintln(tw, "ADDRESS\tKIND\tMODEL\tDRIVER\tGROUP\tPOWER\tMODE")
+			for _, r := range rows {
+				mode := string(r.Mode)
+				if mode == "" {
+					mode = "unknown: " + r.ModeErr
+				}
+				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", r.BDF, r.Kind, r.Model, r.Driver, r.Group, r.Power, mode)
+			}
+			return tw.Flush()
+		},
+	}
+	cmd.Flags().BoolVar(&asJSON, "json", false, "write the list as JSON")
+	return cmd
+}
+
+const defaultGPUState = "/var/lib/cocoon-gpu"
+
+func newGPUPrepareCmd() *cobra.Command {
+	var mode, dir string
+	cmd := &cobra.Command{
+		Use:   "prepare ADDRESS...",
+		Short: "bind GPUs to vfio-pci, reset them and check their mode",
+		Long: `Binds GPUs and NVSwitches to vfio-pci, pins their power, resets them and checks
+the confidential-computing mode. If anything fails, everything is taken back.
+"cocoon gpu restore" gives them back to their drivers.
+
+Exit codes: 0 prepared; 6 the machine is not ready for it.`,
+		Example: "  cocoon gpu prepare 0000:1b:00.0 --mode cc",
+		Args:    cobra.MinimumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			switch vfio.Mode(mode) {
+			case vfio.ModeCC, vfio.ModePPCIE, vfio.ModeOff:
+			default:
+				return usage("reading --mode %q: not cc, ppcie or off", mode)
+			}
+			for _, bdf := range args {
+				if err := vfio.CheckBDF(bdf); err != nil {
+					return err
+				}
+			}
+			sys, err := vfio.NewLinux()
+			if err != nil {
+				return err
+			}
+			store, err := vfio.OpenStore(dir)
+			if err != nil {
+				return err
+			}
+			defer store.Close()
+			o := vfio.Options{System: sys, Mode: vfio.Mode(mode)}
+			p, err := vfio.Prepare(cmd.Context(), o, args)
+			if err != nil {
+				return err
+			}
+			if err := store.Add(p.Before); err != nil {
+				// Without a record nobody could give them back.
+				return errors.Join(err, vfio.Restore(cmd.Context(), o, p.Before))
+			}
+			for _, d := range p.Devices {
+				fmt.Fprintf(cmd.OutOrStdout(), "prepared %s (%s): mode %s\n", d.BDF, d.Model, mode)
+			}
+			return nil
+		},
+	}
+	cmd.Flags().StringVar(&mode, "mode", string(vfio.ModeCC), "the `mode` that every device must be in: cc, ppcie or off")
+	cmd.Flags().StringVar(&dir, "state-dir", defaultGPUState, "remember the owner's drivers in this `directory`")
+	return cmd
+}
+
+func newGPURestoreCmd() *cobra.Command {
+	var dir string
+	cmd := &cobra.Command{
+		Use:   "restore [ADDRESS...]",
+		Short: "give prepared GPUs back to their drivers, all without arguments",
+		Args:  cobra.ArbitraryArgs,
+		RunE: func(cmd *cobra.Command, args []string) error {
+			sys, err := vfio.NewLinux()
+			if err != nil {
+				return err
+			}
+			store, err := vfio.OpenStore(dir)
+			if err != nil {
+				return err
+			}
+			defer store.Close()
+			before := store.Select(args...)
+			if len(before) == 0 && len(args) > 0 {
+				return fault.New(fault.ExitNotReady, "gpu.not_prepared", "list what is there: cocoon gpu list", "restoring GPUs: none of these was prepared")
+			}
+			if err := vfio.Restore(cmd.Context(), vfio.Options{System: sys}, before); err != nil {
+				return err
+			}
+			if err := store.Forget(before); err != nil {
+				return err
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "restored %d devices\n", len(before))
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&dir, "state-dir", defaultGPUState, "where the owner's drivers are remembered, a `directory`")
+	return cmd
+}
