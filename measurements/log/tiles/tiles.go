@@ -1,0 +1,318 @@
+// Package tiles keeps a transparency log of manifests in a directory: the
+// files of C2SP tlog-tiles, which any web server can serve as they are, by
+// transparency-dev/tessera's POSIX storage. In come identities of manifests
+// and the log's key, out come indexes and the proofs that package log checks.
+// Files are written beside their place and renamed, so a crash loses at most
+// entries that nobody was told of.
+package tiles
+
+import (
+	"context"
+	"crypto/ed25519"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"time"
+
+	"github.com/transparency-dev/merkle/rfc6962"
+	"github.com/transparency-dev/tessera"
+	"github.com/transparency-dev/tessera/api"
+	"github.com/transparency-dev/tessera/client"
+	"github.com/transparency-dev/tessera/fsck"
+	"github.com/transparency-dev/tessera/storage/posix"
+	"golang.org/x/mod/sumdb/note"
+
+	"cocoon/measurements/digest"
+	"cocoon/measurements/log"
+)
+
+// KeyFile is the file in a log's directory that holds its verifier key. It
+// helps people and programs of the log's own; who relies on the log has the
+// key from elsewhere.
+const KeyFile = "log.pub"
+
+// maxEntries bounds what Entries reads: a log of manifests is short.
+const maxEntries = 1 << 20
+
+// Times of the storage. One entry a call is the rule, so nothing is gained by
+// waiting for more.
+const (
+	checkpointInterval = 100 * time.Millisecond
+	batchAge           = 10 * time.Millisecond
+	pollInterval       = 20 * time.Millisecond
+)
+
+// ErrExists is returned by Init for a directory that has a log.
+var ErrExists = errors.New("the directory has a log already")
+
+// ErrNotLogged is returned for manifests that are not in the log.
+var ErrNotLogged = errors.New("manifest is not in the log")
+
+// Log is a log in a directory, opened for reading.
+type Log struct {
+	dir string
+	key log.Key
+	f   client.FileFetcher
+}
+
+// Init makes an empty log, signed by a key under an origin.
+func Init(ctx context.Context, dir, origin string, key ed25519.PrivateKey) (*Log, error) {
+	k, err := log.NewKey(origin, key.Public().(ed25519.PublicKey))
+	if err != nil {
+		return nil, err
+	}
+	if _, err := os.Stat(filepath.Join(dir, KeyFile)); !errors.Is(err, fs.ErrNotExist) {
+		return nil, fmt.Errorf("making log in %s: %w", dir, ErrExists)
+	}
+	if err := os.MkdirAll(dir, 0o755); err != nil {
+		return nil, fmt.Errorf("making log: %w", err)
+	}
+	l := &Log{dir: dir, key: k, f: client.FileFetcher{Root: dir}}
+	if err := l.append(ctx, key, nil); err != nil {
+		return nil, err
+	}
+	// The key file comes last: a directory without it is no log yet, and Init
+	// can be called again.
+	if err := writeFile(filepath.Join(dir, KeyFile), []byte(k.String()+"\n")); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// writeFile replaces a file in one step that survives a crash.
+func writeFile(path string, b []byte) error {
+	tmp := path + ".tmp"
+	f, err := os.OpenFile(tmp, os.O_WRONLY|os.O_CREATE|os.O_TRUNC, 0o644)
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	_, err = f.Write(b)
+	if err == nil {
+		err = f.Sync()
+	}
+	if err = errors.Join(err, f.Close()); err == nil {
+		err = os.Rename(tmp, path)
+	}
+	if err != nil {
+		return fmt.Errorf("writing %s: %w", path, err)
+	}
+	return nil
+}
+
+// Open opens a log for reading. Its checkpoint must be signed by the key in
+// the directory.
+func Open(dir string) (*Log, error) {
+	b, err := os.ReadFile(filepath.Join(dir, KeyFile))
+	if err != nil {
+		return nil, fmt.Errorf("opening log: %w", err)
+	}
+	if len(b) == 0 || b[len(b)-1] != '\n' {
+		return nil, fmt.Errorf("opening log: %s has no line: %w", KeyFile, log.ErrForm)
+	}
+	k, err := log.ParseKey(string(b[:len(b)-1]))
+	if err != nil {
+		return nil, err
+	}
+	l := &Log{dir: dir, key: k, f: client.FileFetcher{Root: dir}}
+	if _, err := l.Checkpoint(context.Background()); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
+// Key returns the log's key.
+func (l *Log) Key() log.Key { return l.key }
+
+// Checkpoint returns the latest checkpoint, verified.
+func (l *Log) Checkpoint(ctx context.Context) (*log.Checkpoint, error) {
+	raw, err := l.f.ReadCheckpoint(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("reading checkpoint: %w", err)
+	}
+	return log.OpenCheckpoint(raw, l.key)
+}
+
+// append runs the storage until everything in entries is under a published
+// checkpoint; without entries until there is a checkpoint.
+func (l *Log) append(ctx context.Context, key ed25519.PrivateKey, entries [][]byte) (err error) {
+	signer, err := log.Signer(l.key.Origin, key)
+	if err != nil {
+		return err
+	}
+	if !key.Public().(ed25519.PublicKey).Equal(l.key.Public) {
+		return fmt.Errorf("appending to log %s: the key is another log's", l.key.Origin)
+	}
+	// The storage's goroutines end with this context.
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	driver, err := posix.New(ctx, posix.Config{Path: l.dir})
+	if err != nil {
+		return fmt.Errorf("opening log storage: %w", err)
+	}
+	appender, shutdown, reader, err := tessera.NewAppender(ctx, driver, tessera.NewAppendOptions().
+		WithCheckpointSigner(signer).WithCheckpointInterval(checkpointInterval).WithBatching(tessera.DefaultBatchMaxSize, batchAge))
+	if err != nil {
+		return fmt.Errorf("opening log storage: %w", err)
+	}
+	defer func() {
+		if e := shutdown(ctx); err == nil && e != nil {
+			err = fmt.Errorf("closing log storage: %w", e)
+		}
+	}()
+	await := tessera.NewPublicationAwaiter(ctx, reader.ReadCheckpoint, pollInterval)
+	for _, e := range entries {
+		if _, _, err := await.Await(ctx, appender.Add(ctx, tessera.NewEntry(e))); err != nil {
+			return fmt.Errorf("appending to log: %w", err)
+		}
+	}
+	return nil
+}
+
+// Append puts a manifest into the log, unless it is there, and returns its
+// index once a signed checkpoint covers it.
+func (l *Log) Append(ctx context.Context, key ed25519.PrivateKey, manifest digest.SHA256) (uint64, error) {
+	if i, err := l.Index(ctx, manifest); !errors.Is(err, ErrNotLogged) {
+		return i, err
+	}
+	if err := l.append(ctx, key, [][]byte{log.Entry(manifest)}); err != nil {
+		return 0, err
+	}
+	return l.Index(ctx, manifest)
+}
+
+// Entries returns the manifests in the log, in order, as the files have them;
+// Fsck holds them against the checkpoint.
+func (l *Log) Entries(ctx context.Context) ([]digest.SHA256, error) {
+	c, err := l.Checkpoint(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if c.Size > maxEntries {
+		return nil, fmt.Errorf("reading log: %d entries, limit %d", c.Size, maxEntries)
+	}
+	var out []digest.SHA256
+	for bundle := uint64(0); uint64(len(out)) < c.Size; bundle++ {
+		b, err := client.GetEntryBundle(ctx, l.f.ReadEntryBundle, bundle, c.Size)
+		if err != nil {
+			return nil, fmt.Errorf("reading log entries: %w", err)
+		}
+		if len(b.Entries) == 0 {
+			return nil, fmt.Errorf("reading log: entry bundle %d is empty: %w", bundle, log.ErrForm)
+		}
+		for _, e := range b.Entries {
+			if uint64(len(out)) == c.Size {
+				break // of a bundle that has grown since
+			}
+			d, err := log.ParseEntry(e)
+			if err != nil {
+				return nil, err
+			}
+			out = append(out, d)
+		}
+	}
+	return out, nil
+}
+
+// Index returns the first index of a manifest.
+func (l *Log) Index(ctx context.Context, manifest digest.SHA256) (uint64, error) {
+	es, err := l.Entries(ctx)
+	if err != nil {
+		return 0, err
+	}
+	for i, e := range es {
+		if e == manifest {
+			return uint64(i), nil
+		}
+	}
+	return 0, fmt.Errorf("looking up manifest %s: %w", manifest, ErrNotLogged)
+}
+
+// ProveInclusion returns a proof, checked, that a manifest is in the log under
+// its latest checkpoint.
+func (l *Log) ProveInclusion(ctx context.Context, manifest digest.SHA256) (*log.Inclusion, error) {
+	index, err := l.Index(ctx, manifest)
+	if err != nil {
+		return nil, err
+	}
+	c, err := l.Checkpoint(ctx)
+	if err != nil {
+		return nil, err
+	}
+	b, err := client.NewProofBuilder(ctx, c.Size, l.f.ReadTile)
+	if err != nil {
+		return nil, fmt.Errorf("proving inclusion: %w", err)
+	}
+	hs, err := b.InclusionProof(ctx, index)
+	if err != nil {
+		return nil, fmt.Errorf("proving inclusion: %w", err)
+	}
+	p := &log.Inclusion{Index: index, Hashes: digests(hs), Checkpoint: c.Raw}
+	_, err = p.Verify(manifest, l.key)
+	return p, err
+}
+
+// ProveConsistency returns a proof, checked, that the log has every entry of
+// the state that an earlier checkpoint, a signed note, describes.
+func (l *Log) ProveConsistency(ctx context.Context, earlier []byte) (*log.Consistency, error) {
+	from, err := log.OpenCheckpoint(earlier, l.key)
+	if err != nil {
+		return nil, err
+	}
+	c, err := l.Checkpoint(ctx)
+	if err != nil {
+		return nil, err
+	}
+	if from.Size > c.Size {
+		return nil, fmt.Errorf("proving consistency: the log has %d entries, the earlier checkpoint %d: %w", c.Size, from.Size, log.ErrProof)
+	}
+	p := &log.Consistency{Earlier: earlier, Checkpoint: c.Raw}
+	if from.Size > 0 && from.Size < c.Size {
+		b, err := client.NewProofBuilder(ctx, c.Size, l.f.ReadTile)
+		if err != nil {
+			return nil, fmt.Errorf("proving consistency: %w", err)
+		}
+		hs, err := b.ConsistencyProof(ctx, from.Size, c.Size)
+		if err != nil {
+			return nil, fmt.Errorf("proving consistency: %w", err)
+		}
+		p.Hashes = digests(hs)
+	}
+	_, _, err = p.Verify(l.key)
+	return p, err
+}
+
+func digests(hs [][]byte) []digest.SHA256 {
+	out := make([]digest.SHA256, len(hs))
+	for i, h := range hs {
+		copy(out[i][:], h)
+	}
+	return out
+}
+
+// Fsck recomputes the whole tree from the entries and compares every file with
+// it, then reads each entry.
+func (l *Log) Fsck(ctx context.Context) error {
+	v, err := note.NewVerifier(l.key.String())
+	if err != nil {
+		return fmt.Errorf("checking log: %w", err)
+	}
+	if err := fsck.New(l.key.Origin, v, l.f, leafHashes, fsck.Opts{}).Check(ctx); err != nil {
+		return fmt.Errorf("checking log: %w", err)
+	}
+	_, err = l.Entries(ctx)
+	return err
+}
+
+func leafHashes(bundle []byte) ([][]byte, error) {
+	var b api.EntryBundle
+	if err := b.UnmarshalText(bundle); err != nil {
+		return nil, fmt.Errorf("reading entry bundle: %w", err)
+	}
+	out := make([][]byte, len(b.Entries))
+	for i, e := range b.Entries {
+		out[i] = rfc6962.DefaultHasher.HashLeaf(e)
+	}
+	return out, nil
+}
