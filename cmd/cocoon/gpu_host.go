@@ -104,14 +104,9 @@ Exit codes: 0 prepared; 6 the machine is not ready for it.`,
 				return err
 			}
 			defer store.Close()
-			o := vfio.Options{System: sys, Mode: vfio.Mode(mode)}
-			p, err := vfio.Prepare(cmd.Context(), o, args)
+			p, err := vfio.Prepare(cmd.Context(), vfio.Options{System: sys, Mode: vfio.Mode(mode), Record: store.Add}, args)
 			if err != nil {
 				return err
-			}
-			if err := store.Add(p.Before); err != nil {
-				// Without a record nobody could give them back.
-				return errors.Join(err, vfio.Restore(cmd.Context(), o, p.Before))
 			}
 			for _, d := range p.Devices {
 				fmt.Fprintf(cmd.OutOrStdout(), "prepared %s (%s): mode %s\n", d.BDF, d.Model, mode)

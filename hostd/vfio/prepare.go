@@ -24,6 +24,9 @@ const (
 type Options struct {
 	System System
 	Mode   Mode // that every device must be in; empty: any but devtools and invalid
+	// Record remembers how the devices are, before the first change: without
+	// it nobody could give them back after a crash. nil: nothing is remembered.
+	Record func(before []Previous) error
 	// Step and Reset bound one write; 0: StepTimeout, ResetTimeout.
 	Step, Reset time.Duration
 }
@@ -60,21 +63,27 @@ func Prepare(ctx context.Context, o Options, bdfs []string) (p *Prepared, err er
 	if err != nil {
 		return nil, err
 	}
+	p = &Prepared{}
+	for _, d := range list {
+		p.Before = append(p.Before, Previous{BDF: d.BDF, Driver: d.Driver, Power: d.Power})
+		for _, bdf := range d.Functions {
+			p.Before = append(p.Before, Previous{BDF: bdf, Driver: linkBase(o.System, devices+bdf+"/driver")})
+		}
+	}
+	if o.Record != nil {
+		if err := o.Record(p.Before); err != nil {
+			return nil, err
+		}
+	}
 	var stack undo.Stack
 	defer stack.UndoInto(&err)
-	p = &Prepared{}
 	for i := range list {
 		d := &list[i]
 		if err := o.pin(ctx, d.BDF, "on", &stack); err != nil {
 			return nil, err
 		}
-		p.Before = append(p.Before, Previous{BDF: d.BDF, Driver: d.Driver, Power: d.Power})
 		for _, bdf := range append([]string{d.BDF}, d.Functions...) {
-			driver := linkBase(o.System, devices+bdf+"/driver")
-			if bdf != d.BDF {
-				p.Before = append(p.Before, Previous{BDF: bdf, Driver: driver})
-			}
-			if err := o.bind(ctx, bdf, driver, &stack); err != nil {
+			if err := o.bind(ctx, bdf, linkBase(o.System, devices+bdf+"/driver"), &stack); err != nil {
 				return nil, err
 			}
 		}
@@ -128,11 +137,7 @@ func (o Options) check(d *Device, bdfs []string) error {
 	if !d.CanReset {
 		errs = append(errs, fault.New(fault.ExitNotReady, "gpu.reset.absent", "update the kernel; a GPU that cannot be reset must not go from one VM to another", "looking for a way to reset %s: there is none", d.BDF))
 	}
-	if d.Driver == "nvidia" {
-		if pids := Users(o.System); len(pids) > 0 {
-			errs = append(errs, fault.New(fault.ExitNotReady, "gpu.in_use", "stop them (systemctl stop nvidia-persistenced nvidia-fabricmanager)", "unbinding %s: its driver is used by processes %s", d.BDF, strings.Join(pids, ", ")))
-		}
-	}
+	errs = append(errs, inUse(o.System, d))
 	errs = append(errs, o.checkMode(d))
 	return errors.Join(errs...)
 }
@@ -156,9 +161,32 @@ func (o Options) checkMode(d *Device) error {
 	return nil
 }
 
-// Users returns the ids of the processes that have a device of NVIDIA's driver
-// open, as far as this process may see them.
-func Users(sys fs.ReadLinkFS) []string {
+// inUse refuses a device that somebody has open: a running VM, or a program of
+// the owner's. To unbind or reset it would hang, or pull it from under them.
+func inUse(sys fs.ReadLinkFS, d *Device) error {
+	remedy := "stop the VM that has it: cocoon vm list"
+	holds := func(path string) bool {
+		// A VM holds the device through descriptors without a name, too; which
+		// device they are of cannot be seen, so any stands in the way.
+		return path == fmt.Sprintf("/dev/vfio/%d", d.Group) || strings.HasPrefix(path, "/dev/vfio/devices/") || strings.HasPrefix(path, "anon_inode:[vfio")
+	}
+	switch d.Driver {
+	case Driver:
+	case "nvidia":
+		remedy = "stop them (systemctl stop nvidia-persistenced nvidia-fabricmanager)"
+		holds = func(path string) bool { return strings.HasPrefix(path, "/dev/nvidia") }
+	default:
+		return nil
+	}
+	if pids := users(sys, holds); len(pids) > 0 {
+		return fault.New(fault.ExitNotReady, "gpu.in_use", remedy, "taking %s from driver %s: processes %s use it", d.BDF, d.Driver, strings.Join(pids, ", "))
+	}
+	return nil
+}
+
+// users returns the ids of the processes that have a file open, as far as this
+// process may see them: all, as root.
+func users(sys fs.ReadLinkFS, holds func(path string) bool) []string {
 	var pids []string
 	procs, err := fs.ReadDir(sys, "proc")
 	if err != nil {
@@ -173,7 +201,7 @@ func Users(sys fs.ReadLinkFS) []string {
 			continue
 		}
 		for _, fd := range fds {
-			if to, err := sys.ReadLink("proc/" + p.Name() + "/fd/" + fd.Name()); err == nil && strings.HasPrefix(to, "/dev/nvidia") {
+			if to, err := sys.ReadLink("proc/" + p.Name() + "/fd/" + fd.Name()); err == nil && holds(to) {
 				pids = append(pids, p.Name())
 				break
 			}
@@ -285,6 +313,12 @@ func Restore(ctx context.Context, o Options, before []Previous) error {
 		if err := CheckBDF(b.BDF); err != nil {
 			errs = append(errs, err)
 			continue
+		}
+		if d, err := Read(o.System, b.BDF); err == nil {
+			if err := inUse(o.System, d); err != nil {
+				errs = append(errs, err)
+				continue
+			}
 		}
 		errs = append(errs, o.release(ctx, b.BDF, b.Driver))
 		if b.Power == "on" || b.Power == "auto" {

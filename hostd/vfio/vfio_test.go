@@ -220,6 +220,14 @@ func TestPrepareRefusesBeforeItChangesAnything(t *testing.T) {
 			}
 			m.Link("proc/812/fd/7", "/dev/nvidia0")
 		}, []string{"gpu.in_use", "vfio.module"}},
+		{"a GPU that a VM has by its group", "tdx-h100", []string{gpu}, func(m *hosttest.Machine) {
+			m.Link("sys/bus/pci/devices/"+gpu+"/driver", "../../../bus/pci/drivers/vfio-pci")
+			m.Link("proc/900/fd/31", "/dev/vfio/devices/vfio0")
+		}, []string{"gpu.in_use"}},
+		{"a GPU that a VM has without a name", "tdx-h100", []string{gpu}, func(m *hosttest.Machine) {
+			m.Link("sys/bus/pci/devices/"+gpu+"/driver", "../../../bus/pci/drivers/vfio-pci")
+			m.Link("proc/900/fd/32", "anon_inode:[vfio-device]")
+		}, []string{"gpu.in_use"}},
 		{"a device that is not there", "tdx-h100", []string{"0000:77:00.0"}, nil, []string{"gpu.absent"}},
 		{"a device of somebody else", "tdx-h100", []string{"0000:00:00.0"}, nil, []string{"gpu.unsupported"}},
 		{"a path as an address", "tdx-h100", []string{"../../../etc"}, nil, []string{"gpu.bdf.parse"}},
@@ -240,6 +248,34 @@ func TestPrepareRefusesBeforeItChangesAnything(t *testing.T) {
 				t.Errorf("it wrote %v", m.Writes)
 			}
 		})
+	}
+}
+
+// A crash after the first change must find how the devices were.
+func TestWhatDevicesWereIsRecordedBeforeAnyChange(t *testing.T) {
+	m := hosttest.New(t, "tdx-h100")
+	var recorded []vfio.Previous
+	full := errors.New("no space left")
+	_, err := vfio.Prepare(t.Context(), vfio.Options{System: m, Mode: vfio.ModeCC, Record: func(before []vfio.Previous) error {
+		if len(m.Writes) > 0 {
+			t.Errorf("written before: %v", m.Writes)
+		}
+		recorded = before
+		return full
+	}}, []string{gpu})
+	if !errors.Is(err, full) || len(m.Writes) > 0 || len(recorded) == 0 || recorded[0].BDF != gpu {
+		t.Errorf("got %v, recorded %v, wrote %v", err, recorded, m.Writes)
+	}
+}
+
+// A device that a VM has is not taken from it to be given back.
+func TestRestoreLeavesADeviceInUse(t *testing.T) {
+	m := hosttest.New(t, "tdx-h100")
+	m.Link("sys/bus/pci/devices/"+gpu+"/driver", "../../../bus/pci/drivers/vfio-pci")
+	m.Link("proc/900/fd/32", "anon_inode:[vfio-device]")
+	err := vfio.Restore(t.Context(), vfio.Options{System: m}, []vfio.Previous{{BDF: gpu, Driver: "nvidia", Power: "auto"}})
+	if !fault.Has(err, "gpu.in_use") || len(m.Writes) > 0 {
+		t.Errorf("got %v, wrote %v", err, m.Writes)
 	}
 }
 
