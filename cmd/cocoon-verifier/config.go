@@ -2,12 +2,14 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"log/slog"
 	"net/http"
 	"os"
 	"path/filepath"
 	"runtime/debug"
+	"slices"
 	"time"
 
 	"cocoon/internal/fault"
@@ -20,6 +22,7 @@ import (
 	"cocoon/verifier/appraise/tee"
 	"cocoon/verifier/client"
 	"cocoon/verifier/dcap"
+	"cocoon/verifier/journal"
 	"cocoon/verifier/nvgpu"
 	"cocoon/verifier/nvgpu/services"
 	"cocoon/verifier/policy"
@@ -45,6 +48,7 @@ type Config struct {
 	AKCA       *AKCA    `json:"ak_ca,omitempty"`            // without it no TPM key is enrolled
 	Ledger     *Ledger  `json:"ledger,omitempty"`           // needed where the policy names a registry
 	Archive    string   `json:"archive,omitempty"`          // directory that keeps evidence and results
+	Journal    *Journal `json:"journal,omitempty"`          // log of verdicts on disk; without it they are remembered in memory only
 	Limits     Limits   `json:"limits,omitzero"`            // 0: the default of each
 	// GPUCache serves NVIDIA's RIM and OCSP answers to others, below /v1/rim/
 	// and at /ocsp, and gives this service those that GPU evidence does not bring
@@ -57,6 +61,14 @@ type Config struct {
 type TLS struct {
 	Certificate string `json:"certificate"` // PEM chain
 	Key         string `json:"key"`
+}
+
+// Journal is the append-only log of verdicts: what is not in it is not handed
+// out.
+type Journal struct {
+	Dir    string `json:"dir"`    // made where it does not exist
+	Origin string `json:"origin"` // the log's name, a URL without a scheme
+	Key    string `json:"key"`    // Ed25519, PKCS #8 PEM: signs checkpoints
 }
 
 // AKCA issues attestation key certificates.
@@ -102,6 +114,9 @@ func readConfig(path string) (*Config, error) {
 	if c.Listen == "" || c.Policy == "" || c.SigningKey == "" || len(c.Manifests)+len(c.Sources) == 0 {
 		return nil, bad(fmt.Errorf("listen, policy, signing_key, and manifests or manifest_sources are needed"))
 	}
+	if c.Journal != nil && (c.Journal.Dir == "" || c.Journal.Origin == "" || c.Journal.Key == "") {
+		return nil, bad(fmt.Errorf("a journal needs dir, origin and key"))
+	}
 	if len(c.Sources) > 0 && c.Ledger == nil {
 		return nil, bad(fmt.Errorf("manifest_sources need a ledger: the registry says which manifests to fetch"))
 	}
@@ -129,7 +144,7 @@ func (c *Config) readFile(p string, limit int64) ([]byte, error) {
 }
 
 // server loads everything that the config names and makes the service.
-func (c *Config) server(log *slog.Logger, cache *services.Client) (*server.Server, error) {
+func (c *Config) server(log *slog.Logger, cache *services.Client, verdicts *journal.Journal) (*server.Server, error) {
 	b, err := c.readFile(c.Policy, policy.MaxSize)
 	if err != nil {
 		return nil, fault.New(fault.ExitInternal, "verifier.policy", "check \"policy\" in the config", "reading policy: %w", err)
@@ -166,6 +181,9 @@ func (c *Config) server(log *slog.Logger, cache *services.Client) (*server.Serve
 		Build: build(), Log: log, ArchiveDir: c.path(c.Archive),
 		PerSecond: c.Limits.PerSecond, Burst: c.Limits.Burst, Concurrent: c.Limits.Concurrent,
 		ChallengeTTL: time.Duration(c.Limits.ChallengeSeconds) * time.Second, ArchiveBytes: c.Limits.ArchiveBytes,
+	}
+	if verdicts != nil {
+		o.Journal = server.NewDurable(verdicts, time.Now)
 	}
 	// Collateral for quotes comes with the evidence.
 	o.CPUs = tee.CPUs(tee.Options{DCAP: dcap.Options{Cache: dcap.NewCache(dcap.CacheOptions{})}, SNP: snp.Options{Cache: snp.NewCache(snp.CacheOptions{})}})
@@ -232,27 +250,64 @@ func gpuAppraiser(cache *services.Client, log *slog.Logger) appraise.GPU {
 }
 
 // handler is the service, with the cache beside it where one is configured.
-// close ends the cache's requests.
-func (c *Config) handler(log *slog.Logger) (h http.Handler, closeCache func(), err error) {
-	if c.GPUCache == nil {
-		srv, err := c.server(log, nil)
-		return srv, func() {}, err
+// end ends the cache's requests and closes the journal.
+func (c *Config) handler(log *slog.Logger) (h http.Handler, end func() error, err error) {
+	var closers []func() error
+	closeAll := func() error {
+		var errs []error
+		for _, f := range slices.Backward(closers) {
+			errs = append(errs, f())
+		}
+		return errors.Join(errs...)
 	}
-	cache, err := c.GPUCache.Open(c.dir, log)
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeAll())
+		}
+	}()
+	verdicts, err := c.journal(log)
 	if err != nil {
 		return nil, nil, err
 	}
-	srv, err := c.server(log, cache)
+	if verdicts != nil {
+		closers = append(closers, verdicts.Close)
+	}
+	var cache *services.Client
+	if c.GPUCache != nil {
+		if cache, err = c.GPUCache.Open(c.dir, log); err != nil {
+			return nil, nil, err
+		}
+		closers = append(closers, func() error { cache.Close(); return nil })
+	}
+	srv, err := c.server(log, cache, verdicts)
 	if err != nil {
-		cache.Close()
 		return nil, nil, err
+	}
+	if cache == nil {
+		return srv, closeAll, nil
 	}
 	mux := http.NewServeMux()
 	mux.Handle("/", srv)
 	rims := cache.Handler()
 	mux.Handle("/v1/rim/", rims)
 	mux.Handle("/ocsp", rims)
-	return mux, cache.Close, nil
+	return mux, closeAll, nil
+}
+
+// journal opens the log of verdicts, nil where the config names none.
+func (c *Config) journal(log *slog.Logger) (*journal.Journal, error) {
+	if c.Journal == nil {
+		return nil, nil
+	}
+	key, err := keyfile.ReadEd25519(c.path(c.Journal.Key))
+	if err != nil {
+		return nil, fault.New(fault.ExitInternal, "verifier.journal", "make keys with cocoon-verifier keygen", "opening journal: %w", err)
+	}
+	j, err := journal.Open(journal.Options{Dir: c.path(c.Journal.Dir), Origin: c.Journal.Origin, Key: key, Log: log})
+	if err != nil {
+		return nil, fault.New(fault.ExitInternal, "verifier.journal", "run cocoon-verifier fsck on it, and see that no other verifier uses it", "opening journal: %w", err)
+	}
+	return j, nil
 }
 
 func (c *Config) enroller(p *policy.Policy, o *server.Options) error {

@@ -23,11 +23,12 @@ const akCALifetime = 5 * 365 * 24 * time.Hour
 // Files that keygen makes.
 const (
 	signingKeyFile = "verifier.key"
+	journalKeyFile = "journal.key"
 	akCAKeyFile    = "ak-ca.key"
 	akCACertFile   = "ak-ca.crt"
 )
 
-// keygen makes the signing key and the AK authority in a directory, and
+// keygen makes the signing key, the journal's and the AK authority in a directory, and
 // prints the public signing key in hex. It replaces nothing.
 func keygen(args []string, stdout, stderr io.Writer) error {
 	fs := flag.NewFlagSet("cocoon-verifier keygen", flag.ContinueOnError)
@@ -55,6 +56,13 @@ func keygen(args []string, stdout, stderr io.Writer) error {
 		return bad(err)
 	}
 	if err := keyfile.Write(filepath.Join(*dir, signingKeyFile), key); err != nil {
+		return bad(err)
+	}
+	_, journalKey, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return bad(err)
+	}
+	if err := keyfile.Write(filepath.Join(*dir, journalKeyFile), journalKey); err != nil {
 		return bad(err)
 	}
 	if err := keyfile.Write(filepath.Join(*dir, akCAKeyFile), ca.Key); err != nil {

@@ -2,6 +2,7 @@
 //
 //	cocoon-verifier --config FILE     run the service (docs/verifier-api.md)
 //	cocoon-verifier keygen --dir DIR  make its keys
+//	cocoon-verifier fsck DIR          check its journal of verdicts
 //
 // The config is one strict JSON document: see Config. The service exits 0 on
 // SIGTERM or SIGINT.
@@ -44,8 +45,13 @@ func main() {
 }
 
 func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
-	if len(args) > 0 && args[0] == "keygen" {
-		return keygen(args[1:], stdout, stderr)
+	if len(args) > 0 {
+		switch args[0] {
+		case "keygen":
+			return keygen(args[1:], stdout, stderr)
+		case "fsck":
+			return fsck(args[1:], stdout)
+		}
 	}
 	fs := flag.NewFlagSet("cocoon-verifier", flag.ContinueOnError)
 	fs.SetOutput(stderr)
@@ -82,12 +88,12 @@ func ignoreHelp(err error) error {
 }
 
 // serve runs the service until the context ends.
-func serve(ctx context.Context, cfg *Config, log *slog.Logger) error {
-	handler, closeCache, err := cfg.handler(log)
+func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
+	handler, end, err := cfg.handler(log)
 	if err != nil {
 		return err
 	}
-	defer closeCache()
+	defer func() { err = errors.Join(err, end()) }()
 	ln, err := net.Listen("tcp", cfg.Listen)
 	if err != nil {
 		return fault.New(fault.ExitInternal, "verifier.listen", "free the address, or choose another in the config", "listening on %s: %w", cfg.Listen, err)

@@ -63,7 +63,7 @@ func TestServiceStartsFromItsConfig(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	h, err := cfg.server(slog.New(slog.DiscardHandler), nil)
+	h, err := cfg.server(slog.New(slog.DiscardHandler), nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -175,6 +175,10 @@ func TestBadConfigsAreRefused(t *testing.T) {
 		"AK certificates of a year": {func(m map[string]any) { m["ak_ca"].(map[string]any)["lifetime_seconds"] = 365 * 24 * 3600 }, "verifier.ak_ca"},
 		"a cache of a month":        {func(m map[string]any) { m["gpu_cache"] = map[string]any{"ttl_seconds": 30 * 24 * 3600} }, "verifier.config"},
 		"a cache of no service":     {func(m map[string]any) { m["gpu_cache"] = map[string]any{"rim": "x"} }, "rim.service.url"},
+		"a journal without a key":   {func(m map[string]any) { m["journal"] = map[string]any{"dir": "j", "origin": "o.example/v"} }, "verifier.config"},
+		"a journal of no name": {func(m map[string]any) {
+			m["journal"] = map[string]any{"dir": "j", "origin": "a b", "key": "keys/journal.key"}
+		}, "verifier.journal"},
 		"a ledger without registry": {func(m map[string]any) { m["ledger"] = map[string]any{"config": "x"} }, "verifier.ledger"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -204,5 +208,38 @@ func TestKeygenReplacesNothing(t *testing.T) {
 	}
 	if after, err := os.ReadFile(filepath.Join(dir, signingKeyFile)); err != nil || !bytes.Equal(before, after) {
 		t.Errorf("key changed: %v", err)
+	}
+}
+
+// TestTheJournalIsCheckedByTheProgram opens a journal by the config, and holds
+// it, good and damaged, against fsck.
+func TestTheJournalIsCheckedByTheProgram(t *testing.T) {
+	path := install(t, func(m map[string]any) {
+		m["journal"] = map[string]any{"dir": "journal", "origin": "verifier.example/verdicts", "key": "keys/journal.key"}
+	})
+	cfg, err := readConfig(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, end, err := cfg.handler(slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, _, err := cfg.handler(slog.New(slog.DiscardHandler)); !fault.Has(err, "verifier.journal") {
+		t.Errorf("a second service on one journal: %v", err)
+	}
+	if err := end(); err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Join(filepath.Dir(path), "journal")
+	var out bytes.Buffer
+	if err := run(t.Context(), []string{"fsck", dir}, &out, os.Stderr); err != nil || !strings.Contains(out.String(), `"size": 0`) {
+		t.Errorf("fsck printed %s: %v", out.String(), err)
+	}
+	if err := run(t.Context(), []string{"fsck"}, &out, os.Stderr); !fault.Has(err, "usage") {
+		t.Errorf("without a directory: %v", err)
+	}
+	if err := run(t.Context(), []string{"fsck", t.TempDir()}, &out, os.Stderr); err == nil {
+		t.Error("an empty directory is a journal")
 	}
 }

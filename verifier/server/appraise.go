@@ -7,6 +7,7 @@ import (
 
 	verifierv1 "cocoon/api/verifier/v1"
 	"cocoon/internal/fault"
+	"cocoon/measurements/digest"
 	"cocoon/verifier/appraise"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/result"
@@ -79,7 +80,8 @@ func (s *Server) decide(ctx context.Context, body []byte) (*verifierv1.AppraiseR
 	}
 	s.log.InfoContext(ctx, "verdict given", "evidence_sha256", res.EvidenceSHA256.String(),
 		"trust_class", res.TrustClass, "manifest", res.Manifest.SHA256.String(), "not_after", res.NotAfter)
-	return out, &Given{EvidenceSHA256: res.EvidenceSHA256, EAR: out.Ear, Cell: out.Cell, NotAfter: res.NotAfter}, nil
+	return out, &Given{EvidenceSHA256: res.EvidenceSHA256, PolicySHA256: res.PolicySHA256, ManifestSHA256: res.Manifest.SHA256,
+		KeyID: digest.Sum256(t.keys[0]), EAR: out.Ear, Cell: out.Cell, Issued: res.Time, NotAfter: res.NotAfter}, nil
 }
 
 // refused counts, keeps and logs a refusal. Only evidence that answers a

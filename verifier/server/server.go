@@ -58,7 +58,11 @@ type Options struct {
 // Given is a verdict as it is handed out.
 type Given struct {
 	EvidenceSHA256 digest.SHA256
+	PolicySHA256   digest.SHA256
+	ManifestSHA256 digest.SHA256
+	KeyID          digest.SHA256 // of the signer
 	EAR, Cell      string
+	Issued         time.Time // whole seconds, as in the EAR
 	NotAfter       time.Time
 }
 
