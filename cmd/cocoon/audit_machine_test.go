@@ -16,6 +16,7 @@ import (
 	"cocoon/measurements/audit"
 	"cocoon/measurements/digest"
 	"cocoon/verifier/evidence"
+	"cocoon/verifier/server"
 	"cocoon/verifier/tpmtest"
 )
 
@@ -61,16 +62,15 @@ func TestAMachineIsHeldAgainstTheManifest(t *testing.T) {
 		}
 		_ = json.NewEncoder(rw).Encode(map[string]any{"evidence": json.RawMessage(b), "type": evidence.TypeTPM})
 	})
-	verifier := func(sum digest.SHA256) string {
-		return serve(func(rw http.ResponseWriter, r *http.Request) {
-			if r.URL.Path != "/v1/manifests" {
-				http.NotFound(rw, r)
-				return
-			}
-			rw.Header().Set("Content-Type", "application/json")
-			_ = json.NewEncoder(rw).Encode(map[string]any{"manifests": []map[string]any{{"sha256": sum, "name": "x", "version": 1}}})
-		})
+	verifier := func(w *tpmtest.World) string {
+		h, err := server.New(server.Options{Trust: server.Trust{Policy: w.Policy, Manifests: w.Manifests(t), Signer: scriptKey("verifier")}})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return serve(h.ServeHTTP)
 	}
+	next := tpmtest.NewWorld(t)
+	next.Manifest.Image.Version++
 	off := serve(http.NotFound)
 	for name, c := range map[string]struct {
 		machine, policy string
@@ -81,8 +81,8 @@ func TestAMachineIsHeldAgainstTheManifest(t *testing.T) {
 		"evidence of another initrd":               {other, policy, "machine.image.initrd", fault.ExitPolicy},
 		"a software TPM under the built-in policy": {good, "", "machine.policy.trust_class", fault.ExitRefused},
 		"a proxy's worker":                         {proxy + "/cocoon/worker", policy, "", 0},
-		"a verifier that knows the manifest":       {verifier(v.SHA256), policy, "", 0},
-		"a verifier of other releases":             {verifier(digest.Sum256(nil)), policy, "machine.verifier", fault.ExitPolicy},
+		"a verifier that knows the manifest":       {verifier(w), policy, "", 0},
+		"a verifier of other releases":             {verifier(next), policy, "machine.verifier", fault.ExitPolicy},
 		"a URL with nothing behind it":             {off, policy, "error", fault.ExitNetwork},
 		"a policy in place of evidence":            {policy, policy, "error", fault.ExitParse},
 		"a gateway that is none":                   {"gateway://127.0.0.1:1", policy, "error", fault.ExitNetwork},
