@@ -302,13 +302,12 @@ func decodeQuoteFile(b []byte) []byte {
 
 // write writes the report and returns what decides the exit code.
 func (r *replayReport) write(w io.Writer, asJSON bool) error {
-	err := errors.Join(r.faults...)
-	if asJSON {
-		if werr := writeJSON(w, r); werr != nil {
-			return werr
-		}
-		return reported(err)
-	}
+	return writeReport(w, asJSON, r, r.text, r.faults)
+}
+
+// text is the report for a person: the verdict, what failed and what to do,
+// then what was found.
+func (r *replayReport) text() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	with := strings.Join(r.Compared, ", ")
@@ -331,8 +330,5 @@ func (r *replayReport) write(w io.Writer, asJSON bool) error {
 		}
 		line("%-6s %s %3d events%s", reg.Register, reg.Value, len(reg.Events), mark)
 	}
-	if _, werr := io.WriteString(w, b.String()); werr != nil {
-		return fmt.Errorf("writing the report: %w", werr)
-	}
-	return reported(err)
+	return b.String()
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -35,6 +36,19 @@ func writeJSON(w io.Writer, v any) error {
 		return fmt.Errorf("writing JSON: %w", err)
 	}
 	return nil
+}
+
+// writeReport writes what was found, as a document for machines or as text for
+// a person, and returns what decides the exit code.
+func writeReport(w io.Writer, asJSON bool, doc any, text func() string, faults []error) error {
+	if asJSON {
+		if err := writeJSON(w, doc); err != nil {
+			return err
+		}
+	} else if _, err := io.WriteString(w, text()); err != nil {
+		return fmt.Errorf("writing the report: %w", err)
+	}
+	return reported(errors.Join(faults...))
 }
 
 // plain makes text from outside fit for a terminal: control characters, which

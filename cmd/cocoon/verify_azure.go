@@ -208,13 +208,12 @@ func (r *azureReport) finish(err error) {
 
 // write writes the report and returns what decides the exit code.
 func (r *azureReport) write(w io.Writer, asJSON bool) error {
-	err := errors.Join(r.faults...)
-	if asJSON {
-		if werr := writeJSON(w, r); werr != nil {
-			return werr
-		}
-		return reported(err)
-	}
+	return writeReport(w, asJSON, r, r.text, r.faults)
+}
+
+// text is the report for a person: the verdict, what failed and what to do,
+// then what was found.
+func (r *azureReport) text() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	if r.Accepted {
@@ -237,8 +236,5 @@ func (r *azureReport) write(w io.Writer, asJSON bool) error {
 		writeSkipped(&b, r.Checks)
 		writeRegisters(&b, r.Measurements)
 	}
-	if _, werr := io.WriteString(w, b.String()); werr != nil {
-		return fmt.Errorf("writing the report: %w", werr)
-	}
-	return reported(err)
+	return b.String()
 }

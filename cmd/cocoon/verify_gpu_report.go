@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"slices"
@@ -83,17 +82,7 @@ func shorten(checks []result.Check) {
 
 // write writes the report and returns what decides the exit code.
 func (r *gpuReport) write(w io.Writer, asJSON bool) error {
-	err := errors.Join(r.faults...)
-	if asJSON {
-		if werr := writeJSON(w, r); werr != nil {
-			return werr
-		}
-		return reported(err)
-	}
-	if _, werr := io.WriteString(w, r.text()); werr != nil {
-		return fmt.Errorf("writing the report: %w", werr)
-	}
-	return reported(err)
+	return writeReport(w, asJSON, r, r.text, r.faults)
 }
 
 // text is the report for a person: the verdict, what failed and what to do,

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"errors"
 	"fmt"
 	"io"
 	"strings"
@@ -79,17 +78,7 @@ func (r *snpReport) finish(err error) {
 
 // write writes the report and returns what decides the exit code.
 func (r *snpReport) write(w io.Writer, asJSON bool) error {
-	err := errors.Join(r.faults...)
-	if asJSON {
-		if werr := writeJSON(w, r); werr != nil {
-			return werr
-		}
-		return reported(err)
-	}
-	if _, werr := io.WriteString(w, r.text()); werr != nil {
-		return fmt.Errorf("writing the report: %w", werr)
-	}
-	return reported(err)
+	return writeReport(w, asJSON, r, r.text, r.faults)
 }
 
 // text is the report for a person: the verdict, what failed and what to do,

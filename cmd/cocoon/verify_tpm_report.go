@@ -105,13 +105,12 @@ func (r *tpmReport) finish(err error) {
 
 // write writes the report and returns what decides the exit code.
 func (r *tpmReport) write(w io.Writer, asJSON bool) error {
-	err := errors.Join(r.faults...)
-	if asJSON {
-		if werr := writeJSON(w, r); werr != nil {
-			return werr
-		}
-		return reported(err)
-	}
+	return writeReport(w, asJSON, r, r.text, r.faults)
+}
+
+// text is the report for a person: the verdict, what failed and what to do,
+// then what was found.
+func (r *tpmReport) text() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	switch {
@@ -133,10 +132,7 @@ func (r *tpmReport) write(w io.Writer, asJSON bool) error {
 		writeSkipped(&b, r.Checks)
 		writeRegisters(&b, r.Measurements)
 	}
-	if _, werr := io.WriteString(w, b.String()); werr != nil {
-		return fmt.Errorf("writing the report: %w", werr)
-	}
-	return reported(err)
+	return b.String()
 }
 
 // writeSkipped writes the checks that were not made, and why.
