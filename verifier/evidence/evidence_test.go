@@ -1,0 +1,112 @@
+package evidence_test
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"cocoon/verifier/evidence"
+	"cocoon/verifier/tpmtest"
+)
+
+func good(t testing.TB) []byte {
+	t.Helper()
+	b, err := tpmtest.NewWorld(t).Evidence(t).Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func foreign(t testing.TB) []byte {
+	t.Helper()
+	f := &evidence.Foreign{Profile: evidence.ProfileForeign, CPU: tpmtest.NewWorld(t).Evidence(t).CPU, Collateral: []byte(`{"a":1}`)}
+	b, err := f.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+func TestEvidenceIsReadStrictly(t *testing.T) {
+	own, other := string(good(t)), string(foreign(t))
+	if e, err := evidence.Parse([]byte(own)); err != nil {
+		t.Fatal(err)
+	} else if again, err := e.Marshal(); err != nil || string(again) != own {
+		t.Errorf("evidence came back as %s, %v", again, err)
+	}
+	if e, err := evidence.ParseForeign([]byte(other)); err != nil {
+		t.Fatal(err)
+	} else if again, err := e.Marshal(); err != nil || string(again) != other {
+		t.Errorf("foreign evidence came back as %s, %v", again, err)
+	}
+	parseOwn := func(s string) error { _, err := evidence.Parse([]byte(s)); return err }
+	parseForeign := func(s string) error { _, err := evidence.ParseForeign([]byte(s)); return err }
+	for name, c := range map[string]struct {
+		parse func(string) error
+		doc   string
+	}{
+		"evidence as foreign":                  {parseForeign, own},
+		"foreign as evidence":                  {parseOwn, other},
+		"an unknown key":                       {parseOwn, strings.Replace(own, `{"claims"`, `{"x":1,"claims"`, 1)},
+		"an unknown key in foreign evidence":   {parseForeign, strings.Replace(other, `{"collateral"`, `{"x":1,"collateral"`, 1)},
+		"a key twice":                          {parseOwn, strings.Replace(own, `{"claims"`, `{"profile":"x","claims"`, 1)},
+		"a key twice in foreign evidence":      {parseForeign, strings.Replace(other, `{"collateral"`, `{"profile":"x","collateral"`, 1)},
+		"another profile":                      {parseOwn, strings.Replace(own, evidence.Profile, evidence.Profile+"0", 1)},
+		"an unknown type":                      {parseOwn, strings.Replace(own, `"type":"tpm"`, `"type":"tee"`, 1)},
+		"an unknown type of foreign evidence":  {parseForeign, strings.Replace(other, `"type":"tpm"`, `"type":"tee"`, 1)},
+		"something behind it":                  {parseOwn, own + "{}"},
+		"something behind foreign evidence":    {parseForeign, other + "{}"},
+		"half of it":                           {parseOwn, own[:len(own)/2]},
+		"more than there may be":               {parseOwn, own + strings.Repeat(" ", evidence.MaxEvidence)},
+		"more foreign evidence than there may": {parseForeign, other + strings.Repeat(" ", evidence.MaxEvidence)},
+	} {
+		if err := c.parse(c.doc); err == nil {
+			t.Errorf("%s: was read", name)
+		}
+	}
+}
+
+// FuzzParse reads what strangers send: it is refused, or it comes back as the
+// same evidence.
+func FuzzParse(f *testing.F) {
+	f.Add(good(f))
+	f.Add(foreign(f))
+	f.Add([]byte(`{}`))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		if e, err := evidence.Parse(b); err == nil {
+			again(t, e.Marshal, func(b []byte) (func() ([]byte, error), error) {
+				e, err := evidence.Parse(b)
+				if err != nil {
+					return nil, err
+				}
+				return e.Marshal, nil
+			})
+		}
+		if e, err := evidence.ParseForeign(b); err == nil {
+			again(t, e.Marshal, func(b []byte) (func() ([]byte, error), error) {
+				e, err := evidence.ParseForeign(b)
+				if err != nil {
+					return nil, err
+				}
+				return e.Marshal, nil
+			})
+		}
+	})
+}
+
+func again(t *testing.T, marshal func() ([]byte, error), parse func([]byte) (func() ([]byte, error), error)) {
+	t.Helper()
+	first, err := marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	next, err := parse(first)
+	if err != nil {
+		t.Fatalf("its own form is refused: %v", err)
+	}
+	second, err := next()
+	if err != nil || !bytes.Equal(first, second) {
+		t.Fatalf("%s became %s, %v", first, second, err)
+	}
+}

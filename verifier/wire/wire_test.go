@@ -1,0 +1,88 @@
+package wire_test
+
+import (
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+	"google.golang.org/protobuf/proto"
+
+	verifierv1 "cocoon/api/verifier/v1"
+	"cocoon/verifier/appraise"
+	"cocoon/verifier/tpmtest"
+	"cocoon/verifier/wire"
+)
+
+func message(t testing.TB) *verifierv1.Result {
+	t.Helper()
+	w := tpmtest.NewWorld(t)
+	return wire.Result(appraise.Appraise(w.Evidence(t), &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tpmtest.Now}))
+}
+
+// TestAResultComesThroughWhole sends an appraisal's result and reads it: every
+// check, in order, with all that it says.
+func TestAResultComesThroughWhole(t *testing.T) {
+	w := tpmtest.NewWorld(t)
+	for name, spoil := range map[string]bool{"accepted": false, "refused": true} {
+		ev := w.Evidence(t)
+		if spoil {
+			ev.Claims.ReceiptKey[0] ^= 1
+		}
+		want := appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tpmtest.Now})
+		b, err := proto.Marshal(wire.Result(want))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var m verifierv1.Result
+		if err := proto.Unmarshal(b, &m); err != nil {
+			t.Fatal(err)
+		}
+		got, err := wire.ReadResult(&m)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if diff := cmp.Diff(want, got); diff != "" || got.Accepted == spoil {
+			t.Errorf("%s: accepted %v (-want +got):\n%s", name, got.Accepted, diff)
+		}
+	}
+}
+
+func TestResultsOfAnotherFormAreRefused(t *testing.T) {
+	if _, err := wire.ReadResult(nil); err == nil {
+		t.Error("no result was read")
+	}
+	for name, change := range map[string]func(*verifierv1.Result){
+		"evidence's hash": func(m *verifierv1.Result) { m.EvidenceSha256 = "00" },
+		"policy's hash":   func(m *verifierv1.Result) { m.PolicySha256 = "xyz" },
+		"receipt key":     func(m *verifierv1.Result) { m.Claims.ReceiptKey = m.Claims.ReceiptKey + "00" },
+		"manifest":        func(m *verifierv1.Result) { m.Manifest.Sha256 = "A" },
+	} {
+		m := message(t)
+		change(m)
+		if _, err := wire.ReadResult(m); err == nil {
+			t.Errorf("%s: was read", name)
+		}
+	}
+}
+
+// FuzzReadResult reads what a service may answer.
+func FuzzReadResult(f *testing.F) {
+	b, err := proto.Marshal(message(f))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var m verifierv1.Result
+		if proto.Unmarshal(b, &m) != nil {
+			return
+		}
+		r, err := wire.ReadResult(&m)
+		if err != nil {
+			return
+		}
+		if again, err := wire.ReadResult(wire.Result(r)); err != nil || again.Accepted != r.Accepted {
+			t.Fatalf("%+v became %+v, %v", r, again, err)
+		}
+	})
+}
