@@ -80,7 +80,7 @@ type Client struct {
 	opts Options
 	base string
 	http fetch.Getter
-	disk *disk // nil: no disk cache
+	disk *fetch.Disk[entry] // nil: no disk cache
 
 	gets singleflight.Group // by document
 
@@ -88,6 +88,17 @@ type Client struct {
 	held  map[string]*entry // bounded by maxHeld
 	fails map[string]*failure
 }
+
+// entry is a held document. What the disk holds of one is verified as an answer
+// of the service is.
+type entry struct {
+	Body    []byte    `json:"body"`
+	Fetched time.Time `json:"fetched"` // a hint: it decides when to ask again
+}
+
+// fileLimit bounds a document's cache file: base64 in JSON is a third longer
+// than what it holds.
+func fileLimit(d document) int { return 2*d.limit() + 4096 }
 
 // maxHeld bounds the documents in memory.
 const maxHeld = 4096
@@ -141,7 +152,7 @@ func New(o Options) (*Client, error) {
 		}}
 	if o.CacheDir != "" {
 		sum := o.Roots.Hash()
-		c.disk = &disk{dir: o.CacheDir, scope: c.base + " " + hex.EncodeToString(sum[:])}
+		c.disk = &fetch.Disk[entry]{Dir: o.CacheDir, Scope: c.base + " " + hex.EncodeToString(sum[:])}
 	}
 	return c, nil
 }
@@ -223,12 +234,12 @@ func (c *Client) usable(ctx context.Context, d document) *entry {
 	if e != nil || c.disk == nil {
 		return nil
 	}
-	e, err := c.disk.load(d)
+	e, err := c.disk.Load(d.path(), fileLimit(d))
 	if err == nil {
 		err = d.verify(e.Body, c.opts.Roots)
 	}
 	if err != nil {
-		if !errors.Is(err, errMiss) {
+		if !errors.Is(err, fetch.ErrMiss) {
 			c.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "ignoring a cache file", slog.String("document", d.path()), slog.Any("error", err))
 		}
 		return nil
@@ -289,7 +300,7 @@ func (c *Client) fetchDocument(ctx context.Context, d document) ([]byte, error) 
 			e := &entry{Body: body, Fetched: now}
 			c.keep(d, e)
 			if c.disk != nil {
-				if err := c.disk.store(d, e); err != nil {
+				if err := c.disk.Store(d.path(), e); err != nil {
 					c.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "document could not be kept on disk", slog.Any("error", err))
 				}
 			}
