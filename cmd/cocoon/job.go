@@ -234,7 +234,7 @@ registry's rules; 3 no lite-server answers; 5 the file is not a verdict.`,
 			if err := v.UnmarshalText(trimSpace(b)); err != nil {
 				return fault.New(fault.ExitParse, "verdict.malformed", "name a file with the verdict's cell in base64", "%w", err)
 			}
-			return f.step(cmd, addr, func(ctx context.Context, l *ledger.Ledger, w *chain.Wallet) (*ledger.Tx, error) {
+			return f.step(cmd, addr, func(ctx context.Context, l *ledger.Ledger, w chain.Sender) (*ledger.Tx, error) {
 				_, tx, err := l.Release(ctx, w, addr, &v)
 				return tx, err
 			})
@@ -247,7 +247,7 @@ registry's rules; 3 no lite-server answers; 5 the file is not a verdict.`,
 }
 
 // step does one step with the wallet and shows the job after it.
-func (f *tonFlags) step(cmd *cobra.Command, addr toncell.Address, do func(context.Context, *ledger.Ledger, *chain.Wallet) (*ledger.Tx, error)) error {
+func (f *tonFlags) step(cmd *cobra.Command, addr toncell.Address, do func(context.Context, *ledger.Ledger, chain.Sender) (*ledger.Tx, error)) error {
 	return f.with(cmd, func(ctx context.Context, l *ledger.Ledger) error {
 		w, err := f.wallet(ctx, l)
 		if err != nil {
@@ -282,7 +282,7 @@ voucher.`,
 			if err != nil {
 				return err
 			}
-			return f.step(cmd, v.Voucher.Job, func(ctx context.Context, l *ledger.Ledger, w *chain.Wallet) (*ledger.Tx, error) {
+			return f.step(cmd, v.Voucher.Job, func(ctx context.Context, l *ledger.Ledger, w chain.Sender) (*ledger.Tx, error) {
 				r, err := l.Redeem(ctx, w, v)
 				if err != nil {
 					return nil, err
@@ -313,7 +313,7 @@ Exit codes: 0 closed or closing; 2 refused; 3 no lite-server answers.`,
 			if err != nil {
 				return err
 			}
-			return f.step(cmd, addr, func(ctx context.Context, l *ledger.Ledger, w *chain.Wallet) (*ledger.Tx, error) {
+			return f.step(cmd, addr, func(ctx context.Context, l *ledger.Ledger, w chain.Sender) (*ledger.Tx, error) {
 				s, _, err := l.Job(ctx, addr)
 				if err != nil {
 					return nil, err

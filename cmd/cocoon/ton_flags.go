@@ -59,7 +59,7 @@ func (f *tonFlags) with(cmd *cobra.Command, do func(context.Context, *ledger.Led
 }
 
 // wallet opens the wallet of --key.
-func (f *tonFlags) wallet(ctx context.Context, l *ledger.Ledger) (*chain.Wallet, error) {
+func (f *tonFlags) wallet(ctx context.Context, l *ledger.Ledger) (chain.Sender, error) {
 	key, err := seedFile(f.key)
 	if err != nil {
 		return nil, err

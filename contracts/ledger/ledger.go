@@ -116,7 +116,7 @@ func active(st *chain.State, what string) error {
 
 // DeployRegistry deploys a registry with this state and fund nanoton for its
 // storage.
-func (l *Ledger) DeployRegistry(ctx context.Context, w *chain.Wallet, s *registry.State, fund coin.Nano) (toncell.Address, error) {
+func (l *Ledger) DeployRegistry(ctx context.Context, w chain.Sender, s *registry.State, fund coin.Nano) (toncell.Address, error) {
 	init, addr, err := s.StateInit()
 	if err != nil {
 		return addr, err
@@ -136,13 +136,13 @@ func (l *Ledger) DeployRegistry(ctx context.Context, w *chain.Wallet, s *registr
 
 // Administer sends an owner's message (package registry) and waits until the
 // registry has executed it.
-func (l *Ledger) Administer(ctx context.Context, w *chain.Wallet, addr toncell.Address, body *cell.Cell) (*Tx, error) {
+func (l *Ledger) Administer(ctx context.Context, w chain.Sender, addr toncell.Address, body *cell.Cell) (*Tx, error) {
 	tx, _, err := l.call(ctx, w, "changing the registry", message(addr, registry.MessageValue, body))
 	return tx, err
 }
 
 // OpenJob deploys a job with these terms and a first deposit.
-func (l *Ledger) OpenJob(ctx context.Context, w *chain.Wallet, terms *job.Terms, deposit coin.Nano) (toncell.Address, *Tx, error) {
+func (l *Ledger) OpenJob(ctx context.Context, w chain.Sender, terms *job.Terms, deposit coin.Nano) (toncell.Address, *Tx, error) {
 	if err := terms.Check(); err != nil {
 		return toncell.Address{}, nil, err
 	}
@@ -169,7 +169,7 @@ func (l *Ledger) OpenJob(ctx context.Context, w *chain.Wallet, terms *job.Terms,
 }
 
 // TopUp adds to a job's deposit.
-func (l *Ledger) TopUp(ctx context.Context, w *chain.Wallet, addr toncell.Address, deposit coin.Nano) (*Tx, error) {
+func (l *Ledger) TopUp(ctx context.Context, w chain.Sender, addr toncell.Address, deposit coin.Nano) (*Tx, error) {
 	value, err := job.DepositValue(uint64(deposit), false)
 	if err != nil {
 		return nil, err
@@ -190,7 +190,7 @@ const releaseAttempts = 4
 // its fate. A refusal, by the job or by the registry, is a fault with the
 // on-chain code; Tx is then still set if the job executed the message. While
 // the job awaits the answer to somebody else's verdict, Release waits too.
-func (l *Ledger) Release(ctx context.Context, w *chain.Wallet, addr toncell.Address, v *verdictcell.Verdict) (*job.State, *Tx, error) {
+func (l *Ledger) Release(ctx context.Context, w chain.Sender, addr toncell.Address, v *verdictcell.Verdict) (*job.State, *Tx, error) {
 	for n := 1; ; n++ {
 		s, tx, err := l.release(ctx, w, addr, v)
 		if n == releaseAttempts || !fault.Has(err, "contract."+exitcode.ReleasePending.String()) {
@@ -202,7 +202,7 @@ func (l *Ledger) Release(ctx context.Context, w *chain.Wallet, addr toncell.Addr
 	}
 }
 
-func (l *Ledger) release(ctx context.Context, w *chain.Wallet, addr toncell.Address, v *verdictcell.Verdict) (*job.State, *Tx, error) {
+func (l *Ledger) release(ctx context.Context, w chain.Sender, addr toncell.Address, v *verdictcell.Verdict) (*job.State, *Tx, error) {
 	hash, err := v.Hash()
 	if err != nil {
 		return nil, nil, err
@@ -270,7 +270,7 @@ type Redemption struct {
 }
 
 // Redeem sends a voucher to its job. Anyone may.
-func (l *Ledger) Redeem(ctx context.Context, w *chain.Wallet, v *receipt.SignedVoucher) (*Redemption, error) {
+func (l *Ledger) Redeem(ctx context.Context, w chain.Sender, v *receipt.SignedVoucher) (*Redemption, error) {
 	addr := v.Voucher.Job
 	body, err := job.Redeem(v.Voucher.Seq, v)
 	if err != nil {
@@ -294,7 +294,7 @@ func (l *Ledger) Redeem(ctx context.Context, w *chain.Wallet, v *receipt.SignedV
 
 // Close, from the client's wallet, refunds a job that was not released and
 // begins the closing delay of one that was.
-func (l *Ledger) Close(ctx context.Context, w *chain.Wallet, addr toncell.Address) (*job.State, *Tx, error) {
+func (l *Ledger) Close(ctx context.Context, w chain.Sender, addr toncell.Address) (*job.State, *Tx, error) {
 	body, err := job.Close(0)
 	if err != nil {
 		return nil, nil, err
@@ -303,7 +303,7 @@ func (l *Ledger) Close(ctx context.Context, w *chain.Wallet, addr toncell.Addres
 }
 
 // Finish ends a closing job after its delay and refunds the rest.
-func (l *Ledger) Finish(ctx context.Context, w *chain.Wallet, addr toncell.Address) (*job.State, *Tx, error) {
+func (l *Ledger) Finish(ctx context.Context, w chain.Sender, addr toncell.Address) (*job.State, *Tx, error) {
 	body, err := job.Finish(0)
 	if err != nil {
 		return nil, nil, err
@@ -311,7 +311,7 @@ func (l *Ledger) Finish(ctx context.Context, w *chain.Wallet, addr toncell.Addre
 	return l.end(ctx, w, addr, "finishing the job", body)
 }
 
-func (l *Ledger) end(ctx context.Context, w *chain.Wallet, addr toncell.Address, what string, body *cell.Cell) (*job.State, *Tx, error) {
+func (l *Ledger) end(ctx context.Context, w chain.Sender, addr toncell.Address, what string, body *cell.Cell) (*job.State, *Tx, error) {
 	tx, st, err := l.call(ctx, w, what, message(addr, job.CloseValue+Attached, body))
 	if err != nil {
 		return nil, tx, err

@@ -142,7 +142,7 @@ func (t *Tx) Paid(to toncell.Address, op uint32) coin.Nano {
 
 // call sends a message to a contract and returns the transaction that
 // executed it, and the account's state after it. An exit code is a fault.
-func (l *Ledger) call(ctx context.Context, w *chain.Wallet, what string, m chain.Message) (*Tx, *chain.State, error) {
+func (l *Ledger) call(ctx context.Context, w chain.Sender, what string, m chain.Message) (*Tx, *chain.State, error) {
 	before, err := l.chain.Account(ctx, m.To)
 	if err != nil {
 		return nil, nil, err
@@ -223,7 +223,7 @@ func message(to toncell.Address, value coin.Nano, body *cell.Cell) chain.Message
 
 // Ask sends a verdict to a registry directly and returns its answer, without a
 // job: what a release would meet.
-func (l *Ledger) Ask(ctx context.Context, w *chain.Wallet, addr toncell.Address, v *verdictcell.Verdict, feeBps uint16) (exitcode.Code, error) {
+func (l *Ledger) Ask(ctx context.Context, w chain.Sender, addr toncell.Address, v *verdictcell.Verdict, feeBps uint16) (exitcode.Code, error) {
 	verdict, err := v.Cell()
 	if err != nil {
 		return 0, err

@@ -59,7 +59,7 @@ type world struct {
 	chain  *chain.Client
 	ledger *ledger.Ledger
 
-	owner, client, worker, anyone *chain.Wallet
+	owner, client, worker, anyone chain.Sender
 	payout, gateway               toncell.Address // cold: nothing but payments touches them
 
 	registry toncell.Address
@@ -83,7 +83,7 @@ func newWorld(t testing.TB) *world {
 		}
 	})
 	w.ledger = ledger.New(w.chain, nil)
-	for name, at := range map[string]**chain.Wallet{
+	for name, at := range map[string]*chain.Sender{
 		"owner": &w.owner, "client": &w.client, "worker": &w.worker, "anyone": &w.anyone,
 	} {
 		*at, err = w.chain.Wallet(ctx, key(name))
@@ -127,7 +127,7 @@ func (w *world) want(err error, code string) {
 	}
 }
 
-func (w *world) addr(wal *chain.Wallet) toncell.Address {
+func (w *world) addr(wal chain.Sender) toncell.Address {
 	a, err := toncell.FromAddr(wal.Address())
 	w.ok(err)
 	return a

@@ -43,9 +43,9 @@ type chainParts struct {
 	id       int32 // TON global id
 	client   *chain.Client
 	ledger   *ledger.Ledger
-	owner    *chain.Wallet // of the registry
-	tenant   *chain.Wallet // of the client
-	operator *chain.Wallet // of the worker's owner: the payout address
+	owner    chain.Sender // of the registry
+	tenant   chain.Sender // of the client
+	operator chain.Sender // of the worker's owner: the payout address
 	payout   toncell.Address
 	registry toncell.Address
 	job      toncell.Address
@@ -74,7 +74,7 @@ func (r *run) startLedger(ctx context.Context) error {
 		return err
 	}
 	c.ledger = ledger.New(c.client, nil)
-	for name, at := range map[string]**chain.Wallet{"owner": &c.owner, "client": &c.tenant, "operator": &c.operator} {
+	for name, at := range map[string]*chain.Sender{"owner": &c.owner, "client": &c.tenant, "operator": &c.operator} {
 		key, err := seed(r.temp(name + ".seed"))
 		if err != nil {
 			return err
