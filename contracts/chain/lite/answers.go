@@ -109,7 +109,9 @@ const (
 	schemaTransactions = "liteServer.transactionList ids:(vector tonNode.blockIdExt) transactions:bytes = liteServer.TransactionList"
 	schemaPartial      = "liteServer.partialBlockProof complete:Bool from:tonNode.blockIdExt to:tonNode.blockIdExt steps:(vector liteServer.BlockLink) = liteServer.PartialBlockProof"
 	schemaForward      = "liteServer.blockLinkForward to_key_block:Bool from:tonNode.blockIdExt to:tonNode.blockIdExt dest_proof:bytes config_proof:bytes signatures:liteServer.SignatureSet = liteServer.BlockLink"
-	schemaSignatures   = "liteServer.signatureSet validator_set_hash:int catchain_seqno:int signatures:(vector liteServer.signature) = liteServer.SignatureSet"
+	// The first form was renamed later, but kept the constructor of its old name.
+	schemaSignatures = "liteServer.signatureSet validator_set_hash:int catchain_seqno:int signatures:(vector liteServer.signature) = liteServer.SignatureSet"
+	schemaSimplex    = "liteServer.signatureSet.simplex cc_seqno:int validator_set_hash:int signatures:(vector liteServer.signature) session_id:int256 slot:int candidate:bytes = liteServer.SignatureSet"
 )
 
 // open checks the constructor of an answer; a server's error becomes *Error.
@@ -245,17 +247,38 @@ func BlockProof(b []byte) (links []proof.Link, to ton.BlockIDExt, err error) {
 		r.block()
 		l.To = r.block()
 		l.Dest, l.Config = r.bytes(), r.bytes()
-		if id := r.uint32(); r.err == nil && id != tl.CRC(schemaSignatures) {
-			r.err = fmt.Errorf("signature set of constructor %08x is not known", id)
-		}
-		l.Signatures.ValidatorSetHash, l.Signatures.CatchainSeqno = int32(r.uint32()), int32(r.uint32())
-		for range r.list(36) {
-			l.Signatures.Signatures = append(l.Signatures.Signatures, ton.Signature{NodeIDShort: r.fixed(32), Signature: r.bytes()})
-		}
+		r.signatures(&l)
 		if r.err != nil {
 			break
 		}
 		links = append(links, l)
 	}
 	return links, to, r.end()
+}
+
+// signatures reads a signature set of either consensus. The two forms start
+// with the same two numbers in opposite order, so the constructor decides.
+func (r *Reader) signatures(l *proof.Link) {
+	s := &l.Signatures
+	id := r.uint32()
+	switch {
+	case r.err != nil:
+		return
+	case id == tl.CRC(schemaSignatures):
+		s.ValidatorSetHash, s.CatchainSeqno = int32(r.uint32()), int32(r.uint32())
+	case id == tl.CRC(schemaSimplex):
+		s.CatchainSeqno, s.ValidatorSetHash = int32(r.uint32()), int32(r.uint32())
+		l.Simplex = &proof.Simplex{}
+	default:
+		r.err = fmt.Errorf("signature set of constructor %08x is not known", id)
+		return
+	}
+	for range r.list(36) {
+		s.Signatures = append(s.Signatures, ton.Signature{NodeIDShort: r.fixed(32), Signature: r.bytes()})
+	}
+	if l.Simplex != nil {
+		l.Simplex.Session = [32]byte(r.fixed(32))
+		l.Simplex.Slot = r.uint32()
+		l.Simplex.Candidate = r.bytes()
+	}
 }

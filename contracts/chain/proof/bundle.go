@@ -48,6 +48,14 @@ type BundleLink struct {
 	ValidatorSetHash uint32            `json:"validator_set_hash"`
 	CatchainSeqno    uint32            `json:"catchain_seqno"`
 	Signatures       []BundleSignature `json:"signatures"`
+	Simplex          *BundleSimplex    `json:"simplex,omitempty"`
+}
+
+// BundleSimplex is a Simplex.
+type BundleSimplex struct {
+	Session   string `json:"session"` // hex
+	Slot      uint32 `json:"slot"`
+	Candidate []byte `json:"candidate"`
 }
 
 // BundleSignature is one validator's Ed25519 signature.
@@ -92,6 +100,9 @@ func NewBundle(addr *address.Address, trusted ton.BlockIDExt, links []Link, a *A
 			ValidatorSetHash: uint32(l.Signatures.ValidatorSetHash), CatchainSeqno: uint32(l.Signatures.CatchainSeqno)}
 		for _, s := range l.Signatures.Signatures {
 			bl.Signatures = append(bl.Signatures, BundleSignature{hex.EncodeToString(s.NodeIDShort), s.Signature})
+		}
+		if l.Simplex != nil {
+			bl.Simplex = &BundleSimplex{hex.EncodeToString(l.Simplex.Session[:]), l.Simplex.Slot, l.Simplex.Candidate}
 		}
 		b.Links = append(b.Links, bl)
 	}
@@ -182,6 +193,13 @@ func (b *Bundle) decode() ([]Link, *AccountAnswer, error) {
 				return nil, nil, err
 			}
 			link.Signatures.Signatures = append(link.Signatures.Signatures, ton.Signature{NodeIDShort: node, Signature: s.Signature})
+		}
+		if l.Simplex != nil {
+			session, err := hash32(l.Simplex.Session)
+			if err != nil {
+				return nil, nil, err
+			}
+			link.Simplex = &Simplex{[32]byte(session), l.Simplex.Slot, l.Simplex.Candidate}
 		}
 		links = append(links, link)
 	}

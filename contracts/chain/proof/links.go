@@ -19,13 +19,15 @@ const (
 
 // Link leads from a trusted key block forward to a later master block: the
 // key block's config names the validators that signed the later one
-// (liteServer.blockLinkForward).
+// (liteServer.blockLinkForward). Links of both consensus protocols may follow
+// each other: a network changes over at some block.
 type Link struct {
 	To         ton.BlockIDExt
 	ToKey      bool
 	Dest       []byte // bag of cells: proof of To's header
 	Config     []byte // bag of cells: proof of the config in the key block
 	Signatures ton.SignatureSet
+	Simplex    *Simplex // nil for a block of the older consensus
 }
 
 // Config parameters that decide who signs master blocks.
@@ -84,10 +86,7 @@ func (l *Link) check(from ton.BlockIDExt) error {
 		len(l.Signatures.Signatures) > maxSignatures {
 		return invalid("signatures of another validator set")
 	}
-	sigs := l.Signatures
-	// The library sorts in place.
-	sigs.Signatures = append([]ton.Signature(nil), sigs.Signatures...)
-	if err := ton.CheckBlockSignatures(&l.To, &sigs, validators); err != nil {
+	if err := l.checkSignatures(validators); err != nil {
 		return invalid("checking the signatures of block %d: %w", l.To.SeqNo, err)
 	}
 	return nil
