@@ -12,7 +12,7 @@ func newRootCmd() *cobra.Command {
 		SilenceUsage:  true,
 		SilenceErrors: true,
 	}
-	root.AddCommand(newVerifyCmd(), newPolicyCmd(), newVerdictCmd(), newAppraiseCmd(), newCollateralCmd(), newTCBCmd(), newGPUCmd(), newEventlogCmd(), newMeasureCmd(), newManifestCmd(),
+	root.AddCommand(newVerifyCmd(), newPolicyCmd(), newVerdictCmd(), newAppraiseCmd(), newCollateralCmd(), newTCBCmd(), newDoctorCmd(), newGPUCmd(), newEventlogCmd(), newMeasureCmd(), newManifestCmd(),
 		newLogCmd(), newReleaseCmd(), newAuditCmd(), newVMCmd(), newProxyCmd(), newChatCmd(), newDemoCmd(), newDevnetCmd(), newRegistryCmd(), newJobCmd(), newReceiptCmd())
 	return root
 }

@@ -374,5 +374,14 @@ func (m *Machine) Now() time.Time {
 // Root is described by "root".
 func (m *Machine) Root() bool { return m.set["root"] == "yes" }
 
+// Command gives a program another output.
+func (m *Machine) Command(line, output string) { m.commands[line] = output }
+
+// Unreachable takes an address out of the network.
+func (m *Machine) Unreachable(addr string) { delete(m.net, addr) }
+
+// Unplug takes a device out.
+func (m *Machine) Unplug(bdf string) { m.remove(pciDevices + bdf) }
+
 // Set changes a word of the description's "host".
 func (m *Machine) Set(k, v string) { m.set[k] = v }
