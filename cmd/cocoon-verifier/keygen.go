@@ -4,15 +4,19 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"encoding/hex"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
+	"io/fs"
+	"log/slog"
 	"os"
 	"path/filepath"
 	"time"
 
 	"cocoon/internal/fault"
 	"cocoon/internal/keyfile"
+	"cocoon/verifier/policy"
 	"cocoon/verifier/tpm"
 )
 
@@ -72,5 +76,46 @@ func keygen(args []string, stdout, stderr io.Writer) error {
 		return bad(err)
 	}
 	fmt.Fprintln(stdout, hex.EncodeToString(public))
+	return nil
+}
+
+// makeKeys makes the signing key and the journal's where the config asks for
+// that and they are not there. Only a development policy allows it: a verdict is
+// worth what is known of its key, and nobody has pinned one that was just made.
+func (c *Config) makeKeys(log *slog.Logger) error {
+	if !c.MakeKeys {
+		return nil
+	}
+	bad := func(err error) error {
+		return fault.New(fault.ExitInternal, "verifier.make_keys", "make keys with cocoon-verifier keygen, and leave make_keys out", "making keys: %w", err)
+	}
+	p, err := c.readPolicy()
+	if err != nil {
+		return err
+	}
+	if p.Environment != policy.Development {
+		return bad(fmt.Errorf("the policy %q is for %s", p.Name, p.Environment))
+	}
+	files := []string{c.SigningKey}
+	if c.Journal != nil {
+		files = append(files, c.Journal.Key)
+	}
+	for _, f := range files {
+		path := c.path(f)
+		if _, err := os.Stat(path); !errors.Is(err, fs.ErrNotExist) {
+			continue // whoever reads the key says what is wrong with it
+		}
+		if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+			return bad(err)
+		}
+		public, key, err := ed25519.GenerateKey(rand.Reader)
+		if err != nil {
+			return bad(err)
+		}
+		if err := keyfile.Write(path, key); err != nil {
+			return bad(err)
+		}
+		log.Warn("key made, for development", "file", path, "public", hex.EncodeToString(public))
+	}
 	return nil
 }

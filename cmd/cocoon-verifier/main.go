@@ -4,7 +4,7 @@
 //	cocoon-verifier keygen --dir DIR  make its keys
 //	cocoon-verifier fsck DIR          check its journal of verdicts
 //
-// The config is one strict JSON document: see Config. The service exits 0 on
+// The config is one strict YAML document, and so JSON too: see Config. The service exits 0 on
 // SIGTERM or SIGINT.
 package main
 
@@ -55,7 +55,7 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	}
 	fs := flag.NewFlagSet("cocoon-verifier", flag.ContinueOnError)
 	fs.SetOutput(stderr)
-	path := fs.String("config", "", "configuration `file` (JSON)")
+	path := fs.String("config", "", "configuration `file` (YAML)")
 	if err := parseFlags(fs, args); err != nil {
 		return ignoreHelp(err)
 	}
@@ -115,7 +115,11 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 		defer cancel()
 		done <- srv.Shutdown(sctx)
 	}()
-	log.Info("verifier ready", "listen", ln.Addr().String())
+	scheme := "http"
+	if cfg.TLS != nil {
+		scheme = "https"
+	}
+	log.Info("verifier ready", "listen", ln.Addr().String(), "url", scheme+"://"+ln.Addr().String())
 	if cfg.TLS != nil {
 		err = srv.ServeTLS(ln, cfg.path(cfg.TLS.Certificate), cfg.path(cfg.TLS.Key))
 	} else {

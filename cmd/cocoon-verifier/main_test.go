@@ -18,6 +18,7 @@ import (
 	"cocoon/internal/toolstree"
 	"cocoon/verifier/client"
 	"cocoon/verifier/nvgpu/rimtest"
+	"cocoon/verifier/policy"
 	"cocoon/verifier/tpmtest"
 	"cocoon/verifier/wire"
 )
@@ -46,7 +47,9 @@ func install(t *testing.T, change func(map[string]any)) string {
 	if change != nil {
 		change(cfg)
 	}
-	for name, v := range map[string]any{"policy.json": w.Policy, "config.json": cfg, "manifest.json": json.RawMessage(w.Envelope(t))} {
+	production := *w.Policy
+	production.Environment, production.TrustClasses = policy.Production, []string{policy.ClassTDX}
+	for name, v := range map[string]any{"policy.json": w.Policy, "production.json": &production, "config.json": cfg, "manifest.json": json.RawMessage(w.Envelope(t))} {
 		b, err := json.Marshal(v)
 		if err != nil {
 			t.Fatal(err)
@@ -175,7 +178,12 @@ func TestBadConfigsAreRefused(t *testing.T) {
 		"AK certificates of a year": {func(m map[string]any) { m["ak_ca"].(map[string]any)["lifetime_seconds"] = 365 * 24 * 3600 }, "verifier.ak_ca"},
 		"a cache of a month":        {func(m map[string]any) { m["gpu_cache"] = map[string]any{"ttl_seconds": 30 * 24 * 3600} }, "verifier.config"},
 		"a cache of no service":     {func(m map[string]any) { m["gpu_cache"] = map[string]any{"rim": "x"} }, "rim.service.url"},
-		"a journal without a key":   {func(m map[string]any) { m["journal"] = map[string]any{"dir": "j", "origin": "o.example/v"} }, "verifier.config"},
+		"keys made for production": {func(m map[string]any) {
+			m["make_keys"], m["signing_key"] = true, "made/verifier.key"
+			m["policy"] = "production.json"
+		}, "verifier.make_keys"},
+		"a type that is not exact": {func(m map[string]any) { m["limits"] = map[string]any{"burst": "40"} }, "verifier.config"},
+		"a journal without a key":  {func(m map[string]any) { m["journal"] = map[string]any{"dir": "j", "origin": "o.example/v"} }, "verifier.config"},
 		"a journal of no name": {func(m map[string]any) {
 			m["journal"] = map[string]any{"dir": "j", "origin": "a b", "key": "keys/journal.key"}
 		}, "verifier.journal"},

@@ -306,7 +306,7 @@ func (r *run) runVerifier(ctx context.Context, dir string, clientPolicy *policy.
 		"ledger": map[string]any{"config": r.keep(fileTON)},
 		"ak_ca":  map[string]any{"certificate": filepath.Join(dir, "ak-ca.crt"), "key": filepath.Join(dir, "ak-ca.key")},
 	}
-	cfgFile := filepath.Join(dir, "verifier.json")
+	cfgFile := filepath.Join(dir, "verifier.yaml")
 	if err := writeJSON(cfgFile, cfg); err != nil {
 		return err
 	}
