@@ -273,3 +273,40 @@ func (d *Device) opaque() (out []byte) {
 	}
 	return out
 }
+
+// Bound is a device that makes reports for many nonces.
+type Bound struct {
+	chain    []*authority
+	response []byte
+}
+
+// Bind makes a device's certificates and measurements once.
+func (p *PKI) Bind(d *Device) (*Bound, error) {
+	chain, err := p.chain(d)
+	if err != nil {
+		return nil, err
+	}
+	return &Bound{chain, d.response()}, nil
+}
+
+// Chain returns the certificates, DER, leaf first.
+func (b *Bound) Chain() [][]byte {
+	var out [][]byte
+	for _, a := range b.chain {
+		out = append(out, a.cert.Raw)
+	}
+	return out
+}
+
+// Report makes the report for a nonce.
+func (b *Bound) Report(nonce [32]byte) ([]byte, error) {
+	signed := append(request(nonce), b.response...)
+	sig, err := signRaw(b.chain[0].key, signed)
+	if err != nil {
+		return nil, err
+	}
+	return append(signed, sig...), nil
+}
+
+// RootPEMs returns the root certificates of devices and of RIMs in PEM.
+func (p *PKI) RootPEMs() (devices, rims []byte) { return pemOf(p.root.cert), pemOf(p.rimRoot.cert) }
