@@ -73,7 +73,7 @@ func runForeground(cmd *cobra.Command, file, dir, until, force, transport string
 	}
 	firmware := s.Firmware
 	if firmware == "" {
-		firmware = tools.OVMF()
+		firmware = machine.Firmware(tools, s.TEE)
 	}
 	dec, err := accel.Decide(ctx, accel.Options{Tools: tools, Firmware: firmware, Kernel: filepath.Join(s.Image, spec.KernelFile),
 		Dir: dir, Force: force, Clock: time.Now})

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"slices"
@@ -17,6 +18,7 @@ import (
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
 	"cocoon/internal/keyfile"
+	"cocoon/internal/toolstree"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/launch"
 	"cocoon/measurements/manifest"
@@ -88,7 +90,7 @@ func (f *measureFlags) register(cmd *cobra.Command) {
 	fs.StringVar(&f.release, "release", "", "`file` with the release rules; without it those that are built in")
 	fs.Int32Var(&f.networkID, "network-id", 0, "allow configs for this TON network `id`, beside those of the release rules (with --registry)")
 	fs.StringVar(&f.registry, "registry", "", "allow configs that name this registry `address`, beside those of the release rules")
-	fs.StringArrayVar(&f.snp, "snp-firmware", nil, "firmware `file` that may boot the image under SEV-SNP; it must check kernel, initrd and command line against the measured hashes, as OVMF's AmdSev build does; may be repeated")
+	fs.StringArrayVar(&f.snp, "snp-firmware", nil, "firmware `file` that may boot the image under SEV-SNP; it must check kernel, initrd and command line against the measured hashes, as OVMF's AmdSev build does; without it "+toolstree.SEVFile+" beside a --firmware file, where it is there; may be repeated; "+noSNP+" leaves SEV-SNP out")
 	fs.StringArrayVar(&f.locks, "lock", nil, "`file` that fixes what the build takes, named among its inputs; may be repeated")
 	fs.StringVar(&f.used, "used", "", "`file` in which the build says what it took (tools.used.json): its packages become inputs")
 	fs.StringArrayVar(&f.supersedes, "supersedes", nil, "`HASH=TIME`: until when an earlier manifest of this image is accepted beside this one; may be repeated")
@@ -353,9 +355,13 @@ func (f *measureFlags) readFirmwares(in *manifest.Inputs) error {
 	if err != nil {
 		return fault.New(fault.ExitParse, "measure.build", "build the image again", "%w", err)
 	}
+	forSNP, err := f.snpFirmwares()
+	if err != nil {
+		return err
+	}
 	var tdx, snp []*launch.Firmware
 	var errs []error
-	for i, path := range slices.Concat(f.firmwares, f.snp) {
+	for i, path := range slices.Concat(f.firmwares, forSNP) {
 		b, err := readInput("--firmware", path, maxFirmware)
 		if err != nil {
 			errs = append(errs, err)
@@ -403,6 +409,35 @@ func (f *measureFlags) readFirmwares(in *manifest.Inputs) error {
 		return fault.New(fault.ExitParse, "measure.snp", "give other firmware", "%w", err)
 	}
 	return nil
+}
+
+// noSNP is the value of --snp-firmware that leaves SEV-SNP out.
+const noSNP = "none"
+
+// snpFirmwares returns the files of --snp-firmware; without the flag those
+// that lie beside the other firmware under the name of OVMF's AmdSev build.
+func (f *measureFlags) snpFirmwares() ([]string, error) {
+	if slices.Contains(f.snp, noSNP) {
+		if len(f.snp) > 1 {
+			return nil, usage("reading --snp-firmware: %s stands alone", noSNP)
+		}
+		return nil, nil
+	}
+	if len(f.snp) > 0 {
+		return f.snp, nil
+	}
+	var out []string
+	for _, path := range f.firmwares {
+		beside := filepath.Join(filepath.Dir(path), toolstree.SEVFile)
+		switch _, err := os.Stat(beside); {
+		case errors.Is(err, fs.ErrNotExist) || slices.Contains(out, beside) || slices.Contains(f.firmwares, beside):
+		case err != nil:
+			return nil, fault.New(fault.ExitInternal, "file.unreadable", "check the path", "looking for firmware: %w", err)
+		default:
+			out = append(out, beside)
+		}
+	}
+	return out, nil
 }
 
 // readSupersedes reads the graces of earlier manifests.

@@ -12,6 +12,7 @@ import (
 
 	"cocoon/internal/fault"
 	"cocoon/internal/keyfile"
+	"cocoon/internal/toolstree"
 	"cocoon/measurements/audit"
 	"cocoon/measurements/log"
 	"cocoon/measurements/log/tiles"
@@ -45,7 +46,7 @@ keys.json, the log's proofs, and README.md, which says what to check and how.`,
 	fs.StringVar(&f.logKey, "log-key", "", "the log's Ed25519 key `file`")
 	fs.StringVar(&f.release, "release", "", "`file` with the release rules; without it those that are built in")
 	fs.StringArrayVar(&f.recorded, "recorded", nil, "`file` with recordings of firmware, beside those that are built in; may be repeated")
-	fs.StringArrayVar(&f.snpFirmware, "snp-firmware", nil, "`name` of a file in DIR/firmware that may boot the image under SEV-SNP, see cocoon manifest build; may be repeated")
+	fs.StringArrayVar(&f.snpFirmware, "snp-firmware", nil, "`name` of a file in DIR/firmware that may boot the image under SEV-SNP, see cocoon manifest build; without it "+toolstree.SEVFile+" where it is there; may be repeated; "+noSNP+" leaves SEV-SNP out")
 	fs.StringArrayVar(&f.supersedes, "supersedes", nil, "`HASH=TIME`: until when an earlier manifest of this image is accepted beside this one; may be repeated")
 	fs.IntVar(&f.maxVCPUs, "max-vcpus", 512, "`number` of vCPUs up to which launch digests of SEV-SNP are accepted")
 	fs.Int32Var(&f.networkID, "network-id", 0, "allow configs for this TON network `id`, beside those of the release rules (with --registry)")
@@ -138,9 +139,20 @@ func (f *releaseFlags) collect(dir string) error {
 	if err := errors.Join(err1, err2); err != nil {
 		return err
 	}
+	forSNP := f.snpFirmware
+	for _, n := range forSNP {
+		if n == noSNP {
+			f.snp = []string{noSNP}
+		} else if !slices.Contains(firmware, n) {
+			return usage("reading --snp-firmware %.80q: no such file in %s", n, filepath.Join(dir, release.FirmwareDir))
+		}
+	}
+	if len(forSNP) == 0 {
+		forSNP = []string{toolstree.SEVFile}
+	}
 	for _, n := range firmware {
 		path := filepath.Join(dir, release.FirmwareDir, n)
-		if slices.Contains(f.snpFirmware, n) {
+		if slices.Contains(forSNP, n) {
 			f.snp = append(f.snp, path)
 			continue
 		}

@@ -112,7 +112,7 @@ func (d *Daemon) prepare(dir string, s *spec.Spec, req keeper.Request, u *undo.S
 	}
 	firmware := s.Firmware
 	if firmware == "" {
-		firmware = d.o.Tools.OVMF()
+		firmware = machine.Firmware(d.o.Tools, s.TEE)
 	}
 	req.Spec, req.Tools, req.Firmware = *s, d.o.Tools.Dir, firmware
 	req.CADir, req.CA, req.Ephemeral = filepath.Join(d.o.Dir, caDir), ca, d.o.Ephemeral

@@ -24,7 +24,7 @@ import (
 // toolRoots are the packages asked for in build/tools; apt adds what they
 // depend on. The second line is what a shell and mkosi take for granted.
 var toolRoots = []string{
-	"qemu-system-x86", "ovmf-generic", "swtpm", "swtpm-tools", "mkosi", "erofs-utils", "cryptsetup-bin", "vhost-device-vsock", "systemd-boot-efi", "systemd-ukify", "systemd-repart",
+	"qemu-system-x86", "ovmf-generic", "ovmf-amdsev", "swtpm", "swtpm-tools", "mkosi", "erofs-utils", "cryptsetup-bin", "vhost-device-vsock", "virtiofsd", "libfaketime", "systemd-boot-efi", "systemd-ukify", "systemd-repart",
 	"base-files", "bash", "ca-certificates", "coreutils", "dash", "diffutils", "findutils", "grep", "gzip", "hostname", "libc-bin", "sed", "util-linux",
 }
 

@@ -53,7 +53,7 @@ func (b *builder) release(ctx context.Context) error {
 	files := map[string][]string{
 		release.ImageDir:    under(b.path(b.imageDir()), append(slices.Clone(imageFiles), info.ImageFile)...),
 		release.PacksDir:    under(b.path("packs"), "engine.img", "model.img", info.PacksFile),
-		release.FirmwareDir: {b.tree().OVMF()},
+		release.FirmwareDir: {b.tree().OVMF(), b.tree().SEVOVMF()},
 		release.LocksDir:    {filepath.Join(b.root, "tools.lock")},
 	}
 	if _, err := os.Stat(filepath.Join(b.root, packagesLock)); err == nil {

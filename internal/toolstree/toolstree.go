@@ -116,6 +116,13 @@ func (t Tree) Path(name string) (string, error) {
 // empty variable store and is used read-only (-bios or pflash).
 func (t Tree) OVMF() string { return filepath.Join(t.Dir, "usr/share/ovmf/OVMF.fd") }
 
+// SEVFile is the base name of OVMF's AmdSev build, as Debian calls it.
+const SEVFile = "OVMF.amdsev.fd"
+
+// SEVOVMF returns the firmware image for SEV-SNP guests: the one that holds
+// kernel, initrd and command line against the hashes in the launch digest.
+func (t Tree) SEVOVMF() string { return filepath.Join(t.Dir, "usr/share/ovmf", SEVFile) }
+
 // LoaderArgs returns the argument vector, loader first, that runs program
 // (an absolute path in the tree) with args.
 func (t Tree) LoaderArgs(program string, args ...string) []string {
