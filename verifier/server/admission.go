@@ -14,10 +14,12 @@ import (
 type admission struct {
 	places chan struct{} // waiting or running
 	slots  chan struct{} // running
+	wait   time.Duration // for a slot, at most
+	waited func()        // counts those that waited in vain; nil: nobody does
 }
 
-func newAdmission(concurrent, queue int) *admission {
-	return &admission{places: make(chan struct{}, concurrent+queue), slots: make(chan struct{}, concurrent)}
+func newAdmission(concurrent, queue int, wait time.Duration) *admission {
+	return &admission{places: make(chan struct{}, concurrent+queue), slots: make(chan struct{}, concurrent), wait: wait}
 }
 
 // enter takes a place, if there is one; leave gives it back.
@@ -44,12 +46,15 @@ func (a *admission) run(ctx context.Context) (done func(), err error) {
 		return free, nil
 	default:
 	}
-	t := time.NewTimer(DefaultWait)
+	t := time.NewTimer(a.wait)
 	defer t.Stop()
 	select {
 	case a.slots <- struct{}{}:
 		return free, nil
 	case <-t.C:
+		if a.waited != nil {
+			a.waited()
+		}
 		return nil, errBusy
 	case <-ctx.Done():
 		return nil, fault.New(fault.ExitNetwork, wire.CodeBusy, "try again", "waiting to appraise evidence: %w", ctx.Err())

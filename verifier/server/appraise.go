@@ -14,74 +14,100 @@ import (
 	"cocoon/verifier/wire"
 )
 
-// appraise decides on evidence. A challenge is used up by the attempt, whatever
-// its outcome. What cannot be decided is an error; refused evidence is an
-// answer.
+// appraise decides on evidence and, where nothing failed, gives a verdict. A
+// challenge is used up by the attempt, whatever its outcome. What cannot be
+// decided is an error; refused evidence is an answer.
+//
+// Reading evidence takes a slot; what comes after it, signing, archive and
+// journal, takes none: however much there is to read, who has been judged goes
+// on.
 func (s *Server) appraise(ctx context.Context, body []byte) (*verifierv1.AppraiseResponse, error) {
 	done, err := s.admission.run(ctx)
 	if err != nil {
 		return nil, err
 	}
-	out, given, err := s.decide(ctx, body)
+	j, err := s.judge(ctx, body)
 	done()
-	if err != nil || given == nil {
-		return out, err
+	if err != nil {
+		return nil, err
 	}
-	// Not under the slot: waiting for the disk is no work of a CPU.
+	out := &verifierv1.AppraiseResponse{Result: wire.Result(j.result)}
+	if !j.result.Accepted {
+		s.refused(ctx, body, j.result, j.answered)
+		return out, nil
+	}
+	given, err := s.sign(j)
+	if err != nil {
+		return nil, err
+	}
+	out.Accepted, out.Ear, out.Cell = true, given.EAR, given.Cell
+	if s.archive != nil {
+		// A verdict that no auditor can look into later is not given.
+		if err := s.archive.store(body, j.result, out.Ear); err != nil {
+			return nil, fault.New(fault.ExitNetwork, "verifier.archive", "the verifier's operator has to make room", "keeping evidence: %w", err)
+		}
+	}
 	if err := s.journal.Append(ctx, *given); err != nil {
 		return nil, fault.New(fault.ExitNetwork, "verifier.journal", "try again; the verifier's operator has to look at its journal", "keeping verdict: %w", err)
 	}
-	s.metrics.verdicts.WithLabelValues(out.Result.TrustClass).Inc()
+	s.log.InfoContext(ctx, "verdict given", "evidence_sha256", given.EvidenceSHA256.String(),
+		"trust_class", j.result.TrustClass, "manifest", given.ManifestSHA256.String(), "not_after", given.NotAfter)
+	s.metrics.verdicts.WithLabelValues(j.result.TrustClass).Inc()
 	return out, nil
 }
 
-// decide appraises and, where nothing failed, signs. The verdict that it
-// returns is not yet to be handed out.
-func (s *Server) decide(ctx context.Context, body []byte) (*verifierv1.AppraiseResponse, *Given, error) {
+// judgement is what was found of evidence, under the material of its time.
+type judgement struct {
+	evidence *evidence.Evidence
+	result   *result.Result
+	material *material
+	answered bool // a challenge of ours
+}
+
+// judge reads evidence and holds it against the policy.
+func (s *Server) judge(ctx context.Context, body []byte) (*judgement, error) {
 	t := s.trust.Load()
 	ev, err := evidence.Parse(body)
 	if err != nil {
-		return nil, nil, fault.New(fault.ExitParse, "evidence.parse", "send evidence of profile "+evidence.Profile, "reading evidence: %w", err)
+		return nil, fault.New(fault.ExitParse, "evidence.parse", "send evidence of profile "+evidence.Profile, "reading evidence: %w", err)
 	}
 	var registry *appraise.Registry
 	if t.Policy.Manifests.Registry != nil {
 		if registry, err = t.Registry(ctx); err != nil {
-			return nil, nil, fault.New(fault.ExitNetwork, "registry.unreachable", "try again; the verifier's operator checks the lite-servers", "reading registry: %w", err)
+			return nil, fault.New(fault.ExitNetwork, "registry.unreachable", "try again; the verifier's operator checks the lite-servers", "reading registry: %w", err)
 		}
 	}
 	start := time.Now()
-	now := s.o.Clock()
-	ours, why, err := s.challenges.take(ctx, verifierv1.Purpose_PURPOSE_APPRAISE, ev.NonceInputs, now)
+	ours, why, err := s.challenges.Take(ctx, verifierv1.Purpose_PURPOSE_APPRAISE, ev.NonceInputs)
 	if err != nil {
-		return nil, nil, fault.New(fault.ExitNetwork, "verifier.challenges", "try again", "looking up challenge: %w", err)
+		return nil, fault.New(fault.ExitNetwork, codeChallenges, "try again", "looking up challenge: %w", err)
 	}
 	res := appraise.Appraise(ev, &appraise.Options{
-		Policy: t.Policy, PolicySHA256: t.policyHash, Manifests: t.Manifests, Registry: registry, Now: now, Rules: t.rules, CPUs: t.CPUs, GPUs: t.GPUs,
+		Policy: t.Policy, PolicySHA256: t.policyHash, Manifests: t.Manifests, Registry: registry, Now: s.o.Clock(), Rules: t.rules, CPUs: t.CPUs, GPUs: t.GPUs,
 		Challenges: ours, RequireChallenge: true, NoChallenge: why,
 	})
-	defer func() { s.metrics.seconds.Observe(time.Since(start).Seconds()) }()
-	out := &verifierv1.AppraiseResponse{Result: wire.Result(res)}
-	if !res.Accepted {
-		s.refused(ctx, body, res, len(ours) > 0)
-		return out, nil, nil
+	s.metrics.seconds.Observe(time.Since(start).Seconds())
+	return &judgement{evidence: ev, result: res, material: t, answered: len(ours) > 0}, nil
+}
+
+// sign makes the verdict on accepted evidence. It is not yet to be handed out.
+func (s *Server) sign(j *judgement) (*Given, error) {
+	res := j.result
+	key, err := j.material.signer(res.Time)
+	if err != nil {
+		return nil, err
 	}
-	out.Accepted = true
-	if out.Ear, err = result.SignEAR(res, t.Signer, s.o.Build); err != nil {
-		return nil, nil, err
+	start := time.Now()
+	g := &Given{EvidenceSHA256: res.EvidenceSHA256, PolicySHA256: res.PolicySHA256, ManifestSHA256: res.Manifest.SHA256,
+		KeyID: digest.Sum256(key.public), Issued: res.Time, NotAfter: res.NotAfter}
+	if g.EAR, err = result.SignEAR(res, key, s.o.Build); err != nil {
+		return nil, err
 	}
-	if out.Cell, err = verdictCell(ev, res, t.Signer); err != nil {
-		return nil, nil, err
+	if g.Cell, err = verdictCell(j.evidence, res, key); err != nil {
+		return nil, err
 	}
-	if s.archive != nil {
-		// A verdict that no auditor can look into later is not given.
-		if err := s.archive.store(body, res, out.Ear); err != nil {
-			return nil, nil, fault.New(fault.ExitNetwork, "verifier.archive", "the verifier's operator has to make room", "keeping evidence: %w", err)
-		}
-	}
-	s.log.InfoContext(ctx, "verdict given", "evidence_sha256", res.EvidenceSHA256.String(),
-		"trust_class", res.TrustClass, "manifest", res.Manifest.SHA256.String(), "not_after", res.NotAfter)
-	return out, &Given{EvidenceSHA256: res.EvidenceSHA256, PolicySHA256: res.PolicySHA256, ManifestSHA256: res.Manifest.SHA256,
-		KeyID: digest.Sum256(t.keys[0]), EAR: out.Ear, Cell: out.Cell, Issued: res.Time, NotAfter: res.NotAfter}, nil
+	s.metrics.signing.Observe(time.Since(start).Seconds())
+	return g, nil
 }
 
 // refused counts, keeps and logs a refusal. Only evidence that answers a

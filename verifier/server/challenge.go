@@ -15,88 +15,91 @@ import (
 	"cocoon/measurements/digest"
 )
 
-// challenges makes and takes nonce contributions without keeping those that
-// are open: a challenge is its expiry (8 bytes, Unix seconds, big-endian), 8
-// random bytes, and 16 bytes of HMAC-SHA-256 over its purpose and both. Without
-// a configured key that of the MAC lives as long as the process: after a
-// restart every challenge of before is unknown. Those that were used are kept
-// until they expire.
-type challenges struct {
-	key  [32]byte
-	ttl  time.Duration
-	used UsedChallenges
+// Challenges makes and takes contributions to the nonce of evidence. Each serves
+// one attempt, for the purpose that it was made for, until it expires. Replicas
+// behind one address share one (package shared).
+//
+// No clock that an administrator or a time server sets may decide: one that is
+// set back would let a challenge be used again that was forgotten since.
+type Challenges interface {
+	// Issue returns a new challenge.
+	Issue(ctx context.Context, purpose verifierv1.Purpose, ttl time.Duration) (digest.SHA256, error)
+	// Take uses up those of the inputs that are in force for the purpose, and
+	// returns them; where there is none, why. An error lets nothing through.
+	Take(ctx context.Context, purpose verifierv1.Purpose, inputs []digest.SHA256) (ours []digest.SHA256, why string, err error)
+	// Ready returns an error where neither can be done now.
+	Ready(ctx context.Context) error
+}
+
+// NoChallenge is Take's reason where nothing is known of any input.
+const NoChallenge = "no challenge of this verifier"
+
+// ErrTooManyUsed is the reason where one more challenge cannot be remembered:
+// forgetting another would let it be used again.
+var ErrTooManyUsed = errors.New("a challenge, but too many are in use")
+
+// memoryChallenges are those of one process. Open ones are not kept: a
+// challenge is its expiry (8 bytes, milliseconds of the process's life,
+// big-endian), 8 random bytes, and 16 bytes of HMAC-SHA-256 over its purpose and
+// both. The key lives as long as the process: after a restart every challenge
+// of before is unknown. Used ones are kept until they expire. Time is the
+// process's age, which is monotonic: it takes no part in jumps of the clock.
+type memoryChallenges struct {
+	key [32]byte
+	age func() time.Duration
+	max int
+
+	mu sync.Mutex
+	n  int
+	// By the minute that they expire in, so that a minute is dropped as a whole
+	// once it has passed. A challenge is known by its random part: two that share
+	// it count as one, which refuses the second.
+	used map[int64]map[uint64]struct{}
 }
 
 const challengeBody = 16
 
-// UsedChallenges remembers challenges that were used. Use reports whether this
-// is the first time; an error uses nothing up and lets nothing through.
-// Replicas that accept each other's challenges share one.
-type UsedChallenges interface {
-	Use(ctx context.Context, challenge digest.SHA256, expires, now time.Time) (first bool, err error)
-}
-
-func newChallenges(key []byte, ttl time.Duration, used UsedChallenges) (*challenges, error) {
-	c := &challenges{ttl: ttl, used: used}
-	switch len(key) {
-	case len(c.key):
-		copy(c.key[:], key)
-	case 0:
-		if _, err := rand.Read(c.key[:]); err != nil {
-			return nil, fmt.Errorf("making challenge key: %w", err)
-		}
-	default:
-		return nil, fmt.Errorf("challenge key has %d bytes, want %d", len(key), len(c.key))
+// newMemoryChallenges remembers at most max used challenges. age is the
+// process's, and never goes back.
+func newMemoryChallenges(age func() time.Duration, max int) (*memoryChallenges, error) {
+	m := &memoryChallenges{age: age, max: max, used: map[int64]map[uint64]struct{}{}}
+	if _, err := rand.Read(m.key[:]); err != nil {
+		return nil, fmt.Errorf("making challenge key: %w", err)
 	}
-	return c, nil
+	return m, nil
 }
 
-func (c *challenges) mac(purpose verifierv1.Purpose, body []byte) []byte {
-	h := hmac.New(sha256.New, c.key[:])
+func (m *memoryChallenges) mac(purpose verifierv1.Purpose, body []byte) []byte {
+	h := hmac.New(sha256.New, m.key[:])
 	h.Write([]byte{byte(purpose)})
 	h.Write(body)
 	return h.Sum(nil)[:challengeBody]
 }
 
-// issue returns a new challenge and its expiry.
-func (c *challenges) issue(purpose verifierv1.Purpose, now time.Time) (digest.SHA256, time.Time, error) {
-	expires := now.Add(c.ttl).Truncate(time.Second)
+// Issue implements Challenges.
+func (m *memoryChallenges) Issue(_ context.Context, purpose verifierv1.Purpose, ttl time.Duration) (digest.SHA256, error) {
 	var d digest.SHA256
-	binary.BigEndian.PutUint64(d[:], uint64(expires.Unix()))
+	binary.BigEndian.PutUint64(d[:], uint64((m.age() + ttl).Milliseconds()))
 	if _, err := rand.Read(d[8:challengeBody]); err != nil {
-		return d, expires, fmt.Errorf("making challenge: %w", err)
+		return d, fmt.Errorf("making challenge: %w", err)
 	}
-	copy(d[challengeBody:], c.mac(purpose, d[:challengeBody]))
-	return d, expires, nil
+	copy(d[challengeBody:], m.mac(purpose, d[:challengeBody]))
+	return d, nil
 }
 
-// take returns those of the contributions that are challenges of ours, for the
-// purpose, in force and unused, and uses them up. Where there is none it says
-// why.
-func (c *challenges) take(ctx context.Context, purpose verifierv1.Purpose, inputs []digest.SHA256, now time.Time) ([]digest.SHA256, string, error) {
-	why := "no challenge of this verifier"
+// Take implements Challenges.
+func (m *memoryChallenges) Take(_ context.Context, purpose verifierv1.Purpose, inputs []digest.SHA256) ([]digest.SHA256, string, error) {
+	why := NoChallenge
 	var out []digest.SHA256
 	for _, d := range inputs {
-		if !hmac.Equal(d[challengeBody:], c.mac(purpose, d[:challengeBody])) {
+		if !hmac.Equal(d[challengeBody:], m.mac(purpose, d[:challengeBody])) {
 			continue
 		}
-		expires := time.Unix(int64(binary.BigEndian.Uint64(d[:8])), 0)
-		if !now.Before(expires) {
-			why = "an expired challenge"
-			continue
-		}
-		// The clock was set back since it was issued: what was used before that
-		// may be forgotten by now.
-		if expires.Sub(now) > c.ttl {
-			why = "a challenge from the future"
-			continue
-		}
-		first, err := c.used.Use(ctx, d, expires, now)
-		switch {
-		case errors.Is(err, ErrTooManyUsed):
-			why = "a challenge, but too many are in use"
+		switch expired, first, err := m.use(int64(binary.BigEndian.Uint64(d[:8])), binary.BigEndian.Uint64(d[8:])); {
 		case err != nil:
-			return nil, "", err
+			why = err.Error()
+		case expired:
+			why = "an expired challenge"
 		case !first:
 			why = "a challenge that was used before"
 		default:
@@ -106,51 +109,37 @@ func (c *challenges) take(ctx context.Context, purpose verifierv1.Purpose, input
 	return out, why, nil
 }
 
-// ErrTooManyUsed is returned where one more challenge cannot be remembered:
-// forgetting another would let it be used again.
-var ErrTooManyUsed = errors.New("too many challenges are in use")
-
-// usedInMemory keeps used challenges by the minute that they expire in, so that
-// a minute is dropped as a whole once it has passed.
-type usedInMemory struct {
-	max int
-
-	mu      sync.Mutex
-	n       int
-	highest int64 // latest minute that was dropped: nothing before it is believed
-	minutes map[int64]map[digest.SHA256]struct{}
-}
-
-// NewUsed returns a UsedChallenges in memory that keeps at most max.
-func NewUsed(max int) UsedChallenges {
-	return &usedInMemory{max: max, minutes: map[int64]map[digest.SHA256]struct{}{}, highest: -1 << 62}
-}
-
-// Use notes a challenge.
-func (u *usedInMemory) Use(_ context.Context, c digest.SHA256, expires, now time.Time) (bool, error) {
-	minute, present := expires.Unix()/60, now.Unix()/60
-	u.mu.Lock()
-	defer u.mu.Unlock()
-	for m, set := range u.minutes {
-		if m < present {
-			u.n -= len(set)
-			u.highest = max(u.highest, m)
-			delete(u.minutes, m)
+// use notes one as used. The age is read under the lock, so that what was
+// dropped as past is past for whoever comes next.
+func (m *memoryChallenges) use(expires int64, random uint64) (expired, first bool, err error) {
+	const minute = int64(time.Minute / time.Millisecond)
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	now := m.age().Milliseconds()
+	for at, set := range m.used {
+		if at < now/minute {
+			m.n -= len(set)
+			delete(m.used, at)
 		}
 	}
-	if minute <= u.highest {
-		return false, nil // the clock went back over what was forgotten
+	if now >= expires {
+		return true, false, nil
 	}
-	if _, again := u.minutes[minute][c]; again {
-		return false, nil
+	set := m.used[expires/minute]
+	if _, again := set[random]; again {
+		return false, false, nil
 	}
-	if u.n >= u.max {
-		return false, ErrTooManyUsed
+	if m.n >= m.max {
+		return false, false, ErrTooManyUsed
 	}
-	if u.minutes[minute] == nil {
-		u.minutes[minute] = map[digest.SHA256]struct{}{}
+	if set == nil {
+		set = map[uint64]struct{}{}
+		m.used[expires/minute] = set
 	}
-	u.minutes[minute][c] = struct{}{}
-	u.n++
-	return true, nil
+	set[random] = struct{}{}
+	m.n++
+	return false, true, nil
 }
+
+// Ready implements Challenges.
+func (m *memoryChallenges) Ready(context.Context) error { return nil }

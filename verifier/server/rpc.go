@@ -35,6 +35,9 @@ var (
 	errTooManyRequests = fault.New(fault.ExitNetwork, wire.CodeRateLimited, "wait a second and try again", "too many requests of this client")
 )
 
+// codeChallenges is the fault of challenges that can be neither made nor taken.
+const codeChallenges = "verifier.challenges"
+
 // service implements the methods of the API.
 type service struct{ *Server }
 
@@ -46,14 +49,14 @@ func (s *Server) rpc(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.metrics.requests.WithLabelValues(method(r.URL.Path)).Inc()
 		if !s.limiter.allow(r, s.o.Clock()) {
-			s.turnAway(w, r, errTooManyRequests)
+			s.turnAway(w, r, turnedRate, errTooManyRequests)
 			return
 		}
 		limit := int64(maxSmall)
 		switch r.URL.Path {
 		case verifierv1connect.VerifierServiceAppraiseProcedure:
 			if !s.admission.enter() {
-				s.turnAway(w, r, errBusy)
+				s.turnAway(w, r, turnedQueue, errBusy)
 				return
 			}
 			defer s.admission.leave()
@@ -67,7 +70,8 @@ func (s *Server) rpc(next http.Handler) http.Handler {
 }
 
 // turnAway answers without reading the request.
-func (s *Server) turnAway(w http.ResponseWriter, r *http.Request, err error) {
+func (s *Server) turnAway(w http.ResponseWriter, r *http.Request, why string, err error) {
+	s.metrics.turned.WithLabelValues(why).Inc()
 	s.metrics.refused(method(r.URL.Path), fault.All(err)[0].Code)
 	if !s.errors.IsSupported(r) {
 		s.writeProblem(w, r, http.StatusTooManyRequests, err)
@@ -102,7 +106,12 @@ func (s *service) Challenge(ctx context.Context, in *connect.Request[verifierv1.
 		err := fault.New(fault.ExitParse, "request.purpose", "ask for a purpose that the API names", "challenge for purpose %d", purpose)
 		return answer[verifierv1.ChallengeResponse](ctx, s.Server, in.Spec().Procedure, nil, err)
 	}
-	c, expires, err := s.challenges.issue(purpose, s.o.Clock())
+	// Before it is made: the caller is told no more than it lives.
+	expires := s.o.Clock().Add(s.o.ChallengeTTL).Truncate(time.Second)
+	c, err := s.challenges.Issue(ctx, purpose, s.o.ChallengeTTL)
+	if err != nil {
+		err = fault.New(fault.ExitNetwork, codeChallenges, "try again", "making challenge: %w", err)
+	}
 	return answer(ctx, s.Server, in.Spec().Procedure, &verifierv1.ChallengeResponse{Challenge: c.String(), ExpiresAt: timestamppb.New(expires)}, err)
 }
 

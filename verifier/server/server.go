@@ -22,7 +22,7 @@ import (
 // Defaults of Options.
 const (
 	DefaultChallengeTTL    = 5 * time.Minute
-	DefaultMaxUsed         = 1 << 20 // challenges remembered as used
+	DefaultMaxUsed         = 1 << 21 // challenges remembered as used: 7,000 a second for their life
 	DefaultPerSecond       = 5.0     // requests of one client
 	DefaultBurst           = 40
 	DefaultMaxClients      = 1 << 14
@@ -40,19 +40,22 @@ type Options struct {
 	// Journal makes verdicts durable before they are handed out; nil: they are
 	// kept in memory until they expire.
 	Journal Journal
-	// Used remembers challenges that were used; nil: this process does. Replicas
-	// share it and ChallengeKey.
-	Used         UsedChallenges
-	ChallengeKey []byte           // 32 bytes; nil: random
+	// Challenges makes and takes nonces; nil: in this process's memory. Replicas
+	// share one.
+	Challenges   Challenges
 	ChallengeTTL time.Duration    // 0: DefaultChallengeTTL
 	PerSecond    float64          // requests of one client; 0: DefaultPerSecond
 	Burst        int              // 0: DefaultBurst
 	Concurrent   int              // appraisals at a time; 0: number of CPUs
 	Queue        int              // appraisals that wait; 0: DefaultQueue for each of Concurrent
+	Wait         time.Duration    // for one of Concurrent, at most; 0: DefaultWait
 	ArchiveDir   string           // "": nothing is kept
 	ArchiveBytes int64            // 0: DefaultArchiveMaxBytes
 	Clock        func() time.Time // nil: time.Now
-	Log          *slog.Logger     // nil: nothing is logged
+	// Age is for how long the process has run, by a clock that never goes back;
+	// nil: the system's monotonic clock. Challenges live by it.
+	Age func() time.Duration
+	Log *slog.Logger // nil: nothing is logged
 }
 
 // Given is a verdict as it is handed out.
@@ -78,7 +81,7 @@ type Server struct {
 	o          Options
 	log        *slog.Logger
 	trust      atomic.Pointer[material]
-	challenges *challenges
+	challenges Challenges
 	limiter    *limiter
 	admission  *admission
 	metrics    *metrics
@@ -92,15 +95,17 @@ type Server struct {
 // New returns a Server.
 func New(o Options) (*Server, error) {
 	setDefaults(&o)
-	s := &Server{o: o, log: o.Log, limiter: newLimiter(o.PerSecond, o.Burst, DefaultMaxClients), admission: newAdmission(o.Concurrent, o.Queue),
-		journal: o.Journal, mux: http.NewServeMux(), errors: connect.NewErrorWriter()}
-	m, err := newMaterial(o.Trust)
+	s := &Server{o: o, log: o.Log, limiter: newLimiter(o.PerSecond, o.Burst, DefaultMaxClients), admission: newAdmission(o.Concurrent, o.Queue, o.Wait),
+		challenges: o.Challenges, journal: o.Journal, mux: http.NewServeMux(), errors: connect.NewErrorWriter()}
+	m, err := newMaterial(o.Trust, o.Clock())
 	if err != nil {
 		return nil, fmt.Errorf("making verifier: %w", err)
 	}
 	s.trust.Store(m)
-	if s.challenges, err = newChallenges(o.ChallengeKey, o.ChallengeTTL, o.Used); err != nil {
-		return nil, fmt.Errorf("making verifier: %w", err)
+	if s.challenges == nil {
+		if s.challenges, err = newMemoryChallenges(o.Age, DefaultMaxUsed); err != nil {
+			return nil, fmt.Errorf("making verifier: %w", err)
+		}
 	}
 	if o.ArchiveDir != "" {
 		if s.archive, err = openArchive(o.ArchiveDir, o.ArchiveBytes); err != nil {
@@ -116,6 +121,7 @@ func New(o Options) (*Server, error) {
 		}
 		return 0
 	}, s.admission.waiting)
+	s.admission.waited = func() { s.metrics.turned.WithLabelValues(turnedWait).Inc() }
 	s.routes()
 	return s, nil
 }
@@ -136,11 +142,15 @@ func setDefaults(o *Options) {
 	if o.Queue <= 0 {
 		o.Queue = DefaultQueue * o.Concurrent
 	}
+	if o.Wait <= 0 {
+		o.Wait = DefaultWait
+	}
 	if o.ArchiveBytes <= 0 {
 		o.ArchiveBytes = DefaultArchiveMaxBytes
 	}
-	if o.Used == nil {
-		o.Used = NewUsed(DefaultMaxUsed)
+	if o.Age == nil {
+		start := time.Now() // with a monotonic reading, which Since subtracts
+		o.Age = func() time.Duration { return time.Since(start) }
 	}
 	if o.Clock == nil {
 		o.Clock = time.Now

@@ -66,7 +66,7 @@ func start(t *testing.T, w *tpmtest.World, change func(*server.Options)) *servic
 		t.Fatal(err)
 	}
 	o := server.Options{Trust: server.Trust{Policy: w.Policy, Manifests: w.Manifests(t), Signer: key, Enroller: enroller, AKRoots: w.Policy.TPM.AKRoots},
-		ArchiveDir: s.dir, Clock: s.clock, Burst: 1000, PerSecond: 1000}
+		ArchiveDir: s.dir, Clock: s.clock, Age: func() time.Duration { return s.clock().Sub(tpmtest.Now) }, Burst: 1000, PerSecond: 1000}
 	if change != nil {
 		change(&o)
 	}

@@ -3,7 +3,6 @@ package server
 import (
 	"context"
 	"crypto"
-	"crypto/ed25519"
 	"errors"
 	"fmt"
 	"time"
@@ -23,15 +22,13 @@ import (
 // by Reload and never written to.
 type Trust struct {
 	Policy    *policy.Policy
-	Manifests []*manifest.Verified // opened under the policy
-	Signer    crypto.Signer        // Ed25519: signs verdicts
-	// Keys are published beside the signer's: of verdicts that are still good,
-	// or that will be given after a rotation.
-	Keys     []ed25519.PublicKey
-	Enroller *tpm.Enroller           // nil: no enrolment
-	AKRoots  [][]byte                // DER; shown to clients
-	CPUs     map[string]appraise.CPU // further CPU types
-	GPUs     appraise.GPU
+	Manifests []*manifest.Verified    // opened under the policy
+	Signer    crypto.Signer           // Ed25519: signs verdicts, at any time
+	Signers   []SigningKey            // instead of Signer: keys that follow one another
+	Enroller  *tpm.Enroller           // nil: no enrolment
+	AKRoots   [][]byte                // DER; shown to clients
+	CPUs      map[string]appraise.CPU // further CPU types
+	GPUs      appraise.GPU
 	// Registry returns the proven state of the registry that the policy names;
 	// needed where it names one. It is asked at every appraisal.
 	Registry func(context.Context) (*appraise.Registry, error)
@@ -49,16 +46,16 @@ type material struct {
 	rules      *rules.Set
 	policyHash digest.SHA256
 	policyDoc  []byte
-	keys       []ed25519.PublicKey // the signer's first
+	keys       []ring // in the order in which they sign
 }
 
-func newMaterial(t Trust) (*material, error) {
-	if t.Policy == nil || t.Signer == nil {
-		return nil, errors.New("a policy and a signing key are needed")
+func newMaterial(t Trust, now time.Time) (*material, error) {
+	if t.Policy == nil {
+		return nil, errors.New("a policy is needed")
 	}
-	public, ok := t.Signer.Public().(ed25519.PublicKey)
-	if !ok {
-		return nil, errors.New("the signing key is no Ed25519 key")
+	keys, err := newRing(t.Signer, t.Signers)
+	if err != nil {
+		return nil, err
 	}
 	if err := t.Policy.Validate(); err != nil {
 		return nil, err
@@ -66,16 +63,10 @@ func newMaterial(t Trust) (*material, error) {
 	if t.Policy.Manifests.Registry != nil && t.Registry == nil {
 		return nil, errors.New("the policy names a registry, and there is no ledger to read it from")
 	}
-	m := &material{Trust: t, keys: []ed25519.PublicKey{public}}
-	for _, k := range t.Keys {
-		if len(k) != ed25519.PublicKeySize {
-			return nil, errors.New("a published key is no Ed25519 key")
-		}
-		if !k.Equal(public) {
-			m.keys = append(m.keys, k)
-		}
+	m := &material{Trust: t, keys: keys}
+	if _, err := m.signer(now); err != nil {
+		return nil, err
 	}
-	var err error
 	if m.policyDoc, err = t.Policy.Marshal(); err != nil {
 		return nil, err
 	}
@@ -89,15 +80,20 @@ func newMaterial(t Trust) (*material, error) {
 // Reload replaces what the server decides by. Requests under way end under what
 // they began with. An error leaves everything as it was.
 func (s *Server) Reload(t Trust) error {
-	m, err := newMaterial(t)
+	m, err := newMaterial(t, s.o.Clock())
 	if err != nil {
+		s.ReloadFailed()
 		return fmt.Errorf("reloading: %w", err)
 	}
 	s.trust.Store(m)
+	s.metrics.reloads.WithLabelValues(reloadOK).Inc()
 	return nil
 }
 
-func (m *material) info(build string) wire.Info {
+// ReloadFailed counts a reload that came to nothing before there was a Trust.
+func (s *Server) ReloadFailed() { s.metrics.reloads.WithLabelValues(reloadFailed).Inc() }
+
+func (m *material) info(build string, now time.Time) wire.Info {
 	out := wire.Info{Build: build, AKRoots: m.AKRoots, TestRoots: m.TestRoots, JWKS: wire.PathJWKS, OpenAPI: wire.PathOpenAPI,
 		Policies: []wire.PolicyRef{{SHA256: m.policyHash, Name: m.Policy.Name}}}
 	if out.AKRoots == nil {
@@ -106,8 +102,9 @@ func (m *material) info(build string) wire.Info {
 	if out.TestRoots == nil {
 		out.TestRoots = []string{}
 	}
-	for _, k := range m.keys {
-		out.Keys = append(out.Keys, wire.Key{KeyID: digest.Sum256(k).String(), Public: digest.SHA256(k)})
+	for _, k := range m.published(now) {
+		out.Keys = append(out.Keys, wire.Key{KeyID: digest.Sum256(k.public).String(), Public: digest.SHA256(k.public),
+			State: k.state(now), NotBefore: text(k.begin), RetireAt: text(k.end)})
 	}
 	return out
 }

@@ -1,18 +1,20 @@
 package server
 
 import (
-	"encoding/base64"
+	"crypto/ed25519"
 	"net/http"
 
 	verifierv1 "cocoon/api/verifier/v1"
+	"cocoon/verifier/jwks"
 	"cocoon/verifier/page"
-	"cocoon/verifier/result"
 	"cocoon/verifier/wire"
 )
 
 // web adds what is served beside the API's methods.
 func (s *Server) web() {
-	s.get(wire.PathInfo, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, s.trust.Load().info(s.o.Build)) })
+	s.get(wire.PathInfo, func(w http.ResponseWriter, _ *http.Request) {
+		writeJSON(w, s.trust.Load().info(s.o.Build, s.o.Clock()))
+	})
 	s.get(wire.PathJWKS, s.getJWKS)
 	s.get(wire.PathOpenAPI, func(w http.ResponseWriter, _ *http.Request) {
 		w.Header().Set("Content-Type", "application/json")
@@ -33,6 +35,7 @@ func (s *Server) get(path string, h http.HandlerFunc) {
 		s.metrics.requests.WithLabelValues(path).Inc()
 		if !s.limiter.allow(r, s.o.Clock()) {
 			w.Header().Set("Retry-After", "1")
+			s.metrics.turned.WithLabelValues(turnedRate).Inc()
 			s.metrics.refused(path, wire.CodeRateLimited)
 			s.writeProblem(w, r, http.StatusTooManyRequests, errTooManyRequests)
 			return
@@ -41,34 +44,29 @@ func (s *Server) get(path string, h http.HandlerFunc) {
 	})
 }
 
-// jwk is an Ed25519 key (RFC 8037, section 2).
-type jwk struct {
-	KeyType string `json:"kty"`
-	Curve   string `json:"crv"`
-	X       string `json:"x"`
-	KeyID   string `json:"kid"`
-	Use     string `json:"use"`
-	Alg     string `json:"alg"`
-}
-
-// getJWKS answers with the keys that sign verdicts (RFC 7517, section 5).
+// getJWKS answers with the keys that verify verdicts (RFC 7517, section 5): the
+// one that signs, those that will, and those whose verdicts are still good.
 func (s *Server) getJWKS(w http.ResponseWriter, _ *http.Request) {
-	set := struct {
-		Keys []jwk `json:"keys"`
-	}{}
-	for _, k := range s.trust.Load().keys {
-		set.Keys = append(set.Keys, jwk{KeyType: "OKP", Curve: "Ed25519", X: base64.RawURLEncoding.EncodeToString(k), KeyID: result.KeyID(k), Use: "sig", Alg: "EdDSA"})
+	var keys []ed25519.PublicKey
+	for _, k := range s.trust.Load().published(s.o.Clock()) {
+		keys = append(keys, k.public)
 	}
-	writeJSON(w, set)
+	writeJSON(w, jwks.Of(keys...))
 }
 
 // getReady says whether requests are to be sent here: not while the service
-// drains, and not while its registry cannot be read.
+// drains, has no key to sign with, or cannot reach its registry or the store of
+// its challenges.
 func (s *Server) getReady(w http.ResponseWriter, r *http.Request) {
 	t := s.trust.Load()
 	why := ""
 	if s.draining.Load() {
 		why = "draining"
+	} else if _, err := t.signer(s.o.Clock()); err != nil {
+		why = "no signing key in force"
+	} else if err := s.challenges.Ready(r.Context()); err != nil {
+		s.log.WarnContext(r.Context(), "not ready", "error", err)
+		why = "challenges unavailable"
 	} else if t.Policy.Manifests.Registry != nil {
 		if _, err := t.Registry(r.Context()); err != nil {
 			s.log.WarnContext(r.Context(), "not ready", "error", err)

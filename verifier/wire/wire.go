@@ -41,7 +41,19 @@ type Info struct {
 type Key struct {
 	KeyID  string        `json:"kid"`     // SHA-256 of the raw public key, hex
 	Public digest.SHA256 `json:"ed25519"` // raw public key
+	// State is KeyCurrent, KeyNext or KeyRetiring: a retiring key signs no more,
+	// and is listed until the last of its verdicts has expired.
+	State     string `json:"state"`
+	NotBefore string `json:"not_before,omitempty"` // when it begins to sign
+	RetireAt  string `json:"retire_at,omitempty"`  // when it ends to
 }
+
+// States of a Key.
+const (
+	KeyCurrent  = "current"
+	KeyNext     = "next"
+	KeyRetiring = "retiring"
+)
 
 // PolicyRef names a policy.
 type PolicyRef struct {
