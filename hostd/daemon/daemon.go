@@ -44,8 +44,10 @@ type Options struct {
 	Transport string         // one of package vsock's; empty: auto
 	Keeper    []string       // argument vector of a keeper; the VM's directory is appended
 	Ephemeral bool           // VMs end with the daemon, also when it is killed
-	Clock     func() time.Time
-	Logger    *slog.Logger
+	// PrepareGPUs makes devices ready for a VM; nil: this host's.
+	PrepareGPUs func(ctx context.Context, g *spec.GPUs) error
+	Clock       func() time.Time
+	Logger      *slog.Logger
 }
 
 // Daemon is a running host daemon.
@@ -60,6 +62,9 @@ type Daemon struct {
 	busy map[string]bool // names that are being started or removed
 	wg   sync.WaitGroup  // keepers that are our children
 	acc  sync.Mutex      // one probe at a time
+
+	claims sync.Mutex
+	gpus   map[string][]string // devices of VMs that are being started
 }
 
 // Open takes the state directory, finds the VMs that run, and cleans up
@@ -70,7 +75,10 @@ func Open(o Options) (_ *Daemon, err error) {
 			return nil, fault.New(fault.ExitInternal, "hostd.state_dir", "choose a directory that this user can write to (--state)", "opening state directory: %w", err)
 		}
 	}
-	d := &Daemon{o: o, busy: map[string]bool{}}
+	d := &Daemon{o: o, busy: map[string]bool{}, gpus: map[string][]string{}}
+	if d.o.PrepareGPUs == nil {
+		d.o.PrepareGPUs = prepareGPUs
+	}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, d.release())

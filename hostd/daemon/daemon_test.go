@@ -3,6 +3,7 @@ package daemon
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"log/slog"
 	"os"
@@ -189,6 +190,55 @@ func TestALiveKeepersMachineIsAdoptedAndNotStartedTwice(t *testing.T) {
 	}
 	if err := d.Remove("a"); !fault.Has(err, "vm.running") {
 		t.Errorf("Remove() = %v, want vm.running", err)
+	}
+}
+
+// A device goes to one VM at a time: not to a second one while the first runs,
+// nor while it is being started.
+func TestAGPUIsNeverGivenToTwoVMs(t *testing.T) {
+	prepared := 0
+	o := options(t, t.TempDir())
+	o.PrepareGPUs = func(context.Context, *spec.GPUs) error { prepared++; return errors.New("enough") }
+	d, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	first, second := image(t), image(t)
+	second.Name = "b"
+	for _, s := range []*spec.Spec{first, second} {
+		s.GPUs = &spec.GPUs{Devices: []string{"0000:1b:00.0"}, Mode: spec.GPUModeOff}
+	}
+	free, err := d.claimGPUs(first)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := d.Start(t.Context(), second); !fault.Has(err, "gpu.allocated") {
+		t.Errorf("while the first is being started: %v", err)
+	}
+	free()
+	if err := d.store.Put(store.Record{Spec: *first, Created: now()}); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.MkdirAll(d.dir("a"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	self, err := proc.Self()
+	if err != nil {
+		t.Fatal(err)
+	}
+	write := func(phase string) {
+		if err := machine.WriteState(d.dir("a"), &machine.State{Name: "a", Phase: phase, Keeper: self, Started: now(), Guest: machine.Guest{Stages: []machine.Stage{}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(machine.Running)
+	if _, err := d.Start(t.Context(), second); !fault.Has(err, "gpu.allocated") || prepared != 0 {
+		t.Errorf("while the first runs: %v, prepared %d times", err, prepared)
+	}
+	write(machine.Stopped)
+	if _, err := d.Start(t.Context(), second); err == nil || fault.Has(err, "gpu.allocated") || prepared != 1 {
+		t.Errorf("after the first: %v, prepared %d times", err, prepared)
 	}
 }
 

@@ -48,6 +48,16 @@ func (d *Daemon) Start(ctx context.Context, s *spec.Spec) (st *machine.State, er
 	if err := s.CheckFiles(); err != nil {
 		return nil, err
 	}
+	free, err := d.claimGPUs(s)
+	if err != nil {
+		return nil, err
+	}
+	defer free()
+	if s.GPUs != nil {
+		if err := d.o.PrepareGPUs(ctx, s.GPUs); err != nil {
+			return nil, err
+		}
+	}
 	dec, err := d.Accel(ctx, filepath.Join(s.Image, spec.KernelFile))
 	if err != nil {
 		return nil, err

@@ -179,6 +179,31 @@ func TestErrSaysTheExitCode(t *testing.T) {
 	}
 }
 
+func TestTEESaysWhatStandsInTheWayOfAGuest(t *testing.T) {
+	for _, tc := range []struct {
+		machine, tee string
+		codes        []string
+	}{
+		{"tdx-h100", "tdx", nil},
+		{"snp-h200-ppcie", "snp", nil},
+		{"cc-off", "tdx", nil}, // the GPU is another matter
+		{"tdx-h100", "snp", []string{"cpu.tee"}},
+		{"bios-off", "tdx", []string{"cpu.tee", "tdx.host", "sgx.devices", "tdx.qgs"}},
+		{"old-kernel", "tdx", []string{"tdx.host", "kernel.version"}},
+		{"bare-vm", "snp", []string{"cpu.tee"}},
+	} {
+		err := doctor.TEE(t.Context(), hosttest.New(t, tc.machine), tc.tee)
+		if (err == nil) != (tc.codes == nil) {
+			t.Errorf("%s on %s: %v", tc.tee, tc.machine, err)
+		}
+		for _, c := range tc.codes {
+			if !fault.Has(err, c) {
+				t.Errorf("%s on %s: no %s in %v", tc.tee, tc.machine, c, err)
+			}
+		}
+	}
+}
+
 // fixable is a host of which three things can be mended.
 func fixable(t *testing.T) *hosttest.Machine {
 	m := hosttest.New(t, "cc-off")

@@ -6,8 +6,6 @@ package machine
 
 import (
 	"context"
-	"crypto/sha256"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -62,7 +60,10 @@ type Options struct {
 	OnLine       func(*console.Line) // also gets status lines; may be nil
 	// TPM, where not nil, stands between QEMU and the software TPM: it gets
 	// the control channel and returns the one for QEMU.
-	TPM    func(ctrl *os.File) (*os.File, error)
+	TPM func(ctrl *os.File) (*os.File, error)
+	// Probe says whether this host can start a guest with a TEE; nil: the
+	// doctor is asked.
+	Probe  func(ctx context.Context, tee string) error
 	Clock  func() time.Time
 	Logger *slog.Logger
 }
@@ -117,7 +118,7 @@ func Start(ctx context.Context, o Options) (m *Machine, err error) {
 			err = errors.Join(err, werr)
 		}
 	}()
-	if err := preflight(o); err != nil {
+	if err := preflight(ctx, o); err != nil {
 		return nil, err
 	}
 	if d := o.Spec.DataDisk; d != nil {
@@ -151,26 +152,16 @@ func (m *Machine) launch(ctx context.Context, u *undo.Stack) error {
 	if m.vsock != nil {
 		qo.CID = m.vsock.CID()
 	}
+	if err := hardware(o.Spec, &qo); err != nil {
+		return err
+	}
 	args, err := qemu.Args(o.Spec, qo)
 	if err != nil {
 		return err
 	}
-	tpmDir := filepath.Join(o.Dir, TPMDir)
-	ek, err := swtpm.Manufacture(ctx, o.Tools, tpmDir, o.CA)
-	if err != nil {
-		return fmt.Errorf("manufacturing software TPM: %w", err)
-	}
-	ekSum := sha256.Sum256(ek.Raw)
-	tpm, ctrl, err := swtpm.Start(o.Tools, tpmDir)
+	ctrl, err := m.makeTPM(ctx, u)
 	if err != nil {
 		return err
-	}
-	m.tpm = tpm
-	u.Push("ending software TPM", tpm.Close)
-	if o.TPM != nil {
-		if ctrl, err = o.TPM(ctrl); err != nil {
-			return fmt.Errorf("interposing on the TPM: %w", err)
-		}
 	}
 	defer ctrl.Close()
 
@@ -215,7 +206,10 @@ func (m *Machine) launch(ctx context.Context, u *undo.Stack) error {
 	}
 	confine(m.qemu.ID.PID, o.Logger)
 	if err := m.update(func(s *State) {
-		s.QEMU, s.SWTPM, s.EKSHA256 = m.qemu.ID, tpm.ID(), hex.EncodeToString(ekSum[:])
+		s.QEMU = m.qemu.ID
+		if m.tpm != nil {
+			s.SWTPM = m.tpm.ID()
+		}
 	}); err != nil {
 		return err
 	}
@@ -229,6 +223,9 @@ func (m *Machine) launch(ctx context.Context, u *undo.Stack) error {
 	defer cancel()
 	if m.qmp, err = qemu.Connect(qctx, ours[0], m.event); err != nil {
 		return m.explain(err)
+	}
+	if err := m.pin(qctx); err != nil {
+		return err
 	}
 	return m.update(func(s *State) { s.Phase = Running })
 }
@@ -352,8 +349,10 @@ func (m *Machine) wait() {
 	if err := m.statusLog.Close(); err != nil {
 		m.o.Logger.Error("keeping status", "vm", m.o.Spec.Name, "err", err)
 	}
-	if err := m.tpm.Close(); err != nil {
-		m.o.Logger.Error("ending software TPM", "vm", m.o.Spec.Name, "err", err)
+	if m.tpm != nil {
+		if err := m.tpm.Close(); err != nil {
+			m.o.Logger.Error("ending software TPM", "vm", m.o.Spec.Name, "err", err)
+		}
 	}
 	m.mu.Lock()
 	asked, shutdown := m.asked, m.shutdown

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,7 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"cocoon/hostd/spec"
+	"cocoon/hostd/doctor"
 	"cocoon/internal/fault"
 )
 
@@ -19,10 +20,14 @@ import (
 const minFree = 2*ConsoleLimit + 2*StatusLimit + 8<<20
 
 // preflight reports everything that would stop the VM later, at once.
-func preflight(o Options) error {
+func preflight(ctx context.Context, o Options) error {
 	var errs []error
-	if o.Spec.TEE != spec.TEEVTPM {
-		errs = append(errs, teeUnavailable(o.Spec.TEE))
+	if o.Spec.Confidential() {
+		probe := o.Probe
+		if probe == nil {
+			probe = teeOfThisHost
+		}
+		errs = append(errs, probe(ctx, o.Spec.TEE))
 	}
 	errs = append(errs, o.Spec.CheckFiles())
 	if _, err := os.Stat(o.Firmware); err != nil {
@@ -32,23 +37,17 @@ func preflight(o Options) error {
 	return errors.Join(errs...)
 }
 
-// teeUnavailable names what the host lacks for a hardware TEE, or says that
-// this daemon cannot use what the host has.
-func teeUnavailable(tee string) error {
-	path := map[string]string{
-		spec.TEETDX: "/sys/module/kvm_intel/parameters/tdx",
-		spec.TEESNP: "/sys/module/kvm_amd/parameters/sev_snp",
-	}[tee]
-	const remedy = `use "tee": "vtpm" for development`
-	got := "no " + path
-	if b, err := os.ReadFile(path); err == nil {
-		got = path + " = " + strings.TrimSpace(string(b))
+// teeOfThisHost asks the doctor, under whose codes it refuses.
+func teeOfThisHost(ctx context.Context, tee string) error {
+	sys, err := doctor.NewLinux(nil)
+	if err != nil {
+		return err
 	}
-	if strings.HasSuffix(got, "= Y") {
-		return fault.New(fault.ExitNotReady, "vm.tee.unsupported", remedy, "starting a %s guest: this version starts vtpm guests only", tee)
+	if err := doctor.TEE(ctx, sys, tee); err != nil {
+		return errors.Join(fault.New(fault.ExitNotReady, "vm.tee.unavailable", `follow the remedies below, or use "tee": "vtpm" for development`,
+			"starting a %s guest: this host cannot", tee), err)
 	}
-	return &fault.Fault{Code: "vm.tee.unavailable", Exit: fault.ExitNotReady, Msg: "starting a " + tee + " guest: the host lacks the hardware or has it disabled",
-		Expected: path + " = Y", Actual: got, Remedy: remedy}
+	return nil
 }
 
 func checkSpace(dir string) error {

@@ -2,6 +2,7 @@ package machine
 
 import (
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"path/filepath"
@@ -12,6 +13,8 @@ import (
 	"github.com/google/go-cmp/cmp"
 
 	"cocoon/hostd/console"
+	"cocoon/hostd/qemu"
+	"cocoon/hostd/spec"
 	"cocoon/internal/fault"
 )
 
@@ -113,9 +116,47 @@ func TestMemAvailable(t *testing.T) {
 	if err := checkMemory(1 << 40); !fault.Has(err, "vm.memory.insufficient") {
 		t.Errorf("checkMemory of a petabyte = %v", err)
 	}
+}
+
+// No test machine has a TEE that a guest could be started with: the refusal
+// has the doctor's codes.
+func TestAGuestWithATEEIsRefusedWhereTheHostHasNone(t *testing.T) {
 	for _, tee := range []string{"tdx", "snp"} {
-		if err := teeUnavailable(tee); !fault.Has(err, "vm.tee.unavailable") && !fault.Has(err, "vm.tee.unsupported") {
-			t.Errorf("teeUnavailable(%s) = %v", tee, err)
+		if err := teeOfThisHost(t.Context(), tee); !fault.Has(err, "vm.tee.unavailable") || len(fault.All(err)) < 2 {
+			t.Errorf("teeOfThisHost(%s) = %v", tee, err)
 		}
+	}
+}
+
+func TestPlacementFollowsTheNodes(t *testing.T) {
+	s := &spec.Spec{CPUs: 4, NUMA: []spec.Node{{CPUs: 1}, {CPUs: 2, HostCPUs: "4-5,9"}, {CPUs: 1, HostCPUs: "7"}}}
+	got, err := placement(s)
+	want := map[int][]int{1: {4, 5, 9}, 2: {4, 5, 9}, 3: {7}}
+	if diff := cmp.Diff(want, got); err != nil || diff != "" {
+		t.Errorf("placement (-want +got), %v:\n%s", err, diff)
+	}
+}
+
+func TestAnIDBlockThatDoesNotVerifyIsRefusedBeforeTheLaunch(t *testing.T) {
+	dir := t.TempDir()
+	for name, size := range map[string]int{"block": 96, "auth": 4096} {
+		if err := os.WriteFile(filepath.Join(dir, name), make([]byte, size), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	s := &spec.Spec{TEE: spec.TEESNP, SNP: &spec.SNP{IDBlock: filepath.Join(dir, "block"), IDAuth: filepath.Join(dir, "auth")}}
+	if err := hardware(s, &qemu.Options{}); !fault.Has(err, "vm.snp.id_block") {
+		t.Errorf("hardware() = %v", err)
+	}
+}
+
+func TestTheConfigsHashIsThatOfTheFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "config.json")
+	if err := os.WriteFile(path, []byte("{}"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	var o qemu.Options
+	if err := hardware(&spec.Spec{TEE: spec.TEETDX, Config: path}, &o); err != nil || fmt.Sprintf("%x", o.ConfigSHA256) != "44136fa355b3678a1146ad16f7e8649e94fb4fc21fe77e8310c060f61caaff8a" {
+		t.Errorf("hardware() = %x, %v", o.ConfigSHA256, err)
 	}
 }

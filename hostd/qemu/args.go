@@ -12,7 +12,6 @@ import (
 
 	"cocoon/hostd/spec"
 	"cocoon/hostd/vsock"
-	"cocoon/internal/fault"
 )
 
 // Accelerators.
@@ -36,7 +35,7 @@ const (
 const (
 	FDQMP     = 3
 	FDConsole = 4
-	FDTPM     = 5
+	FDTPM     = 5 // /dev/null for a guest with a TEE
 	FDStatus  = 6 // without vsock
 	FDVsock   = 6 // with it
 )
@@ -50,6 +49,14 @@ type Options struct {
 	// Transport is one of package vsock's; empty means virtio-serial.
 	Transport string
 	CID       uint32 // of the guest, with vsock
+	// ConfigSHA256 is the hash of the guest's config, which a TEE binds to
+	// the guest; nil where there is no config.
+	ConfigSHA256 []byte
+	// IDBlock and IDAuth are the content of the spec's files.
+	IDBlock, IDAuth []byte
+	// DeviceNode says on which host node a device is; one that is not there
+	// is anywhere.
+	DeviceNode map[string]int
 }
 
 // Args returns the arguments of qemu-system-x86_64 for the VM.
@@ -59,30 +66,25 @@ type Options struct {
 // all; without it, the user-mode network is restricted to the spec's forwards.
 // No device brings firmware into the measurement: the NIC has no option ROM.
 func Args(s *spec.Spec, o Options) ([]string, error) {
-	if s.TEE != spec.TEEVTPM {
-		return nil, fault.New(fault.ExitNotReady, "vm.tee.unsupported", `use "tee": "vtpm" for development`,
-			"building arguments for a %s guest: this version starts vtpm guests only", s.TEE)
+	if err := checkTEE(s, o); err != nil {
+		return nil, err
 	}
 	a := &args{}
 	a.add("-name", "guest="+s.Name+",debug-threads=on")
 	a.add("-nodefaults", "-no-user-config", "-display", "none", "-no-reboot")
 	a.add("-sandbox", sandbox(s, o))
-	machine := "q35,usb=off,vmport=off,hpet=off,dump-guest-core=off"
-	if o.Transport == vsock.User {
-		// The device is another process, which reads and writes the queues.
-		machine += ",memory-backend=ram"
-		a.json("-object", map[string]any{"qom-type": "memory-backend-memfd", "id": "ram", "size": int64(s.MemoryMiB) << 20, "share": true})
-	}
+	machine := "q35,usb=off,vmport=off,hpet=off,dump-guest-core=off" + a.tee(s, o) + a.memory(s, o)
 	a.add("-machine", machine)
 	switch o.Accel {
 	case AccelKVM:
-		a.add("-accel", "kvm", "-cpu", "host")
+		a.add("-accel", "kvm", "-cpu", cpuModel(s))
 	case AccelTCG:
 		a.add("-accel", "tcg,thread=multi", "-cpu", "max")
 	default:
 		return nil, fmt.Errorf("building arguments: unknown accelerator %q", o.Accel)
 	}
 	a.add("-m", strconv.Itoa(s.MemoryMiB)+"M", "-smp", strconv.Itoa(s.CPUs))
+	a.numa(s)
 	// As a ROM and not as flash: the variable store lives in memory only, so
 	// that nothing persists between boots and PCR 7 is always the same.
 	a.add("-bios", o.Firmware)
@@ -92,8 +94,10 @@ func Args(s *spec.Spec, o Options) ([]string, error) {
 	a.add("-mon", "chardev=qmp,mode=control")
 	a.socket("console", FDConsole)
 	a.add("-serial", "chardev:console")
-	a.socket("tpm", FDTPM)
-	a.add("-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0")
+	if !s.Confidential() {
+		a.socket("tpm", FDTPM)
+		a.add("-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0")
+	}
 
 	a.disk("root", filepath.Join(s.Image, spec.RootFile), SerialRoot)
 	if s.Packs.Engine != "" {
@@ -109,6 +113,7 @@ func Args(s *spec.Spec, o Options) ([]string, error) {
 	if err := a.channel(s, o); err != nil {
 		return nil, err
 	}
+	a.devices(s, o)
 	if s.Config != "" {
 		a.fwCfg(spec.ConfigName, s.Config)
 	}

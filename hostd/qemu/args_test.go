@@ -196,10 +196,15 @@ func TestArgsForbidSpawningWithoutForwards(t *testing.T) {
 func TestArgsRefuse(t *testing.T) {
 	s := testSpec()
 	s.TEE = spec.TEETDX
-	if _, err := Args(s, testOptions()); !fault.Has(err, "vm.tee.unsupported") {
-		t.Errorf("a tdx guest: %v", err)
+	if _, err := Args(s, testOptions()); !fault.Has(err, "vm.tee.accelerator") {
+		t.Errorf("a tdx guest without kvm: %v", err)
 	}
 	o := testOptions()
+	o.Accel, o.Transport = AccelKVM, vsock.User
+	if _, err := Args(s, o); !fault.Has(err, "vm.tee.transport") {
+		t.Errorf("a tdx guest whose memory is shared: %v", err)
+	}
+	o = testOptions()
 	o.Accel = "hvf"
 	if _, err := Args(testSpec(), o); err == nil {
 		t.Error("an unknown accelerator was accepted")

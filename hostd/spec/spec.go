@@ -1,5 +1,5 @@
 // Package spec has the description of a virtual machine that an operator
-// hands to the host daemon: a closed, strictly parsed JSON document. Nothing
+// hands to the host daemon: a closed, strictly parsed JSON or YAML document. Nothing
 // in it is trusted by the guest or by a verifier; the measurements say what
 // was really booted.
 package spec
@@ -83,6 +83,12 @@ type Spec struct {
 	Firmware  string            `json:"firmware,omitempty"`     // OVMF.fd; default: the tools tree's
 	TPMCA     string            `json:"tpm_ca,omitempty"`       // software-TPM CA that signs the EK; default "default"
 	StopGrace int               `json:"stop_grace_s,omitempty"` // seconds between power button and power off; default 10
+	GPUs      *GPUs             `json:"gpus,omitempty"`         // devices given to the VM
+	NUMA      []Node            `json:"numa,omitempty"`         // where memory and processors lie; empty: anywhere
+	Hugepages string            `json:"hugepages,omitempty"`    // 2M or 1G; empty: ordinary pages
+	MMIO64MiB int               `json:"mmio64_mib,omitempty"`   // window for devices above 4 GiB; 0: as the firmware sizes it
+	SNP       *SNP              `json:"snp,omitempty"`          // how an SNP guest is launched
+	TDX       *TDX              `json:"tdx,omitempty"`          // how a TDX guest is launched
 }
 
 // Packs are the dm-verity disks beside the root. Either may be empty.
@@ -123,6 +129,11 @@ func ValidName(s string) bool { return nameRE.MatchString(s) }
 // Load reads a spec file; relative paths in it are relative to its directory.
 func Load(path string) (*Spec, error) {
 	b, err := readLimited(path, MaxSize)
+	if err == nil && (strings.HasSuffix(path, ".yaml") || strings.HasSuffix(path, ".yml")) {
+		if b, err = fromYAML(b); err != nil {
+			return nil, fault.New(fault.ExitParse, "vm.spec.malformed", "docs/hostd.md lists every field of a VM spec", "parsing spec: %w", err)
+		}
+	}
 	if err != nil {
 		return nil, fault.New(fault.ExitParse, "vm.spec.unreadable", "give the path of a VM spec; docs/hostd.md describes it", "reading spec: %w", err)
 	}
@@ -164,6 +175,10 @@ func (s *Spec) Resolve(dir string) {
 	}
 	if s.DataDisk != nil {
 		abs(&s.DataDisk.Path)
+	}
+	if s.SNP != nil {
+		abs(&s.SNP.IDBlock)
+		abs(&s.SNP.IDAuth)
 	}
 	for k, v := range s.FwCfg {
 		abs(&v)
@@ -239,6 +254,7 @@ func (s *Spec) Validate() error {
 		}
 	}
 	errs = append(errs, validateForwards(s.Forwards)...)
+	errs = append(errs, s.validateHardware()...)
 	for _, p := range []string{s.Image, s.Packs.Engine, s.Packs.Model, s.Config, s.Operator, s.Firmware} {
 		if strings.ContainsAny(p, "\x00\n") || len(p) > 4000 {
 			bad("a path holds a control character or is too long")
@@ -311,6 +327,9 @@ func (s *Spec) Files() map[string]string {
 		if p != "" {
 			fs[role] = p
 		}
+	}
+	if s.SNP != nil && s.SNP.IDBlock != "" {
+		fs["ID block"], fs["ID authentication"] = s.SNP.IDBlock, s.SNP.IDAuth
 	}
 	for name, p := range s.FwCfg {
 		fs["fw_cfg "+name] = p

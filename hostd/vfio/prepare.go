@@ -327,3 +327,39 @@ func Restore(ctx context.Context, o Options, before []Previous) error {
 	}
 	return errors.Join(errs...)
 }
+
+// Ready says whether devices are prepared for a VM, without changing any:
+// bound to vfio-pci with all of their IOMMU group, powered, and in the mode
+// where that may be read. It is for a daemon without the rights to prepare
+// them; the kernel resets a device when a VM opens it and when it lets go.
+func Ready(sys Reader, mode Mode, bdfs []string) error {
+	var errs []error
+	for _, bdf := range bdfs {
+		d, err := Read(sys, bdf)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		const remedy = "sudo cocoon gpu prepare, with all of the devices"
+		for _, m := range append(append([]string{bdf}, d.Functions...), d.Shared...) {
+			if got := linkBase(sys, devices+m+"/driver"); got != Driver {
+				errs = append(errs, fault.Mismatch(fault.ExitNotReady, "gpu.not_prepared", "driver of "+m, Driver, "\""+got+"\"", remedy))
+			}
+		}
+		if d.Group < 0 {
+			errs = append(errs, fault.New(fault.ExitNotReady, "iommu.off", "cocoon doctor says how", "looking for the IOMMU group of %s: there is none", bdf))
+		}
+		if d.Power != "on" {
+			errs = append(errs, fault.Mismatch(fault.ExitNotReady, "gpu.power", "power control of "+bdf, "on", d.Power, remedy))
+		}
+		got, err := QueryMode(sys, d)
+		switch {
+		case errors.Is(err, fs.ErrPermission):
+		case err != nil:
+			errs = append(errs, err)
+		case got != mode:
+			errs = append(errs, fault.Mismatch(fault.ExitNotReady, "gpu.mode", "mode of "+bdf, string(mode), string(got), SetCommand(bdf, mode)))
+		}
+	}
+	return errors.Join(errs...)
+}

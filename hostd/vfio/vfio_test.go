@@ -351,3 +351,36 @@ func TestStoreRemembersTheOwnersDriver(t *testing.T) {
 		}
 	}
 }
+
+func TestReadySaysWhatIsNotPrepared(t *testing.T) {
+	if err := vfio.Ready(hosttest.New(t, "tdx-h100"), vfio.ModeCC, []string{gpu}); err != nil {
+		t.Errorf("a prepared GPU: %v", err)
+	}
+	for code, change := range map[string]func(*hosttest.Machine){
+		"gpu.not_prepared": func(m *hosttest.Machine) { delete(m.MapFS, dir+"/driver") },
+		"gpu.power":        func(m *hosttest.Machine) { m.MapFS[dir+"/power/control"].Data = []byte("auto\n") },
+		"gpu.mode":         func(m *hosttest.Machine) { m.SetRegister(gpu, 0x1182cc, 0) },
+		"gpu.vanished":     func(m *hosttest.Machine) { m.SetRegister(gpu, 0x200bc, 0xffffffff) },
+		"gpu.absent":       func(m *hosttest.Machine) { m.Unplug(gpu) },
+		"iommu.off":        func(m *hosttest.Machine) { delete(m.MapFS, dir+"/iommu_group") },
+	} {
+		m := hosttest.New(t, "tdx-h100")
+		change(m)
+		if err := vfio.Ready(m, vfio.ModeCC, []string{gpu}); !fault.Has(err, code) {
+			t.Errorf("Ready() = %v, want %s", err, code)
+		}
+		if len(m.Writes) != 0 {
+			t.Errorf("Ready wrote %v", m.Writes)
+		}
+	}
+	// Who shares the group has to be at vfio-pci too.
+	if err := vfio.Ready(hosttest.New(t, "iommu-shared"), vfio.ModeCC, []string{gpu}); !fault.Has(err, "gpu.not_prepared") {
+		t.Errorf("with a network card in the group: %v", err)
+	}
+	// What may not be read is the guest's to find out.
+	m := hosttest.New(t, "tdx-h100")
+	m.Set("root", "no")
+	if err := vfio.Ready(m, vfio.ModeCC, []string{gpu}); err != nil {
+		t.Errorf("without rights: %v", err)
+	}
+}
