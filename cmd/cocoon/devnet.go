@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"cocoon/contracts/devnet"
 	"cocoon/internal/fault"
@@ -22,17 +23,20 @@ import (
 func newDevnetCmd() *cobra.Command {
 	f := &devnetFlags{}
 	cmd := &cobra.Command{
-		Use:   "devnet [--dir DIR] [--listen HOST:PORT] [--config-out FILE]",
+		Use:   "devnet [--state DIR] [--listen HOST:PORT] [--wallets N] [--seed TEXT]",
 		Short: "run a TON chain for development until interrupted",
 		Long: `Runs one TON chain in this process: the real TVM, blocks, Merkle proofs, and a
 lite-server that any TON client can use. The chain is kept in DIR and goes on
-from there at the next start; its global.config.json is written to DIR.
+from there at the next start, also after a kill; its global.config.json is
+written to DIR. With --wallets, a new chain has that many wallets with 10,000 TON
+each, whose keys are in DIR/wallets. With --seed, all keys of a new chain come from
+the text, so that anyone who knows it owns the chain.
 
 The TVM comes from "make deps". Exit codes: 0 interrupted; 1 usage, or DIR is in
 use; 3 the address cannot be listened on; 5 DIR holds something else; 6 no TVM.`,
-		Example: `  cocoon devnet --dir build/devnet
-  cocoon devnet faucet --dir build/devnet --to UQ… --amount 10
-  cocoon devnet advance --dir build/devnet --by 25h`,
+		Example: `  cocoon devnet --state build/devnet
+  cocoon devnet faucet --state build/devnet --to UQ… --amount 10
+  cocoon devnet advance --state build/devnet --by 25h`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error { return runDevnet(cmd, f) },
 	}
@@ -40,6 +44,8 @@ use; 3 the address cannot be listened on; 5 DIR holds something else; 6 no TVM.`
 	f.registerDir(cmd)
 	fs.StringVar(&f.listen, "listen", devnet.DefaultListen, "serve lite-clients on this IPv4 `address`; port 0 takes any")
 	fs.StringVar(&f.configOut, "config-out", "", "write global.config.json to this `file`, too")
+	fs.StringVar(&f.seed, "seed", "", "make the keys of a new chain from this `text`")
+	fs.IntVar(&f.wallets, "wallets", 0, "how many funded wallets a new chain has")
 	fs.StringVar(&f.tvmDir, "tvm-dir", "", "read the TVM from this `directory` (default $COCOON_TVM_DIR or build/tvm)")
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "log blocks and refused messages")
 	cmd.AddCommand(newDevnetFaucetCmd(), newDevnetAdvanceCmd(), newDevnetStatusCmd())
@@ -48,17 +54,25 @@ use; 3 the address cannot be listened on; 5 DIR holds something else; 6 no TVM.`
 
 type devnetFlags struct {
 	dir, listen, configOut, tvmDir string
+	seed                           string
+	wallets                        int
 	to, amount                     string
 	by                             time.Duration
 	json, verbose                  bool
 }
 
 func (f *devnetFlags) registerDir(cmd *cobra.Command) {
-	cmd.Flags().StringVar(&f.dir, "dir", filepath.Join("build", "devnet"), "the chain's `directory`")
+	cmd.Flags().StringVar(&f.dir, "state", filepath.Join("build", "devnet"), "the chain's `directory`; --dir is the same")
+	cmd.Flags().SetNormalizeFunc(func(_ *pflag.FlagSet, name string) pflag.NormalizedName {
+		if name == "dir" {
+			name = "state"
+		}
+		return pflag.NormalizedName(name)
+	})
 }
 
 func runDevnet(cmd *cobra.Command, f *devnetFlags) (err error) {
-	o := devnet.Options{Dir: f.dir, Listen: f.listen, TVMDir: f.tvmDir}
+	o := devnet.Options{Dir: f.dir, Listen: f.listen, TVMDir: f.tvmDir, Seed: f.seed, Wallets: f.wallets}
 	if f.verbose {
 		o.Logger = slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), &slog.HandlerOptions{Level: slog.LevelDebug}))
 	}
@@ -82,6 +96,11 @@ func runDevnet(cmd *cobra.Command, f *devnetFlags) (err error) {
 		s.Listen, s.Seqno, s.GlobalID, s.Config); err != nil {
 		return fmt.Errorf("writing the ready line: %w", err)
 	}
+	for _, w := range s.Wallets {
+		if _, err := fmt.Fprintf(cmd.OutOrStdout(), "wallet %s, key %s\n", w.Address, w.Key); err != nil {
+			return fmt.Errorf("writing a wallet's line: %w", err)
+		}
+	}
 	<-ctx.Done()
 	return nil
 }
@@ -89,7 +108,7 @@ func runDevnet(cmd *cobra.Command, f *devnetFlags) (err error) {
 func newDevnetFaucetCmd() *cobra.Command {
 	f := &devnetFlags{}
 	cmd := &cobra.Command{
-		Use:   "faucet [--dir DIR] --to ADDR --amount TON",
+		Use:   "faucet [--state DIR] --to ADDR --amount TON",
 		Short: "send coins of a running devnet to an address",
 		Long: `Sends coins from the faucet of the devnet that runs in DIR; they have arrived
 when the command ends. The message does not bounce: it can fund an account that
@@ -122,7 +141,7 @@ is not deployed yet.`,
 func newDevnetAdvanceCmd() *cobra.Command {
 	f := &devnetFlags{}
 	cmd := &cobra.Command{
-		Use:     "advance [--dir DIR] --by DURATION",
+		Use:     "advance [--state DIR] --by DURATION",
 		Short:   "move a running devnet's clock forward",
 		Long:    `Moves the clock of the devnet that runs in DIR forward for good, and makes a block there.`,
 		Example: `  cocoon devnet advance --by 25h`,
@@ -147,7 +166,7 @@ func newDevnetAdvanceCmd() *cobra.Command {
 func newDevnetStatusCmd() *cobra.Command {
 	f := &devnetFlags{}
 	cmd := &cobra.Command{
-		Use:   "status [--dir DIR]",
+		Use:   "status [--state DIR]",
 		Short: "say where a running devnet stands",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {

@@ -35,6 +35,7 @@ type Status struct {
 	Seqno    uint32    `json:"seqno"`
 	Time     time.Time `json:"time"`
 	Config   string    `json:"config"` // path of its global.config.json
+	Wallets  []Wallet  `json:"wallets,omitempty"`
 }
 
 type faucetRequest struct {
@@ -68,7 +69,7 @@ func startAdmin(d *Devnet, path string) (*admin, error) {
 	}
 	l, err := net.Listen("unix", path)
 	if err != nil {
-		return nil, fault.New(fault.ExitInternal, "ton.devnet.admin_socket", "choose a shorter --dir",
+		return nil, fault.New(fault.ExitInternal, "ton.devnet.admin_socket", "choose a shorter --state",
 			"opening the admin socket: %w", err)
 	}
 	a := &admin{devnet: d}
@@ -146,7 +147,7 @@ func (a *admin) reply(w http.ResponseWriter, err error) {
 func (d *Devnet) Status() *Status {
 	h := d.chain.lastHeight()
 	return &Status{Listen: d.Addr(), GlobalID: d.id.GlobalID, Seqno: h.seqno,
-		Time: d.Now().UTC().Truncate(time.Second), Config: filepath.Join(d.dir, ConfigFile)}
+		Time: d.Now().UTC().Truncate(time.Second), Config: filepath.Join(d.dir, ConfigFile), Wallets: d.wallets}
 }
 
 // ParseAddress reads an address in either of its text forms.
@@ -206,7 +207,7 @@ func (a *Admin) do(ctx context.Context, method, path string, body any) (*Status,
 	}
 	resp, err := a.client.Do(req)
 	if err != nil {
-		return nil, fault.New(fault.ExitNetwork, "ton.devnet.not_running", "start it with `cocoon devnet --dir DIR`, and name the same DIR",
+		return nil, fault.New(fault.ExitNetwork, "ton.devnet.not_running", "start it with `cocoon devnet --state DIR`, and name the same DIR",
 			"asking the devnet: %w", err)
 	}
 	defer resp.Body.Close()

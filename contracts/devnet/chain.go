@@ -245,7 +245,7 @@ func (c *chain) seal(h *header, prev *height, x *executor) *height {
 			fees: fees, minted: new(big.Int)}),
 		stateUpdate(prev.shardState, n.shardState),
 		c.params.blockExtra(h, x.accountBlocks(), nil))
-	n.shardBoC = n.shardBlock.ToBOCWithFlags(false)
+	n.shardBoC = encodeBoC(n.shardBlock)
 	n.shard = blockID(basechain, h.seqno, n.shardBlock, n.shardBoC)
 	c.sealMaster(h, prev.masterState, n)
 	return n
@@ -259,7 +259,7 @@ func (c *chain) sealMaster(h *header, prevState *cell.Cell, n *height) {
 		c.params.blockInfo(h, masterchain), valueFlow(zeroFlow()),
 		stateUpdate(prevState, n.masterState),
 		c.params.blockExtra(h, nil, c.params.mcBlockExtra(hashes)))
-	n.masterBoC = n.masterBlock.ToBOCWithFlags(false)
+	n.masterBoC = encodeBoC(n.masterBlock)
 	n.master = blockID(masterchain, h.seqno, n.masterBlock, n.masterBoC)
 	n.shardStateHash, n.mcStHash = n.shardState.Hash(), n.masterState.Hash()
 }

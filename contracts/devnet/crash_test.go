@@ -21,8 +21,10 @@ import (
 const envCrashDir = "COCOON_TEST_CRASH_DIR"
 
 func numbered(i uint64) *address.Address {
-	return address.NewAddress(0, 0, binary.BigEndian.AppendUint64(make([]byte, 24), i)).Bounce(false)
+	return addressOf(binary.BigEndian.AppendUint64(make([]byte, 24), i))
 }
+
+func addressOf(id []byte) *address.Address { return address.NewAddress(0, 0, id).Bounce(false) }
 
 // TestCrashChild is the process that TestDevnetKilledAtAnyMoment kills.
 func TestCrashChild(t *testing.T) {

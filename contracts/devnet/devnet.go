@@ -78,6 +78,12 @@ type Options struct {
 	Clock func() time.Time
 	// Quiet overrides DefaultQuiet; 0 means DefaultQuiet.
 	Quiet time.Duration
+	// Seed makes the keys of a new chain (validator, server, faucet, wallets)
+	// from a text instead of at random; with a fixed Clock, equal messages then
+	// give equal blocks. Anyone who knows the text owns the chain.
+	Seed string
+	// Wallets is how many funded wallets a new chain has; see Devnet.Wallets.
+	Wallets int
 	// Alter, where set, changes answers before they are sent: a lite-server
 	// that lies, for tests of clients. query and answer are tonutils-go's types.
 	Alter func(query, answer any) any
@@ -96,6 +102,8 @@ type Devnet struct {
 	id     *identity
 	addr   *net.TCPAddr
 	first  ton.BlockIDExt
+
+	wallets []Wallet
 }
 
 // Start opens the chain in o.Dir, or makes a new one, and serves it. It writes
@@ -138,7 +146,10 @@ func Start(ctx context.Context, o Options) (_ *Devnet, err error) {
 	if d.store, err = openStore(o.Dir); err != nil {
 		return nil, err
 	}
-	if err := d.openChain(ctx, engine, base, clock, log); err != nil {
+	if err := d.openChain(ctx, o, engine, base, clock, log); err != nil {
+		return nil, err
+	}
+	if err := d.writeWalletKeys(); err != nil {
 		return nil, err
 	}
 	quiet := o.Quiet
@@ -158,13 +169,13 @@ func Start(ctx context.Context, o Options) (_ *Devnet, err error) {
 	if err != nil {
 		return nil, err
 	}
-	return d, writeFile(filepath.Join(o.Dir, ConfigFile), cfg)
+	return d, writeFile(filepath.Join(o.Dir, ConfigFile), cfg, 0o644)
 }
 
 // writeFile replaces a file whole or not at all.
-func writeFile(path string, b []byte) error {
+func writeFile(path string, b []byte, mode os.FileMode) error {
 	tmp := path + ".tmp"
-	if err := os.WriteFile(tmp, b, 0o644); err != nil {
+	if err := os.WriteFile(tmp, b, mode); err != nil {
 		return fmt.Errorf("writing %s: %w", path, err)
 	}
 	if err := os.Rename(tmp, path); err != nil {
@@ -288,19 +299,19 @@ func (d *Devnet) Faucet(ctx context.Context, to *address.Address, nano *big.Int)
 }
 
 // openChain loads the stored chain or starts one.
-func (d *Devnet) openChain(ctx context.Context, engine *tvm.Engine, base *cell.Cell, clock func() time.Time, log *slog.Logger) error {
+func (d *Devnet) openChain(ctx context.Context, o Options, engine *tvm.Engine, base *cell.Cell, clock func() time.Time, log *slog.Logger) error {
 	id, err := d.store.identity()
 	if err != nil {
 		return err
 	}
 	fresh := id == nil
 	if fresh {
-		if id, err = newIdentity(GlobalID, uint32(clock().Unix())); err != nil {
+		if id, err = newIdentity(GlobalID, uint32(clock().Unix()), o); err != nil {
 			return err
 		}
 	}
-	if len(id.Validator) != ed25519.SeedSize || len(id.Server) != ed25519.SeedSize || len(id.Faucet) != ed25519.SeedSize {
-		return corrupt(errors.New("a key has the wrong size"))
+	if err := id.check(); err != nil {
+		return err
 	}
 	d.id = id
 	params, err := newChainParams(base, ed25519.NewKeyFromSeed(id.Validator), id.GlobalID)
@@ -309,7 +320,7 @@ func (d *Devnet) openChain(ctx context.Context, engine *tvm.Engine, base *cell.C
 	}
 	d.chain = &chain{params: params, engine: engine, store: d.store, log: log, clock: clock,
 		recent: map[uint32]*height{}, arrived: make(chan struct{})}
-	if err := d.chain.load(ctx, id, fresh); err != nil {
+	if err := d.chain.load(id, fresh); err != nil {
 		return err
 	}
 	first, err := d.chain.bySeqno(1)

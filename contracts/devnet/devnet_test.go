@@ -1,8 +1,10 @@
 package devnet_test
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
+	"crypto/sha256"
 	"math/big"
 	"testing"
 	"time"
@@ -124,8 +126,12 @@ func checkBlocks(ctx context.Context, t *testing.T, api *ton.APIClient, master *
 				t.Errorf("the proven transaction differs: %v", err)
 			}
 		}
-		if _, err := api.GetBlockData(ctx, shard); err != nil {
+		var data ton.BlockData
+		if err := api.Client().QueryLiteserver(ctx, ton.GetBlockData{ID: shard}, &data); err != nil {
 			t.Fatal(err)
+		}
+		if sum := sha256.Sum256(data.Payload); !bytes.Equal(sum[:], shard.FileHash) {
+			t.Errorf("block %d has the file hash %x instead of %x", seqno, sum, shard.FileHash)
 		}
 	}
 	if !found {

@@ -2,9 +2,7 @@ package devnet
 
 import (
 	"bytes"
-	"context"
 	"crypto/ed25519"
-	"crypto/rand"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -25,57 +23,40 @@ var faucetNanoton = new(big.Int).Mul(big.NewInt(1_000_000_000), big.NewInt(1_000
 // zeroHeader is the header of the state before block 1.
 func zeroHeader(utime uint32) *header { return &header{utime: utime} }
 
-// newIdentity makes the keys of a new chain.
-func newIdentity(globalID int32, utime uint32) (*identity, error) {
-	id := &identity{Format: storeFormat, GlobalID: globalID, Genesis: utime}
-	for _, seed := range []*[]byte{&id.Validator, &id.Server, &id.Faucet} {
-		*seed = make([]byte, ed25519.SeedSize)
-		if _, err := rand.Read(*seed); err != nil {
-			return nil, fmt.Errorf("making keys: %w", err)
-		}
-	}
-	return id, nil
-}
-
 // load reads the stored chain, or starts a new one in an empty store.
-func (c *chain) load(ctx context.Context, id *identity, fresh bool) error {
-	faucet, err := faucetAccount(id.Faucet)
-	if err != nil {
-		return err
-	}
+func (c *chain) load(id *identity, fresh bool) error {
 	zero := zeroHeader(id.Genesis)
 	empty := &height{utime: id.Genesis,
 		shardState:  c.params.shardState(zero, basechain, nil, nil),
 		masterState: c.params.shardState(zero, masterchain, nil, c.params.mcStateExtra(zero, nil, new(big.Int)))}
 	if fresh {
-		return c.start(ctx, id, empty, faucet)
+		return c.start(id, empty)
 	}
 	c.zero = zeroState{id.ZeroRoot, id.ZeroFile}
 	return c.resume()
 }
 
-// start makes block 1, which mints the faucet's funds, and stores it.
-func (c *chain) start(ctx context.Context, id *identity, empty *height, faucet *cell.Cell) error {
+// start makes block 1, which mints what faucet and wallets own, and stores it.
+func (c *chain) start(id *identity, empty *height) error {
 	id.ZeroRoot = [32]byte(empty.masterState.Hash())
-	id.ZeroFile = sha256.Sum256(empty.masterState.ToBOCWithFlags(false))
+	id.ZeroFile = sha256.Sum256(encodeBoC(empty.masterState))
 	c.zero = zeroState{id.ZeroRoot, id.ZeroFile}
-	zeroShard := sha256.Sum256(empty.shardState.ToBOCWithFlags(false))
+	zeroShard := sha256.Sum256(encodeBoC(empty.shardState))
 	h := &header{seqno: 1, utime: id.Genesis, startLT: ltStep, endLT: ltStep + 1, prev: [2]ton.BlockIDExt{
 		{Workchain: basechain, Shard: wholeShard, RootHash: empty.shardState.Hash(), FileHash: zeroShard[:]},
 		{Workchain: masterchain, Shard: wholeShard, RootHash: id.ZeroRoot[:], FileHash: id.ZeroFile[:]},
 	}}
-	addr, err := faucetAddress(id.Faucet)
+	accounts, err := id.accounts()
 	if err != nil {
 		return err
 	}
-	n := &height{seqno: 1, utime: h.utime, endLT: h.endLT,
-		accounts: (*augTree)(nil).set(augAccounts, 256, addr.Data(), faucet, faucetNanoton)}
+	n := &height{seqno: 1, utime: h.utime, endLT: h.endLT, accounts: accounts}
 	n.shardState = c.params.shardState(h, basechain, n.accounts, nil)
 	f := zeroFlow()
-	f.to, f.minted = faucetNanoton, faucetNanoton
+	f.to, f.minted = accounts.sum(), accounts.sum()
 	n.shardBlock = c.params.block(c.params.blockInfo(h, basechain), valueFlow(f),
 		stateUpdate(empty.shardState, n.shardState), c.params.blockExtra(h, nil, nil))
-	n.shardBoC = n.shardBlock.ToBOCWithFlags(false)
+	n.shardBoC = encodeBoC(n.shardBlock)
 	n.shard = blockID(basechain, 1, n.shardBlock, n.shardBoC)
 	c.sealMaster(h, empty.masterState, n)
 	if err := c.store.genesis(id, n); err != nil {
@@ -167,15 +148,21 @@ func faucetAccount(seed []byte) (*cell.Cell, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the faucet wallet: %w", err)
 	}
+	return newAccount(addr, faucetNanoton, cell.BeginCell().MustStoreBoolBit(true).MustStoreBuilder(state.ToBuilder())), nil
+}
+
+// newAccount is the ShardAccount of an account without transactions; state is
+// its AccountState.
+func newAccount(addr *address.Address, nano *big.Int, state *cell.Builder) *cell.Cell {
 	b := cell.BeginCell().MustStoreBoolBit(true).MustStoreAddr(addr).
 		MustStoreVarUInt(0, 7).MustStoreVarUInt(0, 7). // storage used: counted at the first transaction
 		MustStoreUInt(0, 3).                           // storage_extra_none
 		MustStoreUInt(0, 32).                          // last_paid: not yet
 		MustStoreUInt(0, 1).                           // due_payment
 		MustStoreUInt(0, 64)                           // last_trans_lt
-	storeCurrencies(b, faucetNanoton)
-	b.MustStoreBoolBit(true).MustStoreBuilder(state.ToBuilder())
-	return cell.BeginCell().MustStoreRef(b.EndCell()).MustStoreSlice(make([]byte, 32), 256).MustStoreUInt(0, 64).EndCell(), nil
+	storeCurrencies(b, nano)
+	b.MustStoreBuilder(state)
+	return cell.BeginCell().MustStoreRef(b.EndCell()).MustStoreSlice(make([]byte, 32), 256).MustStoreUInt(0, 64).EndCell()
 }
 
 // faucetMessage signs a transfer of the faucet wallet.

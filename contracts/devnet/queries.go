@@ -52,8 +52,11 @@ func (s *server) query(ctx context.Context, q any) (any, error) {
 	case ton.GetBlockHeader:
 		return s.withBlock(q.ID, func(h *height, block *cell.Cell) (any, error) { return blockHeader(q.ID, block) })
 	case ton.GetBlockData:
-		return s.withBlock(q.ID, func(h *height, block *cell.Cell) (any, error) {
-			return ton.BlockData{ID: q.ID, Payload: block.ToBOCWithFlags(false)}, nil
+		return s.withBlock(q.ID, func(h *height, _ *cell.Cell) (any, error) {
+			if q.ID.Workchain == masterchain {
+				return ton.BlockData{ID: q.ID, Payload: h.masterBoC}, nil
+			}
+			return ton.BlockData{ID: q.ID, Payload: h.shardBoC}, nil
 		})
 	case ton.GetAllShardsInfo:
 		return s.withBlock(q.ID, func(h *height, block *cell.Cell) (any, error) { return allShards(h) })
@@ -134,7 +137,7 @@ func blockHeader(id *ton.BlockIDExt, block *cell.Cell) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return ton.BlockHeader{ID: id, HeaderProof: p.ToBOCWithFlags(false)}, nil
+	return ton.BlockHeader{ID: id, HeaderProof: encodeBoC(p)}, nil
 }
 
 func allShards(h *height) (any, error) {
@@ -269,7 +272,7 @@ func (s *server) oneTransaction(h *height, block *cell.Cell, q ton.GetOneTransac
 	if err != nil {
 		return nil, err
 	}
-	return ton.TransactionInfo{ID: q.ID, Proof: p.ToBOCWithFlags(false), Transaction: tx.ToBOCWithFlags(false)}, nil
+	return ton.TransactionInfo{ID: q.ID, Proof: encodeBoC(p), Transaction: encodeBoC(tx)}, nil
 }
 
 // transactions follows an account's chain of transactions backwards.
@@ -428,6 +431,6 @@ func (s *server) blockProof(q ton.GetBlockProof) (any, error) {
 		return nil, err
 	}
 	res.Steps = []any{ton.BlockLinkForward{ToKeyBlock: true, From: &from.master, To: &to.master,
-		DestProof: dest.ToBOCWithFlags(false), ConfigProof: config.ToBOCWithFlags(false), SignatureSet: sigs}}
+		DestProof: encodeBoC(dest), ConfigProof: encodeBoC(config), SignatureSet: sigs}}
 	return res, nil
 }

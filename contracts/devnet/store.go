@@ -50,6 +50,7 @@ type identity struct {
 	Validator []byte   `json:"validator_seed"`
 	Server    []byte   `json:"server_seed"`
 	Faucet    []byte   `json:"faucet_seed"`
+	Wallets   [][]byte `json:"wallet_seeds,omitempty"`
 	ZeroRoot  [32]byte `json:"zero_root"`
 	ZeroFile  [32]byte `json:"zero_file"`
 	Genesis   uint32   `json:"genesis_utime"`
@@ -70,7 +71,7 @@ func openStore(dir string) (*store, error) {
 	path := filepath.Join(dir, "chain.db")
 	db, err := bbolt.Open(path, 0o600, &bbolt.Options{Timeout: time.Second})
 	if errors.Is(err, bolterrors.ErrTimeout) {
-		return nil, fault.New(fault.ExitInternal, "ton.devnet.dir_in_use", "stop the other devnet or name another --dir",
+		return nil, fault.New(fault.ExitInternal, "ton.devnet.dir_in_use", "stop the other devnet or name another --state",
 			"opening %s: %w", path, err)
 	}
 	if err != nil {
@@ -154,7 +155,7 @@ func (s *store) genesis(id *identity, h *height) error {
 		}
 		var failed error
 		h.accounts.each(func(addr []byte, value *cell.Cell) {
-			failed = errors.Join(failed, tx.Bucket([]byte(bucketAccounts)).Put(addr, value.ToBOCWithFlags(false)))
+			failed = errors.Join(failed, tx.Bucket([]byte(bucketAccounts)).Put(addr, encodeBoC(value)))
 		})
 		return errors.Join(failed, putHeight(tx, h))
 	})
@@ -187,7 +188,7 @@ func (s *store) commit(h *height, x *executor) error {
 		for addr := range x.touched {
 			var err error
 			if value := x.accounts.get([]byte(addr)); value != nil {
-				err = accounts.Put([]byte(addr), value.ToBOCWithFlags(false))
+				err = accounts.Put([]byte(addr), encodeBoC(value))
 			} else {
 				err = accounts.Delete([]byte(addr))
 			}
@@ -197,7 +198,7 @@ func (s *store) commit(h *height, x *executor) error {
 		}
 		txs := tx.Bucket([]byte(bucketTxs))
 		for _, t := range x.txs {
-			if err := txs.Put(txKey(t.addr, t.lt), append(key32(h.seqno), t.cell.ToBOCWithFlags(false)...)); err != nil {
+			if err := txs.Put(txKey(t.addr, t.lt), append(key32(h.seqno), encodeBoC(t.cell)...)); err != nil {
 				return err
 			}
 		}
@@ -209,13 +210,13 @@ func (s *store) commit(h *height, x *executor) error {
 			return err
 		}
 		for i, m := range x.queue {
-			if err := queue.Put(key32(uint32(i)), m.msg.ToBOCWithFlags(false)); err != nil {
+			if err := queue.Put(key32(uint32(i)), encodeBoC(m.msg)); err != nil {
 				return err
 			}
 		}
 		dead := tx.Bucket([]byte(bucketDead))
 		for i, m := range x.dead {
-			if err := dead.Put(append(key32(h.seqno), key32(uint32(i))...), m.msg.ToBOCWithFlags(false)); err != nil {
+			if err := dead.Put(append(key32(h.seqno), key32(uint32(i))...), encodeBoC(m.msg)); err != nil {
 				return err
 			}
 		}
