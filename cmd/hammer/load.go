@@ -1,0 +1,192 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/http"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"golang.org/x/time/rate"
+
+	"cocoon/internal/fault"
+	"cocoon/measurements/digest"
+	"cocoon/verifier/client"
+	"cocoon/verifier/testfleet"
+)
+
+// stock is evidence for challenges that were fetched, in the order in which it
+// is sent.
+type stock struct {
+	machine *testfleet.Machine
+	bound   []*testfleet.Bound
+	next    atomic.Int64
+}
+
+// take returns the next evidence, nil where there is none left.
+func (s *stock) take() *testfleet.Bound {
+	i := s.next.Add(1) - 1
+	if i >= int64(len(s.bound)) {
+		return nil
+	}
+	return s.bound[i]
+}
+
+// fill fetches n challenges and makes the evidence for them.
+func fill(ctx context.Context, verifier string, m *testfleet.Machine, n int) (*stock, error) {
+	c, err := client.New(client.Options{BaseURL: verifier})
+	if err != nil {
+		return nil, err
+	}
+	s := &stock{machine: m, bound: make([]*testfleet.Bound, n)}
+	const workers = 8
+	var wg sync.WaitGroup
+	var next atomic.Int64
+	errs := make([]error, workers)
+	for w := range workers {
+		wg.Go(func() {
+			for errs[w] == nil {
+				i := next.Add(1) - 1
+				if i >= int64(n) {
+					return
+				}
+				var ch digest.SHA256
+				if ch, errs[w] = challenge(ctx, c); errs[w] == nil {
+					s.bound[i], errs[w] = m.Bind(ch)
+				}
+			}
+		})
+	}
+	wg.Wait()
+	return s, errors.Join(errs...)
+}
+
+func challenge(ctx context.Context, c *client.Client) (digest.SHA256, error) {
+	ch, err := c.Challenge(ctx)
+	if err != nil {
+		return digest.SHA256{}, err
+	}
+	return ch.Challenge, nil
+}
+
+// tally counts answers and keeps the time that each took.
+type tally struct {
+	mu        sync.Mutex
+	latencies []time.Duration // of verdicts
+	shedTimes []time.Duration // of 429
+	errors    int
+	first     string
+	missed    int // arrivals for which no connection was free
+}
+
+func (t *tally) add(a *answer, err error, took time.Duration) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case err == nil && a.accepted:
+		t.latencies = append(t.latencies, took)
+	case err == nil && a.status == http.StatusTooManyRequests:
+		t.shedTimes = append(t.shedTimes, took)
+	default:
+		t.errors++
+		if t.first == "" && err != nil {
+			t.first = err.Error()
+		} else if t.first == "" {
+			t.first = fmt.Sprintf("status %d: %.300q", a.status, a.body)
+		}
+	}
+}
+
+// closedLoop sends one request after another on each connection until the time
+// is over or the stock is empty, and returns how long that was.
+func closedLoop(ctx context.Context, t *target, s *stock, connections int, d time.Duration, out *tally) time.Duration {
+	start := time.Now()
+	ctx, cancel := context.WithDeadline(ctx, start.Add(d))
+	defer cancel()
+	var wg sync.WaitGroup
+	for range connections {
+		wg.Go(func() {
+			c := &conn{t: t}
+			defer c.close()
+			for ctx.Err() == nil {
+				b := s.take()
+				if b == nil {
+					return
+				}
+				begin := time.Now()
+				a, err := c.appraise(ctx, s.machine.Size(), func(dst []byte) []byte { return s.machine.AppendEvidence(dst, b) })
+				if err != nil && ctx.Err() != nil {
+					return
+				}
+				out.add(a, err, time.Since(begin))
+			}
+		})
+	}
+	wg.Wait()
+	return time.Since(start)
+}
+
+// openLoop sends requests at a rate, whether or not answers come. The time of
+// each counts from when it was due. Where every connection waits for an answer
+// the arrival is missed, and counted.
+func openLoop(ctx context.Context, t *target, s *stock, connections int, perSecond float64, d time.Duration, out *tally) time.Duration {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
+	due := make(chan time.Time)
+	var wg sync.WaitGroup
+	for range connections {
+		wg.Go(func() {
+			c := &conn{t: t}
+			defer c.close()
+			for at := range due {
+				b := s.take()
+				if b == nil {
+					cancel()
+					continue
+				}
+				a, err := c.appraise(ctx, s.machine.Size(), func(dst []byte) []byte { return s.machine.AppendEvidence(dst, b) })
+				if err != nil && ctx.Err() != nil {
+					continue
+				}
+				out.add(a, err, time.Since(at))
+			}
+		})
+	}
+	start := time.Now()
+	limit := rate.NewLimiter(rate.Limit(perSecond), 1)
+	missed := 0
+	for ctx.Err() == nil && time.Since(start) < d {
+		r := limit.Reserve()
+		at := time.Now().Add(r.Delay())
+		if wait := time.Until(at); wait > 0 {
+			time.Sleep(wait)
+		}
+		select {
+		case due <- at:
+		default:
+			missed++
+		}
+	}
+	took := time.Since(start)
+	close(due)
+	wg.Wait()
+	out.missed = missed
+	return took
+}
+
+// accepted makes sure that the verifier accepts the machines at all.
+func accepted(ctx context.Context, t *target, s *stock) error {
+	c := &conn{t: t}
+	defer c.close()
+	b := s.take()
+	a, err := c.appraise(ctx, s.machine.Size(), func(dst []byte) []byte { return s.machine.AppendEvidence(dst, b) })
+	if err != nil {
+		return err
+	}
+	if !a.accepted {
+		return fault.New(fault.ExitInternal, "hammer.refused", "configure the verifier with what -write-files writes, as examples/verifier.yaml is", "the verifier refused a test machine: status %d, %.2000q", a.status, a.body)
+	}
+	return nil
+}
