@@ -33,7 +33,15 @@ func Marshal(v any) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding JSON: %w", err)
 	}
-	out, err := jcs.Transform(b)
+	return transform(b)
+}
+
+// transform returns the RFC 8785 form of good JSON.
+func transform(doc []byte) ([]byte, error) {
+	if out, ok := appendCanonical(make([]byte, 0, len(doc)), doc); ok {
+		return out, nil
+	}
+	out, err := jcs.Transform(doc)
 	if err != nil {
 		return nil, fmt.Errorf("canonicalising JSON: %w", err)
 	}
@@ -45,11 +53,7 @@ func Canonical(doc []byte) ([]byte, error) {
 	if err := Check(doc); err != nil {
 		return nil, err
 	}
-	out, err := jcs.Transform(doc)
-	if err != nil {
-		return nil, fmt.Errorf("canonicalising JSON: %w", err)
-	}
-	return out, nil
+	return transform(doc)
 }
 
 // Hash returns the SHA-256 of the RFC 8785 form of v.
@@ -99,6 +103,9 @@ func DecodeCanonical(doc []byte, limit int, v any) error {
 // Check refuses invalid JSON, duplicate keys at any depth, nesting beyond
 // MaxDepth and trailing data.
 func Check(doc []byte) error {
+	if checkFast(doc) {
+		return nil
+	}
 	dec := json.NewDecoder(bytes.NewReader(doc))
 	dec.UseNumber()
 	if err := checkValue(dec, 0); err != nil {

@@ -1,9 +1,13 @@
 package jcs
 
 import (
+	"bytes"
+	"encoding/json"
 	"errors"
 	"strings"
 	"testing"
+
+	"github.com/gowebpki/jcs"
 )
 
 type doc struct {
@@ -71,4 +75,67 @@ func FuzzDecode(f *testing.F) {
 			}
 		}
 	})
+}
+
+// slowCheck is Check without the scanner.
+func slowCheck(doc []byte) error {
+	dec := json.NewDecoder(bytes.NewReader(doc))
+	dec.UseNumber()
+	if err := checkValue(dec, 0); err != nil {
+		return err
+	}
+	if _, err := dec.Token(); err == nil {
+		return errors.New("data after the JSON value")
+	}
+	return nil
+}
+
+var scanned = []string{
+	`{"b":1,"a":[true,false,null,-5,{"z":"x\n","y":{}}],"c":"\u00e9"}`, `[]`, ` { "a" : 1 } `, `{"a":1,"A":2}`, `{"a":1,"a":2}`, `"\/"`, `"\u0041"`,
+	`1e3`, `0.5`, `-0`, `01`, `9007199254740993`, `999999999999999`, `{"b":{"d":1,"c":2},"a":"\"\\"}`, `{"a":1,}`, `[1 2]`, `"a` + "\n" + `"`, `"`, `{"é":1}`, `truex`, `tru`,
+	`{"ab":1,"a":2,"a!":3}`, `{"a":1} x`, strings.Repeat("[", 40) + strings.Repeat("]", 40), "\"\xff\"", `"<&>"`,
+}
+
+// agrees holds the scanner against the library and encoding/json: what it
+// takes they take, and give the same for.
+func agrees(t *testing.T, doc []byte) {
+	t.Helper()
+	if checkFast(doc) {
+		if err := slowCheck(doc); err != nil || !json.Valid(doc) {
+			t.Fatalf("the scanner takes %q: %v", doc, err)
+		}
+	}
+	if out, ok := appendCanonical(nil, doc); ok {
+		want, err := jcs.Transform(doc)
+		if err != nil {
+			// The library wants an object or array at the top, or a string.
+			if json.Valid(doc) && len(doc) > 0 {
+				return
+			}
+			t.Fatalf("the scanner takes %q: %v", doc, err)
+		}
+		if !bytes.Equal(out, want) {
+			t.Fatalf("%q: got %q, want %q", doc, out, want)
+		}
+	}
+}
+
+func TestTheScannerAgreesWithTheLibrary(t *testing.T) {
+	taken := 0
+	for _, doc := range scanned {
+		agrees(t, []byte(doc))
+		if checkFast([]byte(doc)) {
+			taken++
+		}
+	}
+	if taken < 5 {
+		t.Errorf("the scanner takes %d documents", taken)
+	}
+}
+
+func FuzzScanner(f *testing.F) {
+	for _, doc := range scanned {
+		f.Add([]byte(doc))
+	}
+	f.Fuzz(agrees)
 }

@@ -2,18 +2,26 @@ package dcap
 
 import (
 	"crypto/ecdsa"
+	"crypto/sha256"
 
+	"cocoon/verifier/collateral"
 	"cocoon/verifier/internal/lru"
+	"cocoon/verifier/pck"
 )
 
 // Default bounds of a Cache.
 const (
 	DefaultChains  = 4096  // PCK chains: one for each platform
 	DefaultReports = 16384 // QE reports: one for each attestation key
+	DefaultSets    = 256   // sets of collateral: one for each platform family and issue
 )
 
-// Cache keeps what need not be verified twice: PCK chains, and QE reports
-// where CacheOptions.Reports allows. An entry's key is the SHA-256 of
+// maxKeptSet bounds the collateral documents that are kept, and so the memory
+// that strangers can fill: Intel's are a tenth of it.
+const maxKeptSet = 256 << 10
+
+// Cache keeps what need not be verified twice: collateral, PCK chains, and QE
+// reports where CacheOptions.Reports allows. An entry's key is the SHA-256 of
 // everything that its verification depended on, the hash of the collateral
 // set (and so the CRLs) and of the roots among it: an entry made under other
 // collateral is never found again. Times are checked at each verification.
@@ -21,6 +29,7 @@ const (
 type Cache struct {
 	chains  *lru.Cache[*Entry]
 	reports *lru.Cache[*ecdsa.PublicKey]
+	sets    *lru.Cache[*collateral.Set]
 }
 
 // CacheOptions bound a Cache.
@@ -37,7 +46,33 @@ func NewCache(o CacheOptions) *Cache {
 	if o.Reports == 0 {
 		o.Reports = DefaultReports
 	}
-	return &Cache{chains: lru.New[*Entry](o.Chains), reports: lru.New[*ecdsa.PublicKey](o.Reports)}
+	return &Cache{chains: lru.New[*Entry](o.Chains), reports: lru.New[*ecdsa.PublicKey](o.Reports), sets: lru.New[*collateral.Set](DefaultSets)}
+}
+
+// OpenJSON is collateral.ParseJSON and collateral.Open, once for each document
+// and roots: what is kept verified, its times are still to be checked. parse
+// reads the document; it is called where nothing is kept.
+func (c *Cache) OpenJSON(doc []byte, roots *pck.Roots, parse func([]byte) (*collateral.Raw, error)) (*collateral.Set, error) {
+	if roots == nil {
+		roots = pck.IntelRoots()
+	}
+	h := sha256.New()
+	under := roots.Hash()
+	h.Write(under[:])
+	h.Write(doc)
+	key := [32]byte(h.Sum(nil))
+	if set, ok := c.sets.Get(&key); ok {
+		return set, nil
+	}
+	raw, err := parse(doc)
+	if err != nil {
+		return nil, err
+	}
+	set, err := collateral.Open(raw, roots)
+	if err == nil && len(doc) <= maxKeptSet {
+		c.sets.Put(&key, set)
+	}
+	return set, err
 }
 
 // Len returns the number of chains and QE reports kept.

@@ -9,6 +9,9 @@
 package tee
 
 import (
+	"bytes"
+	"encoding/json"
+	"fmt"
 	"time"
 
 	"cocoon/internal/fault"
@@ -118,10 +121,37 @@ func (o *Options) addCollateral(d *dcap.Options, ev *evidence.Evidence, quote []
 	if len(ev.Collateral) == 0 {
 		return
 	}
-	raw, err := collateral.ParseJSON(ev.Collateral)
+	if d.Cache != nil {
+		// What does not verify is opened again below, where it is reported.
+		if set, err := d.Cache.OpenJSON(ev.Collateral, d.Roots, parseCollateral); err == nil {
+			d.Collateral = set
+			return
+		}
+	}
+	raw, err := parseCollateral(ev.Collateral)
 	if err != nil {
 		out.faults(err)
 		return
 	}
 	d.RawCollateral = raw
+}
+
+// memberGPUs is the member of evidence's collateral that is not for quotes.
+const memberGPUs = "nvgpu"
+
+// parseCollateral reads evidence's collateral but for what is for its GPUs.
+func parseCollateral(doc []byte) (*collateral.Raw, error) {
+	if !bytes.Contains(doc, []byte(memberGPUs)) {
+		return collateral.ParseJSON(doc)
+	}
+	var members map[string]json.RawMessage
+	if err := json.Unmarshal(doc, &members); err != nil || members[memberGPUs] == nil {
+		return collateral.ParseJSON(doc) // which says what is wrong
+	}
+	delete(members, memberGPUs)
+	rest, err := json.Marshal(members)
+	if err != nil {
+		return nil, fmt.Errorf("reading collateral: %w", err)
+	}
+	return collateral.ParseJSON(rest)
 }
