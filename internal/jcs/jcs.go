@@ -58,8 +58,17 @@ func Canonical(doc []byte) ([]byte, error) {
 
 // Hash returns the SHA-256 of the RFC 8785 form of v.
 func Hash(v any) ([32]byte, error) {
-	b, err := Marshal(v)
+	b, err := json.Marshal(v)
 	if err != nil {
+		return [32]byte{}, fmt.Errorf("encoding JSON: %w", err)
+	}
+	pooled := buffers.Get().(*[]byte)
+	defer buffers.Put(pooled)
+	if out, ok := appendCanonical((*pooled)[:0], b); ok {
+		*pooled = out
+		return sha256.Sum256(out), nil
+	}
+	if b, err = transform(b); err != nil {
 		return [32]byte{}, err
 	}
 	return sha256.Sum256(b), nil

@@ -3,6 +3,7 @@ package jcs
 import (
 	"bytes"
 	"sort"
+	"sync"
 )
 
 // The scanner takes documents in one pass that are as most are: keys of ASCII
@@ -12,6 +13,9 @@ import (
 
 // maxExact is the number of digits that any double holds exactly.
 const maxExact = 15
+
+// buffers are scratch space, so that large documents do not grow new ones.
+var buffers = sync.Pool{New: func() any { return new([]byte) }}
 
 type scanner struct {
 	b     []byte
@@ -315,7 +319,10 @@ func (s *scanner) object(dst []byte) ([]byte, bool) {
 	if !sorted {
 		// UTF-16 order is that of bytes, for keys are ASCII.
 		sort.Slice(members, func(i, j int) bool { return bytes.Compare(unquote(members[i].key), unquote(members[j].key)) < 0 })
-		old := bytes.Clone(dst[first:])
+		pooled := buffers.Get().(*[]byte)
+		old := append((*pooled)[:0], dst[first:]...)
+		*pooled = old
+		defer buffers.Put(pooled)
 		dst = dst[:first]
 		for i, m := range members {
 			if i > 0 {
