@@ -37,14 +37,14 @@ func newJobCmd() *cobra.Command {
 
 // jobReport is what the job commands write with --json.
 type jobReport struct {
-	Address    toncell.Address `json:"address"`
-	Block      uint32          `json:"block,omitempty"` // masterchain seqno that proves it
-	Time       *time.Time      `json:"time,omitempty"`
-	Balance    coin.Nano       `json:"balance"`
-	Effective  job.Status      `json:"effective_status"` // a question that timed out leaves the job funded
-	LastAnswer string          `json:"last_answer,omitempty"`
-	State      *job.State      `json:"state"`
-	Tx         *ledger.Tx      `json:"transaction,omitempty"`
+	Address   toncell.Address `json:"address"`
+	Block     uint32          `json:"block,omitempty"` // masterchain seqno that proves it
+	Time      *time.Time      `json:"time,omitempty"`
+	Balance   coin.Nano       `json:"balance"`
+	Effective job.Status      `json:"effective_status"` // a question that timed out leaves the job funded
+	Refusal   string          `json:"last_refusal,omitempty"`
+	State     *job.State      `json:"state"`
+	Tx        *ledger.Tx      `json:"transaction,omitempty"`
 }
 
 func newJobReport(addr toncell.Address, s *job.State, st *chain.State) *jobReport {
@@ -53,8 +53,8 @@ func newJobReport(addr toncell.Address, s *job.State, st *chain.State) *jobRepor
 	if st.Balance.IsUint64() {
 		r.Balance = coin.Nano(st.Balance.Uint64())
 	}
-	if s.Answer != nil {
-		r.LastAnswer = s.Answer.Code.String()
+	if s.Refusal != nil {
+		r.Refusal = s.Refusal.Code.String()
 	}
 	return r
 }
@@ -73,8 +73,11 @@ func (r *jobReport) print(p *printer) {
 	if s.Query != nil {
 		p.f("awaiting the registry's answer about verdict %s until %s", s.Query.VerdictHash, s.Query.Deadline.Format(time.RFC3339))
 	}
-	if s.Answer != nil && s.Answer.Code != 0 {
-		p.f("last verdict %s refused: %s, %s", s.Answer.VerdictHash, s.Answer.Code, s.Answer.Code.Text())
+	if s.Refusal != nil {
+		p.f("verdict %s refused at %s: %s, %s", s.Refusal.VerdictHash, s.Refusal.At.Format(time.RFC3339), s.Refusal.Code, s.Refusal.Code.Text())
+	}
+	if s.Status == job.Pending && !s.CloseAt.IsZero() {
+		p.f("the client asked to close at %s; the registry's answer decides how", s.CloseAt.Format(time.RFC3339))
 	}
 	if s.Status == job.Closing {
 		p.f("can be finished from %s on", s.CloseAt.Format(time.RFC3339))
@@ -84,6 +87,9 @@ func (r *jobReport) print(p *printer) {
 	p.f("model %s, policy %s, price cap %d nanoton per million tokens", t.ModelRoot, t.PolicyHash, t.PriceCap)
 	if t.Gateway != nil {
 		p.f("gateway %s gets %d basis points", *t.Gateway, t.FeeBps)
+	}
+	if t.Stake != nil {
+		p.f("worker contract %s answers for the receipts with at least %s TON", *t.Stake, coin.Nano(t.MinStake))
 	}
 	p.f("closing takes %s, the registry's answer is awaited %s", t.CloseDelay, t.PendingTimeout)
 }

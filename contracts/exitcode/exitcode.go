@@ -64,6 +64,10 @@ const (
 	JobClosed          Code = 1125
 	NotClosing         Code = 1126
 	CloseTooEarly      Code = 1127
+	NoStake            Code = 1128
+	ReceiptVerdict     Code = 1129
+	ReceiptsAgree      Code = 1130
+	ReceiptSignature   Code = 1131
 	NotOwner           Code = 1201
 	ManifestState      Code = 1202
 	ManifestFinal      Code = 1203
@@ -116,7 +120,7 @@ var entries = map[Code]entry{
 	UnknownOpcode:      {"unknown_opcode", refused, "the contract does not know this operation", "use a client of the contract's version"},
 	ValueTooLow:        {"value_too_low", refused, "the message brings less than its gas and reserve need", "attach more; what is not used comes back"},
 	AmountZero:         {"amount_zero", refused, "the deposit is zero", "deposit more than zero"},
-	JobNotOpen:         {"job_not_open", refused, "the job is closing", "open a new job"},
+	JobNotOpen:         {"job_not_open", refused, "the job is closing, or its client asked for that", "open a new job"},
 	JobNotFunded:       {"job_not_funded", refused, "the job has no deposit", "deposit first"},
 	ReleasePending:     {"release_pending", refused, "the registry's answer to an earlier verdict is still awaited", "wait for the answer or the deadline (cocoon job show)"},
 	VerdictRecorded:    {"verdict_already_recorded", refused, "this verdict has released the job before", "nothing to do; renew with a fresh verdict"},
@@ -133,14 +137,18 @@ var entries = map[Code]entry{
 	VoucherSignature:   {"voucher_signature", refused, "the voucher is not signed by the job's client key", "the voucher was changed or forged"},
 	VoucherReplayed:    {"voucher_replayed", refused, "a voucher with this or a higher number was redeemed before", "redeem the client's newest voucher"},
 	VoucherNotHigher:   {"voucher_not_higher", refused, "the voucher's amount is not higher than what was paid", "redeem the client's newest voucher"},
-	VoucherOverDeposit: {"voucher_over_deposit", refused, "the voucher is over the job's deposit", "deposit the difference, or take no voucher over the deposit"},
+	VoucherOverDeposit: {"voucher_over_deposit", refused, "the job's whole deposit is paid out", "deposit the difference and redeem the voucher again"},
 	VoucherCountLower:  {"voucher_count_lower", refused, "the voucher counts fewer receipts than an earlier one", "redeem the client's newest voucher"},
-	BalanceTooLow:      {"balance_too_low", refused, "storage fees have used up the job's reserve", "send the missing amount as a plain, non-bounceable transfer"},
-	NotClient:          {"not_client", refused, "only the job's client can close it", "send from the client's wallet"},
+	BalanceTooLow:      {"balance_too_low", refused, "storage fees have used up what the job held", "deposit more and redeem the voucher again"},
+	NotClient:          {"not_client", refused, "only the job's client can close it, its payout once it was released, and anyone when it was idle for 90 days", "send from the client's wallet"},
 	AlreadyClosing:     {"already_closing", refused, "the job is closing already", "finish it after its delay"},
 	JobClosed:          {"job_closed", refused, "the job is closed for good", "open a new job"},
 	NotClosing:         {"not_closing", refused, "the job is not closing", "close it first"},
 	CloseTooEarly:      {"close_too_early", refused, "the job's closing delay is not over", "wait until the time that cocoon job show gives"},
+	NoStake:            {"no_stake", refused, "the job's terms name no worker contract with a stake", "open jobs with a stake (cocoon job open --stake)"},
+	ReceiptVerdict:     {"receipt_verdict_unknown", refused, "the accusation names a verdict that did not release this job", "name the verdict of the receipts"},
+	ReceiptsAgree:      {"receipts_agree", refused, "the two receipts are the same", "accuse with two receipts that differ"},
+	ReceiptSignature:   {"receipt_signature", refused, "a receipt is not signed by the recorded receipt key, or not for this job and number", "accuse with receipts as they were received"},
 	NotOwner:           {"not_owner", refused, "only the registry's owner can do this", "send from the owner's address"},
 	ManifestState:      {"manifest_state_invalid", refused, "the manifest's state and grace time do not go together", "active and revoked have no grace time, grace needs one"},
 	ManifestFinal:      {"manifest_revoked_final", refused, "a revoked manifest stays revoked", "publish a new image"},

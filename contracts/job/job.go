@@ -1,7 +1,6 @@
 // Package job is the Go side of the job contract (contracts/tolk/job.tolk;
-// layouts in docs/contracts.md): a job's terms and address, its messages, and
-// its state decoded from a proven data cell. Client and Worker do the steps of
-// a job over the chain.
+// layouts in docs/contracts.md): a job's terms and address, its messages, its
+// state decoded from a proven data cell, and a model of what it does.
 package job
 
 import (
@@ -21,7 +20,7 @@ import (
 )
 
 // Layout is the version of the data cell that this package writes and reads.
-const Layout = 1
+const Layout = 2
 
 // MaxVerdicts is how many verdicts one job records.
 const MaxVerdicts = 256
@@ -35,7 +34,11 @@ const (
 	ReleaseValue   = 50_000_000
 	RedeemValue    = 20_000_000
 	CloseValue     = 10_000_000
+	AccuseValue    = 50_000_000
 )
+
+// IdleTime without a deposit, release or redemption lets anyone close a job.
+const IdleTime = 90 * 24 * time.Hour
 
 // Terms are fixed for a job's life and part of its address.
 type Terms struct {
@@ -48,6 +51,8 @@ type Terms struct {
 	PriceCap       uint64           `json:"price_cap"`       // nanoton per million tokens of the dearest kind
 	Gateway        *toncell.Address `json:"gateway"`         // nil: no gateway
 	FeeBps         uint16           `json:"fee_bps"`         // gateway's share of every payment
+	Stake          *toncell.Address `json:"stake"`           // worker contract that answers for the receipts; nil: none
+	MinStake       uint64           `json:"min_stake"`       // nanoton that it must hold for the client to pay
 	CloseDelay     time.Duration    `json:"close_delay"`     // between closing and refund
 	PendingTimeout time.Duration    `json:"pending_timeout"` // how long the registry's answer is awaited
 	Salt           Hash             `json:"salt"`            // random; makes the job's address its own
@@ -64,6 +69,7 @@ func (t *Terms) Check() error {
 	}
 	bad(t.FeeBps > 10000, "the gateway's fee is over 10000 basis points")
 	bad(t.FeeBps > 0 && t.Gateway == nil, "there is a gateway fee and no gateway")
+	bad(t.MinStake > 0 && t.Stake == nil, "there is a least stake and no worker contract that holds it")
 	bad(t.CloseDelay < time.Second || t.CloseDelay > 30*24*time.Hour || t.CloseDelay%time.Second != 0, "the closing delay is not between a second and 30 days, in whole seconds")
 	bad(t.PendingTimeout < 10*time.Second || t.PendingTimeout > time.Hour || t.PendingTimeout%time.Second != 0, "the time for the registry's answer is not between 10 seconds and an hour, in whole seconds")
 	bad(t.PriceCap == 0, "the price cap is zero")
@@ -74,17 +80,18 @@ func (t *Terms) Check() error {
 
 // Cell returns the terms cell.
 func (t *Terms) Cell() (*cell.Cell, error) {
-	demand, err := toncell.NewBuilder().Addr(t.Registry).Bits256(t.ModelRoot).Bits256(t.PolicyHash).Uint(t.PriceCap, 64).Cell()
+	demand, err := toncell.NewBuilder().Bits256(t.ModelRoot).Bits256(t.PolicyHash).Uint(t.PriceCap, 64).
+		Coins(t.MinStake).Bits256(t.Salt).Cell()
 	if err != nil {
 		return nil, fmt.Errorf("building the demand cell: %w", err)
 	}
-	gateway, err := toncell.NewBuilder().OptAddr(t.Gateway).Bits256(t.Salt).Cell()
+	parties, err := toncell.NewBuilder().Addr(t.Client).OptAddr(t.Gateway).OptAddr(t.Stake).Cell()
 	if err != nil {
-		return nil, fmt.Errorf("building the gateway cell: %w", err)
+		return nil, fmt.Errorf("building the parties cell: %w", err)
 	}
-	out, err := toncell.NewBuilder().Addr(t.Client).Addr(t.Payout).Bits256(t.ClientKey).Uint(uint64(t.FeeBps), 16).
+	out, err := toncell.NewBuilder().Addr(t.Payout).Addr(t.Registry).Bits256(t.ClientKey).Uint(uint64(t.FeeBps), 16).
 		Uint(uint64(t.CloseDelay/time.Second), 32).Uint(uint64(t.PendingTimeout/time.Second), 32).
-		Ref(demand).Ref(gateway).Cell()
+		Ref(demand).Ref(parties).Cell()
 	if err != nil {
 		return nil, fmt.Errorf("building the terms cell: %w", err)
 	}
@@ -93,14 +100,14 @@ func (t *Terms) Cell() (*cell.Cell, error) {
 
 func decodeTerms(c *cell.Cell) (Terms, error) {
 	r := toncell.NewReader(c)
-	t := Terms{Client: r.Addr(), Payout: r.Addr(), ClientKey: r.Bits256(), FeeBps: uint16(r.Uint(16))}
+	t := Terms{Payout: r.Addr(), Registry: r.Addr(), ClientKey: r.Bits256(), FeeBps: uint16(r.Uint(16))}
 	t.CloseDelay = time.Duration(r.Uint(32)) * time.Second
 	t.PendingTimeout = time.Duration(r.Uint(32)) * time.Second
-	demand, gateway := toncell.NewReader(r.Ref()), toncell.NewReader(r.Ref())
-	t.Registry, t.ModelRoot, t.PolicyHash = demand.Addr(), demand.Bits256(), demand.Bits256()
-	t.PriceCap = demand.Uint(64)
-	t.Gateway, t.Salt = gateway.OptAddr(), gateway.Bits256()
-	return t, errors.Join(r.End(), demand.End(), gateway.End())
+	demand, parties := toncell.NewReader(r.Ref()), toncell.NewReader(r.Ref())
+	t.ModelRoot, t.PolicyHash, t.PriceCap = demand.Bits256(), demand.Bits256(), demand.Uint(64)
+	t.MinStake, t.Salt = demand.Coins(), demand.Bits256()
+	t.Client, t.Gateway, t.Stake = parties.Addr(), parties.OptAddr(), parties.OptAddr()
+	return t, errors.Join(r.End(), demand.End(), parties.End())
 }
 
 // StateInit returns code and initial data of the job, and its address in the
@@ -169,19 +176,21 @@ func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 type Recorded struct {
 	ReceiptKey Hash      `json:"receipt_key"` // Ed25519 key of the enclave
 	At         time.Time `json:"at"`
+	Until      time.Time `json:"until"` // end of the verdict's interval
 }
 
-// Query is a question to the registry that has no answer yet.
+// Query is a question to the registry that has no answer yet. Its id is
+// State.Queries.
 type Query struct {
-	ID          uint64          `json:"id"`
 	VerdictHash Hash            `json:"verdict"`
 	ReceiptKey  Hash            `json:"receipt_key"`
 	Deadline    time.Time       `json:"deadline"` // after it the answer no longer counts
 	Sender      toncell.Address `json:"sender"`
 }
 
-// Answer is how the last question ended.
-type Answer struct {
+// Refusal is how the last question ended that did not release or renew the
+// job.
+type Refusal struct {
 	ID          uint64        `json:"id"`
 	VerdictHash Hash          `json:"verdict"`
 	Code        exitcode.Code `json:"code"`
@@ -192,23 +201,24 @@ type Answer struct {
 type State struct {
 	Status       Status            `json:"status"`
 	Deposited    uint64            `json:"deposited"`     // nanoton, total
-	Paid         uint64            `json:"paid"`          // nanoton, gateway's share included
+	Paid         uint64            `json:"paid"`          // nanoton, total, gateway's share included
 	Seq          uint64            `json:"seq"`           // of the last redeemed voucher
 	ReceiptCount uint64            `json:"receipt_count"` // that it covers
 	ReceiptsRoot Hash              `json:"receipts_root"` // Merkle root of those receipts
-	CloseAt      time.Time         `json:"close_at"`      // zero unless closing or closed after a release
+	TouchedAt    time.Time         `json:"touched_at"`    // last deposit, release or redemption
+	CloseAt      time.Time         `json:"close_at"`      // closing: end of the delay; pending: when the client asked to close
 	Queries      uint64            `json:"queries"`       // id of the last question
 	Verdicts     map[Hash]Recorded `json:"verdicts"`      // by verdict hash
 	Query        *Query            `json:"query"`         // nil: none awaited
-	Answer       *Answer           `json:"answer"`        // nil: none yet
+	Refusal      *Refusal          `json:"refusal"`       // nil: none yet
 	Terms        Terms             `json:"terms"`
 }
 
 // data writes a job's data with no verdicts and no queries, as it is deployed.
 func (s *State) data(terms *cell.Cell) (*cell.Cell, error) {
 	out, err := toncell.NewBuilder().Uint(Layout, 16).Uint(uint64(s.Status), 8).Coins(s.Deposited).Coins(s.Paid).
-		Uint(s.Seq, 64).Uint(s.ReceiptCount, 64).Bits256(s.ReceiptsRoot).Uint(0, 32).Uint(s.Queries, 64).
-		Uint(0, 16).Bool(false).Bool(false).Bool(false).Ref(terms).Cell()
+		Uint(s.Seq, 64).Uint(s.ReceiptCount, 64).Bits256(s.ReceiptsRoot).Uint(0, 32).Uint(0, 32).Uint(s.Queries, 64).
+		Uint(0, 16).Bool(false).Ref(terms).Bool(false).Bool(false).Cell()
 	if err != nil {
 		return nil, fmt.Errorf("building job data: %w", err)
 	}
@@ -223,29 +233,29 @@ func Decode(data *cell.Cell) (*State, error) {
 	}
 	s := &State{
 		Status: Status(r.Uint(8)), Deposited: r.Coins(), Paid: r.Coins(), Seq: r.Uint(64), ReceiptCount: r.Uint(64),
-		ReceiptsRoot: r.Bits256(), CloseAt: unixTime(r.Uint(32)), Queries: r.Uint(64), Verdicts: map[Hash]Recorded{},
+		ReceiptsRoot: r.Bits256(), TouchedAt: unixTime(r.Uint(32)), CloseAt: unixTime(r.Uint(32)), Queries: r.Uint(64), Verdicts: map[Hash]Recorded{},
 	}
 	count := int(r.Uint(16))
 	r.Dict(256, MaxVerdicts, func(key *big.Int, v *toncell.Reader) error {
-		s.Verdicts[toncell.Key256(key)] = Recorded{ReceiptKey: v.Bits256(), At: unixTime(v.Uint(32))}
+		s.Verdicts[toncell.Key256(key)] = Recorded{ReceiptKey: v.Bits256(), At: unixTime(v.Uint(32)), Until: unixTime(v.Uint(32))}
 		return v.End()
 	})
-	query, answer, terms := r.MaybeRef(), r.MaybeRef(), r.Ref()
+	terms, query, refusal := r.Ref(), r.MaybeRef(), r.MaybeRef()
 	if err := r.End(); err != nil {
 		return nil, fmt.Errorf("decoding job data: %w", err)
 	}
 	if query != nil {
 		q := toncell.NewReader(query)
-		s.Query = &Query{ID: q.Uint(64), VerdictHash: q.Bits256(), ReceiptKey: q.Bits256(), Deadline: unixTime(q.Uint(32)), Sender: q.Addr()}
+		s.Query = &Query{VerdictHash: q.Bits256(), ReceiptKey: q.Bits256(), Deadline: unixTime(q.Uint(32)), Sender: q.Addr()}
 		if err := q.End(); err != nil {
 			return nil, fmt.Errorf("decoding a job's query: %w", err)
 		}
 	}
-	if answer != nil {
-		a := toncell.NewReader(answer)
-		s.Answer = &Answer{ID: a.Uint(64), VerdictHash: a.Bits256(), Code: exitcode.Code(a.Uint(16)), At: unixTime(a.Uint(32))}
+	if refusal != nil {
+		a := toncell.NewReader(refusal)
+		s.Refusal = &Refusal{ID: a.Uint(64), VerdictHash: a.Bits256(), Code: exitcode.Code(a.Uint(16)), At: unixTime(a.Uint(32))}
 		if err := a.End(); err != nil {
-			return nil, fmt.Errorf("decoding a job's answer: %w", err)
+			return nil, fmt.Errorf("decoding a job's refusal: %w", err)
 		}
 	}
 	var err error

@@ -60,6 +60,7 @@ func TestEveryTermIsInTheAddress(t *testing.T) {
 		"model": func(x *Terms) { x.ModelRoot[0]++ }, "policy": func(x *Terms) { x.PolicyHash[0]++ },
 		"price cap": func(x *Terms) { x.PriceCap++ }, "gateway": func(x *Terms) { x.Gateway = nil },
 		"fee": func(x *Terms) { x.FeeBps++ }, "closing delay": func(x *Terms) { x.CloseDelay += time.Second },
+		"stake": func(x *Terms) { x.Stake = &toncell.Address{} }, "least stake": func(x *Terms) { x.MinStake++ },
 		"timeout": func(x *Terms) { x.PendingTimeout += time.Second }, "salt": func(x *Terms) { x.Salt[0]++ },
 	} {
 		x := terms()
@@ -125,7 +126,7 @@ func TestStatusAtATime(t *testing.T) {
 func TestReleasedToTheNewestVerdictOfAKey(t *testing.T) {
 	at := time.Unix(1_800_000_000, 0)
 	s := &State{Status: Released, Verdicts: map[Hash]Recorded{
-		sum("1"): {sum("key"), at}, sum("2"): {sum("key"), at.Add(time.Hour)}, sum("3"): {sum("other"), at.Add(2 * time.Hour)},
+		sum("1"): {sum("key"), at, at}, sum("2"): {sum("key"), at.Add(time.Hour), at}, sum("3"): {sum("other"), at.Add(2 * time.Hour), at},
 	}}
 	if v, ok := s.ReleasedTo(sum("key")); !ok || v != sum("2") {
 		t.Errorf("%v %v", v, ok)

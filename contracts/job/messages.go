@@ -18,6 +18,7 @@ const (
 	OpClose         = 0x434a0004
 	OpFinish        = 0x434a0005
 	OpPaid          = 0x434a0006
+	OpAccuse        = 0x434a0007
 	OpVerdictAnswer = 0x43430002
 	OpExcesses      = 0xd53276db
 )
@@ -44,13 +45,14 @@ func DepositValue(amount uint64, first bool) (uint64, error) {
 	return amount + extra, nil
 }
 
-// Release sends a verdict, to release or to renew.
-func Release(queryID uint64, v *verdictcell.Verdict) (*cell.Cell, error) {
+// Release sends a verdict, to release or to renew. verifierFee nanoton of the
+// message's value may stay with the registry, for the verifiers.
+func Release(queryID, verifierFee uint64, v *verdictcell.Verdict) (*cell.Cell, error) {
 	c, err := v.Cell()
 	if err != nil {
 		return nil, err
 	}
-	return body(OpRelease, queryID).Ref(c).Cell()
+	return body(OpRelease, queryID).Coins(verifierFee).Ref(c).Cell()
 }
 
 // Redeem sends a voucher. Anyone may; the money goes to the job's payout and
@@ -64,7 +66,8 @@ func Redeem(queryID uint64, v *receipt.SignedVoucher) (*cell.Cell, error) {
 }
 
 // Close, from the client, refunds a job that was never released and begins the
-// closing delay of one that was.
+// closing delay of one that was; the payout may do the latter, and anyone both
+// after IdleTime.
 func Close(queryID uint64) (*cell.Cell, error) { return body(OpClose, queryID).Cell() }
 
 // Finish ends a closing job after its delay; the rest goes to the client.

@@ -207,7 +207,7 @@ func (l *Ledger) release(ctx context.Context, w chain.Sender, addr toncell.Addre
 	if err != nil {
 		return nil, nil, err
 	}
-	body, err := job.Release(0, v)
+	body, err := job.Release(0, 0, v)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -252,8 +252,8 @@ func (l *Ledger) awaitAnswer(ctx context.Context, addr toncell.Address, id uint6
 		return s, nil
 	}
 	code := exitcode.QueryTimedOut
-	if s.Answer != nil && s.Answer.ID == id {
-		code = s.Answer.Code
+	if s.Refusal != nil && s.Refusal.ID == id {
+		code = s.Refusal.Code
 	} else if s.Queries > id {
 		return s, fault.New(fault.ExitNotReady, "job.answer_superseded", "send the verdict again",
 			"releasing the job: another verdict was asked about before the answer was read")
@@ -284,9 +284,9 @@ func (l *Ledger) Redeem(ctx context.Context, w chain.Sender, v *receipt.SignedVo
 	if err != nil {
 		return nil, err
 	}
-	r := &Redemption{Tx: tx, State: s, Worker: tx.Paid(s.Terms.Payout, job.OpPaid)}
+	r := &Redemption{Tx: tx, State: s, Worker: tx.Paid(s.Terms.Payout)}
 	if g := s.Terms.Gateway; g != nil && *g != s.Terms.Payout {
-		r.Gateway = tx.Paid(*g, job.OpPaid)
+		r.Gateway = tx.Paid(*g)
 	}
 	l.log.Info("voucher redeemed", "job", addr.String(), "worker", r.Worker.String(), "gateway", r.Gateway.String())
 	return r, nil

@@ -14,6 +14,7 @@ import (
 	"cocoon/contracts/chain"
 	"cocoon/contracts/coin"
 	"cocoon/contracts/exitcode"
+	"cocoon/contracts/job"
 	"cocoon/contracts/registry"
 	"cocoon/internal/fault"
 	"cocoon/internal/hexbytes"
@@ -29,6 +30,9 @@ type Payment struct {
 	To    toncell.Address `json:"to"`
 	Value coin.Nano       `json:"nanoton"`
 	Op    uint32          `json:"op"` // 0 for an empty body
+	// Amount is what a job's payment is for; the message may bring the rest of
+	// the sender's value too.
+	Amount coin.Nano `json:"amount,omitempty"`
 }
 
 // Tx is what a contract did with a message: a transaction that is in the
@@ -117,24 +121,25 @@ func (t *Tx) addMessage(m tlb.Message) error {
 		return err
 	}
 	p := Payment{To: to, Value: value}
-	if s := im.Body.BeginParse(); s.BitsLeft() >= 32 {
-		op, err := s.LoadUInt(32)
-		if err != nil {
-			return fmt.Errorf("reading an opcode: %w", err)
+	s := toncell.NewReader(im.Body)
+	if p.Op = uint32(s.Uint(32)); p.Op == job.OpPaid {
+		s.Uint(64) // query id
+		s.Uint(64) // voucher
+		if amount := s.Coins(); s.End() == nil {
+			p.Amount = coin.Nano(amount)
 		}
-		p.Op = uint32(op)
 	}
 	t.Out = append(t.Out, p)
 	t.Fees += fwd // the sender pays it beside the total fees
 	return nil
 }
 
-// Paid returns what the transaction sent to an address with this opcode.
-func (t *Tx) Paid(to toncell.Address, op uint32) coin.Nano {
+// Paid returns what the job's transaction paid to an address.
+func (t *Tx) Paid(to toncell.Address) coin.Nano {
 	var sum coin.Nano
 	for _, p := range t.Out {
-		if p.To == to && p.Op == op {
-			sum += p.Value
+		if p.To == to {
+			sum += p.Amount
 		}
 	}
 	return sum
@@ -228,7 +233,7 @@ func (l *Ledger) Ask(ctx context.Context, w chain.Sender, addr toncell.Address, 
 	if err != nil {
 		return 0, err
 	}
-	body, err := registry.CheckVerdict(0, feeBps, verdict)
+	body, err := registry.CheckVerdict(0, feeBps, false, 0, verdict)
 	if err != nil {
 		return 0, err
 	}
@@ -243,5 +248,6 @@ func (l *Ledger) Ask(ctx context.Context, w chain.Sender, addr toncell.Address, 
 	answer.Uint(64)
 	answer.Bits256()
 	code := exitcode.Code(answer.Uint(16))
+	answer.Uint(32)
 	return code, answer.End()
 }

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"crypto/ed25519"
+	"fmt"
 	"time"
 
 	"github.com/xssnick/tonutils-go/tvm/cell"
@@ -30,9 +31,16 @@ func body(op, queryID uint64) *toncell.Builder {
 	return toncell.NewBuilder().Uint(op, 32).Uint(queryID, 64)
 }
 
-// CheckVerdict asks about a verdict cell. The answer goes to the sender.
-func CheckVerdict(queryID uint64, feeBps uint16, verdict *cell.Cell) (*cell.Cell, error) {
-	return body(OpCheckVerdict, queryID).Uint(uint64(feeBps), 16).Ref(verdict).Cell()
+// CheckVerdict asks about a verdict cell, for a job with a gateway fee, first
+// release or renewal; verifierFee nanoton of the value may be kept for the
+// verifiers. The answer goes to the sender.
+func CheckVerdict(queryID uint64, feeBps uint16, renewal bool, verifierFee uint64, verdict *cell.Cell) (*cell.Cell, error) {
+	r := toncell.NewReader(verdict)
+	common, signatures := r.Ref(), r.Ref()
+	if err := r.End(); err != nil {
+		return nil, fmt.Errorf("building a question: %w", err)
+	}
+	return body(OpCheckVerdict, queryID).Uint(uint64(feeBps), 16).Bool(renewal).Coins(verifierFee).Ref(common).Ref(signatures).Cell()
 }
 
 // SetVerifier lists or removes a verifier's key and sets the threshold.

@@ -38,7 +38,7 @@ const withdraw = (w, amount, from = w.owner) =>
 /** Asks the registry directly, as a job would, and returns the answer. */
 async function ask(w, verdict, { feeBps = 500, from = w.anyone } = {}) {
   const res = await w.send(from, w.registry, w.body(op.checkVerdict, (b) =>
-    b.storeUint(feeBps, 16).storeRef(verdict), 77));
+    b.storeUint(feeBps, 16).storeBit(false).storeCoins(0).storeRef(verdict.refs[0]).storeRef(verdict.refs[1]), 77));
   assert.equal(exitCode(res, w.registry), 0);
   const reply = txsOf(res, from.address).at(-1).inMessage;
   const s = reply.body.beginParse();

@@ -1,5 +1,6 @@
 // A small world for the contract tests: a sandbox chain, the compiled
 // contracts, and builders for their cells.
+import assert from "node:assert/strict";
 import { createHash } from "node:crypto";
 import { readFileSync } from "node:fs";
 import { Address, beginCell, Cell, contractAddress, Dictionary, toNano } from "@ton/core";
@@ -17,7 +18,7 @@ export const op = {
   setVerifier: 0x43520001, setManifest: 0x43520002, setModel: 0x43520003,
   setParameters: 0x43520004, setPaused: 0x43520005, withdraw: 0x43520006, fund: 0x43520007,
   deposit: 0x434a0001, release: 0x434a0002, redeem: 0x434a0003, close: 0x434a0004,
-  finish: 0x434a0005, paid: 0x434a0006,
+  finish: 0x434a0005, paid: 0x434a0006, accuse: 0x434a0007,
 };
 export const trust = { vtpm: 1, tdx: 2 };
 export const manifestState = { active: 1, grace: 2, revoked: 3 };
@@ -90,19 +91,19 @@ export function readRegistry(data) {
 }
 
 export function termsCell(t) {
-  const demand = beginCell().storeAddress(t.registry).storeUint(t.modelRoot, 256)
-    .storeUint(t.policyHash, 256).storeUint(t.priceCap ?? 1000n, 64).endCell();
-  const gateway = beginCell().storeAddress(t.gateway ?? null).storeUint(t.salt ?? 1n, 256).endCell();
-  return beginCell().storeAddress(t.client).storeAddress(t.payout)
+  const demand = beginCell().storeUint(t.modelRoot, 256).storeUint(t.policyHash, 256)
+    .storeUint(t.priceCap ?? 1000n, 64).storeCoins(t.minStake ?? 0n).storeUint(t.salt ?? 1n, 256).endCell();
+  const parties = beginCell().storeAddress(t.client).storeAddress(t.gateway ?? null).storeAddress(t.stake ?? null).endCell();
+  return beginCell().storeAddress(t.payout).storeAddress(t.registry)
     .storeUint(num(t.clientKey), 256).storeUint(t.feeBps ?? 0, 16)
     .storeUint(t.closeDelay ?? HOUR, 32).storeUint(t.pendingTimeout ?? 300, 32)
-    .storeRef(demand).storeRef(gateway).endCell();
+    .storeRef(demand).storeRef(parties).endCell();
 }
 
 export function jobData(terms) {
-  return beginCell().storeUint(1, 16).storeUint(0, 8).storeCoins(0).storeCoins(0)
-    .storeUint(0, 64).storeUint(0, 64).storeUint(0, 256).storeUint(0, 32).storeUint(0, 64)
-    .storeUint(0, 16).storeBit(0).storeBit(0).storeBit(0).storeRef(termsCell(terms)).endCell();
+  return beginCell().storeUint(2, 16).storeUint(0, 8).storeCoins(0).storeCoins(0)
+    .storeUint(0, 64).storeUint(0, 64).storeUint(0, 256).storeUint(0, 32).storeUint(0, 32).storeUint(0, 64)
+    .storeUint(0, 16).storeBit(0).storeRef(termsCell(terms)).storeBit(0).storeBit(0).endCell();
 }
 
 export function readJob(data) {
@@ -110,20 +111,20 @@ export function readJob(data) {
   const out = {
     layout: s.loadUint(16), status: s.loadUint(8), deposited: s.loadCoins(), paid: s.loadCoins(),
     seq: s.loadUintBig(64), receiptCount: s.loadUintBig(64), receiptsRoot: s.loadUintBig(256),
-    closeAt: s.loadUint(32), queries: s.loadUintBig(64), verdictCount: s.loadUint(16),
+    touchedAt: s.loadUint(32), closeAt: s.loadUint(32), queries: s.loadUintBig(64), verdictCount: s.loadUint(16),
   };
   out.verdicts = s.loadDict(Dictionary.Keys.BigUint(256), cellValue);
-  const pending = s.loadMaybeRef();
-  const answer = s.loadMaybeRef();
   out.terms = s.loadRef();
+  const pending = s.loadMaybeRef();
+  const refusal = s.loadMaybeRef();
   s.endParse();
   if (pending) {
     const p = pending.beginParse();
-    out.pending = { queryId: p.loadUintBig(64), verdictHash: p.loadUintBig(256), receiptKey: p.loadUintBig(256), deadline: p.loadUint(32), sender: p.loadAddress() };
+    out.pending = { queryId: out.queries, verdictHash: p.loadUintBig(256), receiptKey: p.loadUintBig(256), deadline: p.loadUint(32), sender: p.loadAddress() };
   }
-  if (answer) {
-    const a = answer.beginParse();
-    out.answer = { queryId: a.loadUintBig(64), verdictHash: a.loadUintBig(256), code: a.loadUint(16), at: a.loadUint(32) };
+  if (refusal) {
+    const a = refusal.beginParse();
+    out.refusal = { queryId: a.loadUintBig(64), verdictHash: a.loadUintBig(256), code: a.loadUint(16), at: a.loadUint(32) };
   }
   return out;
 }
@@ -215,6 +216,9 @@ export class World {
     return w;
   }
 
+  /** An address that nothing was deployed to. */
+  static cold(name) { return new Address(0, sha256("cold " + name)); }
+
   /** Sends a message; returns the result with the transactions of each contract. */
   async send(from, to, body, { value = toNano("0.1"), init, bounce = true } = {}) {
     const res = await this.chain.sendMessage(internal({
@@ -233,7 +237,7 @@ export class World {
 
   common(over = {}) {
     return commonCell({
-      registry: this.registry, receiptKey: hash("receipt key"), payout: this.payout.address,
+      registry: this.registry, receiptKey: hash("receipt key"), payout: this.terms.payout,
       manifest: this.manifest, modelRoot: this.modelRoot, policyHash: this.policyHash,
       evidence: hash("evidence"), ...over,
     });
@@ -245,8 +249,13 @@ export class World {
     return verdictCell(common, [{ kp: this.verifier, issuedAt: now - 10, expiresAt: now + 1800, ...sigOver }]);
   }
 
-  release(verdict = this.verdict(), { from = this.anyone, value = toNano("0.1") } = {}) {
-    return this.send(from, this.job, this.body(op.release, (b) => b.storeRef(verdict)), { value });
+  setManifest(h, state, graceUntil = 0, from = this.owner) {
+    return this.send(from, this.registry, this.body(op.setManifest, (b) =>
+      b.storeUint(h, 256).storeUint(state, 8).storeUint(graceUntil, 32)));
+  }
+
+  release(verdict = this.verdict(), { from = this.anyone, value = toNano("0.1"), verifierFee = 0n } = {}) {
+    return this.send(from, this.job, this.body(op.release, (b) => b.storeCoins(verifierFee).storeRef(verdict)), { value });
   }
 
   voucher(v = {}) {
@@ -265,7 +274,7 @@ export class World {
   async releaseWithoutAnswer(verdict = this.verdict()) {
     const iter = await this.chain.sendMessageIter(internal({
       from: this.anyone.address, to: this.job, value: toNano("0.1"), bounce: true,
-      body: this.body(op.release, (b) => b.storeRef(verdict)),
+      body: this.body(op.release, (b) => b.storeCoins(0).storeRef(verdict)),
     }), { now: this.chain.now });
     const { value: tx } = await iter.next();
     this.chain.defaultQueueManager.messageQueue.length = 0;
@@ -274,8 +283,8 @@ export class World {
   }
 
   /** An answer as if from the registry (or from someone else). */
-  answer(pending, { from = this.registry, queryId = pending.queryId, verdictHash = pending.verdictHash, answerCode = 0, bounce = false } = {}) {
-    return this.send(from, this.job, this.body(op.verdictAnswer, (b) => b.storeUint(verdictHash, 256).storeUint(answerCode, 16), queryId), { bounce });
+  answer(pending, { from = this.registry, queryId = pending.queryId, verdictHash = pending.verdictHash, answerCode = 0, bounce = false, value } = {}) {
+    return this.send(from, this.job, this.body(op.verdictAnswer, (b) => b.storeUint(verdictHash, 256).storeUint(answerCode, 16).storeUint(0, 32), queryId), { bounce, value });
   }
 
   /** A bounced question, as if from `from`. */
@@ -304,3 +313,37 @@ export const exitCode = (res, addr) => {
   return c?.type === "vm" ? c.exitCode : `skipped:${c?.reason}`;
 };
 export const gasOf = (tx) => tx.description.computePhase.gasUsed;
+
+const actors = ["owner", "client", "payout", "gateway", "anyone"];
+
+/** Runs a step and checks that no nanoton appeared or vanished in it. */
+export async function conserved(w, step) {
+  const addrs = [...actors.map((a) => w[a].address), w.registry, w.job];
+  const before = new Map();
+  for (const a of addrs) before.set(at(a), await w.balance(a));
+  const sender = new Map(before);
+  const res = await step();
+  // sendMessage makes value appear out of nowhere at the first contract: the
+  // sandbox's sender is not charged, so the sum starts with that value.
+  const fees = replayBalances(res.transactions, sender);
+  const after = new Map();
+  for (const a of addrs) after.set(at(a), await w.balance(a));
+  assert.deepEqual([...after], [...sender], "balances follow from the transactions");
+  const sum = (m) => [...m.values()].reduce((x, y) => x + y, 0n);
+  const first = res.transactions[0].inMessage.info;
+  assert.equal(sum(before) + first.value.coins, sum(after) + fees, "sum in = sum out + fees");
+  return { res, fees, before: (a) => before.get(at(a)), after: (a) => after.get(at(a)) };
+}
+
+export async function released(opts) {
+  const w = await World.create(opts);
+  assert.equal(exitCode(await w.deposit(), w.job), 0);
+  await w.release();
+  assert.equal((await w.jobState()).status, status.released);
+  return w;
+}
+
+export const refused = async (w, res, want) => {
+  assert.equal(exitCode(res, w.job), code[want]);
+  assert.ok(txsOf(res, res.transactions[0].inMessage.info.src).some((t) => t.inMessage.info.bounced), "the money bounces back");
+};
