@@ -96,7 +96,15 @@ func (c *Config) makeKeys(log *slog.Logger) error {
 	if p.Environment != policy.Development {
 		return bad(fmt.Errorf("the policy %q is for %s", p.Name, p.Environment))
 	}
-	files := []string{c.SigningKey}
+	var files []string
+	if c.SigningKey != "" {
+		files = append(files, c.SigningKey)
+	}
+	for _, k := range c.Signing {
+		if k.File != "" {
+			files = append(files, k.File)
+		}
+	}
 	if c.Journal != nil {
 		files = append(files, c.Journal.Key)
 	}

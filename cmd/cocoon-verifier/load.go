@@ -2,15 +2,17 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"crypto/tls"
 	"errors"
 	"fmt"
+	"io"
 	"log/slog"
-	"net/http"
 	"runtime/debug"
-	"slices"
 	"time"
 
 	"cocoon/internal/fault"
+	"cocoon/internal/jcs"
 	"cocoon/internal/keyfile"
 	"cocoon/internal/registrysource"
 	"cocoon/measurements/manifest"
@@ -19,73 +21,88 @@ import (
 	"cocoon/verifier/appraise/tee"
 	"cocoon/verifier/client"
 	"cocoon/verifier/dcap"
-	"cocoon/verifier/journal"
-	"cocoon/verifier/nvgpu"
-	"cocoon/verifier/nvgpu/services"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/server"
 	"cocoon/verifier/snp"
 	"cocoon/verifier/tpm"
 )
 
-// fetchTimeout bounds the fetching of manifests at start.
+// fetchTimeout bounds the fetching of manifests.
 const fetchTimeout = 2 * time.Minute
 
-// server loads everything that the config names and makes the service.
-func (c *Config) server(log *slog.Logger, cache *services.Client, verdicts *journal.Journal) (*server.Server, error) {
+// loaded is what a reload replaces as a whole.
+type loaded struct {
+	trust      server.Trust
+	cert       *tls.Certificate // nil: no TLS
+	registry   *registrysource.Source
+	registryID [32]byte // of what it was opened from
+	enrollerID [32]byte // of what the enroller was made from
+	made       []io.Closer
+}
+
+// load reads what the config names. From the one before it takes over what
+// would be the same: connections to the ledger, and enrolments under way.
+func (s *service) load(c *Config, before *loaded) (l *loaded, err error) {
+	l = &loaded{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, closeAll(l.made))
+			l = nil
+		}
+	}()
 	p, err := c.readPolicy()
 	if err != nil {
-		return nil, err
+		return l, err
 	}
-	var envelopes [][]byte
-	for _, f := range c.Manifests {
-		e, err := c.readFile(f, manifest.MaxEnvelope)
-		if err != nil {
-			return nil, fault.New(fault.ExitInternal, "verifier.manifest", "check \"manifests\" in the config", "reading manifest: %w", err)
-		}
-		envelopes = append(envelopes, e)
+	if err := s.openRegistry(c, p, l, before); err != nil {
+		return l, err
 	}
-	registry, err := c.registry(p, log)
+	manifests, err := c.manifests(p, l.registry)
 	if err != nil {
-		return nil, err
+		return l, err
 	}
-	if envelopes, err = c.listed(registry, envelopes); err != nil {
-		return nil, err
-	}
-	manifests, err := appraise.OpenManifests(p, envelopes)
+	keys, opened, err := s.keys.open(c)
+	l.made = append(l.made, opened...)
 	if err != nil {
-		return nil, fault.New(fault.ExitPolicy, "verifier.manifest", "name the manifest's hash or its signers in the policy", "%w", err)
+		return l, err
 	}
-	key, err := keyfile.ReadEd25519(c.path(c.SigningKey))
-	if err != nil {
-		return nil, fault.New(fault.ExitInternal, "verifier.signing_key", "make keys with cocoon-verifier keygen", "%w", err)
-	}
-	o := server.Options{
-		Trust: server.Trust{Policy: p, Manifests: manifests, GPUs: gpuAppraiser(cache, log), Signer: key},
-		Build: build(), Log: log, ArchiveDir: c.path(c.Archive),
-		PerSecond: c.Limits.PerSecond, Burst: c.Limits.Burst, Concurrent: c.Limits.Concurrent,
-		ChallengeTTL: time.Duration(c.Limits.ChallengeSeconds) * time.Second, ArchiveBytes: c.Limits.ArchiveBytes,
-	}
-	if verdicts != nil {
-		o.Journal = server.NewDurable(verdicts, time.Now)
+	l.trust = server.Trust{Policy: p, Manifests: manifests, Signers: keys}
+	if l.registry != nil {
+		l.trust.Registry = l.registry.State
 	}
 	// Collateral for quotes comes with the evidence.
-	o.CPUs = tee.CPUs(tee.Options{DCAP: dcap.Options{Cache: dcap.NewCache(dcap.CacheOptions{})}, SNP: snp.Options{Cache: snp.NewCache(snp.CacheOptions{})}})
+	cpus := tee.Options{DCAP: dcap.Options{Cache: s.caches.dcap}, SNP: snp.Options{Cache: s.caches.snp}}
+	devices := gpus.Options{Cache: s.caches.nvgpu}
+	if s.cache != nil {
+		devices.Source = &gpus.Services{Client: s.cache, Logger: s.log}
+	}
+	if err := c.testRoots(p, &cpus, &devices); err != nil {
+		return l, err
+	}
+	l.trust.CPUs, l.trust.GPUs = tee.CPUs(cpus), gpus.New(devices)
 	if c.AKCA != nil {
-		if err := c.enroller(p, &o); err != nil {
-			return nil, err
+		if err := c.enroller(p, l, before); err != nil {
+			return l, err
 		}
 	}
-	if registry != nil {
-		o.Registry = registry.State
+	if c.TLS != nil {
+		pair, err := tls.LoadX509KeyPair(c.path(c.TLS.Certificate), c.path(c.TLS.Key))
+		if err != nil {
+			return l, fault.New(fault.ExitInternal, "verifier.tls", "give a PEM chain and its key", "reading certificate: %w", err)
+		}
+		l.cert = &pair
 	}
+	announce(s.log, p, manifests)
+	return l, nil
+}
+
+func announce(log *slog.Logger, p *policy.Policy, manifests []*manifest.Verified) {
 	for _, m := range manifests {
 		log.Info("manifest accepted", "sha256", m.SHA256.String(), "image", m.Manifest.Image.Name, "version", m.Manifest.Image.Version)
 	}
 	if p.Environment == policy.Development {
 		log.Warn("development policy: no verdict of it says that a machine is confidential", "policy", p.Name, "trust_classes", p.TrustClasses)
 	}
-	return server.New(o)
 }
 
 func (c *Config) readPolicy() (*policy.Policy, error) {
@@ -100,16 +117,59 @@ func (c *Config) readPolicy() (*policy.Policy, error) {
 	return p, nil
 }
 
-// registry opens the ledger, nil where the config names none.
-func (c *Config) registry(p *policy.Policy, log *slog.Logger) (*registrysource.Source, error) {
+func (c *Config) manifests(p *policy.Policy, registry *registrysource.Source) ([]*manifest.Verified, error) {
+	var envelopes [][]byte
+	for _, f := range c.Manifests {
+		e, err := c.readFile(f, manifest.MaxEnvelope)
+		if err != nil {
+			return nil, fault.New(fault.ExitInternal, "verifier.manifest", "check \"manifests\" in the config", "reading manifest: %w", err)
+		}
+		envelopes = append(envelopes, e)
+	}
+	envelopes, err := c.listed(registry, envelopes)
+	if err != nil {
+		return nil, err
+	}
+	out, err := appraise.OpenManifests(p, envelopes)
+	if err != nil {
+		return nil, fault.New(fault.ExitPolicy, "verifier.manifest", "name the manifest's hash or its signers in the policy", "%w", err)
+	}
+	return out, nil
+}
+
+// openRegistry opens the ledger, where the config names one.
+func (s *service) openRegistry(c *Config, p *policy.Policy, l, before *loaded) error {
 	if c.Ledger == nil {
-		return nil, nil
+		return nil
+	}
+	bad := func(err error) error {
+		return fault.New(fault.ExitInternal, "verifier.ledger", "name the registry in the policy, and give the network's global.config.json", "setting up ledger: %w", err)
 	}
 	if p.Manifests.Registry == nil {
-		return nil, fault.New(fault.ExitInternal, "verifier.ledger", "name the registry in the policy", "setting up ledger: the policy names no registry")
+		return bad(errors.New("the policy names no registry"))
 	}
-	return registrysource.Open(c.path(c.Ledger.Config), p.Manifests.Registry, log)
+	network, err := c.readFile(c.Ledger.Config, maxNetwork)
+	if err != nil {
+		return bad(err)
+	}
+	if l.registryID, err = jcs.Hash([]any{p.Manifests.Registry, sha256.Sum256(network)}); err != nil {
+		return bad(err)
+	}
+	if before != nil && before.registry != nil && before.registryID == l.registryID {
+		l.registry = before.registry
+		return nil
+	}
+	if l.registry, err = registrysource.Open(c.path(c.Ledger.Config), p.Manifests.Registry, s.log); err != nil {
+		return bad(err)
+	}
+	// Not among what a reload closes: the next one may take it over. There are
+	// as many as networks were named.
+	s.ended = append(s.ended, l.registry)
+	return nil
 }
+
+// maxNetwork bounds a global.config.json.
+const maxNetwork = 4 << 20
 
 // listed adds what the registry lists beside the files, from other verifiers.
 // A manifest that none of them has is an error: this verifier would refuse
@@ -135,81 +195,7 @@ func (c *Config) listed(registry *registrysource.Source, envelopes [][]byte) ([]
 	return registrysource.Manifests(ctx, state, envelopes, from)
 }
 
-// gpuAppraiser appraises GPUs with what their evidence brings along and, where
-// there is a cache of NVIDIA's services, with what that has.
-func gpuAppraiser(cache *services.Client, log *slog.Logger) appraise.GPU {
-	o := gpus.Options{Cache: nvgpu.NewCache(nvgpu.CacheOptions{})}
-	if cache != nil {
-		o.Source = &gpus.Services{Client: cache, Logger: log}
-	}
-	return gpus.New(o)
-}
-
-// handler is the service, with the cache beside it where one is configured.
-// end ends the cache's requests and closes the journal.
-func (c *Config) handler(log *slog.Logger) (h http.Handler, end func() error, err error) {
-	var closers []func() error
-	closeAll := func() error {
-		var errs []error
-		for _, f := range slices.Backward(closers) {
-			errs = append(errs, f())
-		}
-		return errors.Join(errs...)
-	}
-	defer func() {
-		if err != nil {
-			err = errors.Join(err, closeAll())
-		}
-	}()
-	if err := c.makeKeys(log); err != nil {
-		return nil, nil, err
-	}
-	verdicts, err := c.journal(log)
-	if err != nil {
-		return nil, nil, err
-	}
-	if verdicts != nil {
-		closers = append(closers, verdicts.Close)
-	}
-	var cache *services.Client
-	if c.GPUCache != nil {
-		if cache, err = c.GPUCache.Open(c.dir, log); err != nil {
-			return nil, nil, err
-		}
-		closers = append(closers, func() error { cache.Close(); return nil })
-	}
-	srv, err := c.server(log, cache, verdicts)
-	if err != nil {
-		return nil, nil, err
-	}
-	if cache == nil {
-		return srv, closeAll, nil
-	}
-	mux := http.NewServeMux()
-	mux.Handle("/", srv)
-	rims := cache.Handler()
-	mux.Handle("/v1/rim/", rims)
-	mux.Handle("/ocsp", rims)
-	return mux, closeAll, nil
-}
-
-// journal opens the log of verdicts, nil where the config names none.
-func (c *Config) journal(log *slog.Logger) (*journal.Journal, error) {
-	if c.Journal == nil {
-		return nil, nil
-	}
-	key, err := keyfile.ReadEd25519(c.path(c.Journal.Key))
-	if err != nil {
-		return nil, fault.New(fault.ExitInternal, "verifier.journal", "make keys with cocoon-verifier keygen", "opening journal: %w", err)
-	}
-	j, err := journal.Open(journal.Options{Dir: c.path(c.Journal.Dir), Origin: c.Journal.Origin, Key: key, Log: log})
-	if err != nil {
-		return nil, fault.New(fault.ExitInternal, "verifier.journal", "run cocoon-verifier fsck on it, and see that no other verifier uses it", "opening journal: %w", err)
-	}
-	return j, nil
-}
-
-func (c *Config) enroller(p *policy.Policy, o *server.Options) error {
+func (c *Config) enroller(p *policy.Policy, l, before *loaded) error {
 	bad := func(err error) error {
 		return fault.New(fault.ExitInternal, "verifier.ak_ca", "make keys with cocoon-verifier keygen, and name EK roots in the policy", "setting up enrolment: %w", err)
 	}
@@ -232,8 +218,16 @@ func (c *Config) enroller(p *policy.Policy, o *server.Options) error {
 	if err != nil {
 		return bad(err)
 	}
-	o.AKRoots = [][]byte{cert.Raw}
-	o.Enroller, err = tpm.NewEnroller(tpm.EnrollerOptions{EKRoots: roots, CA: ca, Lifetime: time.Duration(c.AKCA.LifetimeSeconds) * time.Second})
+	l.trust.AKRoots = [][]byte{cert.Raw}
+	// The certificate's key is the authority's: LoadCA has checked that.
+	if l.enrollerID, err = jcs.Hash([]any{cert.Raw, p.TPM.AllEKRoots(), c.AKCA.LifetimeSeconds}); err != nil {
+		return bad(err)
+	}
+	if before != nil && before.trust.Enroller != nil && before.enrollerID == l.enrollerID {
+		l.trust.Enroller = before.trust.Enroller // and the enrolments under way
+		return nil
+	}
+	l.trust.Enroller, err = tpm.NewEnroller(tpm.EnrollerOptions{EKRoots: roots, CA: ca, Lifetime: time.Duration(c.AKCA.LifetimeSeconds) * time.Second})
 	if err != nil {
 		return bad(err)
 	}

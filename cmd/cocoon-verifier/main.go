@@ -1,15 +1,17 @@
 // Command cocoon-verifier appraises evidence and signs verdicts.
 //
-//	cocoon-verifier --config FILE     run the service (docs/verifier-api.md)
-//	cocoon-verifier keygen --dir DIR  make its keys
-//	cocoon-verifier fsck DIR          check its journal of verdicts
+//	cocoon-verifier --config FILE          run the service (docs/verifier-api.md)
+//	cocoon-verifier --config FILE --check  check config and what it names; run nothing
+//	cocoon-verifier keygen --dir DIR       make its keys
+//	cocoon-verifier fsck DIR               check its journal of verdicts
 //
-// The config is one strict YAML document, and so JSON too: see Config. The service exits 0 on
-// SIGTERM or SIGINT.
+// The config is one strict YAML document, and so JSON too: see Config. SIGHUP
+// reloads policy, manifests and keys. The service exits 0 on SIGTERM or SIGINT.
 package main
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"flag"
 	"fmt"
@@ -22,7 +24,11 @@ import (
 	"syscall"
 	"time"
 
+	"github.com/coreos/go-systemd/v22/daemon"
+	"golang.org/x/sys/unix"
+
 	"cocoon/internal/fault"
+	"cocoon/verifier/server"
 )
 
 // Limits of the HTTP server.
@@ -56,15 +62,15 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	fs := flag.NewFlagSet("cocoon-verifier", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	path := fs.String("config", "", "configuration `file` (YAML)")
+	check := fs.Bool("check", false, "read the config and everything that it names, say what is wrong, and exit")
 	if err := parseFlags(fs, args); err != nil {
 		return ignoreHelp(err)
 	}
 	log := slog.New(slog.NewTextHandler(stderr, nil))
-	cfg, err := readConfig(*path)
-	if err != nil {
-		return err
+	if *check {
+		return checkConfig(*path, log, stdout)
 	}
-	return serve(ctx, cfg, log)
+	return serve(ctx, *path, log)
 }
 
 func parseFlags(fs *flag.FlagSet, args []string) error {
@@ -87,41 +93,66 @@ func ignoreHelp(err error) error {
 	return err
 }
 
-// serve runs the service until the context ends.
-func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
-	handler, end, err := cfg.handler(log)
+// checkConfig does what a reload would, beside a running service too: it opens
+// neither journal nor store, and makes no key.
+func checkConfig(path string, log *slog.Logger, stdout io.Writer) error {
+	cfg, err := readConfig(path)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, end()) }()
-	ln, err := net.Listen("tcp", cfg.Listen)
+	s := &service{log: log}
+	l, err := s.load(cfg, nil)
+	if err == nil {
+		err = errors.Join(server.CheckTrust(l.trust, time.Now()), closeAll(l.made))
+	}
+	if err := errors.Join(err, s.Close()); err != nil {
+		return err
+	}
+	fmt.Fprintln(stdout, "ok")
+	return nil
+}
+
+// serve runs the service until the context ends.
+func serve(ctx context.Context, path string, log *slog.Logger) (err error) {
+	s, err := newService(path, log)
 	if err != nil {
-		return fault.New(fault.ExitInternal, "verifier.listen", "free the address, or choose another in the config", "listening on %s: %w", cfg.Listen, err)
+		return err
 	}
-	// gRPC needs HTTP/2; without TLS a client says from the start that it speaks it.
-	protocols := new(http.Protocols)
-	protocols.SetHTTP1(true)
-	protocols.SetHTTP2(true)
-	protocols.SetUnencryptedHTTP2(true)
-	srv := &http.Server{
-		Handler: handler, Protocols: protocols, ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
-		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+	defer func() { err = errors.Join(err, s.Close()) }()
+	ln, err := net.Listen("tcp", s.cfg.Listen)
+	if err != nil {
+		return fault.New(fault.ExitInternal, "verifier.listen", "free the address, or choose another in the config", "listening on %s: %w", s.cfg.Listen, err)
 	}
+	srv := httpServer(s, log)
+	hups := make(chan os.Signal, 1)
+	signal.Notify(hups, syscall.SIGHUP)
+	defer signal.Stop(hups)
 	done := make(chan error, 1)
 	go func() {
-		<-ctx.Done()
+		for {
+			select {
+			case <-hups:
+				s.onHangup()
+				continue
+			case <-ctx.Done():
+			}
+			break
+		}
+		notify(log, daemon.SdNotifyStopping)
+		s.server.Drain()
 		// The parent context is over: the shutdown has its own deadline.
 		sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTimeout)
 		defer cancel()
 		done <- srv.Shutdown(sctx)
 	}()
 	scheme := "http"
-	if cfg.TLS != nil {
+	if s.cfg.TLS != nil {
 		scheme = "https"
 	}
 	log.Info("verifier ready", "listen", ln.Addr().String(), "url", scheme+"://"+ln.Addr().String())
-	if cfg.TLS != nil {
-		err = srv.ServeTLS(ln, cfg.path(cfg.TLS.Certificate), cfg.path(cfg.TLS.Key))
+	notify(log, daemon.SdNotifyReady)
+	if s.cfg.TLS != nil {
+		err = srv.ServeTLS(ln, "", "")
 	} else {
 		err = srv.Serve(ln)
 	}
@@ -129,4 +160,47 @@ func serve(ctx context.Context, cfg *Config, log *slog.Logger) (err error) {
 		return fmt.Errorf("serving: %w", err)
 	}
 	return <-done
+}
+
+// httpServer bounds what one connection can hold: a client that is slow with
+// headers or body is cut off.
+func httpServer(s *service, log *slog.Logger) *http.Server {
+	// gRPC needs HTTP/2; without TLS a client says from the start that it speaks it.
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true)
+	return &http.Server{
+		Handler: s, Protocols: protocols, ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
+		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.certificate},
+	}
+}
+
+// onHangup reloads, and says so to the log and to systemd.
+func (s *service) onHangup() {
+	notify(s.log, daemon.SdNotifyReloading+"\n"+monotonic())
+	if err := s.reload(); err != nil {
+		s.log.Error("reload failed, everything is as before", "error", err)
+		notify(s.log, daemon.SdNotifyReady+"\nSTATUS=reload failed, everything is as before")
+		return
+	}
+	s.log.Info("reloaded")
+	notify(s.log, daemon.SdNotifyReady+"\nSTATUS=reloaded")
+}
+
+// notify tells systemd, where it runs the service (sd_notify(3)).
+func notify(log *slog.Logger, state string) {
+	if _, err := daemon.SdNotify(false, state); err != nil {
+		log.Warn("telling systemd", "error", err)
+	}
+}
+
+// monotonic is the time that a reload began, which Type=notify-reload wants.
+func monotonic() string {
+	var ts unix.Timespec
+	if err := unix.ClockGettime(unix.CLOCK_MONOTONIC, &ts); err != nil {
+		return ""
+	}
+	return fmt.Sprintf("MONOTONIC_USEC=%d", ts.Nano()/1000)
 }

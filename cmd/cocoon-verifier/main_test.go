@@ -48,7 +48,7 @@ func install(t *testing.T, change func(map[string]any)) string {
 		change(cfg)
 	}
 	production := *w.Policy
-	production.Environment, production.TrustClasses = policy.Production, []string{policy.ClassTDX}
+	production.Environment, production.TrustClasses, production.TPM = policy.Production, []string{policy.ClassTDX}, nil
 	for name, v := range map[string]any{"policy.json": w.Policy, "production.json": &production, "config.json": cfg, "manifest.json": json.RawMessage(w.Envelope(t))} {
 		b, err := json.Marshal(v)
 		if err != nil {
@@ -61,16 +61,23 @@ func install(t *testing.T, change func(map[string]any)) string {
 	return filepath.Join(dir, "config.json")
 }
 
+// started is the service of a config, in this process.
+func started(t *testing.T, path string) *service {
+	t.Helper()
+	s, err := newService(path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return s
+}
+
 func TestServiceStartsFromItsConfig(t *testing.T) {
-	cfg, err := readConfig(install(t, nil))
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, err := cfg.server(slog.New(slog.DiscardHandler), nil, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	srv := httptest.NewServer(h)
+	srv := httptest.NewServer(started(t, install(t, nil)))
 	defer srv.Close()
 	c, err := client.New(client.Options{BaseURL: srv.URL})
 	if err != nil {
@@ -96,18 +103,9 @@ func TestServiceIsACacheOfRIMs(t *testing.T) {
 	upstream.Put(id, doc)
 	up := httptest.NewServer(upstream)
 	defer up.Close()
-	cfg, err := readConfig(install(t, func(m map[string]any) {
+	srv := httptest.NewServer(started(t, install(t, func(m map[string]any) {
 		m["gpu_cache"] = map[string]any{"rim": up.URL, "dir": "rims", "ttl_seconds": 3600}
-	}))
-	if err != nil {
-		t.Fatal(err)
-	}
-	h, closeCache, err := cfg.handler(slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer closeCache()
-	srv := httptest.NewServer(h)
+	})))
 	defer srv.Close()
 	// The list comes through; a document that is not under NVIDIA's root does
 	// not, and the service itself still answers.
@@ -187,6 +185,35 @@ func TestBadConfigsAreRefused(t *testing.T) {
 		"a journal of no name": {func(m map[string]any) {
 			m["journal"] = map[string]any{"dir": "j", "origin": "a b", "key": "keys/journal.key"}
 		}, "verifier.journal"},
+		"replicas without a store": {func(m map[string]any) { m["replicas"] = 2 }, "verifier.config"},
+		"a store with a password in its URL": {func(m map[string]any) {
+			m["replicas"], m["shared_store"] = 2, map[string]any{"url": "redis://:secret@127.0.0.1:1"}
+		}, "verifier.shared_store"},
+		"two ways to name keys": {func(m map[string]any) { m["signing_keys"] = []any{map[string]any{"file": "keys/verifier.key"}} }, "verifier.config"},
+		"a key in two places": {func(m map[string]any) {
+			delete(m, "signing_key")
+			m["signing_keys"] = []any{map[string]any{"file": "keys/verifier.key", "sealed": map[string]any{"file": "x"}}}
+		}, "verifier.config"},
+		"keys that are all retired": {func(m map[string]any) {
+			delete(m, "signing_key")
+			m["signing_keys"] = []any{map[string]any{"file": "keys/verifier.key", "retire_at": "2020-01-01T00:00:00Z"}}
+		}, "verifier.signing_key"},
+		"a token of no module": {func(m map[string]any) {
+			delete(m, "signing_key")
+			m["signing_keys"] = []any{map[string]any{"pkcs11": map[string]any{"module": "/etc/passwd", "token": "t", "label": "l", "pin_file": "keys/verifier.key"}}}
+		}, "verifier.signing_key"},
+		"a PIN for everyone to read": {func(m map[string]any) {
+			delete(m, "signing_key")
+			m["signing_keys"] = []any{map[string]any{"pkcs11": map[string]any{"module": "/etc/passwd", "token": "t", "label": "l", "pin_file": "keys/ak-ca.crt"}}}
+		}, "verifier.signing_key"},
+		"test roots for production": {func(m map[string]any) {
+			m["policy"], m["test_roots"] = "production.json", map[string]any{"intel": "x.pem"}
+		}, "verifier.test_roots"},
+		"test roots that are none": {func(m map[string]any) { m["test_roots"] = map[string]any{"amd": "config.json"} }, "verifier.test_roots"},
+		"TLS without a key":        {func(m map[string]any) { m["tls"] = map[string]any{"certificate": "keys/ak-ca.crt"} }, "verifier.config"},
+		"a certificate that is none": {func(m map[string]any) {
+			m["tls"] = map[string]any{"certificate": "keys/ak-ca.crt", "key": "keys/verifier.key"}
+		}, "verifier.tls"},
 		"a ledger without registry": {func(m map[string]any) { m["ledger"] = map[string]any{"config": "x"} }, "verifier.ledger"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -225,18 +252,14 @@ func TestTheJournalIsCheckedByTheProgram(t *testing.T) {
 	path := install(t, func(m map[string]any) {
 		m["journal"] = map[string]any{"dir": "journal", "origin": "verifier.example/verdicts", "key": "keys/journal.key"}
 	})
-	cfg, err := readConfig(path)
+	s, err := newService(path, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}
-	_, end, err := cfg.handler(slog.New(slog.DiscardHandler))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, _, err := cfg.handler(slog.New(slog.DiscardHandler)); !fault.Has(err, "verifier.journal") {
+	if _, err := newService(path, slog.New(slog.DiscardHandler)); !fault.Has(err, "verifier.journal") {
 		t.Errorf("a second service on one journal: %v", err)
 	}
-	if err := end(); err != nil {
+	if err := s.Close(); err != nil {
 		t.Fatal(err)
 	}
 	dir := filepath.Join(filepath.Dir(path), "journal")

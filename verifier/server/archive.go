@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"sync"
+	"time"
 
 	"cocoon/verifier/result"
 )
@@ -15,14 +16,20 @@ import (
 // archive keeps evidence and results for auditors: two files each, named by
 // the evidence's SHA-256, in directories "accepted" and "refused". It stops at
 // a number of bytes rather than fill the disk; refused evidence, which anyone
-// can send, has a tenth of that to itself.
+// can send, has a tenth of that to itself. What is older than an age, by the
+// files' times, is removed.
 type archive struct {
 	dir string
 	max map[string]int64 // bytes, by directory
+	age time.Duration    // 0: nothing is removed
 
-	mu   sync.Mutex
-	size map[string]int64
+	mu     sync.Mutex
+	size   map[string]int64
+	pruned time.Time // when it was last looked for what is old
 }
+
+// pruneEvery is how often it is looked for what is old.
+const pruneEvery = time.Hour
 
 const (
 	accepted = "accepted"
@@ -31,27 +38,43 @@ const (
 
 var errArchiveFull = errors.New("archive is full")
 
-func openArchive(dir string, maxBytes int64) (*archive, error) {
-	a := &archive{dir: dir, max: map[string]int64{accepted: maxBytes, refused: maxBytes / 10}, size: map[string]int64{}}
+func openArchive(dir string, maxBytes int64, age time.Duration) (*archive, error) {
+	a := &archive{dir: dir, max: map[string]int64{accepted: maxBytes, refused: maxBytes / 10}, age: age}
 	for sub := range a.max {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o750); err != nil {
 			return nil, fmt.Errorf("making archive: %w", err)
 		}
-		err := filepath.WalkDir(filepath.Join(dir, sub), func(_ string, e fs.DirEntry, err error) error {
+	}
+	if err := a.prune(time.Now()); err != nil {
+		return nil, err
+	}
+	return a, nil
+}
+
+// prune removes what is old, and measures the rest.
+func (a *archive) prune(now time.Time) error {
+	size := map[string]int64{}
+	for sub := range a.max {
+		err := filepath.WalkDir(filepath.Join(a.dir, sub), func(path string, e fs.DirEntry, err error) error {
 			if err != nil || e.IsDir() {
 				return err
 			}
 			i, err := e.Info()
-			if err == nil {
-				a.size[sub] += i.Size()
+			if err != nil {
+				return err
 			}
-			return err
+			if a.age > 0 && now.Sub(i.ModTime()) > a.age {
+				return os.Remove(path)
+			}
+			size[sub] += i.Size()
+			return nil
 		})
 		if err != nil {
-			return nil, fmt.Errorf("measuring archive: %w", err)
+			return fmt.Errorf("looking through archive: %w", err)
 		}
 	}
-	return a, nil
+	a.size, a.pruned = size, now
+	return nil
 }
 
 // store keeps one appraisal.
@@ -65,6 +88,11 @@ func (a *archive) store(evidence []byte, r *result.Result, ear string) error {
 	}
 	a.mu.Lock()
 	defer a.mu.Unlock()
+	if now := time.Now(); a.age > 0 && now.Sub(a.pruned) > pruneEvery {
+		if err := a.prune(now); err != nil {
+			return err
+		}
+	}
 	sub := refused
 	if r.Accepted {
 		sub = accepted

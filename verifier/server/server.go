@@ -51,6 +51,8 @@ type Options struct {
 	Wait         time.Duration    // for one of Concurrent, at most; 0: DefaultWait
 	ArchiveDir   string           // "": nothing is kept
 	ArchiveBytes int64            // 0: DefaultArchiveMaxBytes
+	ArchiveAge   time.Duration    // after which evidence is removed; 0: never
+	Own          OwnEvidence      // of the machine that this runs in; nil: it runs in none that has any
 	Clock        func() time.Time // nil: time.Now
 	// Age is for how long the process has run, by a clock that never goes back;
 	// nil: the system's monotonic clock. Challenges live by it.
@@ -108,7 +110,7 @@ func New(o Options) (*Server, error) {
 		}
 	}
 	if o.ArchiveDir != "" {
-		if s.archive, err = openArchive(o.ArchiveDir, o.ArchiveBytes); err != nil {
+		if s.archive, err = openArchive(o.ArchiveDir, o.ArchiveBytes, o.ArchiveAge); err != nil {
 			return nil, err
 		}
 	}

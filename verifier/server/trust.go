@@ -77,6 +77,12 @@ func newMaterial(t Trust, now time.Time) (*material, error) {
 	return m, nil
 }
 
+// CheckTrust reports what New and Reload would find wrong with a Trust.
+func CheckTrust(t Trust, now time.Time) error {
+	_, err := newMaterial(t, now)
+	return err
+}
+
 // Reload replaces what the server decides by. Requests under way end under what
 // they began with. An error leaves everything as it was.
 func (s *Server) Reload(t Trust) error {

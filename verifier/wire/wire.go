@@ -5,6 +5,8 @@
 package wire
 
 import (
+	"encoding/json"
+
 	"cocoon/measurements/digest"
 	"cocoon/verifier/result"
 )
@@ -33,8 +35,12 @@ type Info struct {
 	// TestRoots are the TEEs that a configured root, not the maker's, speaks
 	// for: every verdict of theirs says so and is for development only.
 	TestRoots []string `json:"test_roots"`
-	JWKS      string   `json:"jwks_path"`
-	OpenAPI   string   `json:"openapi_path"`
+	// Evidence is of the machine that the service runs in, where that has any:
+	// the latest that its supervisor collected. It is for whoever asks to
+	// appraise, and binds no key of this document.
+	Evidence json.RawMessage `json:"evidence,omitempty"`
+	JWKS     string          `json:"jwks_path"`
+	OpenAPI  string          `json:"openapi_path"`
 }
 
 // Key is a key that signs verdicts.
