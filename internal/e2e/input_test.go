@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/binary"
 	"errors"
+	"fmt"
 	"log/slog"
 	"os"
 	"os/exec"
@@ -18,6 +19,7 @@ import (
 
 	"cocoon/hostd/console"
 	"cocoon/hostd/machine"
+	"cocoon/hostd/proc"
 	"cocoon/hostd/qemu"
 	"cocoon/hostd/spec"
 	"cocoon/hostd/swtpm"
@@ -130,11 +132,45 @@ func ssdt(t *testing.T) string {
 
 var pcrRE = regexp.MustCompile(`latch measured" pcr15=([0-9a-f]{64})`)
 
+// shareOverVirtioFS serves a folder with virtiofsd and returns QEMU's arguments
+// for it and what the server says. A vhost-user device works on the guest's
+// memory, which has to be shared for it.
+func shareOverVirtioFS(t *testing.T, b imagetest.Build, s *spec.Spec, dir string) ([]string, *lockedBuffer) {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "fs.sock")
+	server := b.Tools.Command(t.Context(), "virtiofsd", "--socket-path", socket, "--shared-dir", dir, "--sandbox", "none", "--seccomp", "none", "--log-level", "debug")
+	var said lockedBuffer
+	server.Stdout, server.Stderr = &said, &said
+	child, err := proc.Start(server)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { child.Kill() })
+	for limit := time.After(time.Minute); ; {
+		if _, err := os.Stat(socket); err == nil {
+			break
+		}
+		select {
+		case <-child.Done():
+			t.Fatalf("virtiofsd ended:\n%s", &said)
+		case <-limit:
+			t.Fatalf("virtiofsd does not listen:\n%s", &said)
+		case <-time.After(20 * time.Millisecond):
+		}
+	}
+	return []string{
+		"-object", fmt.Sprintf("memory-backend-memfd,id=evilram,size=%dM,share=on", s.MemoryMiB), "-machine", "memory-backend=evilram",
+		"-chardev", "socket,id=evilfs,path=" + socket, "-device", "vhost-user-fs-pci,chardev=evilfs,tag=cocoon",
+	}, &said
+}
+
 // TestNoUnmeasuredInputReachesADecision boots with everything that a host can
 // put beside the measured parts: credentials as systemd takes them from SMBIOS
-// and fw_cfg, unknown documents, a shared folder, further disks, ports and
-// network devices, and an ACPI table. The machine must come to the same PCR 15
-// as without them, and name none of them.
+// and fw_cfg, unknown documents, shared folders over 9p and virtio-fs, further
+// disks, ports and network devices, and an ACPI table. The machine must come to
+// the same PCR 15 as without them, and name none of them; its kernel must not
+// have asked for the shared folder, which takes a driver that the image does not
+// have and, behind the latch, cannot get.
 func TestNoUnmeasuredInputReachesADecision(t *testing.T) {
 	b := imagetest.Find(t)
 	s := worker(t, b)
@@ -143,18 +179,19 @@ func TestNoUnmeasuredInputReachesADecision(t *testing.T) {
 		os.WriteFile(disk, bytes.Repeat([]byte("evil"), 1<<18), 0o600)); err != nil {
 		t.Fatal(err)
 	}
-	tools := hostile{Build: b, extra: []string{
+	virtiofs, server := shareOverVirtioFS(t, b, s, share)
+	tools := hostile{Build: b, extra: append(virtiofs,
 		"-smbios", "type=11,value=io.systemd.credential:evil.cmdline=init=/evil,value=io.systemd.stub.kernel-cmdline-extra=evil",
 		"-fw_cfg", "name=opt/io.systemd.credentials/evil,string=evil",
 		"-fw_cfg", "name=opt/cocoon/evil.json,string={}",
 		"-fw_cfg", "name=opt/org.evil/config.json,string={}",
-		"-fsdev", "local,id=evil,path=" + share + ",security_model=none,readonly=on", "-device", "virtio-9p-pci,fsdev=evil,mount_tag=cocoon",
-		"-drive", "if=none,id=evil,format=raw,readonly=on,file=" + disk, "-device", "virtio-blk-pci,drive=evil,serial=cocoon-evil",
-		"-drive", "if=none,id=scsi,format=raw,readonly=on,file=" + disk, "-device", "virtio-scsi-pci,id=scsi", "-device", "scsi-hd,drive=scsi,bus=scsi.0,serial=cocoon-root",
+		"-fsdev", "local,id=evil,path="+share+",security_model=none,readonly=on", "-device", "virtio-9p-pci,fsdev=evil,mount_tag=cocoon",
+		"-drive", "if=none,id=evil,format=raw,readonly=on,file="+disk, "-device", "virtio-blk-pci,drive=evil,serial=cocoon-evil",
+		"-drive", "if=none,id=scsi,format=raw,readonly=on,file="+disk, "-device", "virtio-scsi-pci,id=scsi", "-device", "scsi-hd,drive=scsi,bus=scsi.0,serial=cocoon-root",
 		"-device", "virtio-serial-pci,id=evilports", "-chardev", "null,id=evil", "-device", "virtserialport,bus=evilports.0,chardev=evil,name=cocoon.config",
 		"-device", "qemu-xhci", "-device", "usb-kbd", "-device", "vmgenid", "-device", "pvpanic-pci", "-device", "virtio-balloon-pci",
-		"-acpitable", "file=" + ssdt(t),
-	}}
+		"-acpitable", "file="+ssdt(t),
+	)}
 	var con lockedBuffer
 	m := start(t, b, tools, s, &con)
 	until(t, m, &con, "latch")
@@ -184,6 +221,14 @@ func TestNoUnmeasuredInputReachesADecision(t *testing.T) {
 	}
 	if strings.Contains(strings.ToLower(con.String()), "evil") {
 		t.Errorf("the guest took notice of what it should not:\n%s", &con)
+	}
+	// QEMU did attach the folder. A mount begins with FUSE_INIT (Linux,
+	// include/uapi/linux/fuse.h). One comes from OVMF, which has a driver and
+	// keeps a file of variables there, before it starts the measured kernel; a
+	// second would be Linux's.
+	said := server.String()
+	if !strings.Contains(said, "Client connected") || strings.Count(said, "opcode=Init ") > 1 {
+		t.Errorf("the server of the shared folder says:\n%s", said)
 	}
 }
 
