@@ -140,8 +140,8 @@ func (b *builder) toolsTree(ctx context.Context) error {
 }
 
 // openArchive brings the package lists of all suites in use up to date; extra
-// are sources of further archives.
-func (b *builder) openArchive(ctx context.Context, l lock.Lock, locked lock.Packages, extra map[string]string) (*debs.Archive, error) {
+// are sources of further archives, components those of the release beside main.
+func (b *builder) openArchive(ctx context.Context, l lock.Lock, locked lock.Packages, extra map[string]string, components ...string) (*debs.Archive, error) {
 	mirror, err := debs.MachineMirror(ctx)
 	if err != nil {
 		b.say("deps: apt-get update")
@@ -157,7 +157,7 @@ func (b *builder) openArchive(ctx context.Context, l lock.Lock, locked lock.Pack
 		return nil, err
 	}
 	b.say("deps: reading package lists of %s and %s", l.Release, strings.Join(l.Suites(), ", "))
-	a, err := debs.Open(ctx, debs.Options{Dir: filepath.Join(b.cache, "apt"), Cache: b.debDir(), Mirror: mirror, Proxies: proxies, Lock: l, Locked: locked, Extra: extra, Log: os.Stdout})
+	a, err := debs.Open(ctx, debs.Options{Dir: filepath.Join(b.cache, "apt"), Cache: b.debDir(), Mirror: mirror, Proxies: proxies, Lock: l, Locked: locked, Extra: extra, Components: components, Log: os.Stdout})
 	if err != nil {
 		return nil, fault.New(fault.ExitNetwork, "build.apt", "check the network and the machine's apt sources", "opening the Debian archive: %w", err)
 	}

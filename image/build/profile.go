@@ -24,14 +24,18 @@ const envProfile = "PROFILE"
 
 // profile is one kind of image: a document of image/profiles.
 type profile struct {
-	Format   int              `json:"format"` // 1
-	Name     string           `json:"name"`
-	Image    string           `json:"image"`    // image name in manifests
-	Debug    bool             `json:"debug"`    // verbose, marked on the command line, refused in production
-	Kernel   string           `json:"kernel"`   // metapackage; empty: the default's, as locked
-	Suite    string           `json:"suite"`    // that the kernel comes from; empty: the stable release
-	Floor    string           `json:"floor"`    // lowest version of the kernel; empty with the default's
-	Archives []string         `json:"archives"` // words by which the machine\'s apt sources for it are known
+	Format   int      `json:"format"` // 1
+	Name     string   `json:"name"`
+	Image    string   `json:"image"`    // image name in manifests
+	Debug    bool     `json:"debug"`    // verbose, marked on the command line, refused in production
+	Kernel   string   `json:"kernel"`   // metapackage; empty: the default's, as locked
+	Suite    string   `json:"suite"`    // that the kernel comes from; empty: the stable release
+	Floor    string   `json:"floor"`    // lowest version of the kernel; empty with the default's
+	Archives []string `json:"archives"` // words by which the machine's apt sources for it are known
+
+	// Components of the stable release that it may take packages from, beside main.
+	Components []string `json:"components"`
+
 	Packages []profilePackage `json:"packages"` // in the root file system besides mkosi.conf's
 	Keep     []string         `json:"keep"`     // of their files, beside mkosi.finalize's own list
 }
@@ -102,6 +106,11 @@ func parseProfile(doc []byte) (profile, error) {
 			bad("archive %.32q is no word", w)
 		}
 	}
+	for _, c := range p.Components {
+		if !packageRE.MatchString(c) || c == "main" {
+			bad("component %.32q is no further component of a release", c)
+		}
+	}
 	for _, k := range p.Keep {
 		if !keepRE.MatchString(k) || strings.Contains(k, "..") {
 			bad("%.64q is no relative path", k)
@@ -140,7 +149,7 @@ func (b *builder) resolveProfile(ctx context.Context, u used) (used, error) {
 	if err != nil {
 		return used{}, err
 	}
-	a, err := b.openArchive(ctx, l, locked, extra)
+	a, err := b.openArchive(ctx, l, locked, extra, p.Components...)
 	if err != nil {
 		return used{}, err
 	}

@@ -68,6 +68,8 @@ func TestProfilesAreStrict(t *testing.T) {
 		"a path upwards":            {`usr/bin/p*`, `usr/../../p`},
 		"an absolute path":          {`usr/bin/p*`, `/usr/bin/p`},
 		"a command in a path":       {`usr/bin/p*`, `usr/$(id)`},
+		"a component of options":    {`"suite":"s"`, `"suite":"s","components":["non-free [trusted=yes]"]`},
+		"main as an extra":          {`"suite":"s"`, `"suite":"s","components":["main"]`},
 	} {
 		in := strings.Replace(good, edit[0], edit[1], 1)
 		if in == good {

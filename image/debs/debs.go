@@ -64,6 +64,9 @@ type Options struct {
 
 	// Extra are sources files (sources.list(5)) of further archives, by name.
 	Extra map[string]string
+
+	// Components of the stable release beside main, such as "non-free".
+	Components []string
 }
 
 // DefaultKeyring is where Debian keeps its archive keys.
@@ -188,8 +191,9 @@ Acquire::Retries "3";
 
 func (a *Archive) sources() string {
 	var b strings.Builder
+	components := strings.Join(append([]string{"main"}, a.opts.Components...), " ")
 	for _, line := range a.opts.Mirror.lines(a.opts.Lock.Release) {
-		fmt.Fprintf(&b, "deb [signed-by=%s] %s main\n", a.opts.Keyring, line)
+		fmt.Fprintf(&b, "deb [signed-by=%s] %s %s\n", a.opts.Keyring, line, components)
 	}
 	for _, s := range a.opts.Lock.Suites() {
 		fmt.Fprintf(&b, "deb [signed-by=%s] %s %s main\n", a.opts.Keyring, a.opts.Mirror.Main, s)

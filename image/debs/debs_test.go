@@ -180,3 +180,21 @@ func TestVerifyRemovesACorruptCachedFile(t *testing.T) {
 		t.Error("the corrupt file is still in the cache")
 	}
 }
+
+func TestFurtherComponentsAreOfTheReleaseOnly(t *testing.T) {
+	a := &Archive{opts: Options{Mirror: Mirror{Main: "http://m/debian", Security: "http://m/security"}, Components: []string{"contrib", "non-free"},
+		Lock: lock.Lock{Release: "trixie", Packages: []lock.Package{{Name: "x", Suite: "forky"}}}}}
+	lines := strings.Split(strings.TrimSpace(a.sources()), "\n")
+	if len(lines) < 3 {
+		t.Fatalf("sources are %q", lines)
+	}
+	for _, l := range lines {
+		want := " main contrib non-free"
+		if strings.Contains(l, " forky ") {
+			want = " forky main"
+		}
+		if !strings.HasSuffix(l, want) {
+			t.Errorf("%q does not end in %q", l, want)
+		}
+	}
+}
