@@ -233,6 +233,8 @@ func TestTheRootHoldsFiveProgramsAndNoShell(t *testing.T) {
 	for _, line := range strings.Split(strings.TrimSpace(string(shadow)), "\n") {
 		if f := strings.Split(line, ":"); len(f) < 2 || !strings.HasPrefix(f[1], "!") && f[1] != "*" {
 			t.Errorf("an account is not locked: %q", line)
+		} else if len(f) < 3 || f[2] != "" {
+			t.Errorf("an account is dated by the day of the build: %q", line)
 		}
 	}
 }

@@ -268,16 +268,29 @@ func (b *builder) runMkosi(ctx context.Context, u used) ([]info.Package, error) 
 	for _, k := range b.profile.Packages {
 		args = append(args, "--package="+k.Name)
 	}
-	cmd := b.sandbox(ctx, []bind{
+	binds := []bind{
 		{from: b.root, to: "/src", readOnly: true},
 		{from: b.mkosiDir(), to: "/build"},
 		{from: b.mkosiDir("debs"), to: "/cache"},
-	}, "/usr/bin/mkosi", append(args, "build")...)
+	}
+	if b.again {
+		clock, err := b.clockBind()
+		if err != nil {
+			return nil, err
+		}
+		binds = append(binds, clock)
+	}
+	cmd := b.sandbox(ctx, binds, "/usr/bin/mkosi", append(args, "build")...)
 	cmd.Stdout, cmd.Stderr = log, log
 	if err := cmd.Run(); err != nil {
 		return nil, fault.New(fault.ExitInternal, "build.mkosi", "see "+logPath, "running mkosi: %w\n%s", err, lastLines(logPath, 15))
 	}
 	b.say("image: mkosi took %.1f s", time.Since(start).Seconds())
+	if b.again {
+		if err := b.requireClock(logPath); err != nil {
+			return nil, err
+		}
+	}
 	return installed(b.mkosiDir("out", rootManifest), u)
 }
 

@@ -66,6 +66,9 @@ func (b *builder) packs(ctx context.Context) error {
 				return err
 			}
 		}
+		if b.again {
+			o.Env = clockEnv(b.tree().Dir)
+		}
 		pack, err := packs.Make(ctx, o)
 		if err != nil {
 			return err

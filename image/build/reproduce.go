@@ -63,7 +63,7 @@ func (b *builder) reproduce(ctx context.Context) error {
 	}
 	start := time.Now()
 	b.say("reproduce: building a second time in %s", base)
-	b.say("reproduce: other paths, file times, time zone, locale, host name, user, caches; 1 job instead of %d", runtime.NumCPU())
+	b.say("reproduce: other paths, file times, time zone, locale, host name, user, caches; 1 job instead of %d; the clock of the tools tree's programs is %d days ahead", runtime.NumCPU(), int(clockAhead.Hours()/24))
 	if os.Getenv(envSmall) == "1" {
 		b.say("reproduce: %s=1: the root file system's partition is the first build's; everything else is made again", envSmall)
 		if err := b.lendPartitions(&second); err != nil {
@@ -180,6 +180,9 @@ func second(ctx context.Context, args []string) error {
 		return err
 	}
 	b.lent = os.Getenv(envSmall) == "1"
+	if err := b.requireToolsClock(ctx); err != nil {
+		return err
+	}
 	return errors.Join(b.image(ctx), b.packs(ctx))
 }
 

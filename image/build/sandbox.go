@@ -47,7 +47,7 @@ func (b *builder) sandbox(ctx context.Context, binds []bind, name string, args .
 		}
 	}
 	if b.again {
-		cmd.Env = append(cmd.Env, secondEnv...)
+		cmd.Env = append(append(cmd.Env, secondEnv...), clockEnv("/")...)
 	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{
 		Cloneflags: unix.CLONE_NEWNS | unix.CLONE_NEWPID | unix.CLONE_NEWIPC | unix.CLONE_NEWUTS,

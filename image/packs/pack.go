@@ -19,13 +19,14 @@ import (
 // Options says how a directory becomes a pack.
 type Options struct {
 	Tools       toolstree.Tree
-	Name        string // engine or model
-	Serial      string // virtio-blk serial by which the guest finds it
-	Source      string // directory with the files
-	Dest        string // path of the pack
-	UUID        string // of the erofs file system; fixed, so that bytes are
-	Epoch       int64  // time of every file, in seconds
-	Compression string // mkfs.erofs -z argument, or empty for none
+	Env         []string // for its programs, beside this process's
+	Name        string   // engine or model
+	Serial      string   // virtio-blk serial by which the guest finds it
+	Source      string   // directory with the files
+	Dest        string   // path of the pack
+	UUID        string   // of the erofs file system; fixed, so that bytes are
+	Epoch       int64    // time of every file, in seconds
+	Compression string   // mkfs.erofs -z argument, or empty for none
 }
 
 // Make writes a pack: erofs data blocks, then their hash tree.
@@ -37,7 +38,9 @@ func Make(ctx context.Context, o Options) (info.Pack, error) {
 		args = append(args, "-z"+o.Compression)
 	}
 	os.Remove(tmp)
-	if out, err := o.Tools.Command(ctx, "mkfs.erofs", append(args, tmp, o.Source)...).CombinedOutput(); err != nil {
+	cmd := o.Tools.Command(ctx, "mkfs.erofs", append(args, tmp, o.Source)...)
+	cmd.Env = append(cmd.Env, o.Env...)
+	if out, err := cmd.CombinedOutput(); err != nil {
 		return info.Pack{}, fmt.Errorf("making the %s file system: %w\n%s", o.Name, err, out)
 	}
 	f, err := os.OpenFile(tmp, os.O_RDWR, 0)
