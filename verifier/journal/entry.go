@@ -15,8 +15,8 @@ import (
 // anything else that a log might hold.
 const entryHead = "cocoon-verdict/v1"
 
-// EntrySize is the length of every entry's text in bytes: all its fields have
-// fixed lengths.
+// EntrySize is the length of every verdict's entry in bytes: all its fields have
+// fixed lengths. That of a manifest is shorter.
 const EntrySize = 505
 
 // ErrEntry is returned for entries that are incomplete or not in the one form
@@ -24,7 +24,9 @@ const EntrySize = 505
 var ErrEntry = errors.New("journal entry has a wrong form")
 
 // Entry is what the journal says of one verdict: hashes and times, nothing of
-// the evidence itself. Times are whole seconds, UTC.
+// the evidence itself. Times are whole seconds, UTC. An entry that has nothing
+// but a manifest's hash says that this verifier accepts that manifest; its text
+// is measurements/log's.
 type Entry struct {
 	Time     time.Time     `json:"time"`    // when the verdict was given
 	Expires  time.Time     `json:"expires"` // when it ends
@@ -35,6 +37,11 @@ type Entry struct {
 	Policy   digest.SHA256 `json:"policy"`
 	Manifest digest.SHA256 `json:"manifest"`
 }
+
+// ManifestEntry returns the entry of a manifest.
+func ManifestEntry(manifest digest.SHA256) Entry { return Entry{Manifest: manifest} }
+
+func (e *Entry) isManifest() bool { return *e == Entry{Manifest: e.Manifest} && !e.Manifest.IsZero() }
 
 // validate checks what Text relies on.
 func (e *Entry) validate() error {
@@ -53,8 +60,11 @@ func (e *Entry) validate() error {
 }
 
 // Text returns the log entry: one "name value" line per field, times in RFC
-// 3339, hashes in hex. It is EntrySize bytes long.
+// 3339, hashes in hex. It is EntrySize bytes long, but for a manifest.
 func (e *Entry) Text() ([]byte, error) {
+	if e.isManifest() {
+		return log.Entry(e.Manifest), nil
+	}
 	if err := e.validate(); err != nil {
 		return nil, err
 	}
@@ -89,6 +99,10 @@ func (e *Entry) hashes() []namedHash {
 // ParseEntry reads an entry in exactly the form that Text gives it.
 func ParseEntry(b []byte) (*Entry, error) {
 	var e Entry
+	if m, err := log.ParseEntry(b); err == nil {
+		e = ManifestEntry(m)
+		return &e, nil
+	}
 	lines := strings.Split(string(b), "\n")
 	hashes := e.hashes()
 	if len(b) != EntrySize || len(lines) != 4+len(hashes) || lines[0] != entryHead {

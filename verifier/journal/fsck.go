@@ -106,7 +106,7 @@ func (rep *Report) segment(r *Reader, f *compact.Range, n uint64, last bool) err
 	first, covered := f.End(), nodesLen(r.cp.Size)
 	var nodes []byte
 	for i := range s.good {
-		leaf := log.HashLeaf(s.texts[i*EntrySize : (i+1)*EntrySize])
+		leaf := log.HashLeaf(entryText(s.texts[i*EntrySize : (i+1)*EntrySize]))
 		if err := f.Append(leaf[:], func(_ compact.NodeID, h []byte) { nodes = append(nodes, h...) }); err != nil {
 			return fmt.Errorf("checking journal: %w", err)
 		}

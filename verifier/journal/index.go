@@ -20,7 +20,7 @@ type By byte
 // The hashes that entries can be found by.
 const (
 	ByEvidence By = iota // SHA-256 of the evidence document
-	ByVerdict            // SHA-256 of the EAR token
+	ByVerdict            // SHA-256 of the EAR token, or a manifest's
 	ByCell               // hash of the common cell
 	bys
 )
@@ -38,6 +38,9 @@ func indexPath(dir string, n uint64) string {
 func keyOf(e *Entry, by By) digest.SHA256 {
 	switch by {
 	case ByVerdict:
+		if e.isManifest() {
+			return e.Manifest
+		}
 		return e.Verdict
 	case ByCell:
 		return e.Cell
@@ -76,7 +79,7 @@ func (k *keys) clone() *keys {
 func readKeys(n uint64, texts []byte) (*keys, error) {
 	k := newKeys(n * SegmentEntries)
 	for at := 0; at < len(texts); at += EntrySize {
-		e, err := ParseEntry(texts[at : at+EntrySize])
+		e, err := ParseEntry(entryText(texts[at : at+EntrySize]))
 		if err != nil {
 			return nil, damaged("segment %d: %w", n, err)
 		}

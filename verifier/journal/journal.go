@@ -3,8 +3,9 @@
 // signed checkpoints (C2SP tlog-checkpoint), so that a verdict can be proven to
 // be in it and a change of the past is seen by whoever kept a checkpoint.
 //
-// In come entries, hashes of verdicts; out go indexes, promises, and the proofs
-// that package measurements/log checks. Many appends share one sync of the
+// In come entries, hashes of verdicts and of manifests; out go indexes, promises,
+// and the proofs that package measurements/log checks. What is durable here is
+// published as a log of tiles (Publish). Many appends share one sync of the
 // disk. A crash at any moment loses no entry that Append returned for. A
 // directory has
 //
@@ -14,6 +15,7 @@
 //	             NNNNNNNNNN.idx: the sorted hashes of a full one
 //	hashes       the nodes of the tree; computed again where it is lost
 //	lock         taken by the one process that appends
+//	log/         the published log (C2SP tlog-tiles)
 package journal
 
 import (
@@ -50,6 +52,7 @@ type Options struct {
 	Key      ed25519.PrivateKey // signs checkpoints and promises
 	Interval time.Duration      // between checkpoints; 0: DefaultInterval
 	Promises bool               // Append signs a promise for each entry
+	Publish  *Publish           // nil: entries stay here
 	Log      *slog.Logger       // nil: nothing is logged
 
 	open func(path string) (file, error) // nil: openFile
@@ -85,6 +88,7 @@ type Journal struct {
 	ticked    chan struct{} // closed when tick has ended
 	publishMu sync.Mutex
 	closed    bool // nothing is published any more; publishMu protects it
+	publisher *publisher
 }
 
 type pending struct {
@@ -195,7 +199,7 @@ func (j *Journal) commit(batch []*pending) error {
 	leaves := make([]digest.SHA256, len(batch))
 	records := make([]byte, 0, len(batch)*recordSize)
 	for i, p := range batch {
-		leaves[i] = log.HashLeaf(p.text)
+		leaves[i] = log.HashLeaf(p.text) // before it is padded
 		records = appendRecord(records, first+uint64(i), first, p.text)
 	}
 	frontier, nodes, err := grow(j.frontier, leaves)
@@ -219,6 +223,7 @@ func (j *Journal) commit(batch []*pending) error {
 		// (fsync(2), ERRORS): only opening the journal again does.
 		return fmt.Errorf("appending to journal: %w", j.breakDown(err))
 	}
+	defer j.notifyPublisher()
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.size, j.frontier = first+uint64(len(batch)), frontier
@@ -366,6 +371,7 @@ func (j *Journal) Close() error {
 			_, err := j.publish()
 			errs = append(errs, err, j.sealed())
 		}
+		errs = append(errs, j.endPublisher())
 		if j.segment != nil {
 			errs = append(errs, j.segment.Close())
 		}

@@ -110,6 +110,13 @@ func TestEntriesComeBackInOneForm(t *testing.T) {
 			t.Errorf("byte %d does not count", i)
 		}
 	}
+	m := ManifestEntry(hash("manifest", 1))
+	if text, err = m.Text(); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := ParseEntry(text); err != nil || !cmp.Equal(&m, got) {
+		t.Errorf("%+v, %v", got, err)
+	}
 	for name, f := range map[string]func(*Entry){
 		"no verdict":         func(e *Entry) { e.Verdict = digest.SHA256{} },
 		"ends as it begins":  func(e *Entry) { e.Expires = e.Time },

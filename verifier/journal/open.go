@@ -74,6 +74,12 @@ func Open(o Options) (*Journal, error) {
 		}
 		return nil, errors.Join(errs...)
 	}
+	if o.Publish != nil {
+		if err := j.startPublisher(); err != nil {
+			errs := []error{fmt.Errorf("opening journal: %w", err), j.hashes.Close(), j.lock.Close()}
+			return nil, errors.Join(errs...)
+		}
+	}
 	go j.run()
 	go j.tick()
 	return j, nil
@@ -252,7 +258,7 @@ func (j *Journal) addLeaves(total uint64) error {
 		}
 		var leaves []digest.SHA256
 		for i := start; i < end; i++ {
-			leaves = append(leaves, log.HashLeaf(s.texts[i*EntrySize:(i+1)*EntrySize]))
+			leaves = append(leaves, log.HashLeaf(entryText(s.texts[i*EntrySize:(i+1)*EntrySize])))
 		}
 		next, nodes, err := grow(j.frontier, leaves)
 		if err != nil {

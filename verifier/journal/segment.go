@@ -1,6 +1,7 @@
 package journal
 
 import (
+	"bytes"
 	"encoding/binary"
 	"errors"
 	"fmt"
@@ -15,7 +16,8 @@ import (
 const SegmentEntries = 1 << 14
 
 // A record is CRC-32C (4 bytes) over the rest, the entry's index and the index
-// of the first entry of its group (8 bytes each), and the entry's text. All
+// of the first entry of its group (8 bytes each), and the entry's text, filled
+// up with zeros where it is a manifest's. All
 // integers are big-endian. Records have one length, so that an index says
 // where its record is.
 const (
@@ -40,6 +42,7 @@ func appendRecord(b []byte, index, group uint64, text []byte) []byte {
 	b = binary.BigEndian.AppendUint64(b, index)
 	b = binary.BigEndian.AppendUint64(b, group)
 	b = append(b, text...)
+	b = append(b, make([]byte, EntrySize-len(text))...)
 	binary.BigEndian.PutUint32(b[at:], crc32.Checksum(b[at+4:], castagnoli))
 	return b
 }
@@ -77,8 +80,12 @@ func readRecord(dir string, index uint64) ([]byte, error) {
 	if err != nil {
 		return nil, damaged("%w", err)
 	}
-	return text, nil
+	return entryText(text), nil
 }
+
+// entryText returns an entry's text without what fills it up: no text ends in a
+// zero.
+func entryText(b []byte) []byte { return bytes.TrimRight(b, "\x00") }
 
 // scan is what scanSegment found.
 type scan struct {

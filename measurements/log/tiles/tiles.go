@@ -1,7 +1,8 @@
-// Package tiles keeps a transparency log of manifests in a directory: the
-// files of C2SP tlog-tiles, which any web server can serve as they are, by
-// transparency-dev/tessera's POSIX storage. In come identities of manifests
-// and the log's key, out come indexes and the proofs that package log checks.
+// Package tiles keeps transparency logs: the files of C2SP tlog-tiles, which
+// any web server can serve as they are, by transparency-dev/tessera, in a
+// directory or another of its storages. In come identities of manifests, or
+// entries from a Writer's owner, and the log's key; out come indexes and the
+// proofs that package log checks.
 // Files are written beside their place and renamed, so a crash loses at most
 // entries that nobody was told of.
 package tiles
@@ -12,6 +13,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net/http"
+	"net/url"
 	"os"
 	"path/filepath"
 	"time"
@@ -50,11 +53,19 @@ var ErrExists = errors.New("the directory has a log already")
 // ErrNotLogged is returned for manifests that are not in the log.
 var ErrNotLogged = errors.New("manifest is not in the log")
 
-// Log is a log in a directory, opened for reading.
+// fetcher reads the parts of a log, from a directory, a web server or a
+// storage.
+type fetcher interface {
+	ReadCheckpoint(ctx context.Context) ([]byte, error)
+	ReadTile(ctx context.Context, level, index uint64, p uint8) ([]byte, error)
+	ReadEntryBundle(ctx context.Context, index uint64, p uint8) ([]byte, error)
+}
+
+// Log is a log, opened for reading.
 type Log struct {
-	dir string
+	dir string // "": it is not in a directory here
 	key log.Key
-	f   client.FileFetcher
+	f   fetcher
 }
 
 // Init makes an empty log, signed by a key under an origin.
@@ -122,6 +133,27 @@ func Open(dir string) (*Log, error) {
 	return l, nil
 }
 
+// OpenURL opens a log that a web server has, for reading, under a key that the
+// caller has from elsewhere.
+func OpenURL(ctx context.Context, address string, k log.Key, c *http.Client) (*Log, error) {
+	u, err := url.Parse(address)
+	if err == nil && (u.Scheme != "http" && u.Scheme != "https" || u.Host == "") {
+		err = fmt.Errorf("%.64q is no http or https address", address)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("opening log: %w: %w", log.ErrForm, err)
+	}
+	f, err := client.NewHTTPFetcher(u, c)
+	if err != nil {
+		return nil, fmt.Errorf("opening log: %w", err)
+	}
+	l := &Log{key: k, f: f}
+	if _, err := l.Checkpoint(ctx); err != nil {
+		return nil, err
+	}
+	return l, nil
+}
+
 // Key returns the log's key.
 func (l *Log) Key() log.Key { return l.key }
 
@@ -137,6 +169,9 @@ func (l *Log) Checkpoint(ctx context.Context) (*log.Checkpoint, error) {
 // append runs the storage until everything in entries is under a published
 // checkpoint; without entries until there is a checkpoint.
 func (l *Log) append(ctx context.Context, key ed25519.PrivateKey, entries [][]byte) (err error) {
+	if l.dir == "" {
+		return fmt.Errorf("appending to log %s: it is only read here", l.key.Origin)
+	}
 	signer, err := log.Signer(l.key.Origin, key)
 	if err != nil {
 		return err
@@ -182,8 +217,60 @@ func (l *Log) Append(ctx context.Context, key ed25519.PrivateKey, manifest diges
 	return l.Index(ctx, manifest)
 }
 
-// Entries returns the manifests in the log, in order, as the files have them;
-// Fsck holds them against the checkpoint.
+// Walk calls f for each entry under the latest checkpoint, in order, as the
+// files have them; Fsck holds them against the checkpoint.
+func (l *Log) Walk(ctx context.Context, f func(index uint64, entry []byte) error) error {
+	c, err := l.Checkpoint(ctx)
+	if err != nil {
+		return err
+	}
+	var index uint64
+	for bundle := uint64(0); index < c.Size; bundle++ {
+		b, err := client.GetEntryBundle(ctx, l.f.ReadEntryBundle, bundle, c.Size)
+		if err != nil {
+			return fmt.Errorf("reading log entries: %w", err)
+		}
+		if len(b.Entries) == 0 {
+			return fmt.Errorf("reading log: entry bundle %d is empty: %w", bundle, log.ErrForm)
+		}
+		for _, e := range b.Entries {
+			if index == c.Size {
+				break // of a bundle that has grown since
+			}
+			if err := f(index, e); err != nil {
+				return err
+			}
+			index++
+		}
+	}
+	return nil
+}
+
+// Manifest is a manifest in the log.
+type Manifest struct {
+	Index  uint64        `json:"index"`
+	SHA256 digest.SHA256 `json:"sha256"`
+}
+
+// Manifests returns the manifests in the log, in order. Other entries, such as
+// a verifier's verdicts, are passed over.
+func (l *Log) Manifests(ctx context.Context) ([]Manifest, error) {
+	var out []Manifest
+	err := l.Walk(ctx, func(i uint64, entry []byte) error {
+		d, err := log.ParseEntry(entry)
+		if err != nil {
+			return nil // another's
+		}
+		if len(out) == maxEntries {
+			return fmt.Errorf("reading log: more than %d manifests", maxEntries)
+		}
+		out = append(out, Manifest{i, d})
+		return nil
+	})
+	return out, err
+}
+
+// Entries returns the manifests of a log that has nothing else.
 func (l *Log) Entries(ctx context.Context) ([]digest.SHA256, error) {
 	c, err := l.Checkpoint(ctx)
 	if err != nil {
@@ -193,37 +280,23 @@ func (l *Log) Entries(ctx context.Context) ([]digest.SHA256, error) {
 		return nil, fmt.Errorf("reading log: %d entries, limit %d", c.Size, maxEntries)
 	}
 	var out []digest.SHA256
-	for bundle := uint64(0); uint64(len(out)) < c.Size; bundle++ {
-		b, err := client.GetEntryBundle(ctx, l.f.ReadEntryBundle, bundle, c.Size)
-		if err != nil {
-			return nil, fmt.Errorf("reading log entries: %w", err)
-		}
-		if len(b.Entries) == 0 {
-			return nil, fmt.Errorf("reading log: entry bundle %d is empty: %w", bundle, log.ErrForm)
-		}
-		for _, e := range b.Entries {
-			if uint64(len(out)) == c.Size {
-				break // of a bundle that has grown since
-			}
-			d, err := log.ParseEntry(e)
-			if err != nil {
-				return nil, err
-			}
-			out = append(out, d)
-		}
-	}
-	return out, nil
+	err = l.Walk(ctx, func(_ uint64, entry []byte) error {
+		d, err := log.ParseEntry(entry)
+		out = append(out, d)
+		return err
+	})
+	return out, err
 }
 
 // Index returns the first index of a manifest.
 func (l *Log) Index(ctx context.Context, manifest digest.SHA256) (uint64, error) {
-	es, err := l.Entries(ctx)
+	ms, err := l.Manifests(ctx)
 	if err != nil {
 		return 0, err
 	}
-	for i, e := range es {
-		if e == manifest {
-			return uint64(i), nil
+	for _, m := range ms {
+		if m.SHA256 == manifest {
+			return m.Index, nil
 		}
 	}
 	return 0, fmt.Errorf("looking up manifest %s: %w", manifest, ErrNotLogged)
@@ -236,9 +309,21 @@ func (l *Log) ProveInclusion(ctx context.Context, manifest digest.SHA256) (*log.
 	if err != nil {
 		return nil, err
 	}
+	return l.ProveLeaf(ctx, index, log.LeafHash(manifest))
+}
+
+// ErrNotPublished is returned for entries that no checkpoint covers yet.
+var ErrNotPublished = errors.New("no checkpoint covers the entry yet")
+
+// ProveLeaf returns a proof, checked, that an entry with a leaf hash is in the
+// log at an index, under its latest checkpoint.
+func (l *Log) ProveLeaf(ctx context.Context, index uint64, leaf digest.SHA256) (*log.Inclusion, error) {
 	c, err := l.Checkpoint(ctx)
 	if err != nil {
 		return nil, err
+	}
+	if index >= c.Size {
+		return nil, fmt.Errorf("proving inclusion of entry %d in a log of %d: %w", index, c.Size, ErrNotPublished)
 	}
 	b, err := client.NewProofBuilder(ctx, c.Size, l.f.ReadTile)
 	if err != nil {
@@ -249,7 +334,7 @@ func (l *Log) ProveInclusion(ctx context.Context, manifest digest.SHA256) (*log.
 		return nil, fmt.Errorf("proving inclusion: %w", err)
 	}
 	p := &log.Inclusion{Index: index, Hashes: digests(hs), Checkpoint: c.Raw}
-	_, err = p.Verify(manifest, l.key)
+	_, err = p.VerifyLeaf(leaf, l.key)
 	return p, err
 }
 
@@ -292,7 +377,7 @@ func digests(hs [][]byte) []digest.SHA256 {
 }
 
 // Fsck recomputes the whole tree from the entries and compares every file with
-// it, then reads each entry.
+// it.
 func (l *Log) Fsck(ctx context.Context) error {
 	v, err := note.NewVerifier(l.key.String())
 	if err != nil {
@@ -301,8 +386,7 @@ func (l *Log) Fsck(ctx context.Context) error {
 	if err := fsck.New(l.key.Origin, v, l.f, leafHashes, fsck.Opts{}).Check(ctx); err != nil {
 		return fmt.Errorf("checking log: %w", err)
 	}
-	_, err = l.Entries(ctx)
-	return err
+	return nil
 }
 
 func leafHashes(bundle []byte) ([][]byte, error) {
