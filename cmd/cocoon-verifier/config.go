@@ -65,6 +65,9 @@ type Journal struct {
 	Dir    string `json:"dir"`    // made where it does not exist
 	Origin string `json:"origin"` // the log's name, a URL without a scheme
 	Key    string `json:"key"`    // Ed25519, PKCS #8 PEM: signs checkpoints
+	// Witnesses is a policy of witnesses, in sigsum's format, who cosign each
+	// checkpoint before it is published.
+	Witnesses string `json:"witnesses,omitempty"`
 }
 
 // AKCA issues attestation key certificates.

@@ -16,6 +16,7 @@ import (
 
 	"cocoon/internal/fault"
 	"cocoon/internal/keyfile"
+	"cocoon/measurements/log/tiles"
 	"cocoon/verifier/dcap"
 	"cocoon/verifier/journal"
 	"cocoon/verifier/nvgpu"
@@ -116,7 +117,14 @@ func (s *service) durable(c *Config, o *server.Options) error {
 	if err != nil {
 		return fault.New(fault.ExitInternal, "verifier.journal", "make keys with cocoon-verifier keygen", "opening journal: %w", err)
 	}
-	j, err := journal.Open(journal.Options{Dir: c.path(c.Journal.Dir), Origin: c.Journal.Origin, Key: key, Log: s.log})
+	publish := &journal.Publish{}
+	if c.Journal.Witnesses != "" {
+		if publish.Witnesses, err = c.readFile(c.Journal.Witnesses, maxConfig); err != nil {
+			return fault.New(fault.ExitInternal, "verifier.journal", "check \"witnesses\" in the config", "reading policy of witnesses: %w", err)
+		}
+	}
+	tiles.Quiet()
+	j, err := journal.Open(journal.Options{Dir: c.path(c.Journal.Dir), Origin: c.Journal.Origin, Key: key, Log: s.log, Promises: true, Publish: publish})
 	if err != nil {
 		return fault.New(fault.ExitInternal, "verifier.journal", "run cocoon-verifier fsck on it, and see that no other verifier uses it", "opening journal: %w", err)
 	}

@@ -45,7 +45,7 @@ func start(t testing.TB, change func(*server.Options)) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := journal.Open(journal.Options{Dir: filepath.Join(t.TempDir(), "journal"), Origin: "hammer.test/verdicts", Key: key})
+	log, err := journal.Open(journal.Options{Dir: filepath.Join(t.TempDir(), "journal"), Origin: "hammer.test/verdicts", Key: key, Promises: true, Publish: &journal.Publish{}})
 	if err != nil {
 		t.Fatal(err)
 	}

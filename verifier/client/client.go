@@ -88,6 +88,10 @@ type Verdict struct {
 	EAR    string // JWT
 	Cell   string // the verdict for contracts, with this verifier's signature; empty without a registry
 	Result *result.Result
+	// Promise is the log's signed word that the verdict is in it, Inclusion the
+	// proof (C2SP tlog-proof) that Logged waits for; empty without a log.
+	Promise   string
+	Inclusion string
 }
 
 // Challenge asks for a contribution to the nonce of evidence.
@@ -152,7 +156,7 @@ func (c *Client) VerifyBytes(ctx context.Context, ev []byte) (*Verdict, error) {
 	if err := r.Err(); err != nil {
 		return nil, err
 	}
-	return &Verdict{EAR: m.Ear, Cell: m.Cell, Result: r}, nil
+	return &Verdict{EAR: m.Ear, Cell: m.Cell, Result: r, Promise: m.Promise}, nil
 }
 
 // Foreign has recorded evidence of a machine that is none of ours appraised, at
@@ -182,7 +186,17 @@ func (c *Client) Stored(ctx context.Context, evidenceHash digest.SHA256) (*Verdi
 	if err != nil {
 		return nil, err
 	}
-	return &Verdict{EAR: m.Ear, Cell: m.Cell}, nil
+	return &Verdict{EAR: m.Ear, Cell: m.Cell, Promise: m.Promise}, nil
+}
+
+// Logged is Stored with the proof that the verdict is in the verifier's log.
+// The service waits for it at most two seconds.
+func (c *Client) Logged(ctx context.Context, evidenceHash digest.SHA256) (*Verdict, error) {
+	m, err := call(ctx, c, c.rpc.GetVerdict, &verifierv1.GetVerdictRequest{EvidenceSha256: evidenceHash.String(), Inclusion: true})
+	if err != nil {
+		return nil, err
+	}
+	return &Verdict{EAR: m.Ear, Cell: m.Cell, Promise: m.Promise, Inclusion: m.Inclusion}, nil
 }
 
 // Manifests returns the manifests that the service accepts.

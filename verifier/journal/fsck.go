@@ -2,16 +2,19 @@ package journal
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha256"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	"github.com/transparency-dev/merkle/compact"
 
 	"cocoon/measurements/digest"
 	"cocoon/measurements/log"
+	"cocoon/measurements/log/tiles"
 )
 
 // maxFailures bounds what a Report lists.
@@ -24,7 +27,10 @@ type Report struct {
 	Root     digest.SHA256 `json:"root"`
 	Later    uint64        `json:"later"` // good entries that no checkpoint covers yet
 	Torn     bool          `json:"torn"`  // after them the rest of a write that did not end; Open cuts it
-	Failures []string      `json:"failures"`
+	// Published is the number of entries under the published log's checkpoint;
+	// nil where none is beside the journal.
+	Published *uint64  `json:"published,omitempty"`
+	Failures  []string `json:"failures"`
 }
 
 // Err returns an ErrDamaged with every failure, nil where there is none.
@@ -77,7 +83,45 @@ func Fsck(dir string) (*Report, error) {
 	if r.cp.Size == 0 && r.cp.Root != digest.Sum256(nil) {
 		rep.fail("the checkpoint of an empty log has root %s", r.cp.Root)
 	}
-	return rep, nil
+	return rep, rep.published(r)
+}
+
+// published checks the published log, and that it is the beginning of the
+// journal.
+func (rep *Report) published(r *Reader) error {
+	dir := filepath.Join(r.dir, LogDir)
+	if _, err := os.Stat(filepath.Join(dir, tiles.KeyFile)); errors.Is(err, os.ErrNotExist) {
+		return nil
+	}
+	l, err := tiles.Open(dir)
+	if err != nil {
+		rep.fail("the published log: %v", err)
+		return nil
+	}
+	ctx := context.Background()
+	cp, err := l.Checkpoint(ctx)
+	if err == nil {
+		err = l.Fsck(ctx)
+	}
+	if err != nil {
+		rep.fail("the published log: %v", err)
+		return nil
+	}
+	rep.Published = &cp.Size
+	if l.Key().String() != r.key.String() {
+		rep.fail("the published log is of %s, the journal of %s", l.Key().ID(), r.key.ID())
+		return nil
+	}
+	f, err := frontierAt(r.hashes, cp.Size)
+	if err != nil {
+		rep.fail("the published log has %d entries, which the journal has not: %v", cp.Size, err)
+		return nil
+	}
+	root, err := rootOf(f)
+	if err == nil && root != cp.Root {
+		rep.fail("the published log of %d entries has root %s, the journal %s", cp.Size, cp.Root, root)
+	}
+	return err
 }
 
 // segment checks one segment, its index and its nodes, and adds its entries to

@@ -66,7 +66,25 @@ func TestEveryEntryIsPublishedAtItsIndex(t *testing.T) {
 		t.Errorf("%+v, %v", fs, err)
 	}
 	closed(t, j)
-	wholesome(t, dir)
+	if rep := wholesome(t, dir); rep.Published == nil || *rep.Published != n+1 {
+		t.Errorf("%+v", rep)
+	}
+	tile := filepath.Join(dir, LogDir, "tile", "0", "000")
+	good, err := os.ReadFile(tile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	bad := append([]byte{}, good...)
+	bad[100] ^= 1
+	if err := os.WriteFile(tile, bad, 0o644); err != nil {
+		t.Fatal(err)
+	}
+	if rep, err := Fsck(dir); err != nil || rep.Err() == nil {
+		t.Errorf("a changed tile: %+v, %v", rep, err)
+	}
+	if err := os.WriteFile(tile, good, 0o644); err != nil {
+		t.Fatal(err)
+	}
 
 	// What was durable and not published is after the next start.
 	o := options(dir)

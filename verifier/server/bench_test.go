@@ -45,7 +45,7 @@ func fleetServer(t testing.TB, f *testfleet.Fleet) *server.Server {
 	if err != nil {
 		t.Fatal(err)
 	}
-	log, err := journal.Open(journal.Options{Dir: filepath.Join(t.TempDir(), "journal"), Origin: "verifier.example/verdicts", Key: key})
+	log, err := journal.Open(journal.Options{Dir: filepath.Join(t.TempDir(), "journal"), Origin: "verifier.example/verdicts", Key: key, Promises: true, Publish: &journal.Publish{}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -2,13 +2,21 @@ package server
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
 	"cocoon/internal/verdictcell"
 	"cocoon/measurements/digest"
+	"cocoon/measurements/log"
+	"cocoon/measurements/log/tiles"
 	"cocoon/verifier/journal"
 )
+
+// maxLatest bounds the verdicts that a Durable keeps for GetVerdict: some
+// seconds at full load, which is what the proof of inclusion takes, and some
+// hundred megabytes.
+const maxLatest = 1 << 14
 
 // Durable is a Journal on disk: a verdict is in the log of verdicts (package
 // journal), tamper-evident and synced, before it is handed out. The log holds
@@ -19,14 +27,16 @@ type Durable struct {
 	latest *memory
 }
 
+var _ Log = (*Durable)(nil)
+
 // NewDurable returns a Journal that appends to log. The caller closes the log
 // after the server.
 func NewDurable(log *journal.Journal, clock func() time.Time) *Durable {
-	return &Durable{log: log, latest: newMemory(DefaultMaxGiven, clock)}
+	return &Durable{log: log, latest: newMemory(maxLatest, clock)}
 }
 
 // Append implements Journal.
-func (d *Durable) Append(ctx context.Context, g Given) error {
+func (d *Durable) Append(ctx context.Context, g *Given) error {
 	e := journal.Entry{Time: g.Issued, Expires: g.NotAfter, Key: g.KeyID, Verdict: digest.Sum256([]byte(g.EAR)),
 		Evidence: g.EvidenceSHA256, Policy: g.PolicySHA256, Manifest: g.ManifestSHA256}
 	if g.Cell != "" {
@@ -40,13 +50,52 @@ func (d *Durable) Append(ctx context.Context, g Given) error {
 		}
 		e.Cell = h
 	}
-	if _, err := d.log.Append(ctx, e); err != nil {
+	r, err := d.log.Append(ctx, e)
+	if err != nil {
 		return err
 	}
+	g.Logged = Logged{Index: r.Index, Leaf: r.Leaf, Promise: string(r.Promise)}
 	return d.latest.Append(ctx, g)
 }
 
 // Get implements Journal.
 func (d *Durable) Get(ctx context.Context, evidence digest.SHA256) (Given, bool, error) {
 	return d.latest.Get(ctx, evidence)
+}
+
+// Manifest implements Log: a manifest is one entry, however often the service
+// starts with it.
+func (d *Durable) Manifest(ctx context.Context, manifest digest.SHA256) error {
+	_, err := d.log.Find(journal.ByVerdict, manifest, 1)
+	if errors.Is(err, journal.ErrNotFound) {
+		_, err = d.log.Append(ctx, journal.ManifestEntry(manifest))
+	}
+	if err != nil {
+		return fmt.Errorf("logging manifest %s: %w", manifest, err)
+	}
+	return nil
+}
+
+// Prove implements Log.
+func (d *Durable) Prove(ctx context.Context, l *Logged) ([]byte, error) {
+	p, err := d.log.ProvePublished(ctx, l.Index, l.Leaf)
+	if errors.Is(err, journal.ErrNotPublished) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, err
+	}
+	return p.Text(), nil
+}
+
+// Key implements Log.
+func (d *Durable) Key() log.Key { return d.log.Key() }
+
+// File implements Log.
+func (d *Durable) File(request string) string {
+	dir := d.log.PublishedDir()
+	if dir == "" {
+		return ""
+	}
+	return tiles.Path(dir, request)
 }

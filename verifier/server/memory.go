@@ -20,9 +20,9 @@ func newMemory(max int, clock func() time.Time) *memory {
 }
 
 // Append keeps a verdict.
-func (m *memory) Append(_ context.Context, g Given) error {
+func (m *memory) Append(_ context.Context, g *Given) error {
 	key := [32]byte(g.EvidenceSHA256)
-	m.given.Put(&key, g)
+	m.given.Put(&key, *g)
 	return nil
 }
 

@@ -187,8 +187,11 @@ func (s *service) GetVerdict(ctx context.Context, in *connect.Request[verifierv1
 		if !ok || !s.o.Clock().Before(g.NotAfter) {
 			return errNoVerdict
 		}
-		out.Ear, out.Cell, out.NotAfter = g.EAR, g.Cell, timestamppb.New(g.NotAfter)
-		return nil
+		out.Ear, out.Cell, out.NotAfter, out.Promise = g.EAR, g.Cell, timestamppb.New(g.NotAfter), g.Logged.Promise
+		if in.Msg.Inclusion {
+			out.Inclusion, err = s.prove(ctx, &g.Logged)
+		}
+		return err
 	}()
 	return answer(ctx, s.Server, in.Spec().Procedure, out, err)
 }

@@ -69,12 +69,14 @@ type Given struct {
 	EAR, Cell      string
 	Issued         time.Time // whole seconds, as in the EAR
 	NotAfter       time.Time
+	Logged         Logged // set by the journal
 }
 
-// Journal keeps every verdict. Append returns once the verdict is durable; one
-// that it refuses is not handed out. Get returns one by its evidence.
+// Journal keeps every verdict. Append returns once the verdict is durable, and
+// sets its Logged; one that it refuses is not handed out. Get returns one by
+// its evidence. A journal that is a Log is served as one.
 type Journal interface {
-	Append(ctx context.Context, g Given) error
+	Append(ctx context.Context, g *Given) error
 	Get(ctx context.Context, evidence digest.SHA256) (Given, bool, error)
 }
 
@@ -104,6 +106,9 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("making verifier: %w", err)
 	}
 	s.trust.Store(m)
+	if err := s.logManifests(m); err != nil {
+		return nil, fmt.Errorf("making verifier: %w", err)
+	}
 	if s.challenges == nil {
 		if s.challenges, err = newMemoryChallenges(o.Age, DefaultMaxUsed); err != nil {
 			return nil, fmt.Errorf("making verifier: %w", err)

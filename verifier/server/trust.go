@@ -91,6 +91,10 @@ func (s *Server) Reload(t Trust) error {
 		s.ReloadFailed()
 		return fmt.Errorf("reloading: %w", err)
 	}
+	if err := s.logManifests(m); err != nil {
+		s.ReloadFailed()
+		return fmt.Errorf("reloading: %w", err)
+	}
 	s.trust.Store(m)
 	s.metrics.reloads.WithLabelValues(reloadOK).Inc()
 	return nil

@@ -13,7 +13,9 @@ import (
 // web adds what is served beside the API's methods.
 func (s *Server) web() {
 	s.get(wire.PathInfo, func(w http.ResponseWriter, _ *http.Request) {
-		writeJSON(w, s.trust.Load().info(s.o.Build, s.o.Clock()))
+		info := s.trust.Load().info(s.o.Build, s.o.Clock())
+		info.LogKey = s.logKey()
+		writeJSON(w, info)
 	})
 	s.get(wire.PathJWKS, s.getJWKS)
 	s.get(wire.PathOpenAPI, func(w http.ResponseWriter, _ *http.Request) {
@@ -26,6 +28,7 @@ func (s *Server) web() {
 	})
 	s.mux.HandleFunc("GET "+wire.PathReady, s.getReady)
 	s.mux.Handle("GET "+wire.PathMetrics, s.metrics.handler())
+	s.serveLog()
 	page.Register(s.mux)
 }
 

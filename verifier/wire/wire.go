@@ -39,8 +39,11 @@ type Info struct {
 	// the latest that its supervisor collected. It is for whoever asks to
 	// appraise, and binds no key of this document.
 	Evidence json.RawMessage `json:"evidence,omitempty"`
-	JWKS     string          `json:"jwks_path"`
-	OpenAPI  string          `json:"openapi_path"`
+	// LogKey is the verifier key (C2SP signed-note) of the log that has every
+	// verdict, served below the same address; empty without one.
+	LogKey  string `json:"log_key,omitempty"`
+	JWKS    string `json:"jwks_path"`
+	OpenAPI string `json:"openapi_path"`
 }
 
 // Key is a key that signs verdicts.

@@ -253,7 +253,10 @@ type AppraiseResponse struct {
 	// registry.
 	Cell string `protobuf:"bytes,3,opt,name=cell,proto3" json:"cell,omitempty"`
 	// What the verdict rests on, for people.
-	Result        *Result `protobuf:"bytes,4,opt,name=result,proto3" json:"result,omitempty"`
+	Result *Result `protobuf:"bytes,4,opt,name=result,proto3" json:"result,omitempty"`
+	// The log's signed word that the verdict is in it (docs/verifier-api.md):
+	// empty without a log.
+	Promise       string `protobuf:"bytes,5,opt,name=promise,proto3" json:"promise,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -314,6 +317,13 @@ func (x *AppraiseResponse) GetResult() *Result {
 		return x.Result
 	}
 	return nil
+}
+
+func (x *AppraiseResponse) GetPromise() string {
+	if x != nil {
+		return x.Promise
+	}
+	return ""
 }
 
 // Result is what one appraisal found.
@@ -998,8 +1008,10 @@ type GetVerdictRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// SHA-256 of the evidence, hex: the verdict's jti.
 	EvidenceSha256 string `protobuf:"bytes,1,opt,name=evidence_sha256,json=evidenceSha256,proto3" json:"evidence_sha256,omitempty"`
-	unknownFields  protoimpl.UnknownFields
-	sizeCache      protoimpl.SizeCache
+	// Wait, at most two seconds, for the proof that the verdict is in the log.
+	Inclusion     bool `protobuf:"varint,2,opt,name=inclusion,proto3" json:"inclusion,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *GetVerdictRequest) Reset() {
@@ -1039,11 +1051,22 @@ func (x *GetVerdictRequest) GetEvidenceSha256() string {
 	return ""
 }
 
+func (x *GetVerdictRequest) GetInclusion() bool {
+	if x != nil {
+		return x.Inclusion
+	}
+	return false
+}
+
 type GetVerdictResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Ear           string                 `protobuf:"bytes,1,opt,name=ear,proto3" json:"ear,omitempty"`
-	Cell          string                 `protobuf:"bytes,2,opt,name=cell,proto3" json:"cell,omitempty"`
-	NotAfter      *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	state    protoimpl.MessageState `protogen:"open.v1"`
+	Ear      string                 `protobuf:"bytes,1,opt,name=ear,proto3" json:"ear,omitempty"`
+	Cell     string                 `protobuf:"bytes,2,opt,name=cell,proto3" json:"cell,omitempty"`
+	NotAfter *timestamppb.Timestamp `protobuf:"bytes,3,opt,name=not_after,json=notAfter,proto3" json:"not_after,omitempty"`
+	// As in AppraiseResponse.
+	Promise string `protobuf:"bytes,4,opt,name=promise,proto3" json:"promise,omitempty"`
+	// A C2SP tlog-proof with the log's checkpoint, where it was asked for.
+	Inclusion     string `protobuf:"bytes,5,opt,name=inclusion,proto3" json:"inclusion,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1097,6 +1120,20 @@ func (x *GetVerdictResponse) GetNotAfter() *timestamppb.Timestamp {
 		return x.NotAfter
 	}
 	return nil
+}
+
+func (x *GetVerdictResponse) GetPromise() string {
+	if x != nil {
+		return x.Promise
+	}
+	return ""
+}
+
+func (x *GetVerdictResponse) GetInclusion() string {
+	if x != nil {
+		return x.Inclusion
+	}
+	return ""
 }
 
 type PoliciesRequest struct {
@@ -1764,12 +1801,13 @@ const file_verifier_v1_verifier_proto_rawDesc = "" +
 	"\x0fAppraiseRequest\x12\x1a\n" +
 	"\bevidence\x18\x01 \x01(\fR\bevidence\x12\x18\n" +
 	"\aforeign\x18\x02 \x01(\bR\aforeign\x12*\n" +
-	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\x88\x01\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xa2\x01\n" +
 	"\x10AppraiseResponse\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\bR\baccepted\x12\x10\n" +
 	"\x03ear\x18\x02 \x01(\tR\x03ear\x12\x12\n" +
 	"\x04cell\x18\x03 \x01(\tR\x04cell\x122\n" +
-	"\x06result\x18\x04 \x01(\v2\x1a.cocoon.verifier.v1.ResultR\x06result\"\xd7\x05\n" +
+	"\x06result\x18\x04 \x01(\v2\x1a.cocoon.verifier.v1.ResultR\x06result\x12\x18\n" +
+	"\apromise\x18\x05 \x01(\tR\apromise\"\xd7\x05\n" +
 	"\x06Result\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\bR\baccepted\x12\x1f\n" +
 	"\vtrust_class\x18\x02 \x01(\tR\n" +
@@ -1837,13 +1875,16 @@ const file_verifier_v1_verifier_proto_rawDesc = "" +
 	"credential\"1\n" +
 	"\x10ActivateResponse\x12\x1d\n" +
 	"\n" +
-	"cert_chain\x18\x01 \x03(\fR\tcertChain\"<\n" +
+	"cert_chain\x18\x01 \x03(\fR\tcertChain\"Z\n" +
 	"\x11GetVerdictRequest\x12'\n" +
-	"\x0fevidence_sha256\x18\x01 \x01(\tR\x0eevidenceSha256\"s\n" +
+	"\x0fevidence_sha256\x18\x01 \x01(\tR\x0eevidenceSha256\x12\x1c\n" +
+	"\tinclusion\x18\x02 \x01(\bR\tinclusion\"\xab\x01\n" +
 	"\x12GetVerdictResponse\x12\x10\n" +
 	"\x03ear\x18\x01 \x01(\tR\x03ear\x12\x12\n" +
 	"\x04cell\x18\x02 \x01(\tR\x04cell\x127\n" +
-	"\tnot_after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\"\x11\n" +
+	"\tnot_after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12\x18\n" +
+	"\apromise\x18\x04 \x01(\tR\apromise\x12\x1c\n" +
+	"\tinclusion\x18\x05 \x01(\tR\tinclusion\"\x11\n" +
 	"\x0fPoliciesRequest\"J\n" +
 	"\x10PoliciesResponse\x126\n" +
 	"\bpolicies\x18\x01 \x03(\v2\x1a.cocoon.verifier.v1.PolicyR\bpolicies\"\x97\x01\n" +

@@ -1,0 +1,131 @@
+package server
+
+import (
+	"context"
+	"net/http"
+	"strings"
+	"time"
+
+	"cocoon/internal/fault"
+	"cocoon/measurements/digest"
+	"cocoon/measurements/log"
+)
+
+// Logged says where a verdict is in the log of a Journal that is a Log.
+type Logged struct {
+	Index   uint64
+	Leaf    digest.SHA256
+	Promise string // signed note (package journal)
+}
+
+// Log is a Journal that is a transparency log.
+type Log interface {
+	Journal
+	Key() log.Key
+	// Manifest puts a manifest that the service accepts into the log, once.
+	Manifest(ctx context.Context, manifest digest.SHA256) error
+	// Prove returns the proof that a verdict is under a published checkpoint
+	// (C2SP tlog-proof), nil where none covers it yet.
+	Prove(ctx context.Context, l *Logged) ([]byte, error)
+	// File returns the file that a path of C2SP tlog-tiles names, "" for none.
+	File(path string) string
+}
+
+// Waiting for the proof of a verdict.
+const (
+	proofWait = 2 * time.Second
+	proofPoll = 50 * time.Millisecond
+)
+
+var errNoLog = fault.New(fault.ExitNetwork, "verifier.log.none", "ask a verifier with a journal", "this verifier has no log")
+
+var errNoProof = fault.New(fault.ExitNetwork, "verifier.log.pending", "ask again; the promise in the answer to the appraisal binds the verifier meanwhile",
+	"no checkpoint covers the verdict yet")
+
+// prove waits for the proof that a verdict is in the log.
+func (s *Server) prove(ctx context.Context, l *Logged) (string, error) {
+	j, ok := s.journal.(Log)
+	if !ok {
+		return "", errNoLog
+	}
+	ctx, cancel := context.WithTimeout(ctx, proofWait)
+	defer cancel()
+	for {
+		doc, err := j.Prove(ctx, l)
+		if err != nil && ctx.Err() == nil {
+			return "", fault.New(fault.ExitNetwork, "verifier.journal", "try again; the verifier's operator has to look at its log", "proving verdict: %w", err)
+		}
+		if len(doc) > 0 {
+			return string(doc), nil
+		}
+		select {
+		case <-time.After(proofPoll):
+		case <-ctx.Done():
+			return "", errNoProof
+		}
+	}
+}
+
+// logManifests puts the manifests that are accepted into the log.
+func (s *Server) logManifests(m *material) error {
+	j, ok := s.o.Journal.(Log)
+	if !ok {
+		return nil
+	}
+	for _, v := range m.Manifests {
+		if err := j.Manifest(context.Background(), v.SHA256); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// logKey is the log's verifier key, "" without one.
+func (s *Server) logKey() string {
+	if j, ok := s.journal.(Log); ok {
+		return j.Key().String()
+	}
+	return ""
+}
+
+// serveLog serves the log's files as C2SP tlog-tiles has them. Full tiles never
+// change.
+func (s *Server) serveLog() {
+	j, ok := s.journal.(Log)
+	if !ok {
+		return
+	}
+	serve := func(label string) http.HandlerFunc {
+		return func(w http.ResponseWriter, r *http.Request) {
+			s.metrics.requests.WithLabelValues(label).Inc()
+			if !s.limiter.allow(r, s.o.Clock()) {
+				w.Header().Set("Retry-After", "1")
+				s.writeProblem(w, r, http.StatusTooManyRequests, errTooManyRequests)
+				return
+			}
+			path := j.File(r.URL.Path)
+			if path == "" {
+				http.NotFound(w, r)
+				return
+			}
+			h := w.Header()
+			h.Set("X-Content-Type-Options", "nosniff")
+			if label == pathCheckpoint {
+				h.Set("Content-Type", "text/plain; charset=utf-8")
+				h.Set("Cache-Control", "no-store")
+			} else {
+				h.Set("Content-Type", "application/octet-stream")
+				h.Set("Cache-Control", map[bool]string{true: "public, max-age=60", false: "public, max-age=31536000, immutable"}[strings.Contains(path, ".p/")])
+			}
+			http.ServeFile(w, r, path)
+		}
+	}
+	s.mux.HandleFunc("GET "+pathCheckpoint, serve(pathCheckpoint))
+	s.mux.HandleFunc("GET "+pathTile, serve(pathTile))
+}
+
+// Paths of the log.
+const (
+	pathCheckpoint = "/checkpoint"
+	pathTile       = "/tile/"
+)
