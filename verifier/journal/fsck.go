@@ -22,11 +22,11 @@ const maxFailures = 20
 
 // Report is what Fsck found.
 type Report struct {
-	Origin   string        `json:"origin"`
-	Size     uint64        `json:"size"` // entries under the checkpoint
-	Root     digest.SHA256 `json:"root"`
-	Later    uint64        `json:"later"` // good entries that no checkpoint covers yet
-	Torn     bool          `json:"torn"`  // after them the rest of a write that did not end; Open cuts it
+	Origin string        `json:"origin"`
+	Size   uint64        `json:"size"` // entries under the checkpoint
+	Root   digest.SHA256 `json:"root"`
+	Later  uint64        `json:"later"` // good entries that no checkpoint covers yet
+	Torn   bool          `json:"torn"`  // after them the rest of a write that did not end; Open cuts it
 	// Published is the number of entries under the published log's checkpoint;
 	// nil where none is beside the journal.
 	Published *uint64  `json:"published,omitempty"`

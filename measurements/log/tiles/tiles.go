@@ -19,13 +19,10 @@ import (
 	"path/filepath"
 	"time"
 
-	"github.com/transparency-dev/merkle/rfc6962"
 	"github.com/transparency-dev/tessera"
-	"github.com/transparency-dev/tessera/api"
+	"github.com/transparency-dev/tessera/api/layout"
 	"github.com/transparency-dev/tessera/client"
-	"github.com/transparency-dev/tessera/fsck"
 	"github.com/transparency-dev/tessera/storage/posix"
-	"golang.org/x/mod/sumdb/note"
 
 	"cocoon/measurements/digest"
 	"cocoon/measurements/log"
@@ -224,19 +221,21 @@ func (l *Log) Walk(ctx context.Context, f func(index uint64, entry []byte) error
 	if err != nil {
 		return err
 	}
+	return l.walk(ctx, c, f)
+}
+
+func (l *Log) walk(ctx context.Context, c *log.Checkpoint, f func(index uint64, entry []byte) error) error {
 	var index uint64
 	for bundle := uint64(0); index < c.Size; bundle++ {
 		b, err := client.GetEntryBundle(ctx, l.f.ReadEntryBundle, bundle, c.Size)
 		if err != nil {
 			return fmt.Errorf("reading log entries: %w", err)
 		}
-		if len(b.Entries) == 0 {
-			return fmt.Errorf("reading log: entry bundle %d is empty: %w", bundle, log.ErrForm)
+		want := min(layout.EntryBundleWidth, c.Size-index)
+		if uint64(len(b.Entries)) < want {
+			return fmt.Errorf("reading log: entry bundle %d has %d entries, want %d: %w", bundle, len(b.Entries), want, log.ErrForm)
 		}
-		for _, e := range b.Entries {
-			if index == c.Size {
-				break // of a bundle that has grown since
-			}
+		for _, e := range b.Entries[:want] { // more are of a bundle that has grown since
 			if err := f(index, e); err != nil {
 				return err
 			}
@@ -374,29 +373,4 @@ func digests(hs [][]byte) []digest.SHA256 {
 		copy(out[i][:], h)
 	}
 	return out
-}
-
-// Fsck recomputes the whole tree from the entries and compares every file with
-// it.
-func (l *Log) Fsck(ctx context.Context) error {
-	v, err := note.NewVerifier(l.key.String())
-	if err != nil {
-		return fmt.Errorf("checking log: %w", err)
-	}
-	if err := fsck.New(l.key.Origin, v, l.f, leafHashes, fsck.Opts{}).Check(ctx); err != nil {
-		return fmt.Errorf("checking log: %w", err)
-	}
-	return nil
-}
-
-func leafHashes(bundle []byte) ([][]byte, error) {
-	var b api.EntryBundle
-	if err := b.UnmarshalText(bundle); err != nil {
-		return nil, fmt.Errorf("reading entry bundle: %w", err)
-	}
-	out := make([][]byte, len(b.Entries))
-	for i, e := range b.Entries {
-		out[i] = rfc6962.DefaultHasher.HashLeaf(e)
-	}
-	return out, nil
 }

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"cocoon/measurements/digest"
 	"cocoon/measurements/log"
@@ -199,5 +200,55 @@ func TestAKilledProgramLosesNothingThatWasPromised(t *testing.T) {
 	}
 	if _, err := l.Append(t.Context(), key("log"), manifest(1000)); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestFsckEndsWhereAnEarlyTileDiffers changes the first tile of a log that has
+// more.
+func TestFsckEndsWhereAnEarlyTileDiffers(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "log")
+	w, err := tiles.OpenWriter(tiles.WriterOptions{Dir: dir, Origin: origin, Key: key("log"), Interval: 100 * time.Millisecond})
+	if err != nil {
+		t.Fatal(err)
+	}
+	var entries [][]byte
+	for i := range 1000 {
+		entries = append(entries, fmt.Appendf(nil, "entry %d", i))
+	}
+	if err := w.Append(t.Context(), 0, entries); err != nil {
+		t.Fatal(err)
+	}
+	if err := w.Append(t.Context(), 0, entries[:1]); !errors.Is(err, tiles.ErrOrder) {
+		t.Errorf("an entry for a place that is taken: %v", err)
+	}
+	if err := w.Close(); err != nil {
+		t.Fatal(err)
+	}
+	l, err := tiles.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := l.Fsck(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"tile/0/000", "tile/entries/000", "tile/0/002", "tile/1/000.p/3"} {
+		path := filepath.Join(dir, name)
+		good, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		bad := append([]byte{}, good...)
+		bad[10] ^= 1
+		for _, b := range [][]byte{bad, good[:len(good)/2]} {
+			if err := os.WriteFile(path, b, 0o644); err != nil {
+				t.Fatal(err)
+			}
+			if l.Fsck(t.Context()) == nil {
+				t.Errorf("%s was changed, and fsck is content", name)
+			}
+		}
+		if err := os.WriteFile(path, good, 0o644); err != nil {
+			t.Fatal(err)
+		}
 	}
 }
