@@ -31,7 +31,7 @@ func newJobCmd() *cobra.Command {
 		Use:   "job",
 		Short: "escrows that pay a worker for what its receipts say",
 	}
-	cmd.AddCommand(newJobOpenCmd(), newJobShowCmd(), newJobReleaseCmd(), newJobVoucherCmd(), newJobRedeemCmd(), newJobCloseCmd())
+	cmd.AddCommand(newJobOpenCmd(), newJobShowCmd(), newJobReleaseCmd(), newJobVoucherCmd(), newJobRedeemCmd(), newJobCloseCmd(), newJobAccuseCmd())
 	return cmd
 }
 
@@ -116,9 +116,9 @@ func (f *tonFlags) show(ctx context.Context, cmd *cobra.Command, l *ledger.Ledge
 
 func newJobOpenCmd() *cobra.Command {
 	f := &tonFlags{}
-	var registryAddr, payout, gateway addressFlag
+	var registryAddr, payout, gateway, stake addressFlag
 	var model, policy hashFlag
-	var deposit coinFlag
+	var deposit, minStake coinFlag
 	var clientKey string
 	t := job.Terms{}
 	cmd := &cobra.Command{
@@ -144,6 +144,9 @@ answers.`,
 			if gateway.set {
 				t.Gateway = &gateway.Address
 			}
+			if stake.set {
+				t.Stake, t.MinStake = &stake.Address, uint64(minStake.Nano)
+			}
 			if _, err := io.ReadFull(rand.Reader, t.Salt[:]); err != nil {
 				return fmt.Errorf("making a salt: %w", err)
 			}
@@ -153,6 +156,9 @@ answers.`,
 					return err
 				}
 				if t.Client, err = toncell.FromAddr(w.Address()); err != nil {
+					return err
+				}
+				if err := l.CheckStake(ctx, &t); err != nil {
 					return err
 				}
 				addr, tx, err := l.OpenJob(ctx, w, &t, deposit.Nano)
@@ -174,6 +180,8 @@ answers.`,
 	fs.Var(&deposit, "deposit", "how much to deposit")
 	fs.Var(&gateway, "gateway", "who gets the gateway's share")
 	fs.Uint16Var(&t.FeeBps, "fee-bps", 0, "the gateway's share of every payment, basis points")
+	fs.Var(&stake, "stake", "worker contract that answers for the receipts; it is checked before the job is opened")
+	fs.Var(&minStake, "min-stake", "what the worker contract must hold")
 	fs.DurationVar(&t.CloseDelay, "close-delay", time.Hour, "time between closing and refund, for the worker's last voucher")
 	fs.DurationVar(&t.PendingTimeout, "pending-timeout", 5*time.Minute, "how long the registry's answer is awaited")
 	for _, name := range []string{"client-key", "registry", "payout", "model", "policy", "price-cap", "deposit"} {
@@ -311,6 +319,8 @@ func newJobCloseCmd() *cobra.Command {
 		Long: `A job that was never released is refunded at once. A released one begins to
 close: the worker has the closing delay to redeem its last voucher. Run again
 after that, by anyone, this finishes the job and refunds the rest to the client.
+The client closes; so does the payout, once the job was released; and anyone
+after 90 days without a deposit, release or redemption.
 
 Exit codes: 0 closed or closing; 2 refused; 3 no lite-server answers.`,
 		Args: cobra.ExactArgs(1),

@@ -98,6 +98,13 @@ func cmdEnclave(ts *testscript.TestScript, neg bool, args []string) {
 	write("receipt.json", doc, err)
 	write("receipt.b64", []byte(base64.StdEncoding.EncodeToString(doc)), nil)
 	ts.Check(book.Close())
+	// The same number again, as no enclave that is what it seems would sign it.
+	lie := s.Receipt
+	lie.Tokens.Completion++
+	second, err := receipt.Sign(scriptKey("receipt"), lie)
+	ts.Check(err)
+	lied, err := second.Marshal()
+	write("contradiction.json", lied, err)
 
 	seed, err := hex.DecodeString(ts.ReadFile("client.key")[:64])
 	ts.Check(err)

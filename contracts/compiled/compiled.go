@@ -21,6 +21,9 @@ var registryJSON []byte
 //go:embed job.json
 var jobJSON []byte
 
+//go:embed worker.json
+var workerJSON []byte
+
 // Artefact is the compiler's output for one contract.
 type Artefact struct {
 	Contract    string            `json:"contract"`
@@ -37,6 +40,9 @@ func Registry() (*Artefact, error) { return load(registryJSON) }
 
 // Job returns the job's code.
 func Job() (*Artefact, error) { return load(jobJSON) }
+
+// Worker returns the worker contract's code.
+func Worker() (*Artefact, error) { return load(workerJSON) }
 
 func load(doc []byte) (*Artefact, error) {
 	var a Artefact

@@ -9,7 +9,7 @@ import (
 )
 
 func TestCodeHasTheStatedHash(t *testing.T) {
-	for _, load := range []func() (*Artefact, error){Registry, Job} {
+	for _, load := range []func() (*Artefact, error){Registry, Job, Worker} {
 		a, err := load()
 		if err != nil {
 			t.Fatal(err)
@@ -22,7 +22,7 @@ func TestCodeHasTheStatedHash(t *testing.T) {
 
 // Without Node this is all that shows a source edited after the last build.
 func TestSourcesAreTheOnesThatWereCompiled(t *testing.T) {
-	for _, load := range []func() (*Artefact, error){Registry, Job} {
+	for _, load := range []func() (*Artefact, error){Registry, Job, Worker} {
 		a, err := load()
 		if err != nil {
 			t.Fatal(err)

@@ -68,6 +68,12 @@ const (
 	ReceiptVerdict     Code = 1129
 	ReceiptsAgree      Code = 1130
 	ReceiptSignature   Code = 1131
+	NotWorkerOwner     Code = 1140
+	StakeTooLow        Code = 1141
+	StakeNotLeaving    Code = 1142
+	StakeLocked        Code = 1143
+	GenerationNotNext  Code = 1144
+	NotJob             Code = 1145
 	NotOwner           Code = 1201
 	ManifestState      Code = 1202
 	ManifestFinal      Code = 1203
@@ -149,6 +155,12 @@ var entries = map[Code]entry{
 	ReceiptVerdict:     {"receipt_verdict_unknown", refused, "the accusation names a verdict that did not release this job", "name the verdict of the receipts"},
 	ReceiptsAgree:      {"receipts_agree", refused, "the two receipts are the same", "accuse with two receipts that differ"},
 	ReceiptSignature:   {"receipt_signature", refused, "a receipt is not signed by the recorded receipt key, or not for this job and number", "accuse with receipts as they were received"},
+	NotWorkerOwner:     {"not_worker_owner", refused, "only the worker contract's owner can do this", "send from the owner's wallet"},
+	StakeTooLow:        {"stake_too_low", refused, "the stake is less than what is to leave", "ask for less"},
+	StakeNotLeaving:    {"stake_not_leaving", refused, "no part of the stake waits for its withdrawal", "begin to leave first"},
+	StakeLocked:        {"stake_locked", refused, "the wait for the withdrawal is not over", "wait until the time that the worker contract's state gives"},
+	GenerationNotNext:  {"generation_not_next", refused, "the boot generation is not the one after the last", "announce the next generation"},
+	NotJob:             {"not_job", refused, "the accusation does not come from a job of this payout and registry", "accuse through the job of the receipts"},
 	NotOwner:           {"not_owner", refused, "only the registry's owner can do this", "send from the owner's address"},
 	ManifestState:      {"manifest_state_invalid", refused, "the manifest's state and grace time do not go together", "active and revoked have no grace time, grace needs one"},
 	ManifestFinal:      {"manifest_revoked_final", refused, "a revoked manifest stays revoked", "publish a new image"},

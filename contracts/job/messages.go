@@ -73,3 +73,28 @@ func Close(queryID uint64) (*cell.Cell, error) { return body(OpClose, queryID).C
 // Finish ends a closing job after its delay; the rest goes to the client.
 // Anyone may send it.
 func Finish(queryID uint64) (*cell.Cell, error) { return body(OpFinish, queryID).Cell() }
+
+// Accusation is two receipts of one number that say different things.
+type Accusation struct {
+	Verdict       Hash // of a recorded verdict for the receipt key
+	Seq           uint64
+	First, Second *receipt.Signed
+}
+
+// Accuse sends an accusation; the job checks it and tells the worker contract
+// of its terms. Anyone may.
+func Accuse(queryID uint64, a *Accusation) (*cell.Cell, error) {
+	b := body(OpAccuse, queryID).Bits256(a.Verdict).Uint(a.Seq, 64)
+	for _, s := range []*receipt.Signed{a.First, a.Second} {
+		hash, err := s.Receipt.Hash()
+		if err != nil {
+			return nil, err
+		}
+		c, err := toncell.NewBuilder().Bits256(hash).Bytes(s.Signature[:]).Cell()
+		if err != nil {
+			return nil, fmt.Errorf("building an accusation: %w", err)
+		}
+		b = b.Ref(c)
+	}
+	return b.Cell()
+}

@@ -7,6 +7,8 @@ package receipt
 
 import (
 	"crypto/ed25519"
+	"crypto/sha256"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/bits"
@@ -19,9 +21,8 @@ import (
 	"cocoon/internal/toncell"
 )
 
-// Type is the receipt's first member; it keeps a receipt's signature from
-// being good for anything else that the receipt key signs.
-const Type = "cocoon-receipt-v1"
+// Type is the receipt's first member.
+const Type = "cocoon-receipt-v2"
 
 // Limits of a receipt.
 const (
@@ -98,7 +99,7 @@ type Receipt struct {
 	Time       time.Time       `json:"time"`       // whole seconds, UTC
 }
 
-// Signed is a receipt with the enclave's signature over its JCS.
+// Signed is a receipt with the enclave's signature over its statement.
 type Signed struct {
 	Receipt   Receipt      `json:"receipt"`
 	Signature hexbytes.Sig `json:"signature"`
@@ -121,22 +122,60 @@ func (r *Receipt) check() error {
 	return errors.Join(errs...)
 }
 
+// Hash returns SHA-256 of the receipt's JCS.
+func (r *Receipt) Hash() (Hash, error) {
+	doc, err := jcs.Marshal(r)
+	if err != nil {
+		return Hash{}, fmt.Errorf("hashing a receipt: %w", err)
+	}
+	return sha256.Sum256(doc), nil
+}
+
+// tagStatement begins a statement; it keeps a receipt's signature from being
+// good for anything else that the receipt key signs.
+const tagStatement = 0x43525331
+
+// statement returns what the receipt key signs: the hash of a cell of job,
+// number and the receipt's hash, so that a contract, which cannot read JSON,
+// can tell two receipts of one number apart. The cell has 77 whole bytes and
+// no references: its hash is SHA-256 over the descriptors 00 9a and the bytes.
+func (r *Receipt) statement() ([]byte, error) {
+	hash, err := r.Hash()
+	if err != nil {
+		return nil, err
+	}
+	b := make([]byte, 0, 79)
+	b = append(b, 0x00, 0x9a)
+	b = binary.BigEndian.AppendUint32(b, tagStatement)
+	b = append(b, byte(r.Job.Workchain))
+	b = append(b, r.Job.Hash[:]...)
+	b = binary.BigEndian.AppendUint64(b, r.Seq)
+	sum := sha256.Sum256(append(b, hash[:]...))
+	return sum[:], nil
+}
+
 // Sign signs a receipt with the enclave's receipt key.
 func Sign(key ed25519.PrivateKey, r Receipt) (*Signed, error) {
 	if err := r.check(); err != nil {
 		return nil, fmt.Errorf("signing a receipt: %w", err)
 	}
-	doc, err := jcs.Marshal(r)
+	msg, err := r.statement()
 	if err != nil {
-		return nil, fmt.Errorf("signing a receipt: %w", err)
+		return nil, err
 	}
-	return &Signed{Receipt: r, Signature: hexbytes.Sig(ed25519.Sign(key, doc))}, nil
+	return &Signed{Receipt: r, Signature: hexbytes.Sig(ed25519.Sign(key, msg))}, nil
 }
 
 // Verify reports whether the receipt key signed the receipt.
 func (s *Signed) Verify(key ed25519.PublicKey) bool {
-	doc, err := jcs.Marshal(s.Receipt)
-	return err == nil && len(key) == ed25519.PublicKeySize && ed25519.Verify(key, doc, s.Signature[:])
+	msg, err := s.Receipt.statement()
+	return err == nil && len(key) == ed25519.PublicKeySize && ed25519.Verify(key, msg, s.Signature[:])
+}
+
+// Contradicts reports whether two receipts have one job and number and say
+// different things: an enclave that is what it seems never signs such a pair.
+func (s *Signed) Contradicts(o *Signed) bool {
+	return s.Receipt.Job == o.Receipt.Job && s.Receipt.Seq == o.Receipt.Seq && s.Receipt != o.Receipt
 }
 
 // Leaf returns the receipt's leaf in the job's Merkle tree. The signature is

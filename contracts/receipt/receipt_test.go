@@ -1,6 +1,8 @@
 package receipt
 
 import (
+	"crypto/ed25519"
+	"crypto/sha256"
 	"encoding/json"
 	"math"
 	"strings"
@@ -11,6 +13,7 @@ import (
 
 	"cocoon/contracts/coin"
 	"cocoon/internal/jcs"
+	"cocoon/internal/toncell"
 )
 
 func TestBillIsExactAndRoundsUpOnce(t *testing.T) {
@@ -90,7 +93,7 @@ func TestMalformedReceiptsAreRefused(t *testing.T) {
 	}
 	for name, bad := range map[string][]byte{
 		"empty":                 nil,
-		"another type":          edit(Type, "cocoon-receipt-v2"),
+		"another type":          edit(Type, "cocoon-receipt-v1"),
 		"seq zero":              edit(`"seq":1`, `"seq":0`),
 		"an amount as a number": edit(`"cumulative":"15"`, `"cumulative":15`),
 		"an amount with zeros":  edit(`"cumulative":"15"`, `"cumulative":"015"`),
@@ -224,8 +227,9 @@ func FuzzParseVoucher(f *testing.F) {
 	})
 }
 
-// A receipt's signature is over the JCS of its inner document alone.
-func TestSignatureCoversTheInnerDocument(t *testing.T) {
+// A receipt's leaf is over the JCS of its inner document alone, and its
+// signature over a cell that commits to it.
+func TestSignatureCoversTheStatementCell(t *testing.T) {
 	s, _ := deliver(t, book(t, bookOptions(t, t.TempDir())), 5)
 	doc, err := s.Marshal()
 	if err != nil {
@@ -242,5 +246,27 @@ func TestSignatureCoversTheInnerDocument(t *testing.T) {
 	leaf, err := s.Leaf()
 	if err != nil || leaf != LeafHash(canon) {
 		t.Errorf("leaf %s, %v", leaf, err)
+	}
+	// The hand-written hash is that of the cell library.
+	c, err := toncell.NewBuilder().Uint(tagStatement, 32).Uint(0, 8).Bits256(s.Receipt.Job.Hash).Uint(s.Receipt.Seq, 64).
+		Bits256(sha256.Sum256(canon)).Cell()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !ed25519.Verify(public("enclave"), c.Hash(), s.Signature[:]) {
+		t.Error("the signature is not over the statement's cell")
+	}
+}
+
+func TestOnlyAnotherReceiptOfTheSameNumberContradicts(t *testing.T) {
+	s, _ := deliver(t, book(t, bookOptions(t, t.TempDir())), 5)
+	other := *s
+	other.Receipt.Tokens.Completion++
+	if !s.Contradicts(&other) || s.Contradicts(s) {
+		t.Error("a receipt contradicts itself, or not another one")
+	}
+	other.Receipt.Seq++
+	if s.Contradicts(&other) {
+		t.Error("another number contradicts")
 	}
 }

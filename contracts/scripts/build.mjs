@@ -1,4 +1,4 @@
-// Writes compiled/{registry,job}.json: the code cells that Go embeds.
+// Writes compiled/{registry,job,worker}.json: the code cells that Go embeds.
 import { writeFileSync, mkdirSync } from "node:fs";
 import { join } from "node:path";
 import { compile, contracts, committedPath, render, root } from "./compile.mjs";

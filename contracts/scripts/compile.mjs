@@ -7,7 +7,7 @@ import { fileURLToPath } from "node:url";
 import { runTolkCompiler } from "@ton/tolk-js";
 
 export const root = join(dirname(fileURLToPath(import.meta.url)), "..");
-export const contracts = ["registry", "job"];
+export const contracts = ["registry", "job", "worker"];
 
 export async function compile(name) {
   const res = await runTolkCompiler({
