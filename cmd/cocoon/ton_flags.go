@@ -17,6 +17,7 @@ import (
 	"cocoon/contracts/chain"
 	"cocoon/contracts/coin"
 	"cocoon/contracts/ledger"
+	"cocoon/contracts/wallet"
 	"cocoon/internal/fault"
 	"cocoon/internal/hexbytes"
 	"cocoon/internal/toncell"
@@ -24,10 +25,13 @@ import (
 
 // tonFlags say which TON network a command talks to, and with which wallet.
 type tonFlags struct {
-	config  string
-	key     string
-	timeout time.Duration
-	json    bool
+	config     string
+	key        string
+	passphrase string
+	timeout    time.Duration
+	json       bool
+
+	opened *wallet.Wallet
 }
 
 func (f *tonFlags) register(cmd *cobra.Command, wallet bool) {
@@ -37,7 +41,8 @@ func (f *tonFlags) register(cmd *cobra.Command, wallet bool) {
 	fs.BoolVar(&f.json, "json", false, "write the result as JSON")
 	need(cmd, "config")
 	if wallet {
-		fs.StringVar(&f.key, "key", "", "the wallet's Ed25519 seed, 64 hex digits in a `file`; made if there is none")
+		fs.StringVar(&f.key, "key", "", "a wallet's directory (cocoon wallet new), or a `file` with an Ed25519 seed, 64 hex digits, unprotected; such a file is made if there is none")
+		registerPassphrase(cmd, &f.passphrase)
 		need(cmd, "key")
 	}
 }
@@ -55,11 +60,31 @@ func (f *tonFlags) with(cmd *cobra.Command, do func(context.Context, *ledger.Led
 	defer func() { err = errors.Join(err, c.Close()) }()
 	ctx, cancel := context.WithTimeout(cmd.Context(), f.timeout)
 	defer cancel()
+	defer func() {
+		if f.opened != nil {
+			err = errors.Join(err, f.opened.Close())
+		}
+	}()
 	return do(ctx, ledger.New(c, nil))
 }
 
 // wallet opens the wallet of --key.
 func (f *tonFlags) wallet(ctx context.Context, l *ledger.Ledger) (chain.Sender, error) {
+	if info, err := os.Stat(f.key); err == nil && info.IsDir() {
+		p, err := passphrase(f.passphrase, false)
+		if err != nil {
+			return nil, err
+		}
+		engine, err := l.Chain().TVM(ctx)
+		if err != nil {
+			return nil, err
+		}
+		f.opened, err = wallet.Open(wallet.Options{Dir: f.key, Sealer: p, Network: l.Chain(), TVM: engine})
+		if err != nil {
+			return nil, err
+		}
+		return f.opened, nil
+	}
 	key, err := seedFile(f.key)
 	if err != nil {
 		return nil, err

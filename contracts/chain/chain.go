@@ -39,13 +39,23 @@ type Options struct {
 	// which Close closes.
 	TVM    *tvm.Engine
 	TVMDir string
+	// MaxAge is how old a proven state may be by this machine's clock; 0 means
+	// DefaultMaxAge, less any age. It ends the power of servers that agree on
+	// showing an old chain.
+	MaxAge time.Duration
+	// Clock is this machine's; nil means time.Now.
+	Clock func() time.Time
 	// Logger may be nil.
 	Logger *slog.Logger
 }
 
+// DefaultMaxAge is the default of Options.MaxAge: the masterchain has a block
+// every few seconds.
+const DefaultMaxAge = 10 * time.Minute
+
 // Client reads and writes one TON network. It is safe for concurrent use.
 type Client struct {
-	lite *lite.Client
+	pool *pool
 	cfg  *netconfig.Config
 	opts Options
 	log  *slog.Logger
@@ -79,9 +89,15 @@ func OpenFile(path string, o Options) (*Client, error) {
 }
 
 func open(cfg *netconfig.Config, o Options) *Client {
-	c := &Client{lite: lite.New(cfg.Servers), cfg: cfg, opts: o, log: o.Logger, trusted: cfg.InitBlock}
+	c := &Client{pool: newPool(cfg.Servers), cfg: cfg, opts: o, log: o.Logger, trusted: cfg.InitBlock}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
+	}
+	if c.opts.Clock == nil {
+		c.opts.Clock = time.Now
+	}
+	if c.opts.MaxAge == 0 {
+		c.opts.MaxAge = DefaultMaxAge
 	}
 	return c
 }
@@ -92,97 +108,11 @@ func (c *Client) Close() error {
 	engine := c.engine
 	c.engine = nil
 	c.mu.Unlock()
-	err := c.lite.Close()
+	err := c.pool.close()
 	if engine != nil {
 		err = errors.Join(err, engine.Close(context.Background()))
 	}
 	return err
-}
-
-// ask sends a query and reads its answer with read. An answer that cannot be
-// read is ton.answer.malformed; a server's own error ton.server.error.
-func ask[T any](ctx context.Context, c *Client, q tl.Serializable, read func([]byte) (T, error)) (T, error) {
-	var zero T
-	b, err := c.lite.Query(ctx, q)
-	if err != nil {
-		return zero, err
-	}
-	v, err := read(b)
-	if err == nil {
-		return v, nil
-	}
-	var ls *lite.Error
-	if errors.As(err, &ls) {
-		return zero, fault.New(fault.ExitNetwork, "ton.server.error", "try again, or ask another lite-server", "asking a lite-server: %w", err)
-	}
-	if errors.Is(err, proof.ErrInvalid) || errors.Is(err, proof.ErrUnproven) {
-		return zero, proof.Refusal(err)
-	}
-	return zero, fault.New(fault.ExitRefused, "ton.answer.malformed", "ask another lite-server", "asking a lite-server: %w", err)
-}
-
-// Head returns the newest master block, proven by signed links from the init
-// block. It asks anew each time: a cached block would show a wallet its own
-// previous seqno.
-func (c *Client) Head(ctx context.Context) (ton.BlockIDExt, error) {
-	return c.head(ctx, ton.GetMasterchainInf{})
-}
-
-func (c *Client) head(ctx context.Context, q tl.Serializable) (ton.BlockIDExt, error) {
-	last, err := ask(ctx, c, q, lite.MasterchainInfo)
-	if err != nil {
-		return last, err
-	}
-	c.mu.Lock()
-	from, newest := c.trusted, c.newest
-	c.mu.Unlock()
-	if last.SeqNo < newest {
-		return last, fault.Mismatch(fault.ExitRefused, "ton.server.stale", "newest master block",
-			fmt.Sprintf("at least %d", newest), fmt.Sprint(last.SeqNo), "ask another lite-server")
-	}
-	links, err := c.links(ctx, from, last)
-	if err != nil {
-		return last, err
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	for _, l := range links {
-		if l.ToKey && l.To.SeqNo > c.trusted.SeqNo {
-			c.trusted = l.To
-		}
-	}
-	c.newest = max(c.newest, last.SeqNo)
-	return last, nil
-}
-
-// links fetches and checks the links from a trusted key block to a block.
-func (c *Client) links(ctx context.Context, from, to ton.BlockIDExt) ([]proof.Link, error) {
-	var all []proof.Link
-	at := from
-	for at.SeqNo < to.SeqNo && len(all) < proof.MaxLinks {
-		part, err := ask(ctx, c, ton.GetBlockProof{Mode: 1, KnownBlock: &at, TargetBlock: &to},
-			func(b []byte) ([]proof.Link, error) {
-				links, _, err := lite.BlockProof(b)
-				return links, err
-			})
-		if err != nil {
-			return nil, err
-		}
-		if len(part) == 0 {
-			break
-		}
-		if at, err = proof.Follow(at, part); err != nil {
-			return nil, proof.Refusal(err)
-		}
-		all = append(all, part...)
-		if !part[len(part)-1].ToKey {
-			break
-		}
-	}
-	if !at.Equals(&to) {
-		return nil, proof.Refusal(fmt.Errorf("%w: the links end at block %d instead of %d", proof.ErrInvalid, at.SeqNo, to.SeqNo))
-	}
-	return all, nil
 }
 
 // Account returns the account's state at a fresh master block.
@@ -205,16 +135,31 @@ func (c *Client) accountAt(ctx context.Context, master *ton.BlockIDExt, addr *ad
 	if addr == nil || addr.Type() != address.StdAddress {
 		return nil, nil, fault.New(fault.ExitInternal, "ton.address.malformed", "name a standard address", "reading an account: no address")
 	}
+	var st *State
 	a, err := ask(ctx, c, ton.GetAccountState{ID: master, Account: ton.AccountID{Workchain: addr.Workchain(), ID: addr.Data()}},
-		lite.AccountState)
+		func(b []byte) (*proof.AccountAnswer, error) {
+			a, err := lite.AccountState(b)
+			if err != nil {
+				return nil, err
+			}
+			if st, err = proof.CheckAccount(master, addr, a); err != nil {
+				return nil, err
+			}
+			return a, c.fresh(st)
+		})
 	if err != nil {
 		return nil, nil, err
 	}
-	st, err := proof.CheckAccount(master, addr, a)
-	if err != nil {
-		return nil, nil, proof.Refusal(err)
-	}
 	return st, a, nil
+}
+
+// fresh refuses a state that is proven, but old.
+func (c *Client) fresh(st *State) error {
+	if age := c.opts.Clock().Sub(time.Unix(int64(st.Utime), 0)); c.opts.MaxAge > 0 && age > c.opts.MaxAge {
+		return fault.Mismatch(fault.ExitRefused, "ton.server.stale", "age of the newest master block", "at most "+c.opts.MaxAge.String(),
+			age.Round(time.Second).String(), "ask another lite-server, and check this machine's clock")
+	}
+	return nil
 }
 
 // ExportAccountProof returns the account's state at a fresh master block as a
@@ -225,7 +170,7 @@ func (c *Client) ExportAccountProof(ctx context.Context, addr *address.Address) 
 	if err != nil {
 		return nil, nil, err
 	}
-	links, err := c.links(ctx, c.cfg.InitBlock, head)
+	links, err := c.anyLinks(ctx, c.cfg.InitBlock, head)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -271,7 +216,7 @@ func (c *Client) Wait(ctx context.Context, seqno uint32) (ton.BlockIDExt, error)
 		if err != nil {
 			return ton.BlockIDExt{}, fmt.Errorf("writing a query: %w", err)
 		}
-		head, err := c.head(ctx, tl.Raw(append(prefix, query...)))
+		head, err := c.head(ctx, tl.Raw(append(prefix, query...)), timeout)
 		var ls *lite.Error
 		switch {
 		case err == nil && head.SeqNo >= seqno:

@@ -90,7 +90,7 @@ func (c *Client) RunGetMethodOn(ctx context.Context, st *State, method string, a
 		return nil, fault.Mismatch(fault.ExitRefused, "ton.account.not_active", "state of the account", string(proof.Active), string(st.Status),
 			"deploy the contract first")
 	}
-	engine, err := c.tvm(ctx)
+	engine, err := c.TVM(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -120,7 +120,9 @@ func methodSeed(st *State) [32]byte {
 	return sha256.Sum256(binary.BigEndian.AppendUint64(append([]byte("cocoon-get-method"), st.Master.RootHash...), st.LastLT))
 }
 
-func (c *Client) tvm(ctx context.Context) (*tvm.Engine, error) {
+// TVM returns the engine that get methods run in; Close ends it where the client
+// opened it.
+func (c *Client) TVM(ctx context.Context) (*tvm.Engine, error) {
 	if c.opts.TVM != nil {
 		return c.opts.TVM, nil
 	}

@@ -9,12 +9,10 @@ import (
 	"math/big"
 	"strings"
 	"sync"
-	"time"
 
 	"github.com/xssnick/tonutils-go/address"
 	"github.com/xssnick/tonutils-go/tlb"
 	"github.com/xssnick/tonutils-go/ton"
-	"github.com/xssnick/tonutils-go/ton/wallet"
 	"github.com/xssnick/tonutils-go/tvm/cell"
 
 	"cocoon/contracts/chain/lite"
@@ -22,27 +20,16 @@ import (
 	"cocoon/internal/fault"
 )
 
-const (
-	// messageTTL is how long a signed message stays valid, in chain time.
-	messageTTL = 3 * time.Minute
-	// maxWalletMessages is what one V5 message may carry.
-	maxWalletMessages = 255
-	// walletSendMode: pay fees separately, skip failing actions. The V5
-	// contract demands the second of external messages; Send looks for skipped
-	// actions afterwards.
-	walletSendMode = wallet.PayGasSeparately + wallet.IgnoreErrors
-)
-
-// Wallet is a V5R1 wallet in workchain 0. Its methods may be called
-// concurrently; messages go out one at a time, because each needs the seqno
-// that the one before it leaves.
+// Wallet is a bare V5R1 wallet in workchain 0: it keeps nothing, so a payment
+// whose confirmation was lost is the caller's to find out about. Package wallet
+// has the one for money that matters. Its methods may be called concurrently;
+// messages go out one at a time, because each needs the seqno that the one
+// before it leaves.
 type Wallet struct {
-	client   *Client
-	key      ed25519.PrivateKey
-	globalID int32
-	addr     *address.Address
-	init     *tlb.StateInit
-	mu       sync.Mutex
+	*V5
+	client *Client
+	key    ed25519.PrivateKey
+	mu     sync.Mutex
 }
 
 // Message is one internal message that a wallet sends.
@@ -72,24 +59,17 @@ func (c *Client) Wallet(ctx context.Context, key ed25519.PrivateKey) (*Wallet, e
 	if err != nil {
 		return nil, err
 	}
-	pub := key.Public().(ed25519.PublicKey)
-	version := wallet.ConfigV5R1Final{NetworkGlobalID: id}
-	init, err := wallet.GetStateInit(pub, version, 0)
+	v5, err := NewV5(key.Public().(ed25519.PublicKey), id)
 	if err != nil {
-		return nil, fmt.Errorf("making a wallet: %w", err)
+		return nil, err
 	}
-	addr, err := wallet.AddressFromPubKey(pub, version, 0)
-	if err != nil {
-		return nil, fmt.Errorf("making a wallet: %w", err)
-	}
-	return &Wallet{client: c, key: key, globalID: id, addr: addr, init: init}, nil
+	return &Wallet{V5: v5, client: c, key: key}, nil
 }
 
-// Address returns the wallet's address in non-bounceable form.
-func (w *Wallet) Address() *address.Address { return w.addr.Bounce(false) }
-
 // State returns the wallet's proven state.
-func (w *Wallet) State(ctx context.Context) (*State, error) { return w.client.Account(ctx, w.addr) }
+func (w *Wallet) State(ctx context.Context) (*State, error) {
+	return w.client.Account(ctx, w.Address())
+}
 
 // Deploy sends a message that deploys a contract with this initial state and
 // returns its address. Value and body go along.
@@ -120,7 +100,7 @@ func ContractAddress(init *tlb.StateInit) (*address.Address, error) {
 func (w *Wallet) Send(ctx context.Context, msgs ...Message) (*Sent, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	st, err := w.client.Account(ctx, w.addr)
+	st, err := w.client.Account(ctx, w.Address())
 	if err != nil {
 		return nil, err
 	}
@@ -128,60 +108,22 @@ func (w *Wallet) Send(ctx context.Context, msgs ...Message) (*Sent, error) {
 		return nil, fault.Mismatch(fault.ExitRefused, "ton.wallet.empty", "balance of "+w.Address().String(), "some nanotons", "none",
 			"fund the wallet first; on a devnet: cocoon devnet faucet --to "+w.Address().String()+" --amount 10")
 	}
-	ext, err := w.external(st, msgs)
+	signed, err := w.Sign(w.key, st, msgs...)
 	if err != nil {
 		return nil, err
 	}
-	if err := w.client.Send(ctx, ext); err != nil {
+	if err := w.client.Send(ctx, signed.Message); err != nil {
 		return nil, err
 	}
-	tx, after, err := w.client.waitExternal(ctx, w.addr, st, ext)
+	tx, after, err := w.client.waitExternal(ctx, w.Address(), st, signed.Message)
 	if err != nil {
 		return nil, err
 	}
-	return w.sent(tx, after, len(msgs))
+	return NewSent(tx, after, len(msgs))
 }
 
-// external builds the signed message (wallet v5 r1: op, wallet id, valid until,
-// seqno, actions, signature over the hash of what precedes it).
-func (w *Wallet) external(st *State, msgs []Message) (*tlb.ExternalMessage, error) {
-	if len(msgs) == 0 || len(msgs) > maxWalletMessages {
-		return nil, fault.New(fault.ExitInternal, "ton.wallet.messages", "send 1 to 255 messages", "sending %d messages", len(msgs))
-	}
-	ext := &tlb.ExternalMessage{DstAddr: w.addr}
-	var seqno uint64
-	if st.Status == proof.Active {
-		data := st.Data.BeginParse()
-		_, err1 := data.LoadBoolBit()
-		var err2 error
-		seqno, err2 = data.LoadUInt(32)
-		if err := errors.Join(err1, err2); err != nil {
-			return nil, fmt.Errorf("reading the wallet's seqno: %w", err)
-		}
-	} else {
-		ext.StateInit = w.init
-	}
-	actions := cell.BeginCell().EndCell()
-	for _, m := range msgs {
-		out, err := m.cell()
-		if err != nil {
-			return nil, err
-		}
-		actions = cell.BeginCell().MustStoreRef(actions).MustStoreUInt(0x0ec3c86d, 32). // action_send_msg
-												MustStoreUInt(walletSendMode, 8).MustStoreRef(out).EndCell()
-	}
-	id := wallet.V5R1ID{NetworkGlobalID: w.globalID}
-	body := cell.BeginCell().MustStoreUInt(0x7369676e, 32).MustStoreUInt(uint64(id.Serialized()), 32).
-		// The chain's clock counts, not this machine's.
-		MustStoreUInt(uint64(st.Utime)+uint64(messageTTL/time.Second), 32).
-		MustStoreUInt(seqno, 32).
-		MustStoreBoolBit(true).MustStoreRef(actions).MustStoreBoolBit(false)
-	sig := body.EndCell().Sign(w.key)
-	ext.Body = cell.BeginCell().MustStoreBuilder(body).MustStoreSlice(sig, 512).EndCell()
-	return ext, nil
-}
-
-func (m *Message) cell() (*cell.Cell, error) {
+// Cell writes the message as a wallet sends it.
+func (m *Message) Cell() (*cell.Cell, error) {
 	if m.To == nil || m.To.Type() != address.StdAddress || m.Nano == nil || m.Nano.Sign() < 0 || m.Nano.BitLen() > 120 {
 		return nil, fault.New(fault.ExitInternal, "ton.wallet.message", "name a standard address and an amount", "building a message: bad address or amount")
 	}
@@ -197,25 +139,6 @@ func (m *Message) cell() (*cell.Cell, error) {
 	return c, nil
 }
 
-// sent checks that every message went out.
-func (w *Wallet) sent(tx *tlb.Transaction, after *State, want int) (*Sent, error) {
-	d, ok := tx.Description.(tlb.TransactionDescriptionOrdinary)
-	if !ok || d.ActionPhase == nil || !d.ActionPhase.Success || d.ActionPhase.SkippedActions != 0 || int(tx.OutMsgCount) != want {
-		return nil, fault.Mismatch(fault.ExitRefused, "ton.wallet.skipped", "messages that the wallet sent", fmt.Sprint(want),
-			fmt.Sprint(tx.OutMsgCount), "check that its balance covers the amounts and the fees")
-	}
-	s := &Sent{Transaction: tx, State: after, Fees: new(big.Int).Set(tx.TotalFees.Coins.Nano())}
-	if d.ActionPhase.TotalFwdFees != nil {
-		s.Fees.Add(s.Fees, d.ActionPhase.TotalFwdFees.Nano())
-		if d.ActionPhase.TotalActionFees != nil {
-			// The action fees are the collected part of the forward fees and
-			// are in the total already.
-			s.Fees.Sub(s.Fees, d.ActionPhase.TotalActionFees.Nano())
-		}
-	}
-	return s, nil
-}
-
 // Send hands an external message to a lite-server. A message that its contract
 // does not accept is ton.message.not_accepted; acceptance here is no proof of
 // execution.
@@ -224,19 +147,24 @@ func (c *Client) Send(ctx context.Context, ext *tlb.ExternalMessage) error {
 	if err != nil {
 		return fmt.Errorf("writing an external message: %w", err)
 	}
-	status, err := ask(ctx, c, ton.SendMessage{Body: msg.ToBOCWithFlags(false)}, lite.SendStatus)
-	var ls *lite.Error
-	if errors.As(err, &ls) && strings.Contains(ls.Text, "not accepted") {
-		return fault.New(fault.ExitRefused, "ton.message.not_accepted", "check signature, seqno, expiry and balance",
-			"sending an external message to %s: %w", ext.DstAddr, ls)
-	}
-	if err != nil {
+	q := ton.SendMessage{Body: msg.ToBOCWithFlags(false)}
+	var refused error
+	err = c.each(ctx, 0, func(ctx context.Context, m *member) error {
+		status, err := askOne(ctx, m, q, lite.SendStatus)
+		var ls *lite.Error
+		if errors.As(err, &ls) && strings.Contains(ls.Text, "not accepted") {
+			// No fault of the server's, if it is true. Whether the message was
+			// executed, by this or another server, the history shows.
+			refused = fault.New(fault.ExitRefused, "ton.message.not_accepted", "check signature, seqno, expiry and balance",
+				"sending an external message to %s: %w", ext.DstAddr, ls)
+			return nil
+		}
+		if err == nil && status != 1 {
+			err = fault.Mismatch(fault.ExitRefused, "ton.message.not_accepted", "status of an external message", "1", fmt.Sprint(status), "")
+		}
 		return err
-	}
-	if status != 1 {
-		return fault.Mismatch(fault.ExitRefused, "ton.message.not_accepted", "status of an external message", "1", fmt.Sprint(status), "")
-	}
-	return nil
+	})
+	return errors.Join(refused, err)
 }
 
 // SendWait sends an external message and returns the transaction that executed

@@ -84,6 +84,9 @@ type Options struct {
 	Seed string
 	// Wallets is how many funded wallets a new chain has; see Devnet.Wallets.
 	Wallets int
+	// More are further lite-servers of the chain, on free ports of the same
+	// address; the config lists them behind the first. Each may lie like Alter.
+	More []func(query, answer any) any
 	// Alter, where set, changes answers before they are sent: a lite-server
 	// that lies, for tests of clients. query and answer are tonutils-go's types.
 	Alter func(query, answer any) any
@@ -97,6 +100,8 @@ type Devnet struct {
 	chain  *chain
 	store  *store
 	server *server
+	more   []*server
+	addrs  []*net.TCPAddr // of more
 	admin  *admin
 	engine *tvm.Engine // if owned
 	id     *identity
@@ -162,6 +167,18 @@ func Start(ctx context.Context, o Options) (_ *Devnet, err error) {
 		return nil, errors.Join(err, srv.close())
 	}
 	d.server = srv
+	for _, alter := range o.More {
+		addr, err := pickAddress(net.JoinHostPort(d.addr.IP.String(), "0"))
+		if err != nil {
+			return nil, err
+		}
+		m := newServer(d.chain, ed25519.NewKeyFromSeed(d.id.Server), quiet, log)
+		m.alter = alter
+		if err := m.listen(addr.String()); err != nil {
+			return nil, errors.Join(err, m.close())
+		}
+		d.more, d.addrs = append(d.more, m), append(d.addrs, addr)
+	}
 	if d.admin, err = startAdmin(d, filepath.Join(o.Dir, adminSocket)); err != nil {
 		return nil, err
 	}
@@ -211,6 +228,9 @@ func (d *Devnet) Close() error {
 	if d.server != nil {
 		errs = append(errs, d.server.close())
 	}
+	for _, m := range d.more {
+		errs = append(errs, m.close())
+	}
 	if d.store != nil {
 		errs = append(errs, d.store.close())
 	}
@@ -233,13 +253,17 @@ func (d *Devnet) Config() *liteclient.GlobalConfig {
 	block := func(seqno uint32, root, file []byte) liteclient.ConfigBlock {
 		return liteclient.ConfigBlock{Workchain: masterchain, Shard: wholeShard, SeqNo: seqno, RootHash: root, FileHash: file}
 	}
-	return &liteclient.GlobalConfig{
-		Type: "config.global",
-		DHT:  liteclient.DHTConfig{Type: "dht.config.global", K: 6, A: 3, StaticNodes: liteclient.DHTNodes{Type: "dht.nodes"}},
-		Liteservers: []liteclient.LiteserverConfig{{
-			IP: int64(int32(binary.BigEndian.Uint32(ip))), Port: d.addr.Port,
+	var servers []liteclient.LiteserverConfig
+	for _, a := range append([]*net.TCPAddr{d.addr}, d.addrs...) {
+		servers = append(servers, liteclient.LiteserverConfig{
+			IP: int64(int32(binary.BigEndian.Uint32(ip))), Port: a.Port,
 			ID: liteclient.ServerID{Type: "pub.ed25519", Key: base64.StdEncoding.EncodeToString(pub)},
-		}},
+		})
+	}
+	return &liteclient.GlobalConfig{
+		Type:        "config.global",
+		DHT:         liteclient.DHTConfig{Type: "dht.config.global", K: 6, A: 3, StaticNodes: liteclient.DHTNodes{Type: "dht.nodes"}},
+		Liteservers: servers,
 		Validator: liteclient.ValidatorConfig{
 			Type:      "validator.config.global",
 			ZeroState: block(0, d.id.ZeroRoot[:], d.id.ZeroFile[:]),

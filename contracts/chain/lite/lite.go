@@ -46,19 +46,21 @@ const (
 	idAnswer = 0x0fac8416 // adnl.message.answer query_id:int256 answer:bytes
 )
 
-// Client asks the lite-servers of one network. It keeps one connection and
-// moves to the next server when that fails. Safe for concurrent use.
+// Client asks one lite-server. It connects at the first query, and again when
+// the connection ended. Safe for concurrent use.
 type Client struct {
-	servers []netconfig.Server
+	server netconfig.Server
 
 	mu   sync.Mutex
-	next int
 	conn *conn
 	done bool
 }
 
-// New returns a client; it connects at the first query.
-func New(servers []netconfig.Server) *Client { return &Client{servers: servers} }
+// New returns a client of a server.
+func New(server netconfig.Server) *Client { return &Client{server: server} }
+
+// Addr returns the server's host and port.
+func (c *Client) Addr() string { return c.server.Addr }
 
 // Close ends the connection; queries in flight fail.
 func (c *Client) Close() error {
@@ -74,8 +76,8 @@ func (c *Client) Close() error {
 var errClosed = errors.New("connection closed")
 
 // Query sends a query and returns the answer's bytes, constructor included. A
-// server that cannot be reached or breaks off is replaced by the next one,
-// each tried once; then it is ton.network.unreachable.
+// server that cannot be reached, breaks off, or is silent for too long is
+// ton.network.unreachable.
 func (c *Client) Query(ctx context.Context, q tl.Serializable) ([]byte, error) {
 	body, err := tl.Serialize(liteclient.LiteServerQuery{Data: q}, true)
 	if err != nil {
@@ -83,25 +85,18 @@ func (c *Client) Query(ctx context.Context, q tl.Serializable) ([]byte, error) {
 	}
 	ctx, cancel := context.WithTimeout(ctx, DefaultTimeout)
 	defer cancel()
-	var errs []error
-	for range len(c.servers) {
-		cn, err := c.connection(ctx)
-		if err == nil {
-			var answer []byte
-			if answer, err = cn.query(ctx, body); err == nil {
-				return answer, nil
-			}
-			if ctx.Err() == nil {
-				c.drop(cn)
-			}
+	cn, err := c.connection(ctx)
+	if err == nil {
+		var answer []byte
+		if answer, err = cn.query(ctx, body); err == nil {
+			return answer, nil
 		}
-		errs = append(errs, err)
-		if ctx.Err() != nil {
-			break
+		if ctx.Err() == nil {
+			c.drop(cn)
 		}
 	}
 	return nil, fault.New(fault.ExitNetwork, "ton.network.unreachable", "check the network, and that the lite-servers of the global.config.json run",
-		"asking a lite-server: %w", errors.Join(errs...))
+		"asking the lite-server %s: %w", c.server.Addr, err)
 }
 
 func (c *Client) connection(ctx context.Context) (*conn, error) {
@@ -113,23 +108,20 @@ func (c *Client) connection(ctx context.Context) (*conn, error) {
 	if c.conn != nil && c.conn.alive() {
 		return c.conn, nil
 	}
-	s := c.servers[c.next%len(c.servers)]
-	cn, err := dial(ctx, s)
+	cn, err := dial(ctx, c.server)
 	if err != nil {
-		c.next++
-		return nil, fmt.Errorf("connecting to %s: %w", s.Addr, err)
+		return nil, fmt.Errorf("connecting: %w", err)
 	}
 	c.conn = cn
 	return cn, nil
 }
 
-// drop leaves a server that failed.
+// drop leaves a connection that failed.
 func (c *Client) drop(cn *conn) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.conn == cn {
 		c.conn = nil
-		c.next++
 	}
 	_ = cn.close(errClosed) // it failed already
 }

@@ -35,6 +35,9 @@ type Account struct {
 	// ShardAccount, so ParseAccount leaves LastHash nil.
 	LastLT   uint64
 	LastHash []byte
+	// Cell is the account as it was parsed, for execution elsewhere; nil when
+	// absent.
+	Cell *cell.Cell
 }
 
 // reader is a slice that remembers the first error.

@@ -127,7 +127,7 @@ func (st *State) read(s *state, addr *address.Address, claimed *cell.Cell) error
 		return invalid("the state is of another account")
 	}
 	st.Account = *parsed
-	st.LastLT, st.LastHash = lastLT, lastHash
+	st.LastLT, st.LastHash, st.Cell = lastLT, lastHash, claimed
 	return nil
 }
 
