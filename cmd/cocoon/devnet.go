@@ -15,6 +15,7 @@ import (
 	"github.com/spf13/pflag"
 
 	"cocoon/contracts/devnet"
+	"cocoon/contracts/devnet/explorer"
 	"cocoon/internal/fault"
 )
 
@@ -23,7 +24,7 @@ import (
 func newDevnetCmd() *cobra.Command {
 	f := &devnetFlags{}
 	cmd := &cobra.Command{
-		Use:   "devnet [--state DIR] [--listen HOST:PORT] [--wallets N] [--seed TEXT]",
+		Use:   "devnet [--state DIR] [--listen HOST:PORT] [--explorer HOST:PORT] [--wallets N] [--seed TEXT]",
 		Short: "run a TON chain for development until interrupted",
 		Long: `Runs one TON chain in this process: the real TVM, blocks, Merkle proofs, and a
 lite-server that any TON client can use. The chain is kept in DIR and goes on
@@ -45,6 +46,7 @@ use; 3 the address cannot be listened on; 5 DIR holds something else; 6 no TVM.`
 	fs.StringVar(&f.listen, "listen", devnet.DefaultListen, "serve lite-clients on this IPv4 `address`; port 0 takes any")
 	fs.StringVar(&f.configOut, "config-out", "", "write global.config.json to this `file`, too")
 	fs.StringVar(&f.seed, "seed", "", "make the keys of a new chain from this `text`")
+	fs.StringVar(&f.explorer, "explorer", "", "serve pages with accounts, blocks and decoded messages on this `address`, such as 127.0.0.1:8011; port 0 takes any")
 	fs.IntVar(&f.wallets, "wallets", 0, "how many funded wallets a new chain has")
 	fs.StringVar(&f.tvmDir, "tvm-dir", "", "read the TVM from this `directory` (default $COCOON_TVM_DIR or build/tvm)")
 	fs.BoolVarP(&f.verbose, "verbose", "v", false, "log blocks and refused messages")
@@ -54,7 +56,7 @@ use; 3 the address cannot be listened on; 5 DIR holds something else; 6 no TVM.`
 
 type devnetFlags struct {
 	dir, listen, configOut, tvmDir string
-	seed                           string
+	seed, explorer                 string
 	wallets                        int
 	to, amount                     string
 	by                             time.Duration
@@ -95,6 +97,16 @@ func runDevnet(cmd *cobra.Command, f *devnetFlags) (err error) {
 	if _, err := fmt.Fprintf(cmd.OutOrStdout(), "devnet ready: lite-server %s, block %d, network id %d, config %s\n",
 		s.Listen, s.Seqno, s.GlobalID, s.Config); err != nil {
 		return fmt.Errorf("writing the ready line: %w", err)
+	}
+	if f.explorer != "" {
+		e, err2 := explorer.Start(d, f.explorer)
+		if err2 != nil {
+			return err2
+		}
+		defer func() { err = errors.Join(err, e.Close()) }()
+		if _, err := fmt.Fprintf(cmd.OutOrStdout(), "explorer %s\n", e.URL()); err != nil {
+			return fmt.Errorf("writing the explorer's line: %w", err)
+		}
 	}
 	for _, w := range s.Wallets {
 		if _, err := fmt.Fprintf(cmd.OutOrStdout(), "wallet %s, key %s\n", w.Address, w.Key); err != nil {
