@@ -5,15 +5,20 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"golang.org/x/time/rate"
+	"google.golang.org/protobuf/proto"
 
+	verifierv1 "cocoon/api/verifier/v1"
 	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
 	"cocoon/verifier/client"
+	"cocoon/verifier/result"
 	"cocoon/verifier/testfleet"
 )
 
@@ -94,7 +99,7 @@ func (t *tally) add(a *answer, err error, took time.Duration) {
 		if t.first == "" && err != nil {
 			t.first = err.Error()
 		} else if t.first == "" {
-			t.first = fmt.Sprintf("status %d: %.300q", a.status, a.body)
+			t.first = fmt.Sprintf("status %d: %s", a.status, why(a))
 		}
 	}
 }
@@ -185,8 +190,26 @@ func accepted(ctx context.Context, t *target, s *stock) error {
 	if err != nil {
 		return err
 	}
-	if !a.accepted {
-		return fault.New(fault.ExitInternal, "hammer.refused", "configure the verifier with what -write-files writes, as examples/verifier.yaml is", "the verifier refused a test machine: status %d, %.2000q", a.status, a.body)
+	if a.accepted {
+		return nil
 	}
-	return nil
+	return fault.New(fault.ExitInternal, "hammer.refused", "configure the verifier with what -write-files writes, as examples/verifier.yaml is", "the verifier refused a test machine: status %d, %s", a.status, why(a))
+}
+
+// why names the failed checks of a refusal.
+func why(a *answer) string {
+	var res verifierv1.AppraiseResponse
+	if a.status != http.StatusOK || proto.Unmarshal(a.body, &res) != nil {
+		return fmt.Sprintf("%.300q", a.body)
+	}
+	var out []string
+	for _, s := range res.Result.GetSubmods() {
+		for _, c := range s.Checks {
+			if c.Status == result.Fail {
+				out = append(out, fmt.Sprintf("%s: %s, want %s", c.Id, c.Actual, c.Expected))
+			}
+		}
+	}
+	slices.Sort(out)
+	return strings.Join(out, "; ")
 }
