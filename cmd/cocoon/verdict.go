@@ -134,10 +134,7 @@ func fetchJWKS(ctx context.Context, from string) ([]byte, error) {
 func verdictLines(w io.Writer, e *result.EAR) error {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	class := e.TrustClass
-	if e.Development {
-		class += " (development: measured boot, not confidentiality)"
-	}
+	class := classText(e.TrustClass, e.Development, e.TestRoots)
 	stamp := func(s int64) string { return time.Unix(s, 0).UTC().Format(time.RFC3339) }
 	key, err := e.ReceiptKey()
 	if err != nil {

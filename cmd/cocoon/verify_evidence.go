@@ -210,15 +210,23 @@ func manifestFault(err error) error {
 	return fault.New(fault.ExitParse, "manifest.parse", "give the manifest as it was published", "%w", err)
 }
 
+// classText says what a trust class is worth, where that is little.
+func classText(class string, development bool, testRoots []string) string {
+	switch {
+	case len(testRoots) > 0:
+		return class + " (development: the verifier trusts test roots, " + strings.Join(testRoots, ", ") + ")"
+	case development:
+		return class + " (development: measured boot, not confidentiality)"
+	}
+	return class
+}
+
 // writeResult writes a result for a person: the verdict, what failed and what
 // to do, then what was found.
 func writeResult(w io.Writer, r *result.Result) error {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	class := r.TrustClass
-	if r.Development {
-		class += " (development: measured boot, not confidentiality)"
-	}
+	class := classText(r.TrustClass, r.Development, r.TestRoots)
 	if r.Accepted {
 		line("accepted  %s", r.Status())
 	} else {
@@ -230,6 +238,9 @@ func writeResult(w io.Writer, r *result.Result) error {
 		line("    actual   %s", plain(c.Actual))
 		if c.Remedy != "" {
 			line("    hint: %s", plain(c.Remedy))
+		}
+		if c.Document != "" {
+			line("    see      %s: %s", plain(c.Document), plain(c.Section))
 		}
 	}
 	line("class     %s", plain(class))

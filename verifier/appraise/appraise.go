@@ -21,8 +21,8 @@ var mayBeSkipped = []string{"nonce.challenge", "tls.spki"}
 // Appraise holds evidence against the options. It makes every check that it
 // can, and accepts only if all of them passed. The result is never nil.
 func Appraise(ev *evidence.Evidence, o *Options) *result.Result {
-	a := &appraisal{ev: ev, o: o, now: now(o), subs: map[string]*[]result.Check{}}
-	r := &result.Result{Time: a.now.UTC().Truncate(time.Second), Claims: ev.Claims,
+	a := &appraisal{ev: ev, o: o, now: now(o), subs: map[string]*[]result.Check{}, roots: TestRoots(o.CPUs, o.GPUs)}
+	r := &result.Result{Time: a.now.UTC().Truncate(time.Second), Claims: ev.Claims, TestRoots: a.roots,
 		Measurements: map[string]string{}, Submods: map[string]*result.Submod{}}
 	for _, n := range []string{result.SubCPU, result.SubImage, result.SubConfig, result.SubModel} {
 		a.subs[n] = new([]result.Check)
@@ -46,6 +46,7 @@ func Appraise(ev *evidence.Evidence, o *Options) *result.Result {
 		r.PolicySHA256 = h
 	}
 	r.NotAfter = a.now.Add(time.Duration(o.Policy.Freshness.VerdictSeconds) * time.Second)
+	a.checkRoots()
 	a.checkProfile()
 	a.checkNonce()
 	a.checkClaims()
@@ -95,6 +96,7 @@ type appraisal struct {
 	now      time.Time
 	subs     map[string]*[]result.Check
 	cpuFacts map[string]any // of the CPU appraiser, for rules
+	roots    []string       // that are not the makers' own
 }
 
 func (a *appraisal) add(sub string, c ...result.Check) {
@@ -123,6 +125,21 @@ func (a *appraisal) equal(sub, id, expected, actual, reason, remedy string) {
 		return
 	}
 	a.pass(sub, id, actual)
+}
+
+// checkRoots says which roots are not the makers' own. A production policy
+// takes none; that the class is no hardware's is policy.Class's decision.
+func (a *appraisal) checkRoots() {
+	if len(a.roots) == 0 {
+		return
+	}
+	const id = "policy.test_roots"
+	names := strings.Join(a.roots, ", ")
+	if a.o.Policy.Environment != policy.Development {
+		a.fail(result.SubCPU, id, "the makers' roots", names, "this appraiser trusts roots that are not the makers' own", "take the test roots out of the configuration")
+		return
+	}
+	a.add(result.SubCPU, result.Check{ID: id, Status: result.Pass, Actual: names, Reason: "whoever has these roots can make evidence of any hardware: the class is none of hardware's"})
 }
 
 // checkProfile repeats what evidence.Parse demands, for evidence that was not
@@ -229,6 +246,7 @@ func (a *appraisal) finish(r *result.Result) *result.Result {
 		if s.Checks == nil {
 			s.Checks = []result.Check{}
 		}
+		result.Cite(s.Checks)
 		good := true
 		for _, c := range s.Checks {
 			total++
@@ -236,7 +254,7 @@ func (a *appraisal) finish(r *result.Result) *result.Result {
 				good = false
 			}
 		}
-		s.Vector = vector(name, r.TrustClass, good && len(s.Checks) > 0)
+		s.Vector = vector(name, r.TrustClass, len(r.TestRoots) > 0, good && len(s.Checks) > 0)
 		s.Status = s.Vector.Status()
 		r.Submods[name] = s
 		r.Accepted = r.Accepted && good && len(s.Checks) > 0
@@ -251,7 +269,7 @@ func (a *appraisal) finish(r *result.Result) *result.Result {
 // (draft-ietf-rats-ar4si, section 2.3). A TPM beside a virtual machine says
 // nothing of the hardware, and of the memory only that other guests cannot
 // read it: runtime-opaque is a warning, not an affirmation.
-func vector(sub, class string, good bool) result.Vector {
+func vector(sub, class string, test, good bool) result.Vector {
 	cats := map[string][]string{
 		result.SubCPU:    {result.InstanceIdentity, result.Hardware, result.RuntimeOpaque},
 		result.SubImage:  {result.Executables, result.FileSystem},
@@ -267,8 +285,8 @@ func vector(sub, class string, good bool) result.Vector {
 		case !good:
 			v[c] = result.ValueContraindicated
 		case sub == result.SubCPU && class == policy.ClassVTPM && c == result.Hardware:
-		case sub == result.SubCPU && class == policy.ClassTest && c == result.Hardware:
-			v[c] = result.ValueWarning // whoever has the test root can say this
+		case test && (c == result.Hardware || c == result.InstanceIdentity || c == result.RuntimeOpaque):
+			v[c] = result.ValueWarning // whoever has a test root can say this
 		case sub == result.SubCPU && class == policy.ClassVTPM && c == result.RuntimeOpaque:
 			v[c] = result.ValueWarning
 		default:

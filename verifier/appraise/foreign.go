@@ -24,10 +24,11 @@ type ForeignCPU interface {
 // evidence to a key, a config or an image, and it answers no challenge, so that
 // anyone can show it. Manifests, challenges and rules are not looked at.
 func AppraiseForeign(ev *evidence.Foreign, o *Options) *result.Result {
-	r := &result.Result{Foreign: true, Time: now(o).UTC().Truncate(time.Second), TrustClass: policy.ClassOf(ev.CPU.Type),
+	r := &result.Result{Foreign: true, Time: now(o).UTC().Truncate(time.Second), TestRoots: TestRoots(o.CPUs, nil),
 		Measurements: map[string]string{}, Submods: map[string]*result.Submod{}, PolicySHA256: o.PolicySHA256}
 	r.NotAfter = r.Time
-	a := &appraisal{o: o, now: r.Time, subs: map[string]*[]result.Check{result.SubCPU: new([]result.Check)}}
+	r.TrustClass = policy.Class(ev.CPU.Type, r.TestRoots)
+	a := &appraisal{o: o, now: r.Time, roots: r.TestRoots, subs: map[string]*[]result.Check{result.SubCPU: new([]result.Check)}}
 	h, err := ev.Hash()
 	if err != nil {
 		a.fail(result.SubCPU, "evidence.parse", "evidence that can be encoded", oneLine(err), "evidence cannot be encoded", "")
@@ -51,7 +52,8 @@ func AppraiseForeign(ev *evidence.Foreign, o *Options) *result.Result {
 		if len(c.CPU) == 0 {
 			a.fail(result.SubCPU, "evidence.cpu.unchecked", "checks of the quote", "none", "the appraiser of this CPU type made no checks", "report this")
 		}
-		r.TrustClass = c.TrustClass
+		r.TrustClass = policy.Class(c.TrustClass, r.TestRoots)
+		a.checkRoots()
 		a.add(result.SubCPU, c.CPU...)
 		maps.Copy(r.Measurements, c.Measurements)
 		if c.NotAfter.After(r.NotAfter) {
@@ -64,6 +66,7 @@ func AppraiseForeign(ev *evidence.Foreign, o *Options) *result.Result {
 			v[result.Hardware] = result.ValueContraindicated
 		}
 	}
+	result.Cite(*a.subs[result.SubCPU])
 	r.Development = policy.DevelopmentClass(r.TrustClass)
 	r.Submods[result.SubCPU] = &result.Submod{Status: v.Status(), Vector: v, Checks: *a.subs[result.SubCPU]}
 	return r

@@ -84,12 +84,12 @@ func (a *appraisal) checkAgainstManifests(r *result.Result) *manifest.Verified {
 // takeCPU takes over what a CPU appraiser found, and checks the trust class
 // that it states.
 func (a *appraisal) takeCPU(r *result.Result, c CPUResult) {
-	r.TrustClass = c.TrustClass
-	if a.o.Policy.Accepts(c.TrustClass) {
-		a.pass(result.SubCPU, "policy.trust_class", c.TrustClass)
+	r.TrustClass = policy.Class(c.TrustClass, a.roots)
+	if a.o.Policy.Accepts(r.TrustClass) {
+		a.pass(result.SubCPU, "policy.trust_class", r.TrustClass)
 	} else {
-		a.fail(result.SubCPU, "policy.trust_class", accepted(a.o.Policy), c.TrustClass,
-			"the policy does not accept this trust class", "use a machine of an accepted class; \"vtpm\" is for development only")
+		a.fail(result.SubCPU, "policy.trust_class", accepted(a.o.Policy), r.TrustClass,
+			"the policy does not accept this trust class", "use a machine of an accepted class; \"vtpm\" and \"test\" are for development only")
 	}
 	// An appraiser that looked at nothing has not found the evidence good.
 	if len(c.CPU) == 0 || len(c.Image) == 0 && len(a.o.Manifests) > 0 {

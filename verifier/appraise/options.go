@@ -6,6 +6,7 @@
 package appraise
 
 import (
+	"slices"
 	"time"
 
 	"cocoon/measurements/digest"
@@ -55,16 +56,40 @@ type Options struct {
 	GPUs GPU
 }
 
+// Rooted is an appraiser that knows whom it trusts.
+type Rooted interface {
+	// TestRoots names the roots that it was given in place of the makers' own
+	// (policy.RootIntel …).
+	TestRoots() []string
+}
+
+// TestRoots returns every root of these appraisers that is not the maker's own,
+// sorted. Every appraisal by any of them says so: see policy.Class.
+func TestRoots(cpus map[string]CPU, gpus GPU) []string {
+	var out []string
+	for _, c := range cpus {
+		if c != nil {
+			out = append(out, c.TestRoots()...)
+		}
+	}
+	if gpus != nil {
+		out = append(out, gpus.TestRoots()...)
+	}
+	slices.Sort(out)
+	return slices.Compact(out)
+}
+
 // CPU appraises the CPU part of evidence: cryptography, binding to the claims
 // (Claims.ReportData), TCB, and the registers against the manifest.
 type CPU interface {
 	// AppraiseCPU returns the checks of the submodules cpu0 and image.
 	AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *policy.Policy, now time.Time) CPUResult
+	Rooted
 }
 
 // CPUResult is what a CPU appraiser found.
 type CPUResult struct {
-	TrustClass   string            // policy.ClassTDX …
+	TrustClass   string            // policy.ClassTDX …; under a test root it becomes policy.ClassTest
 	CPU, Image   []result.Check    // checks by submodule; a failed one refuses the evidence
 	Measurements map[string]string // registers by name, hex
 	Facts        map[string]any    // for the policy's rules; see docs/policy.md
@@ -78,6 +103,7 @@ type GPU interface {
 	// order. Whether an item is a GPU or a switch, and so how many GPUs there
 	// are, only the appraiser can tell.
 	AppraiseGPUs(ev *evidence.Evidence, m *manifest.Verified, p *policy.Policy, now time.Time) GPUResult
+	Rooted
 }
 
 // GPUResult is what a GPU appraiser found.

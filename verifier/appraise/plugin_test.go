@@ -16,9 +16,12 @@ import (
 
 // fixed answers every appraisal alike.
 type fixed struct {
-	cpu  appraise.CPUResult
-	gpus [][]result.Check
+	cpu   appraise.CPUResult
+	gpus  [][]result.Check
+	roots []string
 }
+
+func (f fixed) TestRoots() []string { return f.roots }
 
 func (f fixed) AppraiseCPU(*evidence.Evidence, *manifest.Verified, *policy.Policy, time.Time) appraise.CPUResult {
 	return f.cpu
@@ -42,16 +45,16 @@ func TestAppraisersOfOtherTypesPlugIn(t *testing.T) {
 		accepted bool
 		want     []string
 	}{
-		"all good":              {fixed{tdx(pass, pass), [][]result.Check{pass}}, true, nil},
-		"a bad quote":           {fixed{tdx(fail, pass), [][]result.Check{pass}}, false, []string{"tdx.quote.signature"}},
-		"a bad GPU":             {fixed{tdx(pass, pass), [][]result.Check{fail}}, false, []string{"tdx.quote.signature"}},
-		"no checks of the CPU":  {fixed{tdx(nil, pass), [][]result.Check{pass}}, false, []string{"evidence.cpu.unchecked"}},
-		"no checks of image":    {fixed{tdx(pass, nil), [][]result.Check{pass}}, false, []string{"evidence.cpu.unchecked"}},
-		"no checks of the GPU":  {fixed{tdx(pass, pass), [][]result.Check{nil}}, false, nil},
-		"no word of the GPU":    {fixed{tdx(pass, pass), nil}, false, []string{"gpu.count"}},
-		"a GPU check left out":  {fixed{tdx(pass, pass), [][]result.Check{skip}}, false, nil},
-		"a class that is not":   {fixed{appraise.CPUResult{TrustClass: "snp", CPU: pass, Image: pass}, [][]result.Check{pass}}, false, []string{"policy.trust_class"}},
-		"the development class": {fixed{appraise.CPUResult{TrustClass: "vtpm", CPU: pass, Image: pass}, [][]result.Check{pass}}, false, []string{"policy.trust_class"}},
+		"all good":              {fixed{tdx(pass, pass), [][]result.Check{pass}, nil}, true, nil},
+		"a bad quote":           {fixed{tdx(fail, pass), [][]result.Check{pass}, nil}, false, []string{"tdx.quote.signature"}},
+		"a bad GPU":             {fixed{tdx(pass, pass), [][]result.Check{fail}, nil}, false, []string{"tdx.quote.signature"}},
+		"no checks of the CPU":  {fixed{tdx(nil, pass), [][]result.Check{pass}, nil}, false, []string{"evidence.cpu.unchecked"}},
+		"no checks of image":    {fixed{tdx(pass, nil), [][]result.Check{pass}, nil}, false, []string{"evidence.cpu.unchecked"}},
+		"no checks of the GPU":  {fixed{tdx(pass, pass), [][]result.Check{nil}, nil}, false, nil},
+		"no word of the GPU":    {fixed{tdx(pass, pass), nil, nil}, false, []string{"gpu.count"}},
+		"a GPU check left out":  {fixed{tdx(pass, pass), [][]result.Check{skip}, nil}, false, nil},
+		"a class that is not":   {fixed{appraise.CPUResult{TrustClass: "snp", CPU: pass, Image: pass}, [][]result.Check{pass}, nil}, false, []string{"policy.trust_class"}},
+		"the development class": {fixed{appraise.CPUResult{TrustClass: "vtpm", CPU: pass, Image: pass}, [][]result.Check{pass}, nil}, false, []string{"policy.trust_class"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := tpmtest.NewWorld(t)

@@ -54,8 +54,8 @@ func PinRoots(spki ...[32]byte) (*Roots, error) {
 	return &Roots{pins: slices.Clone(spki), hash: [32]byte(h.Sum(nil))}, nil
 }
 
-// NVIDIA reports whether the set is NVIDIA's own.
-func (r *Roots) NVIDIA() bool { return r.nvidia }
+// NVIDIA reports whether the set is NVIDIA's own, as nil is.
+func (r *Roots) NVIDIA() bool { return r == nil || r.nvidia }
 
 // errUntrusted is the refusal of a chain that ends elsewhere.
 var errUntrusted = errors.New("chain does not end in a trusted device root")

@@ -151,7 +151,7 @@ func TestThePageInABrowser(t *testing.T) {
 	r := appraise.Appraise(bad.Evidence(t), &appraise.Options{Policy: policy, Manifests: manifests, Now: tpmtest.Now})
 	r.Submods[result.SubImage].Checks[0].Actual = `<img src=x onerror="document.title='owned'">`
 	_, all = look(t, ctx, text(t, r))
-	wants(t, "another initrd", all, "Refused: 2 checks failed", "image.initrd", "boot the published image")
+	wants(t, "another initrd", all, "Refused: 2 checks failed", "image.initrd", "boot the published image", "docs/measurements.md: Each register")
 	if name := get(t, ctx, chromedp.Title()); name != "Cocoon verifier" {
 		t.Errorf("the title is %q", name)
 	}

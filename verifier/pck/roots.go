@@ -29,6 +29,9 @@ type Roots struct {
 // IntelRoots returns Intel's production root.
 func IntelRoots() *Roots { return intelRoots() }
 
+// Intel reports whether the set is Intel's own, as nil is.
+func (r *Roots) Intel() bool { return r == nil || r.hash == intelRoots().hash }
+
 var intelRoots = sync.OnceValue(func() *Roots {
 	r, err := ParseRoots(intelRootPEM)
 	if err != nil {

@@ -46,6 +46,28 @@ const (
 	ClassTest = "test"
 )
 
+// Roots of trust that a configuration can replace by its own. A verdict names
+// those that were.
+const (
+	RootIntel     = "intel"      // of TDX and SGX quotes, and their collateral
+	RootAMD       = "amd"        // of SEV-SNP reports
+	RootNVIDIA    = "nvidia"     // of GPUs and switches
+	RootNVIDIARIM = "nvidia-rim" // of reference measurements for them
+)
+
+// Class returns the trust class of evidence of a CPU type that is appraised
+// under a configuration with these test roots. It is the one place that decides
+// it: under any root that is not the maker's own nothing is of a hardware class,
+// whichever root this evidence leads to. Whoever has the root can make evidence
+// of every machine, GPUs included.
+func Class(cpuType string, testRoots []string) string {
+	class := ClassOf(cpuType)
+	if len(testRoots) > 0 && !DevelopmentClass(class) {
+		return ClassTest
+	}
+	return class
+}
+
 // DevelopmentClass reports whether a class is for development only.
 func DevelopmentClass(class string) bool { return class == ClassVTPM || class == ClassTest }
 

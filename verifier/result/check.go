@@ -19,4 +19,7 @@ type Check struct {
 	Actual   string `json:"actual,omitempty"`   // what was found
 	Reason   string `json:"reason,omitempty"`   // why it failed or was skipped
 	Remedy   string `json:"remedy,omitempty"`   // what the reader can do
+	// Document and Section name what the check follows: see Cite.
+	Document string `json:"document,omitempty"`
+	Section  string `json:"section,omitempty"`
 }

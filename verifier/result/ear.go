@@ -49,6 +49,7 @@ type EAR struct {
 	TLSSPKISHA256  digest.SHA256  `json:"cocoon_tls_spki_sha256"`
 	TrustClass     string         `json:"cocoon_trust_class"`
 	Development    bool           `json:"cocoon_development"`
+	TestRoots      []string       `json:"cocoon_test_roots,omitempty"` // of the verifier, that are not the makers' own
 	EvidenceSHA256 digest.SHA256  `json:"cocoon_evidence_sha256"`
 	PolicySHA256   digest.SHA256  `json:"cocoon_policy_sha256"`
 	Manifest       ManifestRef    `json:"cocoon_manifest"`
@@ -121,7 +122,7 @@ func SignEAR(r *Result, key crypto.Signer, build string) (string, error) {
 		Profile: EARProfile, IssuedAt: r.Time.Unix(), Expires: r.NotAfter.Unix(), ID: r.EvidenceSHA256.String(),
 		VerifierID: EARVerifier{Developer: developer, Build: build},
 		Nonce:      base64.RawURLEncoding.EncodeToString(r.Claims.Nonce[:]), Submods: map[string]*EARSubmod{},
-		TLSSPKISHA256: r.Claims.TLSSPKISHA256, TrustClass: r.TrustClass, Development: r.Development,
+		TLSSPKISHA256: r.Claims.TLSSPKISHA256, TrustClass: r.TrustClass, Development: r.Development, TestRoots: r.TestRoots,
 		EvidenceSHA256: r.EvidenceSHA256, PolicySHA256: r.PolicySHA256, Manifest: *r.Manifest,
 		Model: r.Claims.Model, ConfigSHA256: r.Claims.ConfigSHA256, Payout: r.Claims.Payout,
 	}
@@ -286,6 +287,10 @@ func (e *EAR) validate() error {
 	}
 	if e.Development != (e.TrustClass == "vtpm" || e.TrustClass == "test") {
 		errs = append(errs, fmt.Errorf("development is %v for trust class %.32q", e.Development, e.TrustClass))
+	}
+	// Nothing under a test root is of a hardware class, whoever says so.
+	if len(e.TestRoots) > 16 || len(e.TestRoots) > 0 && !e.Development {
+		errs = append(errs, fmt.Errorf("%d test roots for trust class %.32q", len(e.TestRoots), e.TrustClass))
 	}
 	for _, n := range []string{SubCPU, SubImage, SubConfig, SubModel} {
 		if e.Submods[n] == nil {

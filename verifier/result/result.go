@@ -22,6 +22,8 @@ type Result struct {
 	Accepted    bool   `json:"accepted"`
 	TrustClass  string `json:"trust_class"`
 	Development bool   `json:"development"` // measured boot without confidentiality, or a test root
+	// TestRoots are the roots of the appraiser that are not the makers' own.
+	TestRoots []string `json:"test_roots,omitempty"`
 	// Foreign marks recorded evidence of a machine that is none of ours: TCB and
 	// registers only. It is never accepted.
 	Foreign        bool               `json:"foreign,omitempty"`

@@ -11,10 +11,12 @@ import (
 )
 
 // verdictCell returns the verdict in the form that contracts read, signed by
-// this verifier, for a worker on a ledger; "" for one without. It says the
-// same as the EAR and lives as long.
+// this verifier, for a worker on a ledger; "" for one without, and under test
+// roots. It says the same as the EAR and lives as long.
 func verdictCell(ev *evidence.Evidence, r *result.Result, key crypto.Signer) (string, error) {
-	if ev.Config.Registry == "" {
+	// A cell cannot say that a root was a test's, so there is none then: no
+	// contract acts on such a verdict.
+	if ev.Config.Registry == "" || len(r.TestRoots) > 0 {
 		return "", nil
 	}
 	registry, err := toncell.ParseAddress(ev.Config.Registry)

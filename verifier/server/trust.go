@@ -36,8 +36,6 @@ type Trust struct {
 	// collateral that a request brings.
 	DCAPRoots  *pck.Roots
 	Collateral func(quote []byte, now time.Time) (*collateral.Set, error)
-	// TestRoots names the TEEs that a configured root speaks for.
-	TestRoots []string
 }
 
 // material is a Trust with what is derived from it once.
@@ -47,6 +45,7 @@ type material struct {
 	policyHash digest.SHA256
 	policyDoc  []byte
 	keys       []ring // in the order in which they sign
+	testRoots  []string
 }
 
 func newMaterial(t Trust, now time.Time) (*material, error) {
@@ -63,7 +62,7 @@ func newMaterial(t Trust, now time.Time) (*material, error) {
 	if t.Policy.Manifests.Registry != nil && t.Registry == nil {
 		return nil, errors.New("the policy names a registry, and there is no ledger to read it from")
 	}
-	m := &material{Trust: t, keys: keys}
+	m := &material{Trust: t, keys: keys, testRoots: appraise.TestRoots(t.CPUs, t.GPUs)}
 	if _, err := m.signer(now); err != nil {
 		return nil, err
 	}
@@ -104,7 +103,7 @@ func (s *Server) Reload(t Trust) error {
 func (s *Server) ReloadFailed() { s.metrics.reloads.WithLabelValues(reloadFailed).Inc() }
 
 func (m *material) info(build string, now time.Time) wire.Info {
-	out := wire.Info{Build: build, AKRoots: m.AKRoots, TestRoots: m.TestRoots, JWKS: wire.PathJWKS, OpenAPI: wire.PathOpenAPI,
+	out := wire.Info{Build: build, AKRoots: m.AKRoots, TestRoots: m.testRoots, JWKS: wire.PathJWKS, OpenAPI: wire.PathOpenAPI,
 		Policies: []wire.PolicyRef{{SHA256: m.policyHash, Name: m.Policy.Name}}}
 	if out.AKRoots == nil {
 		out.AKRoots = [][]byte{}

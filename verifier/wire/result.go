@@ -17,7 +17,7 @@ import (
 func Result(r *result.Result) *verifierv1.Result {
 	c := &r.Claims
 	out := &verifierv1.Result{
-		Accepted: r.Accepted, TrustClass: r.TrustClass, Development: r.Development, Foreign: r.Foreign,
+		Accepted: r.Accepted, TrustClass: r.TrustClass, Development: r.Development, Foreign: r.Foreign, TestRoots: r.TestRoots,
 		Time: timestamppb.New(r.Time), NotAfter: timestamppb.New(r.NotAfter),
 		EvidenceSha256: r.EvidenceSHA256.String(), PolicySha256: r.PolicySHA256.String(),
 		Claims: &verifierv1.Claims{TlsSpkiSha256: c.TLSSPKISHA256.String(), ReceiptKey: c.ReceiptKey.String(), Payout: c.Payout,
@@ -37,7 +37,7 @@ func Result(r *result.Result) *verifierv1.Result {
 			m.TrustworthinessVector[k] = int32(v)
 		}
 		for i, k := range s.Checks {
-			m.Checks[i] = &verifierv1.Check{Id: k.ID, Status: k.Status, Expected: k.Expected, Actual: k.Actual, Reason: k.Reason, Remedy: k.Remedy}
+			m.Checks[i] = &verifierv1.Check{Id: k.ID, Status: k.Status, Expected: k.Expected, Actual: k.Actual, Reason: k.Reason, Remedy: k.Remedy, Document: k.Document, Section: k.Section}
 		}
 		out.Submods[name] = m
 	}
@@ -68,7 +68,7 @@ func ReadResult(in *verifierv1.Result) (*result.Result, error) {
 	}
 	c := in.GetClaims()
 	r := &result.Result{
-		Accepted: in.Accepted, TrustClass: in.TrustClass, Development: in.Development, Foreign: in.Foreign,
+		Accepted: in.Accepted, TrustClass: in.TrustClass, Development: in.Development, Foreign: in.Foreign, TestRoots: in.TestRoots,
 		Time: at(in.Time), NotAfter: at(in.NotAfter),
 		EvidenceSHA256: hash("evidence_sha256", in.EvidenceSha256), PolicySHA256: hash("policy_sha256", in.PolicySha256),
 		Claims: evidence.Claims{TLSSPKISHA256: hash("tls_spki_sha256", c.GetTlsSpkiSha256()), ReceiptKey: hash("receipt_key", c.GetReceiptKey()),
@@ -89,7 +89,7 @@ func ReadResult(in *verifierv1.Result) (*result.Result, error) {
 			m.Vector[k] = int(v)
 		}
 		for _, k := range s.GetChecks() {
-			m.Checks = append(m.Checks, result.Check{ID: k.GetId(), Status: k.GetStatus(), Expected: k.GetExpected(), Actual: k.GetActual(), Reason: k.GetReason(), Remedy: k.GetRemedy()})
+			m.Checks = append(m.Checks, result.Check{ID: k.GetId(), Status: k.GetStatus(), Expected: k.GetExpected(), Actual: k.GetActual(), Reason: k.GetReason(), Remedy: k.GetRemedy(), Document: k.GetDocument(), Section: k.GetSection()})
 		}
 		r.Submods[name] = m
 	}

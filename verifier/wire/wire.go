@@ -32,8 +32,8 @@ type Info struct {
 	Keys     []Key       `json:"keys"`     // that sign verdicts
 	AKRoots  [][]byte    `json:"ak_roots"` // DER; that certify attestation keys
 	Policies []PolicyRef `json:"policies"`
-	// TestRoots are the TEEs that a configured root, not the maker's, speaks
-	// for: every verdict of theirs says so and is for development only.
+	// TestRoots are the roots in use that are not the makers' own: every verdict
+	// says so, and none is of a hardware class.
 	TestRoots []string `json:"test_roots"`
 	// Evidence is of the machine that the service runs in, where that has any:
 	// the latest that its supervisor collected. It is for whoever asks to

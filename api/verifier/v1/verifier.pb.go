@@ -344,7 +344,10 @@ type Result struct {
 	// Parts by name: cpu0, gpu0 and on, image, config, model.
 	Submods map[string]*Submod `protobuf:"bytes,11,rep,name=submods,proto3" json:"submods,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"bytes,2,opt,name=value"`
 	// Recorded evidence of a machine that is none of ours.
-	Foreign       bool `protobuf:"varint,12,opt,name=foreign,proto3" json:"foreign,omitempty"`
+	Foreign bool `protobuf:"varint,12,opt,name=foreign,proto3" json:"foreign,omitempty"`
+	// Roots of the verifier that are not the makers' own (intel, amd, nvidia,
+	// nvidia-rim): nothing is of a hardware class then.
+	TestRoots     []string `protobuf:"bytes,13,rep,name=test_roots,json=testRoots,proto3" json:"test_roots,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -461,6 +464,13 @@ func (x *Result) GetForeign() bool {
 		return x.Foreign
 	}
 	return false
+}
+
+func (x *Result) GetTestRoots() []string {
+	if x != nil {
+		return x.TestRoots
+	}
+	return nil
 }
 
 type ManifestRef struct {
@@ -692,11 +702,14 @@ type Check struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// pass, fail or skip.
-	Status        string `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
-	Expected      string `protobuf:"bytes,3,opt,name=expected,proto3" json:"expected,omitempty"`
-	Actual        string `protobuf:"bytes,4,opt,name=actual,proto3" json:"actual,omitempty"`
-	Reason        string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
-	Remedy        string `protobuf:"bytes,6,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	Status   string `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
+	Expected string `protobuf:"bytes,3,opt,name=expected,proto3" json:"expected,omitempty"`
+	Actual   string `protobuf:"bytes,4,opt,name=actual,proto3" json:"actual,omitempty"`
+	Reason   string `protobuf:"bytes,5,opt,name=reason,proto3" json:"reason,omitempty"`
+	Remedy   string `protobuf:"bytes,6,opt,name=remedy,proto3" json:"remedy,omitempty"`
+	// The document, and the section of it, that the check follows.
+	Document      string `protobuf:"bytes,7,opt,name=document,proto3" json:"document,omitempty"`
+	Section       string `protobuf:"bytes,8,opt,name=section,proto3" json:"section,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -769,6 +782,20 @@ func (x *Check) GetReason() string {
 func (x *Check) GetRemedy() string {
 	if x != nil {
 		return x.Remedy
+	}
+	return ""
+}
+
+func (x *Check) GetDocument() string {
+	if x != nil {
+		return x.Document
+	}
+	return ""
+}
+
+func (x *Check) GetSection() string {
+	if x != nil {
+		return x.Section
 	}
 	return ""
 }
@@ -1807,7 +1834,7 @@ const file_verifier_v1_verifier_proto_rawDesc = "" +
 	"\x03ear\x18\x02 \x01(\tR\x03ear\x12\x12\n" +
 	"\x04cell\x18\x03 \x01(\tR\x04cell\x122\n" +
 	"\x06result\x18\x04 \x01(\v2\x1a.cocoon.verifier.v1.ResultR\x06result\x12\x18\n" +
-	"\apromise\x18\x05 \x01(\tR\apromise\"\xd7\x05\n" +
+	"\apromise\x18\x05 \x01(\tR\apromise\"\xf6\x05\n" +
 	"\x06Result\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\bR\baccepted\x12\x1f\n" +
 	"\vtrust_class\x18\x02 \x01(\tR\n" +
@@ -1822,7 +1849,9 @@ const file_verifier_v1_verifier_proto_rawDesc = "" +
 	"\fmeasurements\x18\n" +
 	" \x03(\v2,.cocoon.verifier.v1.Result.MeasurementsEntryR\fmeasurements\x12A\n" +
 	"\asubmods\x18\v \x03(\v2'.cocoon.verifier.v1.Result.SubmodsEntryR\asubmods\x12\x18\n" +
-	"\aforeign\x18\f \x01(\bR\aforeign\x1a?\n" +
+	"\aforeign\x18\f \x01(\bR\aforeign\x12\x1d\n" +
+	"\n" +
+	"test_roots\x18\r \x03(\tR\ttestRoots\x1a?\n" +
 	"\x11MeasurementsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aV\n" +
@@ -1850,14 +1879,16 @@ const file_verifier_v1_verifier_proto_rawDesc = "" +
 	"\x06checks\x18\x03 \x03(\v2\x19.cocoon.verifier.v1.CheckR\x06checks\x1aH\n" +
 	"\x1aTrustworthinessVectorEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\x93\x01\n" +
+	"\x05value\x18\x02 \x01(\x05R\x05value:\x028\x01\"\xc9\x01\n" +
 	"\x05Check\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x1a\n" +
 	"\bexpected\x18\x03 \x01(\tR\bexpected\x12\x16\n" +
 	"\x06actual\x18\x04 \x01(\tR\x06actual\x12\x16\n" +
 	"\x06reason\x18\x05 \x01(\tR\x06reason\x12\x16\n" +
-	"\x06remedy\x18\x06 \x01(\tR\x06remedy\"d\n" +
+	"\x06remedy\x18\x06 \x01(\tR\x06remedy\x12\x1a\n" +
+	"\bdocument\x18\a \x01(\tR\bdocument\x12\x18\n" +
+	"\asection\x18\b \x01(\tR\asection\"d\n" +
 	"\rEnrollRequest\x12\x19\n" +
 	"\bek_chain\x18\x01 \x03(\fR\aekChain\x12\x1b\n" +
 	"\tek_public\x18\x02 \x01(\fR\bekPublic\x12\x1b\n" +

@@ -64,6 +64,18 @@ var _ appraise.GPU = (*Appraiser)(nil)
 // New returns an appraiser.
 func New(o Options) *Appraiser { return &Appraiser{o: o} }
 
+// TestRoots names the roots that are not NVIDIA's own.
+func (a *Appraiser) TestRoots() []string {
+	var out []string
+	if !a.o.Roots.NVIDIA() {
+		out = append(out, policy.RootNVIDIA)
+	}
+	if !a.o.RIMRoots.NVIDIA() {
+		out = append(out, policy.RootNVIDIARIM)
+	}
+	return out
+}
+
 // AppraiseGPUs verifies and appraises all devices of the evidence. Without an
 // nvgpu section in the policy every device is refused.
 func (a *Appraiser) AppraiseGPUs(ev *evidence.Evidence, m *manifest.Verified, p *policy.Policy, now time.Time) appraise.GPUResult {

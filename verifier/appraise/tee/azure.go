@@ -15,6 +15,9 @@ import (
 // azureCPU appraises evidence of types "az-snp" and "az-tdx".
 type azureCPU struct{ o Options }
 
+// TestRoots names the roots that are not the makers' own.
+func (a azureCPU) TestRoots() []string { return a.o.TestRoots() }
+
 // AppraiseCPU verifies the chain from the hardware's report to the virtual
 // TPM's quote, which carries the claims' hash and with it freshness (DESIGN
 // section 2), and holds the hardware's result against the policy.

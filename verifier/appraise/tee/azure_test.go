@@ -127,15 +127,14 @@ func TestAnAzureTDIsGoodButForReferenceValues(t *testing.T) {
 		"other claims":            {func(_ *world, ev *evidence.Evidence) { ev.Claims.ReceiptKey[0] ^= 1 }, []string{"tpm.quote.extra_data"}},
 		"another key":             {func(_ *world, ev *evidence.Evidence) { anotherKey(ev.CPU.HCLReport) }, []string{"azure.runtime.hash", "tpm.quote.signature"}},
 		"another TD":              {func(_ *world, ev *evidence.Evidence) { ev.CPU.HCLReport[32+530] ^= 1 }, []string{"azure.tdx.report"}},
-		"another hardware's type": {func(_ *world, ev *evidence.Evidence) { ev.CPU.Type = evidence.TypeAzSNP }, []string{"dcap.collateral.missing", "evidence.cpu.type", "policy.trust_class"}},
+		"another hardware's type": {func(_ *world, ev *evidence.Evidence) { ev.CPU.Type = evidence.TypeAzSNP }, []string{"dcap.collateral.missing", "evidence.cpu.type"}},
 		"no dcap policy":          {func(w *world, _ *evidence.Evidence) { w.Policy.DCAP = nil }, []string{"policy.tdx"}},
 		"runtime events left out": {func(_ *world, ev *evidence.Evidence) { ev.CPU.RuntimeEvents = nil }, []string{"tpm.quote.pcr_digest", "tpm.runtime_events"}},
 		"no event log":            {func(_ *world, ev *evidence.Evidence) { ev.CPU.EventLog = nil }, []string{"tpm.event_log.format", "tpm.quote.pcr_digest"}},
-		"a class not accepted":    {func(w *world, _ *evidence.Evidence) { w.Policy.TrustClasses = []string{policy.ClassTDX} }, []string{"policy.trust_class"}},
+		"a class not accepted":    {func(w *world, _ *evidence.Evidence) { w.Policy.TrustClasses = []string{policy.ClassAzTDX} }, []string{"policy.trust_class"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.Policy.TrustClasses = []string{policy.ClassAzTDX}
 			ev := w.azTDX(t)
 			c.change(w, ev)
 			r := w.appraise(t, ev)
@@ -162,7 +161,7 @@ func TestRealAzureEvidenceIsNotAWorkers(t *testing.T) {
 		t.Fatal(err)
 	}
 	w := newWorld(t)
-	w.Policy.TrustClasses, w.Policy.DCAP = []string{policy.ClassAzSNP}, &dcappolicy.Policy{TDX: &dcappolicy.TDX{}}
+	w.Policy.Environment, w.Policy.TrustClasses, w.Policy.DCAP = policy.Production, []string{policy.ClassAzSNP}, &dcappolicy.Policy{TDX: &dcappolicy.TDX{}}
 	ev := w.Evidence(t)
 	ev.CPU = evidence.CPU{Type: evidence.TypeAzSNP, Quote: az.Attest, Signature: az.Signature, CertChain: [][]byte{az.VCEK}, HCLReport: az.HCL, RuntimeEvents: ev.CPU.RuntimeEvents}
 	r := appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tdxtest.Now.Add(time.Hour), CPUs: tee.CPUs(tee.Options{})})

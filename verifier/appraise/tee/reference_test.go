@@ -103,7 +103,7 @@ func TestATDThatRunsThePublishedImageIsAccepted(t *testing.T) {
 			if !r.Accepted {
 				return
 			}
-			if r.TrustClass != policy.ClassTDX || r.Development || r.Status() != result.Affirming {
+			if r.TrustClass != policy.ClassTest || !r.Development || r.Status() != result.Warning {
 				t.Errorf("class %s, development %v, status %s", r.TrustClass, r.Development, r.Status())
 			}
 			_, key, err := ed25519.GenerateKey(nil)
@@ -168,7 +168,7 @@ func TestAnSNPGuestThatRunsThePublishedImageIsAccepted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.Policy.TrustClasses, w.Policy.SNP = []string{policy.ClassSNP}, snppolicy.Default()
+			w.Policy.SNP = snppolicy.Default()
 			kernel := snp.HashKernel([]byte("kernel file"), []byte("initrd"), w.Boot.Cmdline)
 			w.Manifest.TPM = nil // its initrd is another
 			w.Manifest.SNP = &manifest.SNP{Components: *kernel, Firmwares: []manifest.SNPFirmware{{Name: "test-ovmf", SHA256: digest.Sum256([]byte("ovmf")),

@@ -23,6 +23,9 @@ const (
 // snpCPU appraises evidence of type "snp".
 type snpCPU struct{ o Options }
 
+// TestRoots names the roots that are not the makers' own.
+func (a snpCPU) TestRoots() []string { return a.o.TestRoots() }
+
 // AppraiseCPU verifies the report, binds it to the claims and to the config,
 // and holds it against the policy. SNP has no runtime registers: what the
 // guest runs is the launch digest, and its config is HOST_DATA, which the host

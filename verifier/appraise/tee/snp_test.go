@@ -42,11 +42,11 @@ func TestAnSNPGuestIsGoodButForReferenceValues(t *testing.T) {
 		"a guest that can be debugged": {report: func(r *snptest.Report) { r.Policy |= 1 << 19 }, want: []string{"policy.snp.debug"}},
 		"a policy without SNP":         {policy: func(p *policy.Policy) { p.SNP = nil }, want: []string{"policy.snp.section", "snp.cert.revoked"}},
 		"a policy that wants a CRL":    {policy: func(p *policy.Policy) { p.SNP.RequireCRL = true }, want: []string{"policy.snp.crl", "snp.crl.missing"}},
-		"a class that is not wanted":   {policy: func(p *policy.Policy) { p.TrustClasses = []string{policy.ClassTDX} }, want: []string{"policy.trust_class"}},
+		"a class that is not wanted":   {policy: func(p *policy.Policy) { p.TrustClasses = []string{policy.ClassSNP} }, want: []string{"policy.trust_class"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)
-			w.Policy.TrustClasses, w.Policy.SNP = []string{policy.ClassSNP}, snppolicy.Default()
+			w.Policy.SNP = snppolicy.Default()
 			ev := w.Evidence(t)
 			ev.CPU = evidence.CPU{Type: evidence.TypeSNP, RuntimeEvents: []evidence.RuntimeEvent{}}
 			r := snptest.Default(3, report.Genoa, report.VCEK)

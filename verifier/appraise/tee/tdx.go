@@ -22,6 +22,9 @@ import (
 // tdxCPU appraises evidence of type "tdx".
 type tdxCPU struct{ o Options }
 
+// TestRoots names the roots that are not the makers' own.
+func (a tdxCPU) TestRoots() []string { return a.o.TestRoots() }
+
 // AppraiseCPU verifies the quote, binds it to the claims, holds it against
 // the policy, and replays the event log to its registers.
 func (a tdxCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *policy.Policy, now time.Time) appraise.CPUResult {

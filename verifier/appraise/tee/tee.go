@@ -20,6 +20,7 @@ import (
 	"cocoon/verifier/collateral"
 	"cocoon/verifier/dcap"
 	"cocoon/verifier/evidence"
+	"cocoon/verifier/policy"
 	"cocoon/verifier/result"
 	"cocoon/verifier/snp"
 )
@@ -35,6 +36,18 @@ type Options struct {
 	// SNP are the options of report verification: roots, CRL and cache. Time
 	// and certificate are the evidence's.
 	SNP snp.Options
+}
+
+// TestRoots names the roots that are not the makers' own.
+func (o *Options) TestRoots() []string {
+	var out []string
+	if !o.DCAP.Roots.Intel() {
+		out = append(out, policy.RootIntel)
+	}
+	if !o.SNP.Roots.AMD() {
+		out = append(out, policy.RootAMD)
+	}
+	return out
 }
 
 // CPUs returns an appraiser for each type of evidence that this package

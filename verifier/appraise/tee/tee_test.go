@@ -42,7 +42,7 @@ func newWorld(t testing.TB) *world {
 		t.Fatal(err)
 	}
 	w := &world{World: tpmtest.NewWorld(t), pki: pki, c: tdxtest.StatusTDX(tcb.UpToDate), log: tdxtest.DirectBoot()}
-	w.Policy.Environment, w.Policy.TrustClasses = policy.Production, []string{policy.ClassTDX}
+	w.Policy.Environment, w.Policy.TrustClasses = policy.Development, []string{policy.ClassTest}
 	w.Policy.TPM, w.Policy.DCAP = nil, &dcappolicy.Policy{TDX: &dcappolicy.TDX{}}
 	return w
 }
@@ -82,7 +82,19 @@ func (w *world) appraise(t testing.TB, ev *evidence.Evidence) *result.Result {
 	o := tee.Options{DCAP: dcap.Options{Roots: w.pki.Roots()}, Collateral: func([]byte, time.Time) (*collateral.Set, error) {
 		return collateral.Open(w.raw, w.pki.Roots())
 	}}
-	return appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tdxtest.Now, CPUs: tee.CPUs(o)})
+	r := appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tdxtest.Now, CPUs: tee.CPUs(o)})
+	cited(t, r)
+	return r
+}
+
+// cited checks that every check says what it follows.
+func cited(t testing.TB, r *result.Result) {
+	t.Helper()
+	for _, c := range r.Checks() {
+		if c.Document == "" || c.Section == "" || c.Status == result.Fail && c.Reason == "" {
+			t.Errorf("%+v follows no document, or has no reason", c)
+		}
+	}
 }
 
 func failed(r *result.Result) []string {
@@ -102,7 +114,7 @@ func TestATDIsGoodButForReferenceValues(t *testing.T) {
 	if diff := cmp.Diff([]string{"manifest.tdx"}, failed(r)); diff != "" || r.Accepted {
 		t.Errorf("accepted %v, failed checks (-want +got):\n%s", r.Accepted, diff)
 	}
-	if r.TrustClass != policy.ClassTDX || r.Development || len(r.Measurements["rtmr3"]) != 96 {
+	if r.TrustClass != policy.ClassTest || !r.Development || len(r.Measurements["rtmr3"]) != 96 {
 		t.Errorf("class %q, development %v, measurements %v", r.TrustClass, r.Development, r.Measurements)
 	}
 	passed := map[string]bool{}
@@ -160,10 +172,10 @@ func TestTDsAreRefused(t *testing.T) {
 			w.c.Quote.TD.RTMR = td.TD.RTMR
 		}, want: []string{"tdx.tcb.out_of_date"}, exit: fault.ExitPolicy},
 		"a policy without TDX":       {world: func(_ *testing.T, w *world) { w.Policy.DCAP = nil }, want: []string{"policy.tdx"}, exit: fault.ExitPolicy},
-		"a class that is not wanted": {world: func(_ *testing.T, w *world) { w.Policy.TrustClasses = []string{policy.ClassSNP} }, want: []string{"policy.trust_class"}, exit: fault.ExitPolicy},
+		"a class that is not wanted": {world: func(_ *testing.T, w *world) { w.Policy.TrustClasses = []string{policy.ClassTDX} }, want: []string{"policy.trust_class"}, exit: fault.ExitPolicy},
 		"an old evaluation":          {world: func(_ *testing.T, w *world) { w.Manifest.TCB.TDXEvaluation = 999 }, want: []string{"manifest.tcb_floor"}, exit: fault.ExitPolicy},
 		"an Azure type": {evidence: func(_ *testing.T, _ *world, ev *evidence.Evidence) { ev.CPU.Type = evidence.TypeAzTDX },
-			want: []string{"azure.hcl.parse", "policy.trust_class"}, exit: fault.ExitParse},
+			want: []string{"azure.hcl.parse"}, exit: fault.ExitParse},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWorld(t)

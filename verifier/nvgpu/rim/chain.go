@@ -34,6 +34,9 @@ const maxRoots = 16
 // NVIDIARoots returns NVIDIA's production root.
 func NVIDIARoots() *Roots { return nvidiaRoots() }
 
+// NVIDIA reports whether the set is NVIDIA's own, as nil is.
+func (r *Roots) NVIDIA() bool { return r == nil || r.hash == nvidiaRoots().hash }
+
 var nvidiaRoots = sync.OnceValue(func() *Roots {
 	r, err := ParseRoots(corimRootPEM)
 	if err != nil {

@@ -27,8 +27,8 @@ function checkNode(c) {
   details(dl, "actual", c.actual);
   details(dl, "reason", c.reason, "prose");
   details(dl, "remedy", c.remedy, "prose");
-  details(dl, "document", c.document, "prose");
   if (!dl.childElementCount) details(dl, "found", "as it should be", "prose");
+  if (c.document) details(dl, "see", c.section ? `${c.document}: ${c.section}` : c.document, "prose");
   const d = el("details", { class: "check" }, el("summary", {}, badge(String(c.status)), el("span", { class: "id" }, String(c.id))), dl);
   d.open = failed;
   return el("li", {}, d);
@@ -67,7 +67,7 @@ function complain(e) {
 }
 
 const failures = (parts) => parts.flatMap((p) => p.checks).filter((c) => c.status !== "pass" && c.status !== "skip").length;
-const development = "Development class: it shows which image booted, not confidentiality.";
+const development = (roots) => roots?.length ? `The verifier trusts test roots (${roots.join(", ")}): this shows nothing of hardware.` : "Development class: it shows which image booted, not confidentiality.";
 
 async function showVerdict(v) {
   const c = v.claims;
@@ -80,7 +80,7 @@ async function showVerdict(v) {
   if (checks[0].status === "pass") lines.push(own ? "Signed by a key that you gave." : "Signed by this verifier. Whether you trust it is yours to decide.");
   else lines.push(`${checks[0].reason}. ${checks[0].remedy}.`);
   if (checks[1].status === "fail") lines.push(`${checks[1].reason}: ${checks[1].remedy}.`);
-  if (c.cocoon_development) lines.push(development);
+  if (c.cocoon_development || c.cocoon_test_roots) lines.push(development(c.cocoon_test_roots));
   const warn = v.parts.some((p) => p.status === "warning") || c.cocoon_development;
   const head = refused ? "Not a good verdict" : unverified ? "Not verified" : warn ? "Verified, with a warning" : "Verified";
   const verdict = { name: "verdict", status: refused && checks.some((x) => x.status === "fail") ? "fail" : unverified ? "skip" : "pass", checks };
@@ -94,7 +94,7 @@ function showResult(r) {
   const bad = failures(r.parts);
   const lines = ["A result is not signed: it shows what was found and proves nothing to others."];
   if (r.foreign) lines.push("Foreign evidence: a machine that is none of ours. No verdict is given on it.");
-  if (r.development) lines.push(development);
+  if (r.development || r.testRoots.length) lines.push(development(r.testRoots));
   const good = r.accepted && bad === 0;
   render(good ? (r.development || r.foreign ? "warn" : "pass") : "fail", good ? "Accepted" : `Refused: ${bad} ${bad === 1 ? "check" : "checks"} failed`, lines, [
     ["trust class", r.trustClass], ["image", r.manifest ? `${r.manifest.name} version ${r.manifest.version}` : ""], ["manifest", r.manifest?.sha256, true], ["model", r.model],

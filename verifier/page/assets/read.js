@@ -51,6 +51,7 @@ export function result(r) {
   const claims = r.claims ?? {};
   return {
     accepted: r.accepted === true, foreign: r.foreign === true, development: r.development === true,
+    testRoots: Array.isArray(pick("test_roots", "testRoots")) ? pick("test_roots", "testRoots").map(String) : [],
     trustClass: pick("trust_class", "trustClass") ?? "", notAfter: pick("not_after", "notAfter") ?? "",
     evidence: pick("evidence_sha256", "evidenceSha256") ?? "", policy: pick("policy_sha256", "policySha256") ?? "",
     manifest: r.manifest, model: claims.model?.name ?? claims.modelName ?? "",

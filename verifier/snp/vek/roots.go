@@ -83,6 +83,9 @@ var pinned = [...]string{
 // hashes here.
 func AMDRoots() *Roots { return amdRoots() }
 
+// AMD reports whether the set is AMD's own, as nil is.
+func (r *Roots) AMD() bool { return r == nil || r.hash == amdRoots().hash }
+
 var amdRoots = sync.OnceValue(func() *Roots {
 	r, err := ParseRoots(slices.Concat(trust.AskArkMilanVcekBytes, trust.AskArkMilanVlekBytes, trust.AskArkGenoaVcekBytes,
 		trust.AskArkGenoaVlekBytes, trust.AskArkTurinVcekBytes, trust.AskArkTurinVlekBytes))

@@ -1,0 +1,126 @@
+package result_test
+
+import (
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"maps"
+	"os"
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strconv"
+	"strings"
+	"testing"
+
+	"cocoon/verifier/result"
+)
+
+// rooms are the first parts of the IDs of checks.
+var rooms = regexp.MustCompile(`^(azure|claims|config|dcap|evidence|firmware|foreign|gpu|image|manifest|model|nonce|ocsp|pcr|policy|registry|rim|rtmr|sgx|snp|tdx|tls|tpm)(\.[a-z0-9_-]+)+$`)
+
+// notChecks are codes and names of that form which are in no appraisal's
+// result: requests, services, files and enrolment.
+var notChecks = regexp.MustCompile(`^(dcap\.(sgx|tdx)|dcap\.policy\.parse|dcap\.quote\.parse|snp\.policy\.parse|gpu\.present|policy\.(parse|invalid)|` +
+	`registry\.unreachable|claims\.payout|tpm\.(ek|enroll)\..*|tpm\.ak\.lifetime|rim\.(service|bundle)(\..*)?|snp\.bundle\.parse|snp\.kds|dcap\.collateral\.fetch|evidence\.refused|(tdx|sgx)\.(attributes|xfam|isvprodid|mrenclave|mrsigner))$`)
+
+// literals returns the texts in the verifier's sources, tests left out.
+func literals(t *testing.T) map[string]string {
+	t.Helper()
+	out := map[string]string{}
+	err := filepath.WalkDir("..", func(path string, d fs.DirEntry, err error) error {
+		if err != nil || d.IsDir() || !strings.HasSuffix(path, ".go") || strings.HasSuffix(path, "_test.go") ||
+			strings.HasSuffix(filepath.Dir(path), "test") || filepath.Base(path) == "reference.go" && filepath.Base(filepath.Dir(path)) == "result" {
+			return err
+		}
+		f, err := parser.ParseFile(token.NewFileSet(), path, nil, 0)
+		if err != nil {
+			return err
+		}
+		ast.Inspect(f, func(n ast.Node) bool {
+			if _, ok := n.(*ast.ImportSpec); ok {
+				return false
+			}
+			if l, ok := n.(*ast.BasicLit); ok && l.Kind == token.STRING {
+				if s, err := strconv.Unquote(l.Value); err == nil {
+					out[s] = path
+				}
+			}
+			return true
+		})
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return out
+}
+
+// TestEveryCheckNamesADocument holds the table of references against the IDs
+// that the sources have, both ways.
+func TestEveryCheckNamesADocument(t *testing.T) {
+	texts := literals(t)
+	for s, path := range texts {
+		if rooms.MatchString(s) && !notChecks.MatchString(s) && result.ReferenceOf(s).Document == "" {
+			t.Errorf("%s: %q follows no document", path, s)
+		}
+	}
+	// An ID is used if it is a text of the sources, or is put together from two.
+	has := func(s string) bool { _, ok := texts[s]; return ok }
+	used := func(id string) bool {
+		if has(id) {
+			return true
+		}
+		for i := range id {
+			if i > 0 && has(id[:i]) && has(id[i:]) {
+				return true
+			}
+		}
+		return false
+	}
+	for _, id := range result.ReferencedIDs() {
+		prefix, every := strings.CutSuffix(id, ".")
+		switch {
+		case !every && used(id), every && (used(id) || used(prefix)):
+		case every && slices.ContainsFunc(slices.Collect(maps.Keys(texts)), func(s string) bool { return strings.HasPrefix(s, id) }):
+		default:
+			t.Errorf("%q has a reference, and nothing makes such a check", id)
+		}
+	}
+}
+
+// TestReferencesToOwnPagesResolve looks for every heading that is cited.
+func TestReferencesToOwnPagesResolve(t *testing.T) {
+	pages := map[string]string{}
+	for _, id := range result.ReferencedIDs() {
+		r := result.ReferenceOf(id)
+		if r.Document == "" || r.Section == "" {
+			t.Errorf("%s: %+v is incomplete", id, r)
+		}
+		if !strings.HasPrefix(r.Document, "docs/") {
+			continue
+		}
+		if pages[r.Document] == "" {
+			b, err := os.ReadFile(filepath.Join("..", "..", r.Document))
+			if err != nil {
+				t.Fatal(err)
+			}
+			pages[r.Document] = string(b)
+		}
+		if !regexp.MustCompile(`(?m)^#+ ` + regexp.QuoteMeta(r.Section) + `$`).MatchString(pages[r.Document]) {
+			t.Errorf("%s: %s has no heading %q", id, r.Document, r.Section)
+		}
+	}
+}
+
+func TestTheLongestPrefixIsCited(t *testing.T) {
+	for id, want := range map[string]string{
+		"tdx.tcb.out_of_date": "TcbLevelCheck.cpp, 4.1.2.5.20", "dcap.collateral.fetch.server": "Response codes", "dcap.collateral.else": "Collateral",
+		"policy.rule.a.b": "Language Definition", "pcr.9": "PCR usage", "rtmr.0": "Each register", "manifest.az-tdx": "Manifest", "unknown.check": "", "": "", ".": "",
+	} {
+		if got := result.ReferenceOf(id).Section; got != want {
+			t.Errorf("%s cites %q, want %q", id, got, want)
+		}
+	}
+}
