@@ -66,8 +66,8 @@ func (f *platformFlags) request(roots *pck.Roots) (pcs.Request, error) {
 				return req, err
 			}
 		}
-		req, err = platformOf(raw, chain, f.padding, roots)
-		if errors.Is(err, errNoChain) {
+		req, err = pcs.RequestOf(raw, chain, f.padding, roots)
+		if errors.Is(err, pcs.ErrNoChain) {
 			return req, usage("%w: give it with --pck-chain, or name the platform with --fmspc", err)
 		}
 		if err != nil && len(fault.All(err)) == 0 {

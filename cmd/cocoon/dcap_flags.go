@@ -5,8 +5,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/hex"
-	"errors"
-	"fmt"
 	"io"
 	"log/slog"
 	"os"
@@ -197,34 +195,3 @@ func readEncoded(flag, path string, limit int) ([]byte, error) {
 	}
 	return b, nil // not text either: the parser says what is wrong
 }
-
-// platformOf says which collateral a quote needs: what its PCK certificate
-// says, once the certificate is known to come from a trusted root.
-func platformOf(raw []byte, chainPEM []byte, padding bool, roots *pck.Roots) (pcs.Request, error) {
-	q, err := quote.Parse(raw, quote.Options{AllowZeroPadding: padding})
-	if err != nil {
-		return pcs.Request{}, fault.New(fault.ExitParse, "dcap.quote.parse", "check that the file holds one whole raw quote", "reading quote: %w", err)
-	}
-	chain := q.Cert.PEM
-	if q.Cert.Type != quote.CertPCKChain {
-		chain = chainPEM
-	}
-	if len(chain) == 0 {
-		return pcs.Request{}, errNoChain
-	}
-	if roots == nil {
-		roots = pck.IntelRoots()
-	}
-	c, err := pck.Verify(chain, roots, nil)
-	if err != nil {
-		return pcs.Request{}, fmt.Errorf("verifying PCK chain: %w", err)
-	}
-	req := pcs.Request{TEE: pcs.SGX, FMSPC: c.Extensions.FMSPC, CA: c.CA}
-	if q.TEE == quote.TEETDX {
-		req.TEE = pcs.TDX
-	}
-	return req, nil
-}
-
-// errNoChain is returned for a quote that does not say which platform made it.
-var errNoChain = errors.New("quote carries no PCK certificate chain")

@@ -125,7 +125,7 @@ func writeTDXEvidence(env *testscript.Env, w *tpmtest.World, like *evidence.Evid
 		return err
 	}
 	p := *w.Policy
-	p.Environment, p.TrustClasses, p.TPM, p.DCAP = policy.Production, []string{policy.ClassTDX}, nil, dcappolicy.Default()
+	p.Environment, p.TrustClasses, p.TPM, p.DCAP = policy.Development, []string{policy.ClassTest}, nil, dcappolicy.Default()
 	for name, v := range map[string]any{"tdx.json": &ev, "tdx-policy.json": &p, "collateral.json": raw} {
 		b, err := json.Marshal(v)
 		if err != nil {

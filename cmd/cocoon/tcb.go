@@ -134,7 +134,7 @@ func (f *tcbStatusFlags) sets(ctx context.Context, stderr io.Writer, in *forecas
 		}
 		return missing, err
 	}
-	req, err := platformOf(in.Quote, in.PCKChain, f.padding, in.Roots)
+	req, err := pcs.RequestOf(in.Quote, in.PCKChain, f.padding, in.Roots)
 	if err != nil && len(fault.All(err)) == 0 {
 		err = fault.New(fault.ExitRefused, "dcap.pck.chain", "give the platform's chain with --pck-chain, and its own root with --roots", "reading the quote's PCK chain: %w", err)
 	}

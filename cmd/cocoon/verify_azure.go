@@ -17,6 +17,7 @@ import (
 	"cocoon/verifier/azure/bundle"
 	"cocoon/verifier/azure/hcl"
 	"cocoon/verifier/collateral"
+	"cocoon/verifier/collateral/pcs"
 	"cocoon/verifier/dcap"
 	"cocoon/verifier/policy"
 	dcappolicy "cocoon/verifier/policy/dcap"
@@ -41,7 +42,7 @@ func (f *verifyEvidenceFlags) cpus(cmd *cobra.Command, now time.Time) (map[strin
 		o.Collateral = func([]byte, time.Time) (*collateral.Set, error) { return collateral.Open(raw, roots) }
 	} else if f.pcs != "" {
 		o.Collateral = func(quote []byte, _ time.Time) (*collateral.Set, error) {
-			req, err := platformOf(quote, nil, true, roots)
+			req, err := pcs.RequestOf(quote, nil, true, roots)
 			if err != nil {
 				return nil, nil // the quote's verification says what is wrong
 			}

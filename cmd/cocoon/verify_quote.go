@@ -14,6 +14,7 @@ import (
 	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
 	"cocoon/verifier/collateral"
+	"cocoon/verifier/collateral/pcs"
 	"cocoon/verifier/dcap"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/pck"
@@ -236,7 +237,7 @@ var errNoFetch = errors.New("nothing to fetch")
 // fetchFor fetches the collateral that a quote needs. A quote whose chain is
 // not under a trusted root makes no request: its FMSPC is anyone's word.
 func (f *verifyQuoteFlags) fetchFor(ctx context.Context, stderr io.Writer, in *quoteInputs, grace time.Duration) (*collateral.Set, error) {
-	req, err := platformOf(in.quote, in.pckChain, f.padding, in.roots)
+	req, err := pcs.RequestOf(in.quote, in.pckChain, f.padding, in.roots)
 	if err != nil {
 		return nil, errNoFetch
 	}

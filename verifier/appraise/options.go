@@ -6,6 +6,9 @@
 package appraise
 
 import (
+	"context"
+	"encoding/json"
+	"maps"
 	"slices"
 	"time"
 
@@ -85,6 +88,52 @@ type CPU interface {
 	// AppraiseCPU returns the checks of the submodules cpu0 and image.
 	AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *policy.Policy, now time.Time) CPUResult
 	Rooted
+}
+
+// Preparer is a CPU appraiser that may fetch what evidence does not bring along.
+type Preparer interface {
+	CPU
+	// Prepare returns an appraiser for this evidence alone that waits for no
+	// network any more. It ends with the context, or within its own bounds.
+	Prepare(ctx context.Context, cpu *evidence.CPU, collateral json.RawMessage, p *policy.Policy, now time.Time) CPU
+}
+
+// GPUPreparer is the same for GPUs.
+type GPUPreparer interface {
+	GPU
+	Prepare(ctx context.Context, ev *evidence.Evidence, p *policy.Policy, now time.Time) GPU
+}
+
+// Prepare returns options for one piece of evidence, after fetching what its
+// appraisal wants beside it: with them Appraise waits for no network. It is for
+// services, which bound how many appraisals run at once.
+func Prepare(ctx context.Context, ev *evidence.Evidence, o Options) Options {
+	if o.Policy == nil {
+		return o
+	}
+	o.CPUs = prepareCPU(ctx, &ev.CPU, ev.Collateral, &o)
+	if p, ok := o.GPUs.(GPUPreparer); ok && len(ev.GPUs) > 0 {
+		o.GPUs = p.Prepare(ctx, ev, o.Policy, now(&o))
+	}
+	return o
+}
+
+// PrepareForeign is Prepare for recorded evidence.
+func PrepareForeign(ctx context.Context, ev *evidence.Foreign, o Options) Options {
+	if o.Policy != nil {
+		o.CPUs = prepareCPU(ctx, &ev.CPU, ev.Collateral, &o)
+	}
+	return o
+}
+
+func prepareCPU(ctx context.Context, cpu *evidence.CPU, collateral json.RawMessage, o *Options) map[string]CPU {
+	p, ok := o.CPUs[cpu.Type].(Preparer)
+	if !ok {
+		return o.CPUs
+	}
+	out := maps.Clone(o.CPUs)
+	out[cpu.Type] = p.Prepare(ctx, cpu, collateral, o.Policy, now(o))
+	return out
 }
 
 // CPUResult is what a CPU appraiser found.

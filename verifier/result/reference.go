@@ -176,6 +176,7 @@ var references = map[string]Reference{
 	"snp.crl.signature":      {docX509, "6.3, CRL Validation"},
 	"snp.crl.current":        {docX509, "6.3, CRL Validation"},
 	"snp.kds.":               {docKDS, "chapter 4, KDS interface"},
+	"snp.collateral.source":  {docSNPPage, "What is verified"},
 	"snp.tcb.reported":       {docSNP, "TCB_VERSION"},
 	"snp.tcb.committed":      {docSNP, "TCB_VERSION"},
 	"snp.tcb.launch":         {docSNP, "TCB_VERSION"},

@@ -1,6 +1,8 @@
 package tee
 
 import (
+	"context"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -18,6 +20,11 @@ type azureCPU struct{ o Options }
 // TestRoots names the roots that are not the makers' own.
 func (a azureCPU) TestRoots() []string { return a.o.TestRoots() }
 
+// Prepare fetches what this evidence does not bring.
+func (a azureCPU) Prepare(ctx context.Context, cpu *evidence.CPU, collateral json.RawMessage, p *policy.Policy, now time.Time) appraise.CPU {
+	return azureCPU{a.o.with(ctx, cpu, collateral, p, now)}
+}
+
 // AppraiseCPU verifies the chain from the hardware's report to the virtual
 // TPM's quote, which carries the claims' hash and with it freshness (DESIGN
 // section 2), and holds the hardware's result against the policy.
@@ -26,8 +33,16 @@ func (a azureCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *po
 	d, s := a.o.DCAP, a.o.SNP
 	d.Now = now
 	in := &azure.Evidence{HCL: ev.CPU.HCLReport, TDQuote: ev.CPU.TDQuote, Attest: ev.CPU.Quote, Signature: ev.CPU.Signature, EventLog: ev.CPU.EventLog}
-	if len(ev.CPU.CertChain) > 0 {
-		in.VCEK = ev.CPU.CertChain[0]
+	got := a.o.material(&ev.CPU, ev.Collateral, p, now)
+	in.VCEK, s.CRL = got.vcek, got.crl
+	if ev.CPU.Type == evidence.TypeAzTDX {
+		if len(ev.CPU.CertChain) > 0 {
+			in.VCEK = ev.CPU.CertChain[0] // which has no place there
+		}
+		d.CollateralGrace = tdxGrace(p)
+		got.takeIntel(&d, out)
+	} else {
+		out.CPU = append(out.CPU, got.snpChecks...)
 	}
 	for _, e := range ev.CPU.RuntimeEvents {
 		b, err := e.Bytes()
@@ -43,12 +58,6 @@ func (a azureCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *po
 	}
 	if p.SNP != nil {
 		s.RequireCRL, s.CRLMaxAge = p.SNP.RequireCRL, p.SNP.CRLMaxAge()
-	}
-	if ev.CPU.Type == evidence.TypeAzTDX {
-		if p.DCAP != nil && p.DCAP.TDX != nil {
-			d.CollateralGrace = p.DCAP.TDX.CollateralGrace()
-		}
-		a.o.addCollateral(&d, ev, ev.CPU.TDQuote, out)
 	}
 	r, err := azure.Verify(in, &azure.Options{Now: now, SNP: &s, TDX: &d, QualifyingData: q[:]})
 	if r == nil {

@@ -55,9 +55,9 @@ func (a snpCPU) AppraiseForeign(f *evidence.Foreign, p *policy.Policy, now time.
 	out := &outcome{appraise.CPUResult{TrustClass: policy.ClassSNP}}
 	o := a.o.SNP
 	o.Now = now
-	if len(f.CPU.CertChain) > 0 {
-		o.Certificate = f.CPU.CertChain[0]
-	}
+	got := a.o.material(&f.CPU, f.Collateral, p, now)
+	o.Certificate, o.CRL = got.vcek, got.crl
+	out.CPU = append(out.CPU, got.snpChecks...)
 	if p.SNP != nil {
 		o.RequireCRL, o.CRLMaxAge = p.SNP.RequireCRL, p.SNP.CRLMaxAge()
 	}
@@ -80,17 +80,19 @@ func (a azureCPU) AppraiseForeign(f *evidence.Foreign, p *policy.Policy, now tim
 	d, s := a.o.DCAP, a.o.SNP
 	d.Now = now
 	in := &azure.Evidence{HCL: f.CPU.HCLReport, TDQuote: f.CPU.TDQuote, Attest: f.CPU.Quote, Signature: f.CPU.Signature, EventLog: f.CPU.EventLog}
-	if len(f.CPU.CertChain) > 0 {
-		in.VCEK = f.CPU.CertChain[0]
+	got := a.o.material(&f.CPU, f.Collateral, p, now)
+	in.VCEK, s.CRL = got.vcek, got.crl
+	if f.CPU.Type == evidence.TypeAzTDX {
+		if len(f.CPU.CertChain) > 0 {
+			in.VCEK = f.CPU.CertChain[0] // which has no place there
+		}
+		d.CollateralGrace = tdxGrace(p)
+		got.takeIntel(&d, out)
+	} else {
+		out.CPU = append(out.CPU, got.snpChecks...)
 	}
 	if p.SNP != nil {
 		s.RequireCRL, s.CRLMaxAge = p.SNP.RequireCRL, p.SNP.CRLMaxAge()
-	}
-	if f.CPU.Type == evidence.TypeAzTDX {
-		if p.DCAP != nil && p.DCAP.TDX != nil {
-			d.CollateralGrace = p.DCAP.TDX.CollateralGrace()
-		}
-		a.o.addCollateral(&d, &evidence.Evidence{CPU: f.CPU, Collateral: f.Collateral}, f.CPU.TDQuote, out)
 	}
 	r, err := azure.Verify(in, &azure.Options{Now: now, SNP: &s, TDX: &d, AnyQualifyingData: true, AnySelection: true})
 	if r == nil {

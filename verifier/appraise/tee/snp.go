@@ -1,7 +1,9 @@
 package tee
 
 import (
+	"context"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"time"
 
@@ -26,6 +28,11 @@ type snpCPU struct{ o Options }
 // TestRoots names the roots that are not the makers' own.
 func (a snpCPU) TestRoots() []string { return a.o.TestRoots() }
 
+// Prepare fetches what this evidence does not bring.
+func (a snpCPU) Prepare(ctx context.Context, cpu *evidence.CPU, collateral json.RawMessage, p *policy.Policy, now time.Time) appraise.CPU {
+	return snpCPU{a.o.with(ctx, cpu, collateral, p, now)}
+}
+
 // AppraiseCPU verifies the report, binds it to the claims and to the config,
 // and holds it against the policy. SNP has no runtime registers: what the
 // guest runs is the launch digest, and its config is HOST_DATA, which the host
@@ -34,9 +41,9 @@ func (a snpCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *poli
 	out := &outcome{appraise.CPUResult{TrustClass: policy.ClassSNP}}
 	o := a.o.SNP
 	o.Now = now
-	if len(ev.CPU.CertChain) > 0 {
-		o.Certificate = ev.CPU.CertChain[0]
-	}
+	got := a.o.material(&ev.CPU, ev.Collateral, p, now)
+	o.Certificate, o.CRL = got.vcek, got.crl
+	out.CPU = append(out.CPU, got.snpChecks...)
 	if p.SNP != nil {
 		o.RequireCRL, o.CRLMaxAge = p.SNP.RequireCRL, p.SNP.CRLMaxAge()
 	}

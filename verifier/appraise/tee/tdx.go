@@ -2,8 +2,10 @@ package tee
 
 import (
 	"bytes"
+	"context"
 	"crypto/sha512"
 	"encoding/hex"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"time"
@@ -24,6 +26,11 @@ type tdxCPU struct{ o Options }
 
 // TestRoots names the roots that are not the makers' own.
 func (a tdxCPU) TestRoots() []string { return a.o.TestRoots() }
+
+// Prepare fetches what this evidence does not bring.
+func (a tdxCPU) Prepare(ctx context.Context, cpu *evidence.CPU, collateral json.RawMessage, p *policy.Policy, now time.Time) appraise.CPU {
+	return tdxCPU{a.o.with(ctx, cpu, collateral, p, now)}
+}
 
 // AppraiseCPU verifies the quote, binds it to the claims, holds it against
 // the policy, and replays the event log to its registers.
@@ -54,10 +61,8 @@ func (a tdxCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *poli
 // verifyTDX verifies a quote; nil where it does not parse. The end of the
 // collateral, or the start of time where there is none, is the result's.
 func verifyTDX(o *Options, d *dcap.Options, ev *evidence.Evidence, quote []byte, p *policy.Policy, out *outcome) *tdx.Result {
-	if p.DCAP != nil && p.DCAP.TDX != nil {
-		d.CollateralGrace = p.DCAP.TDX.CollateralGrace()
-	}
-	o.addCollateral(d, ev, quote, out)
+	d.CollateralGrace = tdxGrace(p)
+	o.material(&ev.CPU, ev.Collateral, p, d.Now).takeIntel(d, out)
 	res, err := tdx.Verify(quote, d)
 	if res == nil {
 		out.faults(err)

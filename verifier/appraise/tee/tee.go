@@ -9,9 +9,6 @@
 package tee
 
 import (
-	"bytes"
-	"encoding/json"
-	"fmt"
 	"time"
 
 	"cocoon/internal/fault"
@@ -30,12 +27,16 @@ type Options struct {
 	// DCAP are the options of quote verification: roots and cache. Time, grace
 	// and collateral are set for each quote.
 	DCAP dcap.Options
-	// Collateral returns the collateral for a quote; nil: the evidence's own,
-	// which is verified like any other.
+	// Collateral returns the collateral for a quote, in place of the evidence's
+	// own and of the sources; nil: they are taken.
 	Collateral func(quote []byte, now time.Time) (*collateral.Set, error)
+	// Sources are asked for what evidence does not bring.
+	Sources Sources
 	// SNP are the options of report verification: roots, CRL and cache. Time
 	// and certificate are the evidence's.
 	SNP snp.Options
+
+	fetched *fetched // for one piece of evidence alone
 }
 
 // TestRoots names the roots that are not the makers' own.
@@ -117,54 +118,4 @@ func unread(m *manifest.Verified, class string) []result.Check {
 	}
 	return []result.Check{{ID: "manifest." + class, Status: result.Fail, Expected: "measurements of a machine", Actual: "none",
 		Reason: "evidence does not parse: there is nothing to hold against the manifest", Remedy: "see the CPU's failed checks"}}
-}
-
-// addCollateral sets the collateral for a quote. Failures are the quote's
-// verification to report, which finds none.
-func (o *Options) addCollateral(d *dcap.Options, ev *evidence.Evidence, quote []byte, out *outcome) {
-	if o.Collateral != nil {
-		set, err := o.Collateral(quote, d.Now)
-		if err != nil {
-			out.faults(err)
-			return
-		}
-		d.Collateral = set
-		return
-	}
-	if len(ev.Collateral) == 0 {
-		return
-	}
-	if d.Cache != nil {
-		// What does not verify is opened again below, where it is reported.
-		if set, err := d.Cache.OpenJSON(ev.Collateral, d.Roots, parseCollateral); err == nil {
-			d.Collateral = set
-			return
-		}
-	}
-	raw, err := parseCollateral(ev.Collateral)
-	if err != nil {
-		out.faults(err)
-		return
-	}
-	d.RawCollateral = raw
-}
-
-// memberGPUs is the member of evidence's collateral that is not for quotes.
-const memberGPUs = "nvgpu"
-
-// parseCollateral reads evidence's collateral but for what is for its GPUs.
-func parseCollateral(doc []byte) (*collateral.Raw, error) {
-	if !bytes.Contains(doc, []byte(memberGPUs)) {
-		return collateral.ParseJSON(doc)
-	}
-	var members map[string]json.RawMessage
-	if err := json.Unmarshal(doc, &members); err != nil || members[memberGPUs] == nil {
-		return collateral.ParseJSON(doc) // which says what is wrong
-	}
-	delete(members, memberGPUs)
-	rest, err := json.Marshal(members)
-	if err != nil {
-		return nil, fmt.Errorf("reading collateral: %w", err)
-	}
-	return collateral.ParseJSON(rest)
 }

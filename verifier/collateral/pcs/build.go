@@ -230,7 +230,7 @@ func date(set *collateral.Set, refs []partRef, entries []*entry) {
 
 // keep stores a verified set, and its fetched parts on disk.
 func (c *Client) keep(ctx context.Context, req Request, set *collateral.Set, refs []partRef, entries []*entry, fetched []int) {
-	h := &held{set: set, refreshAt: entries[0].Fetched.Add(c.opts.RefreshAfter)}
+	h := &held{set: set, kept: len(fetched) == 0, refreshAt: entries[0].Fetched.Add(c.opts.RefreshAfter)}
 	for _, e := range entries {
 		if at := e.Fetched.Add(c.opts.RefreshAfter); at.Before(h.refreshAt) {
 			h.refreshAt = at

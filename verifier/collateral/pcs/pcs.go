@@ -114,8 +114,13 @@ type held struct {
 	set        *collateral.Set
 	refreshAt  time.Time // from here on a background refresh is due
 	refreshing bool
-	failures   int // background refreshes that failed in a row
+	failures   int   // background refreshes that failed in a row
+	failed     error // the last of them
+	kept       bool  // no part of it was fetched for it
 }
+
+// Origin says where a set came from.
+type Origin = fetch.Origin
 
 // failure is a part that could not be fetched, or a set that did not verify.
 type failure struct {
@@ -207,14 +212,20 @@ func (c *Client) Close() {
 // service does not answer, those of collateral.Verify where its answer does
 // not hold.
 func (c *Client) Set(ctx context.Context, req Request) (*collateral.Set, error) {
+	set, _, err := c.Lookup(ctx, req)
+	return set, err
+}
+
+// Lookup is Set that says where the set came from.
+func (c *Client) Lookup(ctx context.Context, req Request) (*collateral.Set, Origin, error) {
 	if err := req.validate(); err != nil {
-		return nil, err
+		return nil, Origin{}, err
 	}
 	if req.Channel == "" && req.Evaluation == 0 {
 		req.Channel = Standard
 	}
-	if set := c.fromMemory(req); set != nil {
-		return set, nil
+	if set, from := c.fromMemory(req); set != nil {
+		return set, from, nil
 	}
 	// The build runs under the client's context: a caller that gives up does
 	// not take the answer away from the others that wait for it.
@@ -222,11 +233,14 @@ func (c *Client) Set(ctx context.Context, req Request) (*collateral.Set, error) 
 	select {
 	case res := <-ch:
 		if res.Err != nil {
-			return nil, res.Err
+			return nil, Origin{}, res.Err
 		}
-		return res.Val.(*collateral.Set), nil
+		c.mu.Lock()
+		h, ok := c.sets.Get(req)
+		c.mu.Unlock()
+		return res.Val.(*collateral.Set), Origin{Held: ok && h.kept}, nil
 	case <-ctx.Done():
-		return nil, fault.New(fault.ExitNetwork, "dcap.collateral.fetch.cancelled",
+		return nil, Origin{}, fault.New(fault.ExitNetwork, "dcap.collateral.fetch.cancelled",
 			"give it more time, or give the collateral as a file", "fetching collateral: %w", ctx.Err())
 	}
 }
@@ -242,19 +256,19 @@ func keyOf(req Request) string {
 
 // fromMemory returns a set that is valid now, or nil, and starts a refresh
 // where one is due.
-func (c *Client) fromMemory(req Request) *collateral.Set {
+func (c *Client) fromMemory(req Request) (*collateral.Set, Origin) {
 	now := c.opts.Clock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	h, ok := c.sets.Get(req)
 	if !ok || !h.set.ValidAt(now, 0) {
-		return nil
+		return nil, Origin{}
 	}
 	if !now.Before(h.refreshAt) && !h.refreshing && !c.closed {
 		h.refreshing = true
 		c.bg.Go(func() { c.refresh(req, h) })
 	}
-	return h.set
+	return h.set, Origin{Held: true, Refresh: h.failed}
 }
 
 // refresh asks for a held set again. A failure leaves what is held in place
@@ -267,6 +281,7 @@ func (c *Client) refresh(req Request, h *held) {
 	if err != nil {
 		h.refreshAt = c.opts.Clock().Add(fetch.Backoff(c.opts.Rand, time.Minute, time.Hour, h.failures) + time.Minute)
 		h.failures++
+		h.failed = err
 		c.log.LogAttrs(c.ctx, slog.LevelWarn, "collateral could not be refreshed, using what is held",
 			slog.Time("valid_until", h.set.NextUpdate()), slog.Any("error", err))
 	}

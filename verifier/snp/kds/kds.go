@@ -169,8 +169,17 @@ func setDefault[T comparable](v *T, def T) {
 // does not say its product: Milan and then Genoa are asked for. VLEKs are not
 // to be had from the KDS by anyone but their provider.
 func (c *Client) Certificate(ctx context.Context, r *report.Report) ([]byte, error) {
+	der, _, err := c.LookupCertificate(ctx, r)
+	return der, err
+}
+
+// Origin says where a document came from.
+type Origin = fetch.Origin
+
+// LookupCertificate is Certificate that says where it came from.
+func (c *Client) LookupCertificate(ctx context.Context, r *report.Report) ([]byte, Origin, error) {
 	if r.Signer != report.VCEK {
-		return nil, fault.New(fault.ExitNetwork, "snp.kds.vlek", "give the certificate that came with the report, as a file or in its certificate table",
+		return nil, Origin{}, fault.New(fault.ExitNetwork, "snp.kds.vlek", "give the certificate that came with the report, as a file or in its certificate table",
 			"fetching certificate: the KDS hands a %s out to its cloud provider only", r.Signer)
 	}
 	lines := []report.Product{r.Product.Line()}
@@ -179,33 +188,46 @@ func (c *Client) Certificate(ctx context.Context, r *report.Report) ([]byte, err
 	}
 	var errs []error
 	for _, line := range lines {
-		der, err := c.get(ctx, vcek{line: line, chip: r.ChipID, tcb: r.ReportedTCB})
+		der, from, err := c.get(ctx, vcek{line: line, chip: r.ChipID, tcb: r.ReportedTCB})
 		if err == nil {
-			return der, nil
+			return der, from, nil
 		}
 		errs = append(errs, err)
 		if !fault.Has(err, "snp.kds.not_found") && !fault.Has(err, "snp.kds.offline") {
 			break
 		}
 	}
-	return nil, errs[len(errs)-1]
+	return nil, Origin{}, errs[len(errs)-1]
 }
 
 // Chain returns the certificates of ASK or ASVK and ARK of a product line, in
 // PEM. They are those of the roots: anything else is refused.
 func (c *Client) Chain(ctx context.Context, line report.Product, s report.Signer) ([]byte, error) {
-	return c.get(ctx, chain{line: line.Line(), signer: s})
+	b, _, err := c.get(ctx, chain{line: line.Line(), signer: s})
+	return b, err
 }
 
 // CRL returns the CRL (DER) of a product line, verified and current.
 func (c *Client) CRL(ctx context.Context, line report.Product) ([]byte, error) {
+	b, _, err := c.LookupCRL(ctx, line)
+	return b, err
+}
+
+// LookupCRL is CRL that says where it came from.
+func (c *Client) LookupCRL(ctx context.Context, line report.Product) ([]byte, Origin, error) {
 	return c.get(ctx, crl{line: line.Line()})
 }
 
+// answer is a document with its origin.
+type answer struct {
+	body []byte
+	from Origin
+}
+
 // get returns a document: from memory, from disk, or from the service.
-func (c *Client) get(ctx context.Context, d document) ([]byte, error) {
+func (c *Client) get(ctx context.Context, d document) ([]byte, Origin, error) {
 	if e := c.usable(ctx, d); e != nil && !c.stale(d, e) {
-		return e.Body, nil
+		return e.Body, Origin{Held: true}, nil
 	}
 	// The fetch does not end with the caller's context: one that gives up does
 	// not take the answer away from the others that wait for it. It is bounded
@@ -214,11 +236,12 @@ func (c *Client) get(ctx context.Context, d document) ([]byte, error) {
 	select {
 	case res := <-ch:
 		if res.Err != nil {
-			return nil, res.Err
+			return nil, Origin{}, res.Err
 		}
-		return res.Val.([]byte), nil
+		a := res.Val.(answer)
+		return a.body, a.from, nil
 	case <-ctx.Done():
-		return nil, fault.New(fault.ExitNetwork, "snp.kds.cancelled", "give it more time, or give the document as a file", "fetching %s: %w", d.path(), ctx.Err())
+		return nil, Origin{}, fault.New(fault.ExitNetwork, "snp.kds.cancelled", "give it more time, or give the document as a file", "fetching %s: %w", d.path(), ctx.Err())
 	}
 }
 
@@ -275,10 +298,10 @@ func (c *Client) keep(d document, e *entry) {
 // fetchDocument asks the service, unless that failed so recently that it is
 // better left alone. Where a held document is current, a failure is no reason
 // to do without it.
-func (c *Client) fetchDocument(ctx context.Context, d document) ([]byte, error) {
+func (c *Client) fetchDocument(ctx context.Context, d document) (answer, error) {
 	held := c.usable(ctx, d)
 	if held != nil && !c.stale(d, held) {
-		return held.Body, nil // another fetch brought it
+		return answer{body: held.Body}, nil // another fetch brought it
 	}
 	now := c.opts.Clock()
 	c.mu.Lock()
@@ -287,7 +310,7 @@ func (c *Client) fetchDocument(ctx context.Context, d document) ([]byte, error) 
 	var err error
 	switch {
 	case c.opts.Offline:
-		return nil, fault.New(fault.ExitNetwork, "snp.kds.offline", "fetch it while there is a network, or give it as a file", "fetching %s: not held, and offline", d.path())
+		return answer{}, fault.New(fault.ExitNetwork, "snp.kds.offline", "fetch it while there is a network, or give it as a file", "fetching %s: not held, and offline", d.path())
 	case last != nil && now.Before(last.until):
 		err = last.err
 	default:
@@ -304,15 +327,15 @@ func (c *Client) fetchDocument(ctx context.Context, d document) ([]byte, error) 
 					c.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "document could not be kept on disk", slog.Any("error", err))
 				}
 			}
-			return body, nil
+			return answer{body: body}, nil
 		}
 		c.note(d, last, err, now)
 	}
 	if held != nil {
 		c.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "document could not be refreshed, using what is held", slog.String("document", d.path()), slog.Any("error", err))
-		return held.Body, nil
+		return answer{held.Body, Origin{Held: true, Refresh: err}}, nil
 	}
-	return nil, err
+	return answer{}, err
 }
 
 // note counts a failure on from the last one and says how long to leave the
