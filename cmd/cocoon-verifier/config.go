@@ -40,7 +40,11 @@ type Config struct {
 	// and at /ocsp, and gives this service those that GPU evidence does not bring
 	// along; without it the service does neither.
 	GPUCache *services.Config `json:"gpu_cache,omitempty"`
-	dir      string           // of the file
+	// Where collateral of CPUs comes from that evidence does not bring; without
+	// them it is the evidence's own.
+	PCS *PCS   `json:"pcs,omitempty"`
+	KDS *KDS   `json:"kds,omitempty"`
+	dir string // of the file
 }
 
 // fixed returns what only a restart changes.
@@ -147,6 +151,7 @@ func (c *Config) validate() error {
 	// Each would accept a challenge that another has seen used.
 	bad(c.Replicas > 1 && c.Shared == nil, "%d replicas need a shared_store: without one, each accepts its challenges alone", c.Replicas)
 	bad(c.Shared != nil && c.Shared.URL == "", "a shared_store needs a url")
+	errs = append(errs, validateSources(c.PCS, c.KDS))
 	if c.GPUCache != nil {
 		if err := c.GPUCache.Validate(); err != nil {
 			errs = append(errs, err)

@@ -70,13 +70,15 @@ func (s *service) load(c *Config, before *loaded) (l *loaded, err error) {
 	if l.registry != nil {
 		l.trust.Registry = l.registry.State
 	}
-	// Collateral for quotes comes with the evidence.
 	cpus := tee.Options{DCAP: dcap.Options{Cache: s.caches.dcap}, SNP: snp.Options{Cache: s.caches.snp}}
 	devices := gpus.Options{Cache: s.caches.nvgpu}
 	if s.cache != nil {
 		devices.Source = &gpus.Services{Client: s.cache, Logger: s.log}
 	}
 	if err := c.testRoots(p, &cpus, &devices); err != nil {
+		return l, err
+	}
+	if err := s.sources(c, &cpus, l); err != nil {
 		return l, err
 	}
 	l.trust.CPUs, l.trust.GPUs = tee.CPUs(cpus), gpus.New(devices)

@@ -90,6 +90,25 @@ type CPU interface {
 	Rooted
 }
 
+// blockingKey is the context's key of a function that stands aside for a wait.
+type blockingKey struct{}
+
+// WithBlocking returns a context in which appraisers wait for networks through
+// f, which calls the wait that it is given: a service gives its place among the
+// appraisals under way to another meanwhile.
+func WithBlocking(ctx context.Context, f func(wait func())) context.Context {
+	return context.WithValue(ctx, blockingKey{}, f)
+}
+
+// Blocking waits for a network.
+func Blocking(ctx context.Context, wait func()) {
+	if f, ok := ctx.Value(blockingKey{}).(func(func())); ok {
+		f(wait)
+		return
+	}
+	wait()
+}
+
 // Preparer is a CPU appraiser that may fetch what evidence does not bring along.
 type Preparer interface {
 	CPU

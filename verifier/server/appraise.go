@@ -22,12 +22,7 @@ import (
 // journal, takes none: however much there is to read, who has been judged goes
 // on.
 func (s *Server) appraise(ctx context.Context, body []byte) (*verifierv1.AppraiseResponse, error) {
-	done, err := s.admission.run(ctx)
-	if err != nil {
-		return nil, err
-	}
 	j, err := s.judge(ctx, body)
-	done()
 	if err != nil {
 		return nil, err
 	}
@@ -65,8 +60,47 @@ type judgement struct {
 	answered bool // a challenge of ours
 }
 
-// judge reads evidence and holds it against the policy.
+// slot is a place among the appraisals under way. Who waits for a network gives
+// it back meanwhile: a service of a maker's that is slow takes nobody's turn.
+type slot struct {
+	s    *Server
+	ctx  context.Context
+	done func()
+	err  error // it could not be had again
+}
+
+func (s *Server) slot(ctx context.Context) (*slot, context.Context, error) {
+	done, err := s.admission.run(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	l := &slot{s: s, ctx: ctx, done: done}
+	return l, appraise.WithBlocking(ctx, l.aside), nil
+}
+
+func (l *slot) aside(wait func()) {
+	l.free()
+	wait()
+	if l.err == nil {
+		l.done, l.err = l.s.admission.run(l.ctx)
+	}
+}
+
+func (l *slot) free() {
+	if l.done != nil {
+		l.done()
+		l.done = nil
+	}
+}
+
+// judge reads evidence and holds it against the policy, in a slot. What its
+// appraisal needs of a network is fetched before, without one.
 func (s *Server) judge(ctx context.Context, body []byte) (*judgement, error) {
+	place, ctx, err := s.slot(ctx)
+	if err != nil {
+		return nil, err
+	}
+	defer place.free()
 	t := s.trust.Load()
 	ev, err := evidence.Parse(body)
 	if err != nil {
@@ -74,19 +108,25 @@ func (s *Server) judge(ctx context.Context, body []byte) (*judgement, error) {
 	}
 	var registry *appraise.Registry
 	if t.Policy.Manifests.Registry != nil {
-		if registry, err = t.Registry(ctx); err != nil {
+		appraise.Blocking(ctx, func() { registry, err = t.Registry(ctx) })
+		if err != nil {
 			return nil, fault.New(fault.ExitNetwork, "registry.unreachable", "try again; the verifier's operator checks the lite-servers", "reading registry: %w", err)
 		}
+	}
+	o := appraise.Prepare(ctx, ev, appraise.Options{
+		Policy: t.Policy, PolicySHA256: t.policyHash, Manifests: t.Manifests, Registry: registry, Now: s.o.Clock(), Rules: t.rules, CPUs: t.CPUs, GPUs: t.GPUs,
+		RequireChallenge: true,
+	})
+	if place.err != nil {
+		return nil, place.err
 	}
 	start := time.Now()
 	ours, why, err := s.challenges.Take(ctx, verifierv1.Purpose_PURPOSE_APPRAISE, ev.NonceInputs)
 	if err != nil {
 		return nil, fault.New(fault.ExitNetwork, codeChallenges, "try again", "looking up challenge: %w", err)
 	}
-	res := appraise.Appraise(ev, &appraise.Options{
-		Policy: t.Policy, PolicySHA256: t.policyHash, Manifests: t.Manifests, Registry: registry, Now: s.o.Clock(), Rules: t.rules, CPUs: t.CPUs, GPUs: t.GPUs,
-		Challenges: ours, RequireChallenge: true, NoChallenge: why,
-	})
+	o.Now, o.Challenges, o.NoChallenge = s.o.Clock(), ours, why
+	res := appraise.Appraise(ev, &o)
 	s.metrics.seconds.Observe(time.Since(start).Seconds())
 	return &judgement{evidence: ev, result: res, material: t, answered: len(ours) > 0}, nil
 }
@@ -128,11 +168,11 @@ func (s *Server) refused(ctx context.Context, body []byte, res *result.Result, a
 // foreign appraises recorded evidence. Nothing of it is signed, kept or
 // counted as a verdict.
 func (s *Server) foreign(ctx context.Context, in *verifierv1.AppraiseRequest) (*verifierv1.AppraiseResponse, error) {
-	done, err := s.admission.run(ctx)
+	place, ctx, err := s.slot(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer done()
+	defer place.free()
 	t := s.trust.Load()
 	ev, err := evidence.ParseForeign(in.Evidence)
 	if err != nil {
@@ -145,7 +185,11 @@ func (s *Server) foreign(ctx context.Context, in *verifierv1.AppraiseRequest) (*
 		}
 		now = in.At.AsTime()
 	}
-	res := appraise.AppraiseForeign(ev, &appraise.Options{Policy: t.Policy, PolicySHA256: t.policyHash, Now: now, CPUs: t.CPUs})
+	o := appraise.PrepareForeign(ctx, ev, appraise.Options{Policy: t.Policy, PolicySHA256: t.policyHash, Now: now, CPUs: t.CPUs})
+	if place.err != nil {
+		return nil, place.err
+	}
+	res := appraise.AppraiseForeign(ev, &o)
 	return &verifierv1.AppraiseResponse{Result: wire.Result(res)}, nil
 }
 

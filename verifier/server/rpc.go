@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"time"
 
@@ -12,6 +13,7 @@ import (
 	"cocoon/api/verifier/v1/verifierv1connect"
 	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
+	"cocoon/verifier/appraise"
 	"cocoon/verifier/collateral"
 	"cocoon/verifier/collateral/forecast"
 	"cocoon/verifier/evidence"
@@ -230,18 +232,19 @@ func (s *service) TCBStatus(ctx context.Context, in *connect.Request[verifierv1.
 }
 
 func (s *Server) tcbStatus(ctx context.Context, in *verifierv1.TCBStatusRequest) (*verifierv1.TCBStatusResponse, error) {
-	done, err := s.admission.run(ctx)
+	place, ctx, err := s.slot(ctx)
 	if err != nil {
 		return nil, err
 	}
-	defer done()
+	defer place.free()
 	t := s.trust.Load()
 	f := &forecast.Input{Quote: in.Quote, AllowZeroPadding: true, Roots: t.DCAPRoots, Now: s.o.Clock()}
 	switch {
 	case len(in.Collateral) > 0:
 		f.Collateral, err = openCollateral(in.Collateral, f)
 	case t.Collateral != nil:
-		f.Collateral, err = t.Collateral(in.Quote, f.Now)
+		appraise.Blocking(ctx, func() { f.Collateral, err = t.Collateral(ctx, in.Quote) })
+		err = errors.Join(err, place.err)
 	default:
 		err = fault.New(fault.ExitParse, "request.collateral", "send the platform's collateral", "this verifier fetches no collateral")
 	}

@@ -35,7 +35,7 @@ type Trust struct {
 	// DCAPRoots and Collateral are for TCBStatus; nil: Intel's, and the
 	// collateral that a request brings.
 	DCAPRoots  *pck.Roots
-	Collateral func(quote []byte, now time.Time) (*collateral.Set, error)
+	Collateral func(ctx context.Context, quote []byte) (*collateral.Set, error)
 }
 
 // material is a Trust with what is derived from it once.

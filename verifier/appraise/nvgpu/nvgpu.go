@@ -57,9 +57,32 @@ type Collateral struct {
 }
 
 // Appraiser implements appraise.GPU.
-type Appraiser struct{ o Options }
+type Appraiser struct {
+	o   Options
+	got *got // what was fetched, of an appraiser for one piece of evidence
+}
 
-var _ appraise.GPU = (*Appraiser)(nil)
+// got is what the source had, with the nonce that OCSP responses carry.
+type got struct {
+	Collateral
+	nonce []byte // nil: none is demanded
+}
+
+var _ appraise.GPUPreparer = (*Appraiser)(nil)
+
+// Prepare asks the source for what the evidence does not bring. What is wrong
+// with the evidence is left to the appraisal.
+func (a *Appraiser) Prepare(ctx context.Context, ev *evidence.Evidence, p *policy.Policy, now time.Time) appraise.GPU {
+	if a.o.Source == nil || p.NVGPU == nil {
+		return a
+	}
+	nonce, err := ev.Claims.GPUNonce()
+	if err != nil {
+		return a
+	}
+	o := a.options(ev, nonce, &Collateral{}, p, now)
+	return &Appraiser{o: a.o, got: a.ask(ctx, itemsOf(ev), o, p.NVGPU.OCSP.RequireNonce)}
+}
 
 // New returns an appraiser.
 func New(o Options) *Appraiser { return &Appraiser{o: o} }
@@ -97,16 +120,18 @@ func (a *Appraiser) AppraiseGPUs(ev *evidence.Evidence, m *manifest.Verified, p 
 	if err != nil {
 		return fail("gpu.collateral.parse", `rims and ocsp in the member "nvgpu"`, "", err.Error(), "leave the evidence's collateral out, or correct it")
 	}
-	o := &nvgpu.Options{Roots: a.o.Roots, RIMRoots: a.o.RIMRoots, Now: now, Nonce: nonce, GPUs: ev.Config.GPUs.Count, Cache: a.o.Cache,
-		RIMs: slices.Concat(a.o.RIMs, brought.RIMs), OCSP: slices.Concat(a.o.OCSP, brought.OCSP)}
-	p.NVGPU.Apply(o)
-	o.Partial = false // evidence is always of a whole machine
-	items := make([]nvgpu.Item, len(ev.GPUs))
-	for i, g := range ev.GPUs {
-		items[i] = nvgpu.Item{Report: g.Report, Chain: g.Chain}
+	o, items := a.options(ev, nonce, brought, p, now), itemsOf(ev)
+	fetched := a.got
+	if fetched == nil && a.o.Source != nil {
+		// AppraiseGPUs has no context: the source bounds its own time.
+		fetched = a.ask(context.Background(), items, o, p.NVGPU.OCSP.RequireNonce)
 	}
-	if a.o.Source != nil {
-		a.ask(items, o, p.NVGPU.OCSP.RequireNonce)
+	if fetched != nil {
+		if o.OCSPNonce = fetched.nonce; o.OCSPNonce != nil {
+			o.OCSP = nil
+		}
+		// First what the source says: evidence must not crowd a revocation out.
+		o.RIMs, o.OCSP = slices.Concat(fetched.RIMs, o.RIMs), slices.Concat(fetched.OCSP, o.OCSP)
 	}
 	found := nvgpu.Verify(items, o)
 	out := appraise.GPUResult{NotAfter: found.NotAfter, Machine: machineChecks(found, ev.Config.GPUs.Mode)}
@@ -124,20 +149,36 @@ func (a *Appraiser) AppraiseGPUs(ev *evidence.Evidence, m *manifest.Verified, p 
 	return out
 }
 
-// ask adds what the source has. Where the policy demands a nonce in OCSP
+// options returns the options of the devices' verification.
+func (a *Appraiser) options(ev *evidence.Evidence, nonce [32]byte, brought *Collateral, p *policy.Policy, now time.Time) *nvgpu.Options {
+	o := &nvgpu.Options{Roots: a.o.Roots, RIMRoots: a.o.RIMRoots, Now: now, Nonce: nonce, GPUs: ev.Config.GPUs.Count, Cache: a.o.Cache,
+		RIMs: slices.Concat(a.o.RIMs, brought.RIMs), OCSP: slices.Concat(a.o.OCSP, brought.OCSP)}
+	p.NVGPU.Apply(o)
+	o.Partial = false // evidence is always of a whole machine
+	return o
+}
+
+func itemsOf(ev *evidence.Evidence) []nvgpu.Item {
+	items := make([]nvgpu.Item, len(ev.GPUs))
+	for i, g := range ev.GPUs {
+		items[i] = nvgpu.Item{Report: g.Report, Chain: g.Chain}
+	}
+	return items
+}
+
+// ask returns what the source has. Where the policy demands a nonce in OCSP
 // responses, only those of the source, to a nonce of this appraisal, count.
-func (a *Appraiser) ask(items []nvgpu.Item, o *nvgpu.Options, demandNonce bool) {
+func (a *Appraiser) ask(ctx context.Context, items []nvgpu.Item, o *nvgpu.Options, demandNonce bool) *got {
 	bare := *o
 	bare.RIMs, bare.OCSP = nil, nil
+	out := &got{}
 	if demandNonce {
-		o.OCSPNonce = make([]byte, ocsp.MaxNonce)
-		_, _ = rand.Read(o.OCSPNonce) // never fails: crypto/rand
-		o.OCSP = nil
+		out.nonce = make([]byte, ocsp.MaxNonce)
+		_, _ = rand.Read(out.nonce) // never fails: crypto/rand
 	}
-	// AppraiseGPUs has no context: the source bounds its own time.
-	c := a.o.Source.Collateral(context.Background(), nvgpu.Verify(items, &bare).Devices, o.OCSPNonce)
-	// First what the source says: evidence must not crowd a revocation out.
-	o.RIMs, o.OCSP = slices.Concat(c.RIMs, o.RIMs), slices.Concat(c.OCSP, o.OCSP)
+	devices := nvgpu.Verify(items, &bare).Devices
+	appraise.Blocking(ctx, func() { out.Collateral = a.o.Source.Collateral(ctx, devices, out.nonce) })
+	return out
 }
 
 // machineChecks returns the checks of the machine as a whole, with that of the

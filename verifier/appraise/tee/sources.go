@@ -4,9 +4,12 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
 	"time"
 
 	"cocoon/internal/fault"
+	"cocoon/verifier/appraise"
 	"cocoon/verifier/azure/hcl"
 	"cocoon/verifier/collateral"
 	"cocoon/verifier/collateral/pcs"
@@ -102,15 +105,17 @@ func (f *fetched) intel(ctx context.Context, o *Options, quote []byte, brought j
 		return
 	}
 	var broken error
-	if brought = intelPart(brought); len(brought) > 0 {
+	none := len(brought) == 0
+	if !none {
 		f.dcap, f.raw, broken = o.open(brought)
+		none = errors.Is(broken, errNone)
 	}
 	usable := f.dcap != nil && f.dcap.ValidAt(now, grace)
 	if usable || o.Sources.PCS == nil {
 		if usable {
 			f.dcapChecks = append(f.dcapChecks, result.Check{ID: checkDCAPSource, Status: result.Pass, Actual: "brought with the evidence"})
 		}
-		if broken != nil && f.raw == nil {
+		if broken != nil && f.raw == nil && !none {
 			fail(broken)
 		}
 		return
@@ -119,14 +124,16 @@ func (f *fetched) intel(ctx context.Context, o *Options, quote []byte, brought j
 	if err != nil {
 		return // the quote's verification says what is wrong with it
 	}
-	set, from, err := o.Sources.PCS.Lookup(ctx, req)
+	var set *collateral.Set
+	var from pcs.Origin
+	appraise.Blocking(ctx, func() { set, from, err = o.Sources.PCS.Lookup(ctx, req) })
 	if err != nil {
 		fail(err)
 		return
 	}
 	f.dcap, f.raw = set, nil
 	why := "evidence brings none"
-	if len(brought) > 0 {
+	if !none {
 		why = "what evidence brings is not valid at this time"
 	}
 	f.dcapChecks = append(f.dcapChecks, result.Check{ID: checkDCAPSource, Status: result.Pass, Actual: from.String(), Reason: why})
@@ -136,35 +143,37 @@ func (f *fetched) intel(ctx context.Context, o *Options, quote []byte, brought j
 // (package appraise/nvgpu).
 const memberGPUs = "nvgpu"
 
-// intelPart returns collateral that evidence brought without what is for its
-// GPUs; nothing where there is no more.
-func intelPart(doc json.RawMessage) json.RawMessage {
+// errNone says that a document has collateral for GPUs alone.
+var errNone = errors.New("there is no collateral for quotes")
+
+// parseCollateral reads evidence's collateral but for what is for its GPUs.
+func parseCollateral(doc []byte) (*collateral.Raw, error) {
 	if !bytes.Contains(doc, []byte(memberGPUs)) {
-		return doc
+		return collateral.ParseJSON(doc)
 	}
 	var members map[string]json.RawMessage
 	if err := json.Unmarshal(doc, &members); err != nil || members[memberGPUs] == nil {
-		return doc // reading it says what is wrong
+		return collateral.ParseJSON(doc) // which says what is wrong
 	}
 	if delete(members, memberGPUs); len(members) == 0 {
-		return nil
+		return nil, errNone
 	}
 	rest, err := json.Marshal(members)
 	if err != nil {
-		return doc
+		return nil, fmt.Errorf("reading collateral: %w", err)
 	}
-	return rest
+	return collateral.ParseJSON(rest)
 }
 
 // open opens collateral that evidence brought, or finds it opened. raw is what
 // parses and does not open.
 func (o *Options) open(doc json.RawMessage) (*collateral.Set, *collateral.Raw, error) {
 	if c := o.DCAP.Cache; c != nil {
-		if set, err := c.OpenJSON(doc, o.DCAP.Roots, collateral.ParseJSON); err == nil {
-			return set, nil, nil
+		if set, err := c.OpenJSON(doc, o.DCAP.Roots, parseCollateral); err == nil || errors.Is(err, errNone) {
+			return set, nil, err
 		}
 	}
-	raw, err := collateral.ParseJSON(doc)
+	raw, err := parseCollateral(doc)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -209,7 +218,9 @@ func (f *fetched) amd(ctx context.Context, o *Options, raw []byte, chain [][]byt
 	cert := parseVEK(f.vcek, r.Signer, roots)
 	certificate := "brought with the evidence"
 	if len(f.vcek) == 0 || cert != nil && now.After(cert.NotAfter) {
-		der, from, err := c.LookupCertificate(ctx, r)
+		var der []byte
+		var from kds.Origin
+		appraise.Blocking(ctx, func() { der, from, err = c.LookupCertificate(ctx, r) })
 		if err != nil {
 			f.snpChecks = append(f.snpChecks, checksOf(err)...)
 		} else {
@@ -219,7 +230,9 @@ func (f *fetched) amd(ctx context.Context, o *Options, raw []byte, chain [][]byt
 	if cert == nil {
 		return
 	}
-	list, from, err := c.LookupCRL(ctx, cert.Line)
+	var list []byte
+	var from kds.Origin
+	appraise.Blocking(ctx, func() { list, from, err = c.LookupCRL(ctx, cert.Line) })
 	switch {
 	case err == nil:
 		f.crl = list
