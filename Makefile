@@ -10,7 +10,7 @@ BUILD = @mkdir -p build && go build -o build/builder ./image/build && build/buil
 
 # tonutils-go fails checkptr, which -race switches on.
 RACE = -race -gcflags=all=-d=checkptr=0
-RACED = ./client/... ./gateway/... ./ratls/... ./internal/registrysource/... ./internal/undo/... ./verifier/... ./enclave/... ./hostd/... ./contracts/devnet/... ./contracts/chain/... ./contracts/receipt/... ./cmd/cocoon-verifier/...
+RACED = ./client/... ./gateway/... ./ratls/... ./internal/registrysource/... ./internal/undo/... ./verifier/... ./enclave/... ./hostd/... ./contracts/devnet/... ./contracts/chain/... ./contracts/receipt/... ./contracts/wallet/... ./cmd/cocoon-verifier/...
 
 .PHONY: help demo test bin deps image lock clean reproduce release rebuild soak generate check-generated bench
 

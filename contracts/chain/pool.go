@@ -125,6 +125,9 @@ func (c *Client) each(ctx context.Context, slack time.Duration, do func(context.
 		if ctx.Err() != nil {
 			break
 		}
+		if fault.Has(err, codeNotAccepted) {
+			continue
+		}
 		c.pool.blame(m, err)
 		c.log.Warn("a lite-server failed", "server", m.lite.Addr(), "error", err)
 	}

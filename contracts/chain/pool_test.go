@@ -2,6 +2,7 @@ package chain_test
 
 import (
 	"context"
+	"crypto/ed25519"
 	"encoding/json"
 	"io"
 	"net"
@@ -236,5 +237,37 @@ func TestTwoSignedChainsAreAFork(t *testing.T) {
 	}
 	if _, err := c.Account(context.Background(), address100(7)); !fault.Has(err, "ton.network.fork") {
 		t.Errorf("two chains gave %v", err)
+	}
+}
+
+// TestServerThatRefusesMessagesStopsNone: the first server knows nothing of the
+// wallet and refuses its message, the second takes it.
+func TestServerThatRefusesMessagesStopsNone(t *testing.T) {
+	ctx := testContext(t)
+	a, b := start(t, devnet.Options{Seed: "twin"}), start(t, devnet.Options{Seed: "twin"})
+	alone := open(t, b)
+	w := funded(t, ctx, b, alone, 1, nano(10))
+	st, err := w.State(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	signed, err := w.Sign(ed25519.NewKeyFromSeed(append(make([]byte, 31), 1)), st, chain.Message{To: address100(7), Nano: nano(1)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := open(t, a).Send(ctx, signed.Message); !fault.Has(err, "ton.message.not_accepted") {
+		t.Fatalf("the first alone: %v", err)
+	}
+	c := openWith(t, a, func(cfg *liteclient.GlobalConfig) {
+		cfg.Liteservers = append(cfg.Liteservers, b.Config().Liteservers...)
+	}, chain.Options{})
+	if err := c.Send(ctx, signed.Message); err != nil {
+		t.Fatal(err)
+	}
+	if got := must(t)(alone.Account(ctx, address100(7))); got.Balance.Cmp(nano(1)) != 0 {
+		t.Errorf("%s arrived", got.Balance)
+	}
+	if s := c.Servers(); s[0].Faults != 0 {
+		t.Errorf("a refusal is held against the server: %v", s[0].Last)
 	}
 }

@@ -139,32 +139,30 @@ func (m *Message) Cell() (*cell.Cell, error) {
 	return c, nil
 }
 
-// Send hands an external message to a lite-server. A message that its contract
-// does not accept is ton.message.not_accepted; acceptance here is no proof of
-// execution.
+// codeNotAccepted is no fault of the server that says it, if it is true.
+const codeNotAccepted = "ton.message.not_accepted"
+
+// Send hands an external message to the lite-servers, until one takes it. A
+// message that its contract does not accept is ton.message.not_accepted. Neither
+// answer proves anything: what was executed, the history shows.
 func (c *Client) Send(ctx context.Context, ext *tlb.ExternalMessage) error {
 	msg, err := tlb.ToCell(ext)
 	if err != nil {
 		return fmt.Errorf("writing an external message: %w", err)
 	}
 	q := ton.SendMessage{Body: msg.ToBOCWithFlags(false)}
-	var refused error
-	err = c.each(ctx, 0, func(ctx context.Context, m *member) error {
+	return c.each(ctx, 0, func(ctx context.Context, m *member) error {
 		status, err := askOne(ctx, m, q, lite.SendStatus)
 		var ls *lite.Error
 		if errors.As(err, &ls) && strings.Contains(ls.Text, "not accepted") {
-			// No fault of the server's, if it is true. Whether the message was
-			// executed, by this or another server, the history shows.
-			refused = fault.New(fault.ExitRefused, "ton.message.not_accepted", "check signature, seqno, expiry and balance",
+			return fault.New(fault.ExitRefused, codeNotAccepted, "check signature, seqno, expiry and balance",
 				"sending an external message to %s: %w", ext.DstAddr, ls)
-			return nil
 		}
 		if err == nil && status != 1 {
-			err = fault.Mismatch(fault.ExitRefused, "ton.message.not_accepted", "status of an external message", "1", fmt.Sprint(status), "")
+			err = fault.Mismatch(fault.ExitRefused, codeNotAccepted, "status of an external message", "1", fmt.Sprint(status), "")
 		}
 		return err
 	})
-	return errors.Join(refused, err)
 }
 
 // SendWait sends an external message and returns the transaction that executed
