@@ -19,6 +19,7 @@ const (
 	OpFinish        = 0x434a0005
 	OpPaid          = 0x434a0006
 	OpAccuse        = 0x434a0007
+	OpCheckVerdict  = 0x43430001
 	OpVerdictAnswer = 0x43430002
 	OpExcesses      = 0xd53276db
 )
