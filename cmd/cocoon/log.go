@@ -26,7 +26,7 @@ server can serve as they are. An entry is the identity of a manifest, the
 SHA-256 of its DSSE payload.`,
 		PersistentPreRun: func(*cobra.Command, []string) { quietStorage() },
 	}
-	cmd.AddCommand(newLogInitCmd(), newLogAppendCmd(), newLogShowCmd(), newLogFsckCmd(), newLogProveCmd())
+	cmd.AddCommand(newLogInitCmd(), newLogAppendCmd(), newLogShowCmd(), newLogFsckCmd(), newLogProveCmd(), newLogVerifyCmd())
 	return cmd
 }
 
@@ -196,14 +196,16 @@ func newLogShowCmd() *cobra.Command {
 }
 
 func newLogFsckCmd() *cobra.Command {
-	return &cobra.Command{
-		Use:   "fsck DIR",
+	var key string
+	cmd := &cobra.Command{
+		Use:   "fsck DIR|URL",
 		Short: "recompute the whole log and compare every file with it",
 		Long: `Recomputes the tree from the entries, compares every tile and the signed root
-with it, and reads each entry. Exit codes: 0 good; 2 not; 5 not a log.`,
+with it, and reads each entry. A log at an address, such as a verifier's, is held
+against the --log-key. Exit codes: 0 good; 2 not; 3 not reached; 5 not a log.`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			l, err := tiles.Open(args[0])
+			l, err := openLog(cmd.Context(), args[0], key)
 			if err != nil {
 				return logFault(err)
 			}
@@ -218,12 +220,14 @@ with it, and reads each entry. Exit codes: 0 good; 2 not; 5 not a log.`,
 			return err
 		},
 	}
+	cmd.Flags().StringVar(&key, "log-key", "", "verifier `key` of a log at an address, from elsewhere than the log")
+	return cmd
 }
 
 func newLogProveCmd() *cobra.Command {
-	var earlier, out string
+	var earlier, out, key string
 	cmd := &cobra.Command{
-		Use:   "prove DIR [MANIFEST]",
+		Use:   "prove DIR|URL [MANIFEST]",
 		Short: "prove that a manifest is in the log, or that it still has all it had",
 		Long: `With a manifest, a file or a hash: the proof of its inclusion under the latest
 checkpoint. With --earlier: the proof that the log has every entry of an earlier
@@ -235,7 +239,7 @@ checkpoint, a signed note in a file. Both are checked before they are written.`,
 			if (len(args) == 2) == (earlier != "") {
 				return usage("give a manifest or --earlier")
 			}
-			l, err := tiles.Open(args[0])
+			l, err := openLog(cmd.Context(), args[0], key)
 			if err != nil {
 				return logFault(err)
 			}
@@ -268,7 +272,59 @@ checkpoint, a signed note in a file. Both are checked before they are written.`,
 			return err
 		},
 	}
+	cmd.Flags().StringVar(&key, "log-key", "", "verifier `key` of a log at an address, from elsewhere than the log")
 	cmd.Flags().StringVar(&earlier, "earlier", "", "`file` with a checkpoint that was kept")
 	cmd.Flags().StringVarP(&out, "out", "o", "", "write the proof to this `file`")
+	return cmd
+}
+
+func newLogVerifyCmd() *cobra.Command {
+	var key string
+	cmd := &cobra.Command{
+		Use:   "verify PROOF [MANIFEST] --log-key KEY",
+		Short: "verify a proof that a log's prove wrote",
+		Long: `Verifies a proof offline: that a manifest, a file or a hash, is in the key's log,
+or, without a manifest, that a later state of the log has every entry of an
+earlier one. Exit codes: 0 verified; 1 usage; 2 refused; 5 not a proof.`,
+		Args: cobra.RangeArgs(1, 2),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			k, err := log.ParseKey(key)
+			if err != nil {
+				return logFault(err)
+			}
+			doc, err := readInput("proof", args[0], log.MaxProof)
+			if err != nil {
+				return err
+			}
+			if len(args) == 1 {
+				p, err := log.ParseConsistency(doc)
+				if err != nil {
+					return logFault(err)
+				}
+				from, to, err := p.Verify(k)
+				if err != nil {
+					return logFault(err)
+				}
+				_, err = fmt.Fprintf(cmd.OutOrStdout(), "verified: %d entries have all %d\n", to.Size, from.Size)
+				return err
+			}
+			d, err := manifestArg(args[1])
+			if err != nil {
+				return err
+			}
+			p, err := log.ParseInclusion(doc)
+			if err != nil {
+				return logFault(err)
+			}
+			c, err := p.Verify(d, k)
+			if err != nil {
+				return logFault(err)
+			}
+			_, err = fmt.Fprintf(cmd.OutOrStdout(), "verified: manifest %s is entry %d of %d\n", d, p.Index, c.Size)
+			return err
+		},
+	}
+	cmd.Flags().StringVar(&key, "log-key", "", "the log's verifier `key`, from elsewhere than the proof")
+	need(cmd, "log-key")
 	return cmd
 }

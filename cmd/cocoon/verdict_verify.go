@@ -12,6 +12,7 @@ import (
 // verdictVerifyFlags are the flags of "cocoon verdict verify".
 type verdictVerifyFlags struct {
 	keyFlags
+	logged      loggedFlags
 	at          string
 	development bool
 	json        bool
@@ -29,15 +30,22 @@ from the registry, from the verifier's operator, or from its address over TLS.
 It says that this verifier accepted this evidence, not that the machine at hand
 is the one: compare the TLS key or the receipt key.
 
+With --log the verdict must be in the verifier's log: the promise of it, a note
+that the log's key signed, is held against the log as it is now. The promise came
+with the verdict; without --promise the verifier is asked for it. A verdict for
+contracts is part of the entry, and then it has to be asked.
+
 Exit codes: 0 verified; 1 usage; 2 refused; 3 the keys cannot be fetched; 4 of
 the development class, which is not allowed; 5 not a verdict.`,
 		Example: `  cocoon verdict verify verdict.jwt --jwks jwks.json
   cocoon verdict verify verdict.jwt --jwks https://verifier.example/.well-known/jwks.json --json
+  cocoon verdict verify verdict.jwt --key 3b6a… --log https://verifier.example --log-key verifier.example/verdicts+…
   cocoon verdict verify - --key 3b6a… --allow-development`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return runVerdictVerify(cmd, args[0], f) },
 	}
 	f.register(cmd)
+	f.logged.register(cmd)
 	fs := cmd.Flags()
 	fs.StringVar(&f.at, "at", "", "judge as of this `time`, RFC 3339 or Unix seconds (default now)")
 	fs.BoolVar(&f.development, "allow-development", false, "accept verdicts of the development class")
@@ -56,9 +64,12 @@ func runVerdictVerify(cmd *cobra.Command, arg string, f *verdictVerifyFlags) err
 	if err != nil {
 		return err
 	}
+	if err := f.logged.check(cmd.Context(), token, e); err != nil {
+		return err
+	}
 	if f.json {
 		return writeJSON(cmd.OutOrStdout(), e)
 	}
-	fmt.Fprintln(cmd.OutOrStdout(), "verified")
+	fmt.Fprintln(cmd.OutOrStdout(), loggedLine(&f.logged))
 	return verdictLines(cmd.OutOrStdout(), e)
 }

@@ -14,6 +14,7 @@ import (
 	"cocoon/measurements/log/tiles"
 	"cocoon/verifier/client"
 	"cocoon/verifier/journal"
+	"cocoon/verifier/result"
 	"cocoon/verifier/server"
 	"cocoon/verifier/tpmtest"
 )
@@ -80,6 +81,13 @@ func (s *service) provenByItsLog(t *testing.T, v *client.Verdict, found journal.
 	leaf, err := found.Entry.Leaf()
 	if err != nil {
 		t.Fatal(err)
+	}
+	ear, err := result.VerifyEAR(v.EAR, result.EAROptions{Keys: []ed25519.PublicKey{s.key.Public().(ed25519.PublicKey)}, Now: s.clock(), AllowDevelopment: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if e, err := journal.EntryOf(v.EAR, ear, v.Cell); err != nil || *e != found.Entry {
+		t.Errorf("the verdict's entry is %+v, the log has %+v: %v", e, found.Entry, err)
 	}
 	p, err := journal.OpenPromise([]byte(v.Promise), key)
 	if err != nil || p.Index != found.Index || p.Leaf != leaf {
