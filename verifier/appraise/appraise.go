@@ -95,8 +95,9 @@ type appraisal struct {
 	o        *Options
 	now      time.Time
 	subs     map[string]*[]result.Check
-	cpuFacts map[string]any // of the CPU appraiser, for rules
-	roots    []string       // that are not the makers' own
+	cpuFacts any      // of the CPU appraiser, for rules
+	gpuFacts []any    // of the GPU appraiser, likewise
+	roots    []string // that are not the makers' own
 }
 
 func (a *appraisal) add(sub string, c ...result.Check) {

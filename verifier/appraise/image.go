@@ -22,6 +22,7 @@ type candidate struct {
 	m        *manifest.Verified
 	subs     map[string][]result.Check
 	gpus     [][]result.Check
+	gpuFacts []any
 	cpu      CPUResult
 	notAfter time.Time
 }
@@ -72,6 +73,7 @@ func (a *appraisal) checkAgainstManifests(r *result.Result) *manifest.Verified {
 	for _, sub := range []string{result.SubImage, result.SubConfig, result.SubModel} {
 		a.add(sub, best.subs[sub]...)
 	}
+	a.gpuFacts = best.gpuFacts
 	for i, g := range best.gpus {
 		a.add(result.SubGPU(i), g...)
 	}
@@ -139,7 +141,7 @@ func (a *appraisal) try(cpu CPU, m *manifest.Verified) *candidate {
 	}
 	if a.o.GPUs != nil && len(a.ev.GPUs) > 0 {
 		g := a.o.GPUs.AppraiseGPUs(a.ev, m, a.o.Policy, a.now)
-		c.gpus = g.GPUs
+		c.gpus, c.gpuFacts = g.GPUs, g.Facts
 		c.subs[result.SubConfig] = append(c.subs[result.SubConfig], g.Machine...)
 		if !g.NotAfter.IsZero() && g.NotAfter.Before(c.notAfter) {
 			c.notAfter = g.NotAfter

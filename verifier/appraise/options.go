@@ -160,7 +160,7 @@ type CPUResult struct {
 	TrustClass   string            // policy.ClassTDX …; under a test root it becomes policy.ClassTest
 	CPU, Image   []result.Check    // checks by submodule; a failed one refuses the evidence
 	Measurements map[string]string // registers by name, hex
-	Facts        map[string]any    // for the policy's rules; see docs/policy.md
+	Facts        any               // what the verification found, for the policy's rules; see docs/policy.md
 	NotAfter     time.Time         // end of what the appraisal rests on: collateral, certificates
 }
 
@@ -178,5 +178,6 @@ type GPU interface {
 type GPUResult struct {
 	Machine  []result.Check   // of all devices together: count, distinctness, mode, topology
 	GPUs     [][]result.Check // of each item
+	Facts    []any            // of each item, for the policy's rules
 	NotAfter time.Time        // end of what the appraisal rests on; zero: nothing bounds it
 }

@@ -28,9 +28,22 @@ func (a *appraisal) checkRules(r *result.Result) {
 		a.fail(result.SubCPU, rules.Prefix+"compile", fmt.Sprint(len(a.o.Policy.Rules), " rules"), fmt.Sprint(set.Len()), "the compiled rules are not the policy's", "report this")
 		return
 	}
-	f := &rules.Facts{TrustClass: r.TrustClass, Now: a.now, Measurements: r.Measurements, CPU: a.cpuFacts}
+	f := &rules.Facts{TrustClass: r.TrustClass, Now: a.now, Measurements: r.Measurements}
 	var err error
-	if f.Claims, err = facts(a.ev.Claims); err == nil {
+	if a.cpuFacts != nil {
+		f.CPU, err = facts(a.cpuFacts)
+	}
+	for _, g := range a.gpuFacts {
+		var m map[string]any
+		if err == nil {
+			m, err = facts(g)
+		}
+		f.GPUs = append(f.GPUs, m)
+	}
+	if err == nil {
+		f.Claims, err = facts(a.ev.Claims)
+	}
+	if err == nil {
 		f.Config, err = facts(a.ev.Config)
 	}
 	if err == nil && r.Manifest != nil {
@@ -56,6 +69,7 @@ func facts(v any) (map[string]any, error) {
 	if err := dec.Decode(&m); err != nil {
 		return nil, fmt.Errorf("decoding facts: %w", err)
 	}
+	delete(m, "checks") // of a verification: rules look at what was found
 	for k, x := range m {
 		m[k] = whole(x)
 	}

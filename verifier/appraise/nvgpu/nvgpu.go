@@ -140,6 +140,7 @@ func (a *Appraiser) AppraiseGPUs(ev *evidence.Evidence, m *manifest.Verified, p 
 		floors = m.Manifest.GPUs
 	}
 	for _, d := range found.Devices {
+		out.Facts = append(out.Facts, d)
 		checks := append(slices.Clone(d.Checks), p.NVGPU.Appraise(d, floors, o.OCSPNonce != nil)...)
 		// What the policy allows to be missing is not a check that was made.
 		out.GPUs = append(out.GPUs, slices.DeleteFunc(slices.Clone(checks), func(c result.Check) bool {

@@ -75,13 +75,13 @@ func (a azureCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *po
 	case r.TDX != nil:
 		out.policy(appraiseTDX(p, r.TDX, now))
 		floor(m, r.TDX, out)
-		out.Measurements = r.TDX.Measurements()
+		out.Measurements, out.Facts = r.TDX.Measurements(), &r.TDX.Result
 		if end := r.TDX.Dates.EarliestExpiry; !end.IsZero() {
 			out.until(end.Add(d.CollateralGrace))
 		}
 	case r.SNP != nil:
 		out.policy(p.SNP.Appraise(r.SNP))
-		out.Measurements = r.SNP.Measurements()
+		out.Measurements, out.Facts = r.SNP.Measurements(), r.SNP
 		out.until(r.SNP.Certificate.NotAfter)
 	}
 	for n, v := range r.TPM.Registers {

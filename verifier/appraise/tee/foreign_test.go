@@ -22,7 +22,7 @@ import (
 
 func foreignPolicy() *policy.Policy {
 	return &policy.Policy{Format: policy.Format, Name: "foreign", Environment: policy.Production, TrustClasses: []string{policy.ClassTDX, policy.ClassSNP},
-		DCAP: &dcappolicy.Policy{TDX: &dcappolicy.TDX{}}, SNP: snppolicy.Default(), Freshness: policy.Freshness{VerdictSeconds: 3600}}
+		DCAP: dcappolicy.Default(), SNP: snppolicy.Default(), Freshness: policy.Freshness{VerdictSeconds: 3600}}
 }
 
 func read(t *testing.T, parts ...string) []byte {
@@ -54,13 +54,10 @@ func TestRecordedEvidenceHasItsTCBAndNoMore(t *testing.T) {
 	}
 	cases, upToDate := 0, 0
 	for _, q := range index.DCAP {
-		if q.Kind != "tdx" {
-			continue
-		}
 		for _, c := range q.Cases {
 			cases++
 			ev := &evidence.Foreign{Profile: evidence.ProfileForeign, Collateral: read(t, dir, c.Collateral),
-				CPU: evidence.CPU{Type: evidence.TypeTDX, Quote: read(t, dir, q.Quote), CertChain: [][]byte{}, RuntimeEvents: []evidence.RuntimeEvent{}}}
+				CPU: evidence.CPU{Type: q.Kind, Quote: read(t, dir, q.Quote), CertChain: [][]byte{}, RuntimeEvents: []evidence.RuntimeEvent{}}}
 			r := appraiseForeign(ev, time.Unix(c.VerifyAt, 0))
 			bad := map[string]bool{}
 			for _, k := range r.Failed() {
@@ -69,14 +66,14 @@ func TestRecordedEvidenceHasItsTCBAndNoMore(t *testing.T) {
 			if c.Expect == "UpToDate" {
 				upToDate++
 				for id := range bad {
-					if strings.HasPrefix(id, "tdx.tcb.") || strings.HasPrefix(id, "dcap.") {
+					if strings.HasPrefix(id, q.Kind+".tcb.") || strings.HasPrefix(id, "dcap.") {
 						t.Errorf("%s: %s failed", c.Collateral, id)
 					}
 				}
 			} else if len(bad) == 0 {
 				t.Errorf("%s: status %s, and nothing failed", c.Collateral, c.Expect)
 			}
-			if len(r.Measurements["mrtd"]) != 96 {
+			if len(r.Measurements["mrtd"]) != 96 && len(r.Measurements["mrenclave"]) != 64 || r.Accepted || !r.Foreign || r.Status() == result.Affirming || r.TrustClass != q.Kind {
 				t.Errorf("%s: measurements %v", c.Collateral, r.Measurements)
 			}
 		}
@@ -126,7 +123,8 @@ func TestForeignEvidenceIsNeverAffirmed(t *testing.T) {
 		"a changed quote":       {func(f *evidence.Foreign) { f.CPU.Quote = append([]byte{}, f.CPU.Quote...); f.CPU.Quote[200] ^= 1 }, result.Contraindicated, "tdx.quote.signature"},
 		"another boot's log":    {func(f *evidence.Foreign) { f.CPU.EventLog = []byte{1} }, result.Contraindicated, "tdx.event_log.format"},
 		"no collateral":         {func(f *evidence.Foreign) { f.Collateral = nil }, result.Contraindicated, "dcap.collateral.missing"},
-		"a type nobody reads":   {func(f *evidence.Foreign) { f.CPU.Type = evidence.TypeSGX }, result.Contraindicated, ""},
+		"a type nobody reads":   {func(f *evidence.Foreign) { f.CPU.Type = evidence.TypeTPM }, result.Contraindicated, "evidence.type.unsupported"},
+		"a TD's quote as SGX's": {func(f *evidence.Foreign) { f.CPU.Type = evidence.TypeSGX }, result.Contraindicated, "sgx.quote.parse"},
 		"a report of SNP":       {func(f *evidence.Foreign) { f.CPU.Type = evidence.TypeSNP }, result.Contraindicated, "snp.report.parse"},
 		"Azure's without a HCL": {func(f *evidence.Foreign) { f.CPU.Type = evidence.TypeAzTDX }, result.Contraindicated, "azure.hcl.parse"},
 	} {

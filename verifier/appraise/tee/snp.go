@@ -69,7 +69,7 @@ func (a snpCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *poli
 	} else {
 		out.pass(checkNoLog, "")
 	}
-	out.Measurements = res.Measurements()
+	out.Measurements, out.Facts = res.Measurements(), res
 	out.until(res.Certificate.NotAfter)
 	if res.CRL != nil {
 		out.until(res.CRL.NextUpdate)

@@ -53,7 +53,7 @@ func (a tdxCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *poli
 		out.CPU = append(out.CPU, dcappolicy.ReportData("tdx", want, res.TD.ReportData))
 	}
 	log := eventLog(ev, res, out)
-	out.Measurements = res.Measurements()
+	out.Measurements, out.Facts = res.Measurements(), &res.Result
 	out.Image = imageTDX(m, p, res, log)
 	return out.CPUResult
 }

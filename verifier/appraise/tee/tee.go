@@ -57,6 +57,7 @@ func CPUs(o Options) map[string]appraise.CPU {
 	return map[string]appraise.CPU{
 		evidence.TypeTDX:   tdxCPU{o},
 		evidence.TypeSNP:   snpCPU{o},
+		evidence.TypeSGX:   sgxCPU{o},
 		evidence.TypeAzTDX: azureCPU{o},
 		evidence.TypeAzSNP: azureCPU{o},
 	}
