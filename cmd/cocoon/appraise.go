@@ -3,7 +3,6 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"sync"
@@ -25,6 +24,9 @@ const maxVerifiers = 16
 type appraiseFlags struct {
 	keyFlags
 	verifiers   []string
+	collateral  string
+	certificate string
+	eventLog    string
 	quorum      int
 	at          string
 	development bool
@@ -41,14 +43,17 @@ under a pinned key, dates, and that it speaks of this evidence. With --quorum K
 it is accepted only if K verifiers with different keys agree on class, keys,
 payout, manifest, model and policy.
 
-Recorded evidence of a machine that is none of ours (profile foreign) is
-appraised as of --at. Nothing is accepted then, and no key is needed: the result
+Recorded evidence of a machine that is none of ours is appraised as of --at:
+profile foreign, or what others hand over, a raw TDX or SGX quote (with
+--collateral and --event-log), a raw SEV-SNP report (with --certificate), the
+bundle of an Azure VM's guest agent. Nothing is accepted then, and no key is needed: the result
 shows TCB and registers.
 
 Exit codes: 0 accepted, or foreign evidence without a failed check; 1 usage; 2
 refused; 3 no verifier answers; 4 refused by policy alone; 5 unparsable input.`,
 		Example: `  cocoon appraise evidence.json --verifier https://verifier.example --jwks https://verifier.example/.well-known/jwks.json
   cocoon appraise evidence.json --verifier https://a.example --verifier https://b.example --key 3b6a… --key 77ab… --quorum 2 --json
+  cocoon appraise quote.bin --collateral collateral.json --verifier http://127.0.0.1:8443 --at 2026-06-20T00:00:00Z
   cocoon appraise recorded.json --verifier http://127.0.0.1:8443 --at 2026-06-01T00:00:00Z`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return runAppraise(cmd, args[0], f) },
@@ -61,6 +66,9 @@ refused; 3 no verifier answers; 4 refused by policy alone; 5 unparsable input.`,
 	fs.StringVar(&f.at, "at", "", "judge verdicts, or appraise foreign evidence, as of this `time`, RFC 3339 or Unix seconds (default now)")
 	fs.BoolVar(&f.development, "allow-development", false, "accept verdicts of the development class")
 	fs.BoolVar(&f.json, "json", false, "write the result as JSON")
+	fs.StringVar(&f.collateral, "collateral", "", "of a raw Intel quote, a JSON `file`")
+	fs.StringVar(&f.certificate, "certificate", "", "of the key that signed a raw SEV-SNP report, a `file` (DER or PEM)")
+	fs.StringVar(&f.eventLog, "event-log", "", "of a raw TDX quote, a `file`: the CCEL")
 	_ = cmd.MarkFlagRequired("verifier")
 	return cmd
 }
@@ -103,10 +111,11 @@ func runAppraise(cmd *cobra.Command, path string, f *appraiseFlags) error {
 	if err != nil {
 		return err
 	}
-	var head struct {
-		Profile string `json:"profile"`
+	doc, foreign, err := f.recorded(doc)
+	if err != nil {
+		return err
 	}
-	if json.Unmarshal(doc, &head) == nil && head.Profile == evidence.ProfileForeign {
+	if foreign {
 		return appraiseForeign(cmd, doc, now, f)
 	}
 	ev, err := evidence.Parse(doc)
