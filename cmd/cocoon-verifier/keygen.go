@@ -33,23 +33,34 @@ const (
 )
 
 // keygen makes the signing key, the journal's and the AK authority in a directory, and
-// prints the public signing key in hex. It replaces nothing.
+// prints the public signing key in hex. With --next it makes the signing key of a
+// rotation alone, with --seal one that only this machine's TPM releases. It
+// replaces nothing.
 func keygen(args []string, stdout, stderr io.Writer) error {
 	fs := flag.NewFlagSet("cocoon-verifier keygen", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	dir := fs.String("dir", "", "`directory` for the keys")
+	next := fs.String("next", "", "make only the signing key that begins at this `time`, RFC 3339")
+	sealed := fs.String("seal", "", "make only a signing key, sealed to this boot by the TPM, in this `file`")
+	device := fs.String("tpm", DefaultTPM, "`device` of the TPM that seals")
 	name := fs.String("name", "cocoon verifier AK authority", "name in the AK authority's certificate")
 	if err := parseFlags(fs, args); err != nil {
 		return ignoreHelp(err)
 	}
-	if *dir == "" {
-		return fault.New(fault.ExitInternal, "usage", "give --dir", "making keys: no directory")
+	if *sealed != "" && *dir == "" && *next == "" {
+		return sealKey(&keystore{}, *sealed, *device, stdout)
+	}
+	if *dir == "" || *sealed != "" {
+		return fault.New(fault.ExitInternal, "usage", "give --dir, or --seal without it", "making keys: no directory")
 	}
 	bad := func(err error) error {
 		return fault.New(fault.ExitInternal, "verifier.keygen", "choose a directory without keys in it", "making keys: %w", err)
 	}
 	if err := os.MkdirAll(*dir, 0o700); err != nil {
 		return bad(err)
+	}
+	if *next != "" {
+		return nextKey(*dir, *next, stdout)
 	}
 	public, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
@@ -74,6 +85,62 @@ func keygen(args []string, stdout, stderr io.Writer) error {
 	}
 	if err := keyfile.WriteCert(filepath.Join(*dir, akCACertFile), ca.Cert); err != nil {
 		return bad(err)
+	}
+	fmt.Fprintln(stdout, hex.EncodeToString(public))
+	return nil
+}
+
+// nextKey makes the key that follows in a rotation. It is named by when it
+// begins, which the config has to say, too.
+func nextKey(dir, begin string, stdout io.Writer) error {
+	bad := func(err error) error {
+		return fault.New(fault.ExitInternal, "verifier.keygen", "give a time to come, such as 2027-01-01T00:00:00Z, that has no key yet", "making the next key: %w", err)
+	}
+	at, err := time.Parse(time.RFC3339, begin)
+	if err != nil {
+		return bad(err)
+	}
+	if !at.After(time.Now()) {
+		return bad(fmt.Errorf("%s has passed: nobody would have seen the key before it signs", begin))
+	}
+	public, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return bad(err)
+	}
+	if err := keyfile.Write(filepath.Join(dir, "verifier-"+at.UTC().Format("20060102T150405Z")+".key"), key); err != nil {
+		return bad(err)
+	}
+	fmt.Fprintln(stdout, hex.EncodeToString(public))
+	return nil
+}
+
+// sealKey makes a signing key that is in no file: its seed is sealed to what the
+// machine has booted.
+func sealKey(s *keystore, path, device string, stdout io.Writer) (err error) {
+	defer func() {
+		if err != nil {
+			err = fault.New(fault.ExitInternal, "verifier.keygen", "run it on the machine with the TPM, with a file that is not there yet", "sealing a key: %w", err)
+		}
+	}()
+	public, key, err := ed25519.GenerateKey(rand.Reader)
+	if err != nil {
+		return err
+	}
+	sealer, dev, err := s.openSealer(device)
+	if err != nil {
+		return err
+	}
+	blob, err := sealer.Seal(key.Seed())
+	if err := errors.Join(err, dev.Close()); err != nil {
+		return err
+	}
+	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	if err != nil {
+		return err
+	}
+	_, err = f.Write(blob)
+	if err := errors.Join(err, f.Close()); err != nil {
+		return err
 	}
 	fmt.Fprintln(stdout, hex.EncodeToString(public))
 	return nil

@@ -34,16 +34,19 @@ import (
 
 // Limits of the HTTP server.
 const (
-	readHeaderTimeout = 5 * time.Second
-	readTimeout       = 60 * time.Second // evidence of 8 MiB over a slow link
-	writeTimeout      = 90 * time.Second
-	idleTimeout       = 60 * time.Second
-	shutdownTimeout   = 10 * time.Second
-	maxHeader         = 16 << 10
+	readTimeout     = 60 * time.Second // evidence of 8 MiB over a slow link
+	writeTimeout    = 90 * time.Second
+	shutdownTimeout = 10 * time.Second
+	maxHeader       = 16 << 10
 )
 
 // ballastBytes is what the collector counts as live from the start.
 const ballastBytes = 64 << 20
+
+// patience is how long a client may take.
+type patience struct{ header, read, write, idle time.Duration }
+
+var defaultPatience = patience{header: 5 * time.Second, read: readTimeout, write: writeTimeout, idle: 60 * time.Second}
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
@@ -132,7 +135,7 @@ func serve(ctx context.Context, path string, log *slog.Logger) (err error) {
 	if err != nil {
 		return fault.New(fault.ExitInternal, "verifier.listen", "free the address, or choose another in the config", "listening on %s: %w", s.cfg.Listen, err)
 	}
-	srv := httpServer(s, log)
+	srv := httpServer(s, defaultPatience, log)
 	hups := make(chan os.Signal, 1)
 	signal.Notify(hups, syscall.SIGHUP)
 	defer signal.Stop(hups)
@@ -173,15 +176,15 @@ func serve(ctx context.Context, path string, log *slog.Logger) (err error) {
 
 // httpServer bounds what one connection can hold: a client that is slow with
 // headers or body is cut off.
-func httpServer(s *service, log *slog.Logger) *http.Server {
+func httpServer(s *service, p patience, log *slog.Logger) *http.Server {
 	// gRPC needs HTTP/2; without TLS a client says from the start that it speaks it.
 	protocols := new(http.Protocols)
 	protocols.SetHTTP1(true)
 	protocols.SetHTTP2(true)
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
-		Handler: s, Protocols: protocols, ReadHeaderTimeout: readHeaderTimeout, ReadTimeout: readTimeout, WriteTimeout: writeTimeout,
-		IdleTimeout: idleTimeout, MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		Handler: s, Protocols: protocols, ReadHeaderTimeout: p.header, ReadTimeout: p.read, WriteTimeout: p.write,
+		IdleTimeout: p.idle, MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.certificate},
 	}
 }

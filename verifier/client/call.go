@@ -3,6 +3,7 @@ package client
 import (
 	"context"
 	"errors"
+	"strconv"
 	"strings"
 	"time"
 
@@ -21,16 +22,31 @@ func call[In, Out any](ctx context.Context, c *Client, f func(context.Context, *
 		if err == nil {
 			return res.Msg, nil
 		}
+		after := retryAfter(err)
 		if err = convert(err); try >= c.retries || !unseen(err) {
 			return nil, err
 		}
 		select {
-		case <-time.After(wait):
+		case <-time.After(max(wait, after)):
 			wait *= 2
 		case <-ctx.Done():
 			return nil, errors.Join(err, ctx.Err())
 		}
 	}
+}
+
+// retryAfter is how long the service wants to be left alone (RFC 9110, section
+// 10.2.3, in seconds), within reason.
+func retryAfter(err error) time.Duration {
+	var e *connect.Error
+	if !errors.As(err, &e) {
+		return 0
+	}
+	n, err := strconv.ParseUint(e.Meta().Get("Retry-After"), 10, 16)
+	if err != nil {
+		return 0
+	}
+	return min(time.Duration(n)*time.Second, maxRetryAfter)
 }
 
 // unseen reports whether the service turned a request away before it looked at

@@ -5,6 +5,7 @@ package client
 
 import (
 	"context"
+	"crypto/ed25519"
 	"fmt"
 	"io"
 	"net/http"
@@ -35,6 +36,7 @@ const (
 	DefaultTimeout = 60 * time.Second // of one request, where HTTP is nil
 	DefaultRetries = 2                // of requests that the service did not look at
 	firstBackoff   = 250 * time.Millisecond
+	maxRetryAfter  = 30 * time.Second
 )
 
 // Options of a Client.
@@ -42,6 +44,12 @@ type Options struct {
 	BaseURL string       // for example "http://127.0.0.1:8443"
 	HTTP    *http.Client // nil: a client with DefaultTimeout that follows no redirects
 	Retries int          // 0: DefaultRetries; negative: none
+	// Keys of verifiers that the caller trusts: Verify and Stored return only
+	// verdicts that verify under one of them and are on the evidence that was
+	// asked for. Without keys the caller verifies (result.VerifyEAR).
+	Keys             []ed25519.PublicKey
+	AllowDevelopment bool             // take verdicts of the development classes
+	Clock            func() time.Time // for their dates; nil: time.Now
 }
 
 // Client talks to one verifier.
@@ -50,6 +58,7 @@ type Client struct {
 	http    *http.Client
 	rpc     verifierv1connect.VerifierServiceClient
 	retries int
+	o       Options
 }
 
 // New returns a client.
@@ -61,7 +70,7 @@ func New(o Options) (*Client, error) {
 	if (u.Scheme != "http" && u.Scheme != "https") || u.Host == "" || u.RawQuery != "" || u.Fragment != "" || u.User != nil {
 		return nil, fmt.Errorf("parsing verifier URL %.128q: want http(s)://host[:port][/path]", o.BaseURL)
 	}
-	c := &Client{base: u, http: o.HTTP, retries: max(o.Retries, 0)}
+	c := &Client{base: u, http: o.HTTP, retries: max(o.Retries, 0), o: o}
 	if o.Retries == 0 {
 		c.retries = DefaultRetries
 	}
@@ -92,6 +101,7 @@ type Verdict struct {
 	// proof (C2SP tlog-proof) that Logged waits for; empty without a log.
 	Promise   string
 	Inclusion string
+	Claims *result.EAR // what the EAR says, verified; nil without Options.Keys
 }
 
 // Challenge asks for a contribution to the nonce of evidence.
@@ -156,7 +166,45 @@ func (c *Client) VerifyBytes(ctx context.Context, ev []byte) (*Verdict, error) {
 	if err := r.Err(); err != nil {
 		return nil, err
 	}
-	return &Verdict{EAR: m.Ear, Cell: m.Cell, Result: r, Promise: m.Promise}, nil
+	v := &Verdict{EAR: m.Ear, Cell: m.Cell, Result: r, Promise: m.Promise}
+	return v.unless(c.check(v, func() (digest.SHA256, error) {
+		parsed, err := evidence.Parse(ev)
+		if err != nil {
+			return digest.SHA256{}, err
+		}
+		return parsed.Hash()
+	}))
+}
+
+func (v *Verdict) unless(err error) (*Verdict, error) {
+	if err != nil {
+		return nil, err
+	}
+	return v, nil
+}
+
+// check verifies a verdict under the caller's keys, where it gave any.
+func (c *Client) check(v *Verdict, hash func() (digest.SHA256, error)) error {
+	if len(c.o.Keys) == 0 {
+		return nil
+	}
+	o := result.EAROptions{Keys: c.o.Keys, AllowDevelopment: c.o.AllowDevelopment}
+	if c.o.Clock != nil {
+		o.Now = c.o.Clock()
+	}
+	want, err := hash()
+	var e *result.EAR
+	if err == nil {
+		e, err = result.VerifyEAR(v.EAR, o)
+	}
+	if err == nil && e.EvidenceSHA256 != want {
+		err = fault.Mismatch(fault.ExitRefused, "verdict.evidence", "the verdict's evidence", want.String(), e.EvidenceSHA256.String(), "ask another verifier")
+	}
+	if err != nil {
+		return err
+	}
+	v.Claims = e
+	return nil
 }
 
 // Foreign has recorded evidence of a machine that is none of ours appraised, at
@@ -186,7 +234,8 @@ func (c *Client) Stored(ctx context.Context, evidenceHash digest.SHA256) (*Verdi
 	if err != nil {
 		return nil, err
 	}
-	return &Verdict{EAR: m.Ear, Cell: m.Cell, Promise: m.Promise}, nil
+	v := &Verdict{EAR: m.Ear, Cell: m.Cell, Promise: m.Promise}
+	return v.unless(c.check(v, func() (digest.SHA256, error) { return evidenceHash, nil }))
 }
 
 // Logged is Stored with the proof that the verdict is in the verifier's log.
@@ -196,7 +245,8 @@ func (c *Client) Logged(ctx context.Context, evidenceHash digest.SHA256) (*Verdi
 	if err != nil {
 		return nil, err
 	}
-	return &Verdict{EAR: m.Ear, Cell: m.Cell, Promise: m.Promise, Inclusion: m.Inclusion}, nil
+	v := &Verdict{EAR: m.Ear, Cell: m.Cell, Promise: m.Promise, Inclusion: m.Inclusion}
+	return v.unless(c.check(v, func() (digest.SHA256, error) { return evidenceHash, nil }))
 }
 
 // Manifests returns the manifests that the service accepts.

@@ -6,13 +6,17 @@ import (
 	"net/http"
 	"net/http/httptest"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
 
 	"connectrpc.com/connect"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	verifierv1 "cocoon/api/verifier/v1"
 	"cocoon/internal/fault"
+	"cocoon/verifier/wire"
 )
 
 func TestAddressesAreChecked(t *testing.T) {
@@ -102,5 +106,45 @@ func TestSilenceIsANetworkFailure(t *testing.T) {
 	cancel()
 	if err := cl.Healthy(ctx); !errors.Is(err, context.Canceled) {
 		t.Errorf("got %v, want context.Canceled", err)
+	}
+}
+
+// TestAServiceThatIsBusyIsAskedAgain turns requests away twice.
+func TestAServiceThatIsBusyIsAskedAgain(t *testing.T) {
+	var asked atomic.Int64
+	srv := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if asked.Add(1) <= 2 {
+			_ = connect.NewErrorWriter().Write(w, r, wire.Error(fault.New(fault.ExitNetwork, wire.CodeBusy, "", "busy")))
+			return
+		}
+		b, err := proto.Marshal(&verifierv1.ChallengeResponse{Challenge: strings.Repeat("00", 32), ExpiresAt: timestamppb.Now()})
+		if err != nil {
+			t.Error(err)
+		}
+		w.Header().Set("Content-Type", "application/proto")
+		_, _ = w.Write(b)
+	}))
+	defer srv.Close()
+	began := time.Now()
+	for retries, ok := range map[int]bool{-1: false, 0: true} {
+		asked.Store(0)
+		cl, err := New(Options{BaseURL: srv.URL, Retries: retries})
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := cl.Challenge(context.Background()); (err == nil) != ok || !ok && !fault.Has(err, wire.CodeBusy) {
+			t.Errorf("with %d retries: %v", retries, err)
+		}
+	}
+	if waited := time.Since(began); waited < 2*time.Second {
+		t.Errorf("it waited %s, and Retry-After said a second twice", waited)
+	}
+	if got := retryAfter(errors.New("x")); got != 0 {
+		t.Errorf("without an answer: %s", got)
+	}
+	far := connect.NewError(connect.CodeUnavailable, errors.New("x"))
+	far.Meta().Set("Retry-After", "60000")
+	if got := retryAfter(far); got != maxRetryAfter {
+		t.Errorf("a day is %s", got)
 	}
 }

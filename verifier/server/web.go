@@ -12,9 +12,9 @@ import (
 
 // web adds what is served beside the API's methods.
 func (s *Server) web() {
-	s.get(wire.PathInfo, func(w http.ResponseWriter, _ *http.Request) {
+	s.get(wire.PathInfo, func(w http.ResponseWriter, r *http.Request) {
 		info := s.trust.Load().info(s.o.Build, s.o.Clock())
-		info.LogKey = s.logKey()
+		info.LogKey, info.Evidence = s.logKey(), s.ownEvidence(r.Context())
 		writeJSON(w, info)
 	})
 	s.get(wire.PathJWKS, s.getJWKS)

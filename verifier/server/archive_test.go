@@ -1,0 +1,65 @@
+package server
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"cocoon/measurements/digest"
+	"cocoon/verifier/result"
+)
+
+func TestOldEvidenceIsRemoved(t *testing.T) {
+	dir := t.TempDir()
+	a, err := openArchive(dir, 1<<20, 48*time.Hour)
+	if err != nil {
+		t.Fatal(err)
+	}
+	store := func(what string) string {
+		t.Helper()
+		r := &result.Result{Accepted: true, EvidenceSHA256: digest.Sum256([]byte(what))}
+		if err := a.store([]byte(what), r, "token"); err != nil {
+			t.Fatal(err)
+		}
+		return filepath.Join(dir, accepted, r.EvidenceSHA256.String()+".evidence.json")
+	}
+	age := func(path string, d time.Duration) {
+		t.Helper()
+		at := time.Now().Add(-d)
+		if err := os.Chtimes(path, at, at); err != nil {
+			t.Fatal(err)
+		}
+	}
+	old, young := store("old"), store("young")
+	age(old, 49*time.Hour)
+	age(young, 47*time.Hour)
+	before := a.size[accepted]
+	store("now") // within the hour nothing is looked for
+	if _, err := os.Stat(old); err != nil {
+		t.Errorf("removed at once: %v", err)
+	}
+	a.pruned = time.Now().Add(-2 * pruneEvery)
+	store("later")
+	if _, err := os.Stat(old); !os.IsNotExist(err) {
+		t.Errorf("evidence of 49 hours is still there: %v", err)
+	}
+	if _, err := os.Stat(young); err != nil {
+		t.Errorf("evidence of 47 hours: %v", err)
+	}
+	again, err := openArchive(dir, 1<<20, 48*time.Hour)
+	if err != nil || again.size[accepted] != a.size[accepted] || a.size[accepted] <= before {
+		t.Errorf("%d bytes are counted, there are %d: %v", a.size[accepted], again.size[accepted], err)
+	}
+	keep, err := openArchive(dir, 1<<20, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	age(young, 1000*time.Hour)
+	if err := keep.prune(time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(young); err != nil {
+		t.Errorf("without an age: %v", err)
+	}
+}
