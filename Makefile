@@ -46,6 +46,7 @@ deps: ## install tools (build/tools), npm packages and Go modules
 	$(ROOT)
 	$(BUILD) deps
 	@command -v chromium >/dev/null || apt-get install -y -q --no-install-recommends chromium
+	@command -v softhsm2-util >/dev/null || apt-get install -y -q --no-install-recommends softhsm2
 
 image: ## build the confidential-VM image (build/image) and the packs (build/packs): PROFILE=cpu
 	$(ROOT)

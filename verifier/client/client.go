@@ -101,7 +101,7 @@ type Verdict struct {
 	// proof (C2SP tlog-proof) that Logged waits for; empty without a log.
 	Promise   string
 	Inclusion string
-	Claims *result.EAR // what the EAR says, verified; nil without Options.Keys
+	Claims    *result.EAR // what the EAR says, verified; nil without Options.Keys
 }
 
 // Challenge asks for a contribution to the nonce of evidence.

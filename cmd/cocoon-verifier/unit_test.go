@@ -1,0 +1,76 @@
+package main
+
+import (
+	"errors"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+)
+
+// TestTheUnitIsOneThatSystemdTakes has systemd read the unit, with the program
+// where it was built.
+func TestTheUnitIsOneThatSystemdTakes(t *testing.T) {
+	analyze, err := exec.LookPath("systemd-analyze")
+	if err != nil {
+		t.Skip("there is no systemd-analyze here (apt: systemd)")
+	}
+	b, err := os.ReadFile(filepath.Join(exampleDir(t), "..", "docs", "systemd", "cocoon-verifier.service"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	unit := filepath.Join(t.TempDir(), "cocoon-verifier.service")
+	text := strings.ReplaceAll(string(b), "/usr/bin/cocoon-verifier", program(t))
+	for _, want := range []string{"Type=notify\n", "ExecReload=/bin/kill -HUP $MAINPID\n", "AF_UNIX"} {
+		if !strings.Contains(text, want) {
+			t.Errorf("the unit has no %q", want)
+		}
+	}
+	if err := os.WriteFile(unit, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), analyze, "verify", "--man=no", unit).CombinedOutput(); err != nil || strings.Contains(string(out), "cocoon-verifier.service:") {
+		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
+	}
+}
+
+// TestSystemdIsTold listens in systemd's place.
+func TestSystemdIsTold(t *testing.T) {
+	dir := installFleet(t, newFleet(t), nil)
+	path := filepath.Join(t.TempDir(), "notify")
+	conn, err := net.ListenUnixgram("unixgram", &net.UnixAddr{Name: path, Net: "unixgram"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer conn.Close()
+	told := func(want string) {
+		t.Helper()
+		if err := conn.SetReadDeadline(time.Now().Add(30 * time.Second)); err != nil {
+			t.Fatal(err)
+		}
+		b := make([]byte, 4096)
+		n, err := conn.Read(b)
+		if err != nil || !strings.HasPrefix(string(b[:n]), want) {
+			t.Fatalf("systemd was told %q, %v, want %q", b[:n], err, want)
+		}
+	}
+	t.Setenv("NOTIFY_SOCKET", path)
+	p := startProcess(t, dir, "--config", "config.yaml")
+	told("READY=1")
+	if err := p.cmd.Process.Signal(syscall.SIGHUP); err != nil {
+		t.Fatal(err)
+	}
+	told("RELOADING=1\nMONOTONIC_USEC=")
+	told("READY=1\nSTATUS=reloaded")
+	if err := errors.Join(os.Rename(filepath.Join(dir, "policy.json"), filepath.Join(dir, "gone.json")), p.cmd.Process.Signal(syscall.SIGHUP)); err != nil {
+		t.Fatal(err)
+	}
+	told("RELOADING=1\n")
+	told("READY=1\nSTATUS=reload failed")
+	p.stop(t, syscall.SIGTERM)
+	told("STOPPING=1")
+}
