@@ -42,10 +42,11 @@ func newVerdictWorld(t *testing.T) *verdictWorld {
 		GlobalID: -239, Registry: at, TrustClass: verdictcell.VTPM, ReceiptKey: ev.Claims.ReceiptKey, Payout: payout,
 		Manifest: hash("manifest"), ModelRoot: hash("model"), PolicyHash: hash("policy"), EvidenceSHA256: digest.Sum256(w.peer.Document),
 	}
-	w.state = registry.New(toncell.Address{Hash: hash("owner")}, true)
+	w.state = registry.New(registry.NewOwners(1, ed25519.PublicKey(make([]byte, 32))), true)
 	w.state.Threshold = 2
 	w.state.Manifests[hash("manifest")] = registry.Manifest{State: registry.Active}
 	w.state.Models[hash("model")] = registry.Model{Active: true}
+	w.state.Policies[hash("policy")] = w.from
 	for _, name := range []string{"one", "two"} {
 		seed := hash(name)
 		key := ed25519.NewKeyFromSeed(seed[:])

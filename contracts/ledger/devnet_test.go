@@ -229,25 +229,17 @@ func TestDevnetRenewalAndPause(t *testing.T) {
 	w := newWorld(t)
 	w.open(coin.TON)
 	w.release()
-	body, err := registry.SetPaused(1, true)
-	w.ok(err)
-	_, err = w.ledger.Administer(w.ctx, w.anyone, w.registry, body)
-	w.want(err, "contract.not_owner")
-	_, err = w.ledger.Administer(w.ctx, w.owner, w.registry, body)
-	w.ok(err)
+	w.ok(w.apply(registry.PausedEntry{Paused: true}))
 
 	second := func(c *verdictcell.Common) {
 		c.EvidenceSHA256, c.ReceiptKey = sum("evidence 2"), [32]byte(public(key("receipt 2")))
 	}
-	_, _, err = w.ledger.Release(w.ctx, w.worker, w.job, w.verdict(second))
+	_, _, err := w.ledger.Release(w.ctx, w.worker, w.job, w.verdict(second))
 	w.want(err, "contract.registry_paused")
 	_, err = w.ledger.Redeem(w.ctx, w.worker, w.voucher(1, 10, nil))
 	w.ok(err)
 
-	body, err = registry.SetPaused(2, false)
-	w.ok(err)
-	_, err = w.ledger.Administer(w.ctx, w.owner, w.registry, body)
-	w.ok(err)
+	w.ok(w.apply(registry.PausedEntry{}))
 	s, _, err := w.ledger.Release(w.ctx, w.worker, w.job, w.verdict(second))
 	w.ok(err)
 	if hash, ok := s.ReleasedTo(job.Hash(public(key("receipt 2")))); !ok || len(s.Verdicts) != 2 {

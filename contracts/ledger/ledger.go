@@ -114,33 +114,6 @@ func active(st *chain.State, what string) error {
 		"check the address and the network; the contract is not deployed there")
 }
 
-// DeployRegistry deploys a registry with this state and fund nanoton for its
-// storage.
-func (l *Ledger) DeployRegistry(ctx context.Context, w chain.Sender, s *registry.State, fund coin.Nano) (toncell.Address, error) {
-	init, addr, err := s.StateInit()
-	if err != nil {
-		return addr, err
-	}
-	body, err := registry.Fund(0)
-	if err != nil {
-		return addr, err
-	}
-	m := message(addr, fund, body)
-	m.Init = init
-	if _, _, err := l.call(ctx, w, "deploying the registry", m); err != nil {
-		return addr, err
-	}
-	l.log.Info("registry deployed", "address", addr.String())
-	return addr, nil
-}
-
-// Administer sends an owner's message (package registry) and waits until the
-// registry has executed it.
-func (l *Ledger) Administer(ctx context.Context, w chain.Sender, addr toncell.Address, body *cell.Cell) (*Tx, error) {
-	tx, _, err := l.call(ctx, w, "changing the registry", message(addr, registry.MessageValue, body))
-	return tx, err
-}
-
 // OpenJob deploys a job with these terms and a first deposit.
 func (l *Ledger) OpenJob(ctx context.Context, w chain.Sender, terms *job.Terms, deposit coin.Nano) (toncell.Address, *Tx, error) {
 	if err := terms.Check(); err != nil {

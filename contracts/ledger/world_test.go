@@ -90,10 +90,12 @@ func newWorld(t testing.TB) *world {
 		w.ok(err)
 		w.ok(w.net.Faucet(ctx, (*at).Address(), (100 * coin.TON).Big()))
 	}
-	reg := registry.New(w.addr(w.owner), true)
+	owners := registry.NewOwners(2, public(key("owner 1")), public(key("owner 2")), public(key("owner 3")))
+	reg := registry.New(owners, true)
 	reg.AddVerifier(public(key("verifier")), w.net.Now())
 	reg.Manifests[sum("manifest")] = registry.Manifest{State: registry.Active}
 	reg.Models[sum("model")] = registry.Model{NameHash: sum("name"), Active: true}
+	reg.Policies[sum("policy")] = w.net.Now()
 	w.registry, err = w.ledger.DeployRegistry(ctx, w.owner, reg, coin.TON)
 	w.ok(err)
 	w.payout, w.gateway = toncell.Address{Hash: sum("payout")}, toncell.Address{Hash: sum("gateway")}
@@ -131,6 +133,33 @@ func (w *world) addr(wal chain.Sender) toncell.Address {
 	a, err := toncell.FromAddr(wal.Address())
 	w.ok(err)
 	return a
+}
+
+// order sends an order of the first two owners.
+func (w *world) order(entries ...registry.Entry) (*registry.Order, error) {
+	w.t.Helper()
+	o, s, err := w.ledger.NewOrder(w.ctx, w.registry, time.Hour, entries...)
+	w.ok(err)
+	var sigs []registry.OwnerSignature
+	for _, n := range []string{"owner 1", "owner 2"} {
+		sig, err := s.Owners.Sign(key(n), o)
+		w.ok(err)
+		sigs = append(sigs, sig)
+	}
+	_, err = w.ledger.Propose(w.ctx, w.anyone, o, sigs)
+	return o, err
+}
+
+// apply sends an order, waits its time lock and executes it.
+func (w *world) apply(entries ...registry.Entry) error {
+	w.t.Helper()
+	o, err := w.order(entries...)
+	if err != nil || !o.Later {
+		return err
+	}
+	w.ok(w.net.Advance(w.ctx, registry.DefaultDelay))
+	_, err = w.ledger.ExecuteOrder(w.ctx, w.anyone, w.registry, o.Number)
+	return err
 }
 
 func (w *world) open(deposit coin.Nano) {

@@ -2,7 +2,6 @@ package registry
 
 import (
 	"errors"
-	"fmt"
 	"time"
 
 	"cocoon/contracts/exitcode"
@@ -12,16 +11,18 @@ import (
 
 // Question is a verdict held against the registry's state.
 type Question struct {
-	Verdict  *verdictcell.Verdict
-	Registry toncell.Address // the address of this state
-	GlobalID int32           // of the network it was proven on
-	FeeBps   uint16          // gateway's share in the job's terms
-	Now      time.Time       // the chain's time
+	Verdict     *verdictcell.Verdict
+	Registry    toncell.Address // the address of this state
+	GlobalID    int32           // of the network it was proven on
+	FeeBps      uint16          // gateway's share in the job's terms
+	Renewal     bool            // the asker accepted a verdict before
+	VerifierFee uint64          // nanoton that the asker offers to the verifiers
+	Now         time.Time       // the chain's time
 }
 
 // Answer returns what the contract would answer: its first reason against the
-// verdict, or OK. It follows appraise in contracts/tolk/registry.tolk line by
-// line; a test holds the two against each other.
+// verdict, or OK. It follows appraise in contracts/tolk/registry_verdict.tolk
+// line by line; a test holds the two against each other.
 func (s *State) Answer(q Question) exitcode.Code {
 	if codes := s.reasons(q); len(codes) > 0 {
 		return codes[0]
@@ -51,22 +52,25 @@ func (s *State) reasons(q Question) []exitcode.Code {
 	refuse(s.Paused, exitcode.RegistryPaused)
 	refuse(c.GlobalID != q.GlobalID, exitcode.VerdictGlobalID)
 	refuse(c.Registry != q.Registry, exitcode.VerdictRegistry)
-	bit := c.TrustClass.Bit()
-	refuse(bit == 0 || s.TrustClasses&bit == 0 || (c.TrustClass == verdictcell.VTPM && !s.Devnet), exitcode.TrustClassRefused)
-	refuse(q.FeeBps > s.FeeCapBps, exitcode.FeeOverCap)
-
+	refuse(s.TrustClasses&c.TrustClass.Bit() == 0, exitcode.TrustClassRefused)
 	m, ok := s.Manifests[c.Manifest]
 	switch {
 	case !ok:
 		refuse(true, exitcode.ManifestUnknown)
+	case m.State == Grace && !q.Now.Before(m.GraceUntil):
+		refuse(true, exitcode.ManifestGraceOver)
 	case m.State == Grace:
-		refuse(!q.Now.Before(m.GraceUntil), exitcode.ManifestGraceOver)
+		refuse(!q.Renewal, exitcode.ManifestRenewalsOnly)
 	default:
 		refuse(m.State != Active, exitcode.ManifestRevoked)
 	}
 	model, ok := s.Models[c.ModelRoot]
 	refuse(!ok, exitcode.ModelUnknown)
 	refuse(ok && !model.Active, exitcode.ModelRetired)
+	_, ok = s.Policies[c.PolicyHash]
+	refuse(!ok, exitcode.PolicyNotAccepted)
+	refuse(q.FeeBps > s.FeeCapBps, exitcode.FeeOverCap)
+	refuse(s.VerifierFee > q.VerifierFee, exitcode.VerifierFeeLow)
 	return append(out, s.signatureReasons(q)...)
 }
 
@@ -75,31 +79,30 @@ func (s *State) signatureReasons(q Question) []exitcode.Code {
 	if err != nil {
 		return []exitcode.Code{exitcode.SignatureList}
 	}
-	now := uint64(max(q.Now.Unix(), 0))
 	var out []exitcode.Code
+	var from, until uint64 = 0, 1<<32 - 1
 	for _, sig := range q.Verdict.Signatures {
 		v, ok := s.Verifiers[sig.KeyID]
 		switch {
 		case !ok:
 			out = append(out, exitcode.VerifierUnknown)
+			continue
 		case !sig.Verify(v.Public, hash):
 			out = append(out, exitcode.SignatureInvalid)
-		case now < sig.IssuedAt:
-			out = append(out, exitcode.VerdictNotYetValid)
-		case now >= sig.ExpiresAt:
-			out = append(out, exitcode.VerdictExpired)
-		case sig.ExpiresAt-sig.IssuedAt > seconds(s.Freshness):
+		case sig.ExpiresAt > sig.IssuedAt && sig.ExpiresAt-sig.IssuedAt > seconds(s.Freshness):
 			out = append(out, exitcode.VerdictInterval)
 		}
+		from, until = max(from, unix(v.From), sig.IssuedAt), min(until, unix(v.Until), sig.ExpiresAt)
 	}
 	if len(q.Verdict.Signatures) < int(s.Threshold) {
 		out = append(out, exitcode.SignaturesTooFew)
 	}
+	now := uint64(max(q.Now.Unix(), 0))
+	if now < from {
+		out = append(out, exitcode.VerdictNotYetValid)
+	}
+	if now >= until {
+		out = append(out, exitcode.VerdictExpired)
+	}
 	return out
-}
-
-// String names the state's size for logs.
-func (s *State) String() string {
-	return fmt.Sprintf("registry version %d: %d of %d verifiers, %d manifests, %d models",
-		s.Version, s.Threshold, len(s.Verifiers), len(s.Manifests), len(s.Models))
 }

@@ -1,15 +1,13 @@
 // Package registry is the Go side of the registry contract
 // (contracts/tolk/registry.tolk; layouts in docs/contracts.md): its initial
-// data, its owner's messages, its state decoded from a proven data cell, and
-// the contract's own rules about a verdict, so that a sender knows the answer
-// before it pays for the question.
+// data, its owners' orders, its state decoded from a proven data cell, the
+// messages of verifiers, and the contract's own rules about a verdict, so that
+// a sender knows the answer before it pays for the question.
 package registry
 
 import (
 	"crypto/ed25519"
-	"errors"
 	"fmt"
-	"math/big"
 	"slices"
 	"time"
 
@@ -17,28 +15,48 @@ import (
 	"github.com/xssnick/tonutils-go/tvm/cell"
 
 	"cocoon/contracts/compiled"
+	"cocoon/contracts/exitcode"
 	"cocoon/internal/toncell"
 	"cocoon/internal/verdictcell"
 )
 
 // Layout is the version of the data cell that this package writes and reads.
-const Layout = 1
+const Layout = 2
 
-// Limits that the contract or this package keeps.
+// Limits that the contract keeps.
 const (
-	MaxVerifiers  = 64
-	maxManifests  = 4096
-	maxModels     = 4096
-	MaxFreshness  = 3600
-	MaxFeeBps     = 10000
-	DefaultFeeBps = 1000 // cap on a gateway's share: 10 %
+	MaxVerifiers    = 64 // listed at a time
+	MaxFreshness    = 3600
+	MaxFeeBps       = 10000
+	MaxVerifierFee  = 1_000_000_000 // nanoton
+	MinBond         = 1_000_000_000 // nanoton, of each posting
+	MaxOwners       = 16
+	MaxPending      = 16
+	MaxEntries      = 128
+	MaxDelay        = 30 * 24 * time.Hour
+	ExecuteWindow   = 14 * 24 * time.Hour // a pending order is dropped after it
+	NumberWindow    = 1024
+	MinUnbondDelay  = 2 * MaxFreshness * time.Second
+	MaxUnbondDelay  = 60 * 24 * time.Hour
+	MaxClaimSeconds = 3600
 )
 
-// Defaults of the times that a registry sets, in seconds.
+// Limits on what Decode reads.
 const (
-	DefaultMinCloseDelay     = 600
-	DefaultMaxPendingTimeout = 600
+	maxListed = 1 << 17 // manifests, models, policies, gateways, logs, bonds, keys
 )
+
+// Defaults of New.
+const (
+	DefaultFeeBps            = 1000 // cap on a gateway's share: 10 %
+	DefaultMinCloseDelay     = 600 * time.Second
+	DefaultMaxPendingTimeout = 600 * time.Second
+	DefaultUnbondDelay       = 7 * 24 * time.Hour
+	DefaultDelay             = 2 * 24 * time.Hour // of the owners' orders
+)
+
+// Forever is the end of a key's time that has none.
+var Forever = time.Unix(1<<32-1, 0).UTC()
 
 // ManifestState says whether evidence under a manifest is still accepted.
 type ManifestState uint8
@@ -46,7 +64,7 @@ type ManifestState uint8
 // States of a manifest; Revoked is final.
 const (
 	Active  ManifestState = 1
-	Grace   ManifestState = 2 // accepted until GraceUntil
+	Grace   ManifestState = 2 // accepted until GraceUntil, for renewals
 	Revoked ManifestState = 3
 )
 
@@ -66,10 +84,14 @@ func (s ManifestState) String() string {
 // MarshalText writes the name.
 func (s ManifestState) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
 
-// Verifier is a key whose signatures count.
+// Verifier is a key whose signatures count from From until just before Until.
+// One that is not listed only waits for what it has earned to be claimed.
 type Verifier struct {
 	Public ed25519.PublicKey
-	Since  time.Time
+	From   time.Time
+	Until  time.Time
+	Listed bool
+	Earned uint64 // nanoton
 }
 
 // Manifest is what the registry says about published measurements.
@@ -84,34 +106,111 @@ type Model struct {
 	Active   bool
 }
 
-// State is the registry's data.
-type State struct {
-	Version           uint32 // one more at every change by the owner
-	Paused            bool
-	Devnet            bool // fixed at deployment; without it vtpm is never accepted
-	TrustClasses      uint32
-	Threshold         uint8
-	Verifiers         map[[32]byte]Verifier // by key id
-	Manifests         map[[32]byte]Manifest // by manifest hash
-	Models            map[[32]byte]Model    // by verity root
-	FeeCapBps         uint16
-	Freshness         time.Duration // longest interval of a signature
-	MinCloseDelay     time.Duration // what a worker should ask of a job
-	MaxPendingTimeout time.Duration
-	GovernanceKind    uint8 // 0: one owner address
-	Owner             toncell.Address
+// Gateway is a relay that the owners vouch for; its id is the SHA-256 of its
+// endpoint.
+type Gateway struct {
+	Payout   toncell.Address
+	Endpoint string // host:port
 }
 
-// New returns the state of a registry to deploy: one owner, threshold 1,
-// default parameters, no entries. Devnet also accepts the vtpm trust class.
-func New(owner toncell.Address, devnet bool) *State {
+// Checkpoint of a transparency log; its key is the SHA-256 of the log's
+// origin.
+type Checkpoint struct {
+	Size uint64
+	Root [32]byte
+	At   time.Time
+}
+
+// Bond is a verifier's own money.
+type Bond struct {
+	Owner     toncell.Address // who may take it back
+	Amount    uint64          // nanoton
+	Unbonding uint64          // on its way out, within reach of a proof until UnlockAt
+	UnlockAt  time.Time
+}
+
+// Parameters of a registry that orders set all at once.
+type Parameters struct {
+	TrustClasses      uint32        // bit n accepts class n
+	Freshness         time.Duration // longest interval of a signature
+	FeeCapBps         uint16        // of a job's gateway
+	VerifierFee       uint64        // nanoton of a good verdict, shared by its signers
+	MinCloseDelay     time.Duration // what a worker should ask of a job
+	MaxPendingTimeout time.Duration
+	MinWorkerStake    uint64        // nanoton
+	MinBond           uint64        // nanoton; a key is not listed without it
+	UnbondDelay       time.Duration // a bond leaves no sooner
+}
+
+// Owners may change the registry.
+type Owners struct {
+	Threshold uint8         // signatures that an order needs
+	Veto      uint8         // that a veto needs
+	Final     uint8         // an order with as many cannot be vetoed; 0: every order can
+	Delay     time.Duration // an order that widens trust waits so long
+	Keys      map[uint8]ed25519.PublicKey
+}
+
+// Pending is an order that waits its time.
+type Pending struct {
+	ReadyAt time.Time
+	Signers uint8
+	Order   *cell.Cell // ReadOrder reads it
+}
+
+// State is the registry's data.
+type State struct {
+	Version uint32 // one more at every change but of money
+	Paused  bool
+	Devnet  bool // fixed at deployment; without it vtpm is never accepted
+	Parameters
+	Threshold   uint8                 // k
+	Owed        uint64                // nanoton: fees and bonds, the verifiers' money
+	Verifiers   map[[32]byte]Verifier // by key id
+	Manifests   map[[32]byte]Manifest // by manifest hash
+	Models      map[[32]byte]Model    // by verity root
+	Policies    map[[32]byte]time.Time
+	Gateways    map[[32]byte]Gateway
+	Checkpoints map[[32]byte]Checkpoint
+	Bonds       map[[32]byte]Bond // by key id
+	Owners      Owners
+	NextOrder   uint64
+	Pending     map[uint64]Pending
+}
+
+// NewOwners returns owners of whom threshold must sign, any one can veto, and
+// orders wait the default time.
+func NewOwners(threshold uint8, keys ...ed25519.PublicKey) Owners {
+	o := Owners{Threshold: threshold, Veto: 1, Delay: DefaultDelay, Keys: map[uint8]ed25519.PublicKey{}}
+	for i, k := range keys {
+		o.Keys[uint8(i)] = k
+	}
+	return o
+}
+
+// Check refuses owners that an order could not set.
+func (o *Owners) Check() error {
+	n := len(o.Keys)
+	if o.Threshold < 1 || int(o.Threshold) > n || n > MaxOwners || o.Veto < 1 || o.Veto > o.Threshold ||
+		o.Final != 0 && (o.Final <= o.Threshold || int(o.Final) > n) || o.Delay < 0 || o.Delay > MaxDelay {
+		return exitcode.OwnersInvalid.Fault("setting a registry's owners")
+	}
+	return nil
+}
+
+// New returns the state of a registry to deploy: threshold 1, default
+// parameters, no entries. Devnet also accepts the vtpm trust class.
+func New(owners Owners, devnet bool) *State {
 	s := &State{
-		Version: 1, Devnet: devnet, Threshold: 1, Owner: owner,
-		TrustClasses: verdictcell.TDX.Bit() | verdictcell.SNP.Bit() | verdictcell.AzTDX.Bit() | verdictcell.AzSNP.Bit(),
-		Verifiers:    map[[32]byte]Verifier{}, Manifests: map[[32]byte]Manifest{}, Models: map[[32]byte]Model{},
-		FeeCapBps: DefaultFeeBps, Freshness: MaxFreshness * time.Second,
-		MinCloseDelay:     DefaultMinCloseDelay * time.Second,
-		MaxPendingTimeout: DefaultMaxPendingTimeout * time.Second,
+		Version: 1, Devnet: devnet, Threshold: 1, Owners: owners, NextOrder: 1,
+		Verifiers: map[[32]byte]Verifier{}, Manifests: map[[32]byte]Manifest{}, Models: map[[32]byte]Model{},
+		Policies: map[[32]byte]time.Time{}, Gateways: map[[32]byte]Gateway{}, Checkpoints: map[[32]byte]Checkpoint{},
+		Bonds: map[[32]byte]Bond{}, Pending: map[uint64]Pending{},
+		Parameters: Parameters{
+			TrustClasses: verdictcell.TDX.Bit() | verdictcell.SNP.Bit() | verdictcell.AzTDX.Bit() | verdictcell.AzSNP.Bit(),
+			FeeCapBps:    DefaultFeeBps, Freshness: MaxFreshness * time.Second,
+			MinCloseDelay: DefaultMinCloseDelay, MaxPendingTimeout: DefaultMaxPendingTimeout, UnbondDelay: DefaultUnbondDelay,
+		},
 	}
 	if devnet {
 		s.TrustClasses |= verdictcell.VTPM.Bit()
@@ -119,125 +218,41 @@ func New(owner toncell.Address, devnet bool) *State {
 	return s
 }
 
-// AddVerifier lists a verifier's key.
-func (s *State) AddVerifier(public ed25519.PublicKey, since time.Time) {
-	s.Verifiers[verdictcell.KeyID(public)] = Verifier{Public: public, Since: since}
+// AddVerifier lists a verifier's key from a time on.
+func (s *State) AddVerifier(public ed25519.PublicKey, from time.Time) {
+	s.Verifiers[verdictcell.KeyID(public)] = Verifier{Public: public, From: from.UTC().Truncate(time.Second), Until: Forever, Listed: true}
 }
 
-// Data returns the data cell.
-func (s *State) Data() (*cell.Cell, error) {
-	verifiers, manifests, models := toncell.NewDict(), toncell.NewDict(), toncell.NewDict()
-	var errs []error
-	put := func(d *cell.Dictionary, key [32]byte, b *toncell.Builder) {
-		c, err := b.Cell()
-		if err == nil {
-			err = toncell.SetDict256(d, key, c)
-		}
-		errs = append(errs, err)
-	}
-	for id, v := range s.Verifiers {
-		if len(v.Public) != ed25519.PublicKeySize || verdictcell.KeyID(v.Public) != id {
-			errs = append(errs, fmt.Errorf("verifier %x is not listed under its own id", id))
-			continue
-		}
-		put(verifiers, id, toncell.NewBuilder().Bytes(v.Public).Uint(unix(v.Since), 32))
-	}
-	for hash, m := range s.Manifests {
-		put(manifests, hash, toncell.NewBuilder().Uint(uint64(m.State), 8).Uint(unix(m.GraceUntil), 32))
-	}
-	for root, m := range s.Models {
-		put(models, root, toncell.NewBuilder().Bits256(m.NameHash).Bool(m.Active))
-	}
-	governance, err := toncell.NewBuilder().Uint(uint64(s.GovernanceKind), 8).Addr(s.Owner).Cell()
-	errs = append(errs, err)
-	if err := errors.Join(errs...); err != nil {
-		return nil, fmt.Errorf("building registry data: %w", err)
-	}
-	settings, err := toncell.NewBuilder().Uint(uint64(s.FeeCapBps), 16).Uint(seconds(s.Freshness), 32).
-		Uint(seconds(s.MinCloseDelay), 32).Uint(seconds(s.MaxPendingTimeout), 32).Ref(governance).Cell()
-	if err != nil {
-		return nil, fmt.Errorf("building registry settings: %w", err)
-	}
-	data, err := toncell.NewBuilder().Uint(Layout, 16).Uint(uint64(s.Version), 32).
-		Bool(s.Paused).Bool(s.Devnet).Uint(uint64(s.TrustClasses), 32).
-		Uint(uint64(s.Threshold), 8).Uint(uint64(len(s.Verifiers)), 8).
-		Dict(verifiers).Dict(manifests).Dict(models).Ref(settings).Cell()
-	if err != nil {
-		return nil, fmt.Errorf("building registry data: %w", err)
-	}
-	return data, nil
-}
-
-func unix(t time.Time) uint64 {
-	if t.IsZero() {
-		return 0
-	}
-	return uint64(t.Unix())
-}
-
-func seconds(d time.Duration) uint64 { return uint64(d / time.Second) }
-
-func timeOf(v uint64) time.Time {
-	if v == 0 {
-		return time.Time{}
-	}
-	return time.Unix(int64(v), 0).UTC()
-}
-
-// Decode reads a data cell. The caller has proven that it is the registry's.
-func Decode(data *cell.Cell) (*State, error) {
-	r := toncell.NewReader(data)
-	if v := r.Uint(16); r.Err() == nil && v != Layout {
-		return nil, fmt.Errorf("decoding registry data: layout %d, want %d", v, Layout)
-	}
-	s := &State{
-		Version: uint32(r.Uint(32)), Paused: r.Bool(), Devnet: r.Bool(),
-		TrustClasses: uint32(r.Uint(32)), Threshold: uint8(r.Uint(8)),
-		Verifiers: map[[32]byte]Verifier{}, Manifests: map[[32]byte]Manifest{}, Models: map[[32]byte]Model{},
-	}
-	count := int(r.Uint(8))
-	r.Dict(256, MaxVerifiers, func(key *big.Int, v *toncell.Reader) error {
-		s.Verifiers[toncell.Key256(key)] = Verifier{Public: v.Bytes(32), Since: timeOf(v.Uint(32))}
-		return v.End()
-	})
-	r.Dict(256, maxManifests, func(key *big.Int, v *toncell.Reader) error {
-		s.Manifests[toncell.Key256(key)] = Manifest{State: ManifestState(v.Uint(8)), GraceUntil: timeOf(v.Uint(32))}
-		return v.End()
-	})
-	r.Dict(256, maxModels, func(key *big.Int, v *toncell.Reader) error {
-		s.Models[toncell.Key256(key)] = Model{NameHash: v.Bits256(), Active: v.Bool()}
-		return v.End()
-	})
-	settings := toncell.NewReader(r.Ref())
-	s.FeeCapBps = uint16(settings.Uint(16))
-	s.Freshness = time.Duration(settings.Uint(32)) * time.Second
-	s.MinCloseDelay = time.Duration(settings.Uint(32)) * time.Second
-	s.MaxPendingTimeout = time.Duration(settings.Uint(32)) * time.Second
-	governance := toncell.NewReader(settings.Ref())
-	s.GovernanceKind = uint8(governance.Uint(8))
-	s.Owner = governance.Addr()
-	if err := errors.Join(r.End(), settings.End(), governance.End()); err != nil {
-		return nil, fmt.Errorf("decoding registry data: %w", err)
-	}
-	if count != len(s.Verifiers) {
-		return nil, fmt.Errorf("decoding registry data: %d verifiers stated, %d listed", count, len(s.Verifiers))
-	}
-	for id, v := range s.Verifiers {
-		if verdictcell.KeyID(v.Public) != id {
-			return nil, fmt.Errorf("decoding registry data: verifier %x is not listed under its own id", id)
+// Listed returns how many verifiers count: n of k of n.
+func (s *State) Listed() int {
+	n := 0
+	for _, v := range s.Verifiers {
+		if v.Listed {
+			n++
 		}
 	}
-	return s, nil
+	return n
 }
 
-// Keys returns the verifiers' keys in ascending order of key id.
+// Keys returns the listed verifiers' keys in ascending order of key id.
 func (s *State) Keys() []ed25519.PublicKey {
-	ids := s.VerifierIDs()
-	out := make([]ed25519.PublicKey, len(ids))
-	for i, id := range ids {
-		out[i] = s.Verifiers[id].Public
+	out := []ed25519.PublicKey{}
+	for _, id := range s.VerifierIDs() {
+		if v := s.Verifiers[id]; v.Listed {
+			out = append(out, v.Public)
+		}
 	}
 	return out
+}
+
+// VerifierIDs returns the key ids in ascending order.
+func (s *State) VerifierIDs() [][32]byte {
+	ids := make([][32]byte, 0, len(s.Verifiers))
+	for id := range s.Verifiers {
+		ids = append(ids, id)
+	}
+	slices.SortFunc(ids, func(a, b [32]byte) int { return slices.Compare(a[:], b[:]) })
+	return ids
 }
 
 // StateInit returns code and initial data of a registry to deploy, and its
@@ -263,12 +278,8 @@ func CheckCode(code *cell.Cell) error {
 	return toncell.CheckCode("registry", want.Code, code)
 }
 
-// VerifierIDs returns the key ids in ascending order.
-func (s *State) VerifierIDs() [][32]byte {
-	ids := make([][32]byte, 0, len(s.Verifiers))
-	for id := range s.Verifiers {
-		ids = append(ids, id)
-	}
-	slices.SortFunc(ids, func(a, b [32]byte) int { return slices.Compare(a[:], b[:]) })
-	return ids
+// String names the state's size for logs.
+func (s *State) String() string {
+	return fmt.Sprintf("registry version %d: %d of %d verifiers, %d manifests, %d models, %d policies",
+		s.Version, s.Threshold, s.Listed(), len(s.Manifests), len(s.Models), len(s.Policies))
 }

@@ -23,8 +23,18 @@ func key(name string) ed25519.PrivateKey {
 	return ed25519.NewKeyFromSeed(seed[:])
 }
 
+func owners(names ...string) Owners {
+	var keys []ed25519.PublicKey
+	for _, n := range names {
+		keys = append(keys, public(n))
+	}
+	return NewOwners(2, keys...)
+}
+
+func public(name string) ed25519.PublicKey { return key(name).Public().(ed25519.PublicKey) }
+
 func state() *State {
-	s := New(toncell.Address{Hash: sum("owner")}, true)
+	s := New(owners("o1", "o2", "o3"), true)
 	s.Version, s.Threshold = 9, 2
 	for _, n := range []string{"a", "b", "c"} {
 		s.AddVerifier(key(n).Public().(ed25519.PublicKey), now)
@@ -34,11 +44,29 @@ func state() *State {
 	s.Manifests[sum("bad")] = Manifest{State: Revoked}
 	s.Models[sum("model")] = Model{NameHash: sum("name"), Active: true}
 	s.Models[sum("retired")] = Model{NameHash: sum("name"), Active: false}
+	s.Policies[sum("policy")] = now
+	return s
+}
+
+// full has something in every part.
+func full(t testing.TB) *State {
+	t.Helper()
+	s := state()
+	s.Verifiers[verdictcell.KeyID(public("gone"))] = Verifier{Public: public("gone"), Earned: 7}
+	s.Gateways[sum("gw")] = Gateway{Payout: toncell.Address{Hash: sum("gw")}, Endpoint: "gw.example.org:443"}
+	s.Checkpoints[sum("log")] = Checkpoint{Size: 9, Root: sum("root"), At: now}
+	s.Bonds[verdictcell.KeyID(public("a"))] = Bond{Owner: toncell.Address{Hash: sum("bond")}, Amount: 5, Unbonding: 6, UnlockAt: now}
+	s.Owed, s.VerifierFee, s.MinBond, s.MinWorkerStake, s.NextOrder = 18, 4, 5, 6, 12
+	c, err := order(allEntries()...).Cell()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Pending[11] = Pending{ReadyAt: now, Signers: 2, Order: c}
 	return s
 }
 
 func TestStateRoundTrips(t *testing.T) {
-	for name, s := range map[string]*State{"full": state(), "empty": New(toncell.Address{Workchain: -1}, false)} {
+	for name, s := range map[string]*State{"full": full(t), "empty": New(owners("a", "b"), false)} {
 		data, err := s.Data()
 		if err != nil {
 			t.Fatal(err)
@@ -47,18 +75,31 @@ func TestStateRoundTrips(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if diff := cmp.Diff(s, got); diff != "" {
+		if diff := cmp.Diff(s, got, sameCells); diff != "" {
 			t.Errorf("%s: %s", name, diff)
 		}
 	}
 }
 
 func TestOnlyDevnetRegistriesStartWithVTPM(t *testing.T) {
-	if New(toncell.Address{}, false).TrustClasses&verdictcell.VTPM.Bit() != 0 {
+	if New(owners("a", "b"), false).TrustClasses&verdictcell.VTPM.Bit() != 0 {
 		t.Error("a production registry accepts vtpm")
 	}
-	if New(toncell.Address{}, true).TrustClasses&verdictcell.VTPM.Bit() == 0 {
+	if New(owners("a", "b"), true).TrustClasses&verdictcell.VTPM.Bit() == 0 {
 		t.Error("a development registry does not accept vtpm")
+	}
+}
+
+func TestDataThatNoOrderCouldMakeIsRefused(t *testing.T) {
+	s := state()
+	s.Devnet = false
+	if _, err := s.Data(); err == nil {
+		t.Error("a production registry accepts vtpm")
+	}
+	s = state()
+	s.Freshness = MaxFreshness*time.Second + time.Second
+	if _, err := s.Data(); err == nil {
+		t.Error("signatures of more than an hour")
 	}
 }
 
@@ -111,23 +152,29 @@ func TestAnswers(t *testing.T) {
 		change func(*State, *Question)
 		want   exitcode.Code
 	}{
-		"a good verdict":            {v: verdict(t, nil, -minute, minute, "a", "b")},
-		"under a manifest in grace": {v: verdict(t, func(c *common) { c.Manifest = sum("old") }, -minute, minute, "a", "b")},
-		"three of two":              {v: verdict(t, nil, -minute, minute, "a", "b", "c")},
-		"one of two":                {v: verdict(t, nil, -minute, minute, "a"), want: exitcode.SignaturesTooFew},
-		"a stranger":                {v: verdict(t, nil, -minute, minute, "a", "x"), want: exitcode.VerifierUnknown},
-		"another network":           {v: verdict(t, func(c *common) { c.GlobalID = -3 }, -minute, minute, "a", "b"), want: exitcode.VerdictGlobalID},
-		"another registry":          {v: verdict(t, func(c *common) { c.Registry = toncell.Address{} }, -minute, minute, "a", "b"), want: exitcode.VerdictRegistry},
-		"a class not accepted":      {v: verdict(t, func(c *common) { c.TrustClass = verdictcell.SGX }, -minute, minute, "a", "b"), want: exitcode.TrustClassRefused},
-		"vtpm outside a devnet": {v: verdict(t, func(c *common) { c.TrustClass = verdictcell.VTPM }, -minute, minute, "a", "b"),
-			change: func(s *State, _ *Question) { s.Devnet = false }, want: exitcode.TrustClassRefused},
-		"an unknown manifest": {v: verdict(t, func(c *common) { c.Manifest = sum("?") }, -minute, minute, "a", "b"), want: exitcode.ManifestUnknown},
-		"a revoked manifest":  {v: verdict(t, func(c *common) { c.Manifest = sum("bad") }, -minute, minute, "a", "b"), want: exitcode.ManifestRevoked},
-		"an unknown model":    {v: verdict(t, func(c *common) { c.ModelRoot = sum("?") }, -minute, minute, "a", "b"), want: exitcode.ModelUnknown},
-		"a retired model":     {v: verdict(t, func(c *common) { c.ModelRoot = sum("retired") }, -minute, minute, "a", "b"), want: exitcode.ModelRetired},
-		"before its time":     {v: verdict(t, nil, minute, 2*minute, "a", "b"), want: exitcode.VerdictNotYetValid},
-		"at its last second":  {v: verdict(t, nil, -minute, 0, "a", "b"), want: exitcode.VerdictExpired},
-		"after its grace":     {v: verdict(t, func(c *common) { c.Manifest = sum("old") }, -minute, minute, "a", "b"), change: func(s *State, q *Question) { s.Manifests[sum("old")] = Manifest{Grace, q.Now} }, want: exitcode.ManifestGraceOver},
+		"a good verdict": {v: verdict(t, nil, -minute, minute, "a", "b")},
+		"a renewal under a manifest in grace": {v: verdict(t, func(c *common) { c.Manifest = sum("old") }, -minute, minute, "a", "b"),
+			change: func(_ *State, q *Question) { q.Renewal = true }},
+		"a first release under a manifest in grace": {v: verdict(t, func(c *common) { c.Manifest = sum("old") }, -minute, minute, "a", "b"), want: exitcode.ManifestRenewalsOnly},
+		"a policy that is not accepted":             {v: verdict(t, func(c *common) { c.PolicyHash = sum("?") }, -minute, minute, "a", "b"), want: exitcode.PolicyNotAccepted},
+		"no fee for the verifiers": {v: verdict(t, nil, -minute, minute, "a", "b"),
+			change: func(s *State, _ *Question) { s.VerifierFee = 1 }, want: exitcode.VerifierFeeLow},
+		"a key whose time is over": {v: verdict(t, nil, -minute, minute, "a", "b"), change: func(s *State, q *Question) {
+			s.Verifiers[verdictcell.KeyID(public("a"))] = Verifier{Public: public("a"), Until: q.Now, Listed: true}
+		}, want: exitcode.VerdictExpired},
+		"three of two":         {v: verdict(t, nil, -minute, minute, "a", "b", "c")},
+		"one of two":           {v: verdict(t, nil, -minute, minute, "a"), want: exitcode.SignaturesTooFew},
+		"a stranger":           {v: verdict(t, nil, -minute, minute, "a", "x"), want: exitcode.VerifierUnknown},
+		"another network":      {v: verdict(t, func(c *common) { c.GlobalID = -3 }, -minute, minute, "a", "b"), want: exitcode.VerdictGlobalID},
+		"another registry":     {v: verdict(t, func(c *common) { c.Registry = toncell.Address{} }, -minute, minute, "a", "b"), want: exitcode.VerdictRegistry},
+		"a class not accepted": {v: verdict(t, func(c *common) { c.TrustClass = verdictcell.SGX }, -minute, minute, "a", "b"), want: exitcode.TrustClassRefused},
+		"an unknown manifest":  {v: verdict(t, func(c *common) { c.Manifest = sum("?") }, -minute, minute, "a", "b"), want: exitcode.ManifestUnknown},
+		"a revoked manifest":   {v: verdict(t, func(c *common) { c.Manifest = sum("bad") }, -minute, minute, "a", "b"), want: exitcode.ManifestRevoked},
+		"an unknown model":     {v: verdict(t, func(c *common) { c.ModelRoot = sum("?") }, -minute, minute, "a", "b"), want: exitcode.ModelUnknown},
+		"a retired model":      {v: verdict(t, func(c *common) { c.ModelRoot = sum("retired") }, -minute, minute, "a", "b"), want: exitcode.ModelRetired},
+		"before its time":      {v: verdict(t, nil, minute, 2*minute, "a", "b"), want: exitcode.VerdictNotYetValid},
+		"at its last second":   {v: verdict(t, nil, -minute, 0, "a", "b"), want: exitcode.VerdictExpired},
+		"after its grace":      {v: verdict(t, func(c *common) { c.Manifest = sum("old") }, -minute, minute, "a", "b"), change: func(s *State, q *Question) { s.Manifests[sum("old")] = Manifest{Grace, q.Now}; q.Renewal = true }, want: exitcode.ManifestGraceOver},
 		"for longer than asked": {v: verdict(t, nil, -minute, minute, "a", "b"), change: func(s *State, _ *Question) { s.Freshness = time.Minute },
 			want: exitcode.VerdictInterval},
 		"while paused": {v: verdict(t, nil, -minute, minute, "a", "b"), change: func(s *State, _ *Question) { s.Paused = true }, want: exitcode.RegistryPaused},
@@ -155,9 +202,10 @@ func TestCheckReportsEveryReason(t *testing.T) {
 	s.Threshold, s.Paused = 3, true
 	q := question(v)
 	q.FeeBps = 9999
+	s.VerifierFee = 1
 	err := s.Check(q)
 	for _, c := range []exitcode.Code{exitcode.RegistryPaused, exitcode.VerdictGlobalID, exitcode.FeeOverCap, exitcode.ManifestUnknown,
-		exitcode.ModelUnknown, exitcode.VerdictExpired, exitcode.VerifierUnknown, exitcode.SignaturesTooFew} {
+		exitcode.ModelUnknown, exitcode.VerdictExpired, exitcode.VerifierUnknown, exitcode.SignaturesTooFew, exitcode.VerifierFeeLow} {
 		if !fault.Has(err, "contract."+c.String()) {
 			t.Errorf("%v is not reported", c)
 		}
@@ -165,7 +213,7 @@ func TestCheckReportsEveryReason(t *testing.T) {
 }
 
 func FuzzDecode(f *testing.F) {
-	for _, s := range []*State{state(), New(toncell.Address{}, false)} {
+	for _, s := range []*State{full(f), New(owners("a", "b"), false)} {
 		data, err := s.Data()
 		if err != nil {
 			f.Fatal(err)
@@ -185,7 +233,7 @@ func FuzzDecode(f *testing.F) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		if got, err := Decode(again); err != nil || !cmp.Equal(s, got) {
+		if got, err := Decode(again); err != nil || !cmp.Equal(s, got, sameCells) {
 			t.Fatalf("%+v became %+v, %v", s, got, err)
 		}
 	})

@@ -9,10 +9,11 @@ import { runTolkCompiler } from "@ton/tolk-js";
 export const root = join(dirname(fileURLToPath(import.meta.url)), "..");
 export const contracts = ["registry", "job", "worker"];
 
-export async function compile(name) {
+/** Compiles one contract; dir is where its source is, relative to contracts/. */
+export async function compile(name, dir = "tolk") {
   const res = await runTolkCompiler({
     entrypointFileName: `${name}.tolk`,
-    fsReadCallback: (path) => readFileSync(join(root, "tolk", path), "utf8"),
+    fsReadCallback: (path) => readFileSync(join(root, dir, path), "utf8"),
   });
   if (res.status === "error") throw new Error(`${name}.tolk: ${res.message}`);
   if (res.stderr) process.stderr.write(res.stderr);

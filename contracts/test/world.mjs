@@ -12,11 +12,13 @@ import { join } from "node:path";
 export const GLOBAL_ID = -239;
 export const START = 1_800_000_000;
 export const HOUR = 3600;
+export const DAY = 24 * HOUR;
+export const FOREVER = 0xffffffff;
 
 export const op = {
   checkVerdict: 0x43430001, verdictAnswer: 0x43430002, excesses: 0xd53276db,
-  setVerifier: 0x43520001, setManifest: 0x43520002, setModel: 0x43520003,
-  setParameters: 0x43520004, setPaused: 0x43520005, withdraw: 0x43520006, fund: 0x43520007,
+  fund: 0x43520007, registryPaid: 0x43520008, propose: 0x43520010, execute: 0x43520011, veto: 0x43520012,
+  claim: 0x43520020, postBond: 0x43520021, unbond: 0x43520022, withdrawBond: 0x43520023, slash: 0x43520024,
   deposit: 0x434a0001, release: 0x434a0002, redeem: 0x434a0003, close: 0x434a0004,
   finish: 0x434a0005, paid: 0x434a0006, accuse: 0x434a0007,
 };
@@ -54,41 +56,119 @@ const dictOf = (entries) => {
   return d;
 };
 
+const dict256 = (entries) => dictOf(entries);
+export const OWNERS = ["owner 1", "owner 2", "owner 3"].map((n) => keys(n));
+
+export const parametersCell = (p = {}) => beginCell()
+  .storeUint(p.minCloseDelay ?? 600, 32).storeUint(p.maxPendingTimeout ?? 600, 32)
+  .storeCoins(p.minWorkerStake ?? 0n).storeCoins(p.minBond ?? 0n)
+  .storeUint(p.unbondDelay ?? 7 * DAY, 32).endCell();
+
+const verifierCell = (v) => {
+  const kp = v.kp ?? v;
+  return [keyId(kp), beginCell().storeUint(num(kp.publicKey), 256).storeUint(v.validFrom ?? 0, 32)
+    .storeUint(v.validUntil ?? FOREVER, 32).storeBit(true).storeCoins(0).endCell()];
+};
+
+export const ownersDict = (owners) => {
+  const d = Dictionary.empty(Dictionary.Keys.Uint(8), Dictionary.Values.BigUint(256));
+  owners.forEach((kp, i) => d.set(i, num(kp.publicKey)));
+  return d;
+};
+
 export function registryData(r) {
-  const verifiers = dictOf((r.verifiers ?? []).map((kp) =>
-    [keyId(kp), beginCell().storeUint(num(kp.publicKey), 256).storeUint(START, 32).endCell()]));
-  const manifests = dictOf((r.manifests ?? []).map((m) =>
+  const verifiers = dict256((r.verifiers ?? []).map(verifierCell));
+  const manifests = dict256((r.manifests ?? []).map((m) =>
     [m.hash, beginCell().storeUint(m.state ?? 1, 8).storeUint(m.graceUntil ?? 0, 32).endCell()]));
-  const models = dictOf((r.models ?? []).map((m) =>
-    [m.root, beginCell().storeUint(m.nameHash ?? 7n, 256).storeBit(m.active ?? true).endCell()]));
-  const governance = beginCell().storeUint(0, 8).storeAddress(r.owner).endCell();
-  const settings = beginCell()
-    .storeUint(r.feeCapBps ?? 1000, 16).storeUint(r.freshness ?? HOUR, 32)
-    .storeUint(600, 32).storeUint(600, 32).storeRef(governance).endCell();
+  const models = dict256((r.models ?? []).map((m) =>
+    [m.root, beginCell().storeBit(m.active ?? true).storeUint(m.nameHash ?? 7n, 256).endCell()]));
+  const policies = dict256((r.policies ?? []).map((p) => [p, beginCell().storeUint(START, 32).endCell()]));
+  const catalog = beginCell().storeDict(models).storeDict(policies).storeBit(0).storeBit(0).endCell();
+  const admin = beginCell().storeUint(r.ownerThreshold ?? 2, 8).storeUint(r.vetoThreshold ?? 1, 8)
+    .storeUint(r.finalThreshold ?? 0, 8).storeUint(r.delay ?? 2 * DAY, 32).storeUint(r.nextOrder ?? 1, 64).storeUint(0, 8)
+    .storeDict(ownersDict(r.owners ?? OWNERS)).storeBit(0).storeBit(0).storeRef(parametersCell(r)).endCell();
   return beginCell()
-    .storeUint(1, 16).storeUint(r.version ?? 1, 32)
+    .storeUint(2, 16).storeUint(r.version ?? 1, 32)
+    .storeDict(verifiers).storeDict(manifests).storeRef(catalog).storeRef(admin)
     .storeBit(r.paused ?? false).storeBit(r.devnet ?? true)
     .storeUint(r.trustClasses ?? (1 << trust.vtpm) | (1 << trust.tdx), 32)
-    .storeUint(r.threshold ?? 1, 8).storeUint((r.verifiers ?? []).length, 8)
-    .storeDict(verifiers).storeDict(manifests).storeDict(models)
-    .storeRef(settings).endCell();
+    .storeUint(r.feeCapBps ?? 1000, 16).storeCoins(r.verifierFee ?? 0n)
+    .storeUint(r.freshness ?? HOUR, 16).storeUint(r.threshold ?? 1, 8).storeUint((r.verifiers ?? []).length, 8)
+    .storeCoins(0)
+    .endCell();
 }
 
 export function readRegistry(data) {
   const s = data.beginParse();
-  const out = {
-    layout: s.loadUint(16), version: s.loadUint(32), paused: s.loadBit(), devnet: s.loadBit(),
-    trustClasses: s.loadUint(32), threshold: s.loadUint(8), verifierCount: s.loadUint(8),
-  };
-  out.verifiers = s.loadDict(Dictionary.Keys.BigUint(256), cellValue);
-  out.manifests = s.loadDict(Dictionary.Keys.BigUint(256), cellValue);
-  out.models = s.loadDict(Dictionary.Keys.BigUint(256), cellValue);
-  const st = s.loadRef().beginParse();
-  out.feeCapBps = st.loadUint(16);
-  out.freshness = st.loadUint(32);
+  const out = { layout: s.loadUint(16), version: s.loadUint(32) };
+  const d256 = (x) => x.loadDict(Dictionary.Keys.BigUint(256), cellValue);
+  out.verifierCells = d256(s);
+  out.manifests = d256(s);
+  const c = s.loadRef().beginParse();
+  const a = s.loadRef().beginParse();
+  Object.assign(out, {
+    paused: s.loadBit(), devnet: s.loadBit(), trustClasses: s.loadUint(32),
+    feeCapBps: s.loadUint(16), verifierFee: s.loadCoins(),
+    freshness: s.loadUint(16), threshold: s.loadUint(8), verifierCount: s.loadUint(8), owed: s.loadCoins(),
+  });
   s.endParse();
+  out.verifiers = new Map([...out.verifierCells].map(([id, cell]) => {
+    const v = cell.beginParse();
+    const e = {
+      publicKey: v.loadUintBig(256), validFrom: v.loadUint(32), validUntil: v.loadUint(32), listed: v.loadBit(),
+      earned: v.loadCoins(),
+    };
+    return [id, e];
+  }));
+  out.models = d256(c);
+  out.policies = d256(c);
+  out.gateways = d256(c);
+  out.checkpoints = d256(c);
+  Object.assign(out, {
+    ownerThreshold: a.loadUint(8), vetoThreshold: a.loadUint(8), finalThreshold: a.loadUint(8), delay: a.loadUint(32),
+    nextOrder: a.loadUintBig(64), pendingCount: a.loadUint(8),
+    owners: a.loadDict(Dictionary.Keys.Uint(8), Dictionary.Values.BigUint(256)),
+    pending: a.loadDict(Dictionary.Keys.BigUint(64), cellValue),
+  });
+  out.bonds = new Map([...d256(a)].map(([id, cell]) => {
+    const v = cell.beginParse();
+    return [id, { owner: v.loadAddress(), amount: v.loadCoins(), unbonding: v.loadCoins(), unlockAt: v.loadUint(32) }];
+  }));
+  const p = a.loadRef().beginParse();
+  Object.assign(out, {
+    minCloseDelay: p.loadUint(32), maxPendingTimeout: p.loadUint(32), minWorkerStake: p.loadCoins(),
+    minBond: p.loadCoins(), unbondDelay: p.loadUint(32),
+  });
   return out;
 }
+
+/** Entries of an order, each a function that fills its cell behind the next entry's reference. */
+export const entry = {
+  manifest: (hash, state = manifestState.active, until = 0) => (b) => b.storeUint(1, 8).storeUint(hash, 256).storeUint(state, 8).storeUint(until, 32),
+  model: (root, active = true) => (b) => b.storeUint(2, 8).storeUint(root, 256).storeUint(5n, 256).storeBit(active),
+  policy: (hash, accepted = true) => (b) => b.storeUint(3, 8).storeUint(hash, 256).storeBit(accepted),
+  verifier: (kp, { from = 0, until = FOREVER, listed = true } = {}) => (b) =>
+    b.storeUint(4, 8).storeUint(num(kp.publicKey), 256).storeUint(from, 32).storeUint(until, 32).storeBit(listed),
+  threshold: (k) => (b) => b.storeUint(5, 8).storeUint(k, 8),
+  paused: (p) => (b) => b.storeUint(6, 8).storeBit(p),
+  gateway: (id, payout, endpoint) => (b) => payout
+    ? b.storeUint(7, 8).storeUint(id, 256).storeBit(true).storeAddress(payout).storeRef(beginCell().storeStringTail(endpoint).endCell())
+    : b.storeUint(7, 8).storeUint(id, 256).storeBit(false),
+  checkpoint: (origin, size, root) => (b) => b.storeUint(8, 8).storeUint(origin, 256).storeUint(size, 64).storeUint(root, 256),
+  parameters: (p = {}) => (b) => b.storeUint(9, 8).storeUint(p.trustClasses ?? (1 << trust.vtpm) | (1 << trust.tdx), 32)
+    .storeUint(p.freshness ?? HOUR, 16).storeUint(p.feeCapBps ?? 1000, 16).storeCoins(p.verifierFee ?? 0n)
+    .storeSlice(parametersCell(p).beginParse()),
+  owners: (o) => (b) => b.storeUint(10, 8).storeUint(o.threshold ?? 2, 8).storeUint(o.veto ?? 1, 8)
+    .storeUint(o.final ?? 0, 8).storeUint(o.delay ?? 2 * DAY, 32).storeDict(ownersDict(o.owners)),
+  upgrade: (code) => (b) => b.storeUint(11, 8).storeRef(code),
+  withdraw: (to, amount) => (b) => b.storeUint(12, 8).storeAddress(to).storeCoins(amount),
+};
+export const entriesCell = (list) => list.reduceRight(
+  (next, fill) => fill(beginCell().storeMaybeRef(next)).endCell(), null);
+
+/** A list of owners' signatures over a hash: [[index, key pair], …]. */
+export const ownerSignatures = (hash, signers) => signers.reduceRight((next, [index, kp]) =>
+  beginCell().storeUint(index, 8).storeBuffer(sign(hash, kp.secretKey)).storeMaybeRef(next).endCell(), null);
 
 export function termsCell(t) {
   const demand = beginCell().storeUint(t.modelRoot, 256).storeUint(t.policyHash, 256)
@@ -200,8 +280,8 @@ export class World {
     w.policyHash = hash("policy");
     w.manifest = hash("manifest");
     const rData = registryData({
-      owner: w.owner.address, verifiers: [w.verifier], manifests: [{ hash: w.manifest }],
-      models: [{ root: w.modelRoot }], ...registry,
+      verifiers: [w.verifier], manifests: [{ hash: w.manifest }],
+      models: [{ root: w.modelRoot }], policies: [w.policyHash], ...registry,
     });
     const rInit = { code: codeCell("registry"), data: rData };
     w.registry = contractAddress(0, rInit);
@@ -249,10 +329,8 @@ export class World {
     return verdictCell(common, [{ kp: this.verifier, issuedAt: now - 10, expiresAt: now + 1800, ...sigOver }]);
   }
 
-  setManifest(h, state, graceUntil = 0, from = this.owner) {
-    return this.send(from, this.registry, this.body(op.setManifest, (b) =>
-      b.storeUint(h, 256).storeUint(state, 8).storeUint(graceUntil, 32)));
-  }
+  /** Narrows a manifest's state: such an order acts at once. */
+  setManifest(h, state, until = 0) { return this.now([entry.manifest(h, state, until)]); }
 
   release(verdict = this.verdict(), { from = this.anyone, value = toNano("0.1"), verifierFee = 0n } = {}) {
     return this.send(from, this.job, this.body(op.release, (b) => b.storeCoins(verifierFee).storeRef(verdict)), { value });
@@ -291,6 +369,43 @@ export class World {
   bounced(queryId, from = this.registry) {
     const body = beginCell().storeUint(0xffffffff, 32).storeUint(op.checkVerdict, 32).storeUint(queryId, 64).endCell();
     return this.chain.sendMessage(internal({ from, to: this.job, value: toNano("0.05"), body, bounced: true }), { now: this.chain.now });
+  }
+
+  order(entries, { number, later = true, validUntil = this.chain.now + HOUR, globalId = GLOBAL_ID, registry = this.registry } = {}) {
+    return beginCell().storeUint(0x434f5231, 32).storeInt(globalId, 32).storeAddress(registry)
+      .storeUint(number, 64).storeUint(validUntil, 32).storeBit(later).storeRef(entriesCell(entries)).endCell();
+  }
+
+  /** Sends an order, signed by the first two owners unless told otherwise. */
+  async propose(entries, opts = {}) {
+    const number = opts.number ?? (await this.registryState()).nextOrder;
+    const order = opts.order ?? this.order(entries, { ...opts, number });
+    const signers = opts.signers ?? [[0, OWNERS[0]], [1, OWNERS[1]]];
+    const res = await this.send(opts.from ?? this.anyone, this.registry, this.body(op.propose, (b) =>
+      b.storeRef(order).storeRef(opts.signatures ?? ownerSignatures(order.hash(), signers))), { value: opts.value });
+    return Object.assign(res, { order, number });
+  }
+
+  /** An order that acts at once. */
+  now(entries, opts = {}) { return this.propose(entries, { ...opts, later: false }); }
+
+  execute(number, { from = this.anyone, value } = {}) {
+    return this.send(from, this.registry, this.body(op.execute, (b) => b.storeUint(number, 64)), { value });
+  }
+
+  veto(order, number, signers = [[2, OWNERS[2]]]) {
+    const statement = beginCell().storeUint(0x434f5631, 32).storeInt(GLOBAL_ID, 32).storeAddress(this.registry)
+      .storeBuffer(order.hash()).endCell();
+    return this.send(this.anyone, this.registry, this.body(op.veto, (b) =>
+      b.storeUint(number, 64).storeRef(ownerSignatures(statement.hash(), signers))));
+  }
+
+  /** Proposes, waits the time lock, executes; the verdicts of a test are made after it. */
+  async apply(entries, opts = {}) {
+    const proposed = await this.propose(entries, opts);
+    if (exitCode(proposed, this.registry) !== 0) return proposed;
+    this.chain.now += (await this.registryState()).delay;
+    return this.execute(proposed.number);
   }
 
   async balance(addr) { return (await this.chain.getContract(addr.address ?? addr)).balance; }

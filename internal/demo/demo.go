@@ -288,7 +288,11 @@ func (r *run) startVerifier(ctx context.Context) error {
 	if err := writeFile(r.keep(fileVKey), []byte(r.verifierKey.String()+"\n")); err != nil {
 		return err
 	}
-	if err := r.publish(ctx); err != nil {
+	hash, err := p.Hash()
+	if err != nil {
+		return err
+	}
+	if err := r.publish(ctx, hash); err != nil {
 		return err
 	}
 	return r.runVerifier(ctx, dir, &own)

@@ -6,13 +6,10 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/netip"
 	"os"
 	"time"
-
-	"github.com/xssnick/tonutils-go/tvm/cell"
 
 	"cocoon/contracts/chain"
 	"cocoon/contracts/coin"
@@ -21,6 +18,7 @@ import (
 	"cocoon/contracts/registry"
 	"cocoon/hostd/spec"
 	"cocoon/internal/toncell"
+	"cocoon/measurements/digest"
 )
 
 // Files of the ledger that a run keeps.
@@ -43,7 +41,8 @@ type chainParts struct {
 	id       int32 // TON global id
 	client   *chain.Client
 	ledger   *ledger.Ledger
-	owner    chain.Sender // of the registry
+	owner    chain.Sender // sends the owners' orders
+	owners   []ed25519.PrivateKey
 	tenant   chain.Sender // of the client
 	operator chain.Sender // of the worker's owner: the payout address
 	payout   toncell.Address
@@ -89,38 +88,75 @@ func (r *run) startLedger(ctx context.Context) error {
 	if c.payout, err = toncell.FromAddr(c.operator.Address()); err != nil {
 		return err
 	}
-	owner, err := toncell.FromAddr(c.owner.Address())
+	state, err := c.newRegistry()
 	if err != nil {
 		return err
 	}
-	if c.registry, err = c.ledger.DeployRegistry(ctx, c.owner, registry.New(owner, true), coin.TON); err != nil {
+	if c.registry, err = c.ledger.DeployRegistry(ctx, c.owner, state, coin.TON); err != nil {
 		return err
 	}
 	r.chain, r.rep.Job.Registry = c, c.registry.String()
-	r.note("network id %d, registry %s", c.id, c.registry)
+	r.note("network id %d, registry %s, changed by 2 of 3 owners after a time lock of %s", c.id, c.registry, timeLock)
 	return nil
 }
 
-// publish lists the verifier's key, the manifest and the model in the
-// registry.
-func (r *run) publish(ctx context.Context) error {
+// timeLock of the demo's registry: short, where a network's owners take days.
+const timeLock = 2 * time.Second
+
+// newRegistry returns the state of an empty development registry with three
+// owners, of whom two must sign.
+func (c *chainParts) newRegistry() (*registry.State, error) {
+	var public []ed25519.PublicKey
+	for range 3 {
+		pub, key, err := ed25519.GenerateKey(nil)
+		if err != nil {
+			return nil, fmt.Errorf("making an owner's key: %w", err)
+		}
+		public, c.owners = append(public, pub), append(c.owners, key)
+	}
+	owners := registry.NewOwners(2, public...)
+	owners.Delay = timeLock
+	return registry.New(owners, true), nil
+}
+
+// publish lists the verifier's key, its policy, the manifest and the model in
+// the registry: one order, which waits the time lock.
+func (r *run) publish(ctx context.Context, policy digest.SHA256) error {
 	c := r.chain
 	model, err := packVerity(r.packs, "model")
 	if err != nil {
 		return err
 	}
-	verifier, err1 := registry.SetVerifier(1, ed25519.PublicKey(r.verifierKey[:]), true, 1)
-	manifest, err2 := registry.SetManifest(2, r.manifestHash, registry.Active, time.Time{})
-	models, err3 := registry.SetModel(3, model.Root, registry.Model{NameHash: sha256.Sum256([]byte(modelName)), Active: true})
-	if err := errors.Join(err1, err2, err3); err != nil {
+	order, state, err := c.ledger.NewOrder(ctx, c.registry, time.Hour,
+		registry.VerifierEntry{Public: ed25519.PublicKey(r.verifierKey[:]), Until: registry.Forever, Listed: true},
+		registry.PolicyEntry{SHA256: policy, Accepted: true},
+		registry.ManifestEntry{SHA256: r.manifestHash, State: registry.Active},
+		registry.ModelEntry{Root: model.Root, NameHash: sha256.Sum256([]byte(modelName)), Active: true},
+	)
+	if err != nil {
 		return err
 	}
-	for _, body := range []*cell.Cell{verifier, manifest, models} {
-		if _, err := c.ledger.Administer(ctx, c.owner, c.registry, body); err != nil {
+	var sigs []registry.OwnerSignature
+	for _, key := range c.owners[:2] {
+		sig, err := state.Owners.Sign(key, order)
+		if err != nil {
 			return err
 		}
+		sigs = append(sigs, sig)
 	}
-	r.note("registry lists the manifest, the model and the verifier's key (k = 1)")
+	if _, err := c.ledger.Propose(ctx, c.owner, order, sigs); err != nil {
+		return err
+	}
+	r.note("order %d of two owners is pending; any owner could veto it for %s", order.Number, timeLock)
+	select {
+	case <-time.After(timeLock + time.Second):
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+	if _, err := c.ledger.ExecuteOrder(ctx, c.owner, c.registry, order.Number); err != nil {
+		return err
+	}
+	r.note("registry lists the manifest, the model, the policy and the verifier's key (k = 1)")
 	return nil
 }
 
