@@ -55,7 +55,7 @@ func (l *Ledger) Propose(ctx context.Context, w chain.Sender, o *registry.Order,
 	if err != nil {
 		return nil, err
 	}
-	return l.tell(ctx, w, o.Registry, "sending the order", orderValue(o), body)
+	return l.toRegistry(ctx, w, o.Registry, "sending the order", orderValue(o), body)
 }
 
 // ExecuteOrder executes a pending order whose time has come. One whose time
@@ -75,7 +75,7 @@ func (l *Ledger) ExecuteOrder(ctx context.Context, w chain.Sender, addr toncell.
 	if err != nil {
 		return nil, err
 	}
-	return l.tell(ctx, w, addr, "executing the order", value, body)
+	return l.toRegistry(ctx, w, addr, "executing the order", value, body)
 }
 
 // orderValue pays for an order's gas; what is not used comes back.
@@ -89,16 +89,16 @@ func (l *Ledger) VetoOrder(ctx context.Context, w chain.Sender, addr toncell.Add
 	if err != nil {
 		return nil, err
 	}
-	return l.tell(ctx, w, addr, "vetoing the order", registry.MessageValue, body)
+	return l.toRegistry(ctx, w, addr, "vetoing the order", registry.MessageValue, body)
 }
 
 // Tell sends any of the registry's messages (package registry) with what it
 // is to leave there beside its gas, and waits until it was executed.
 func (l *Ledger) Tell(ctx context.Context, w chain.Sender, addr toncell.Address, leave coin.Nano, body *cell.Cell) (*Tx, error) {
-	return l.tell(ctx, w, addr, "telling the registry", leave+registry.MessageValue, body)
+	return l.toRegistry(ctx, w, addr, "telling the registry", leave+registry.MessageValue, body)
 }
 
-func (l *Ledger) tell(ctx context.Context, w chain.Sender, addr toncell.Address, what string, value coin.Nano, body *cell.Cell) (*Tx, error) {
+func (l *Ledger) toRegistry(ctx context.Context, w chain.Sender, addr toncell.Address, what string, value coin.Nano, body *cell.Cell) (*Tx, error) {
 	tx, _, err := l.call(ctx, w, what, message(addr, value, body))
 	return tx, err
 }
