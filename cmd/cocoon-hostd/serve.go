@@ -182,6 +182,13 @@ func serve(ctx context.Context, c config, log *slog.Logger) (err error) {
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
 		BaseContext: func(net.Listener) context.Context { return base },
 		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	supervised := make(chan struct{})
+	go func() {
+		defer close(supervised)
+		d.Supervise(base)
+	}()
+	// Before the store is closed.
+	defer func() { cut(); <-supervised }()
 	log.Info("serving", "socket", c.Socket, "state", c.State, "ephemeral", c.Ephemeral)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()

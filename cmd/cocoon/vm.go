@@ -27,7 +27,7 @@ word; what it proves is seen by "cocoon verify evidence".`,
 	}
 	cmd.PersistentFlags().StringVar(&socket, "hostd", client.DefaultSocket(), "the host daemon's socket; also $COCOON_HOSTD")
 	dial := func() *client.Client { return client.New(socket) }
-	cmd.AddCommand(newVMStartCmd(dial), newVMStopCmd(dial), newVMListCmd(dial), newVMShowCmd(dial), newVMLogsCmd(dial), newVMRemoveCmd(dial), newVMCACmd(dial))
+	cmd.AddCommand(newVMStartCmd(dial), newVMStopCmd(dial), newVMListCmd(dial), newVMShowCmd(dial), newVMLogsCmd(dial), newVMRemoveCmd(dial), newVMUpgradeCmd(dial), newVMCrashesCmd(dial), newVMCACmd(dial))
 	return cmd
 }
 
@@ -242,6 +242,19 @@ func showVM(w io.Writer, s *machine.State, asJSON bool) error {
 	}
 	for _, f := range s.Faults {
 		fmt.Fprintf(w, "fault: %s [%s]\n", f.Message, f.Code)
+	}
+	if s.Upgrade != "" {
+		fmt.Fprintf(w, "upgrade: %s\n", s.Upgrade)
+	}
+	if s.Restarts > 0 || s.NextStart != nil {
+		fmt.Fprintf(w, "restarts: %d", s.Restarts)
+		if s.NextStart != nil {
+			fmt.Fprintf(w, ", next at %s", s.NextStart.Format(time.RFC3339))
+		}
+		if s.StartError != "" {
+			fmt.Fprintf(w, "; the last one failed: %s", plain(s.StartError))
+		}
+		fmt.Fprintln(w)
 	}
 	if s.Guest.Panic != "" {
 		fmt.Fprintf(w, "guest: %q\n", s.Guest.Panic)

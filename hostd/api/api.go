@@ -10,7 +10,9 @@ import (
 	"net/http"
 	"time"
 
+	"cocoon/hostd/daemon"
 	"cocoon/hostd/machine"
+	"cocoon/hostd/spec"
 	"cocoon/internal/fault"
 )
 
@@ -25,6 +27,8 @@ const (
 	PathVMs     = "/v1/vms"
 	PathVM      = "/v1/vms/{name}"
 	PathStop    = "/v1/vms/{name}/stop"
+	PathUpgrade = "/v1/vms/{name}/upgrade"
+	PathCrashes = "/v1/vms/{name}/crashes"
 	PathConsole = "/v1/vms/{name}/console" // text; ?follow=1 goes on until the VM ends
 	PathStatus  = "/v1/vms/{name}/status"  // status lines; ?follow=1 as above
 )
@@ -57,6 +61,18 @@ type VMs struct {
 // Stop is how a VM is to be stopped.
 type Stop struct {
 	PowerOff bool `json:"power_off"` // without time to shut down
+}
+
+// Upgrade is to what a VM is to be upgraded.
+type Upgrade struct {
+	Spec     spec.Spec `json:"spec"`                // of the same name, with absolute paths
+	Until    string    `json:"until,omitempty"`     // default "serving"
+	TimeoutS int       `json:"timeout_s,omitempty"` // for the new version to get there; default 600
+}
+
+// Crashes are the newest failures of a VM.
+type Crashes struct {
+	Crashes []daemon.Crash `json:"crashes"`
 }
 
 // Problem is an error (RFC 9457), with all faults.
@@ -113,7 +129,7 @@ func httpStatus(err error) int {
 	switch fs[0].Code {
 	case "vm.unknown":
 		return http.StatusNotFound
-	case "vm.running", "vm.busy":
+	case "vm.running", "vm.busy", "vm.upgrade.pending", "gpu.allocated":
 		return http.StatusConflict
 	case "vm.disk.full":
 		return http.StatusInsufficientStorage

@@ -12,6 +12,7 @@ import (
 
 	"cocoon/hostd/accel"
 	"cocoon/hostd/console"
+	"cocoon/hostd/daemon"
 	"cocoon/hostd/machine"
 	"cocoon/hostd/spec"
 	"cocoon/hostd/swtpm"
@@ -26,6 +27,8 @@ type Host interface {
 	Get(name string) (*machine.State, error)
 	List() ([]*machine.State, error)
 	Remove(name string) error
+	Upgrade(ctx context.Context, to *spec.Spec, until string, within time.Duration) (*machine.State, error)
+	Crashes(name string) ([]daemon.Crash, error)
 	Paths(name string) (console, status string, err error)
 	CA(name string) (*swtpm.CA, error)
 	Accel(ctx context.Context, kernel string) (accel.Decision, error)
@@ -60,6 +63,14 @@ func Handler(o Options) http.Handler {
 	handle("GET", PathVM, s.get)
 	handle("DELETE", PathVM, s.remove)
 	handle("POST", PathStop, s.stop)
+	handle("POST", PathUpgrade, s.upgrade)
+	handle("GET", PathCrashes, func(w http.ResponseWriter, r *http.Request) error {
+		cs, err := o.Host.Crashes(r.PathValue("name"))
+		if err != nil {
+			return err
+		}
+		return writeOK(w, Crashes{Crashes: cs})
+	})
 	handle("GET", PathConsole, func(w http.ResponseWriter, r *http.Request) error {
 		return s.follow(w, r, "text/plain; charset=utf-8", true)
 	})
@@ -156,6 +167,29 @@ func (s *server) stop(w http.ResponseWriter, r *http.Request) error {
 		}
 	}
 	st, err := s.o.Host.Stop(r.Context(), r.PathValue("name"), how.PowerOff)
+	if err != nil {
+		return err
+	}
+	return writeOK(w, st)
+}
+
+func (s *server) upgrade(w http.ResponseWriter, r *http.Request) error {
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		return fmt.Errorf("reading request: %w", err)
+	}
+	var u Upgrade
+	if err := jcs.Decode(b, MaxBody, &u); err != nil {
+		return fault.New(fault.ExitParse, "hostd.request.malformed", "send a spec, and until and timeout_s if you like", "reading request: %w", err)
+	}
+	if u.Spec.Name != r.PathValue("name") {
+		return fault.New(fault.ExitParse, "vm.upgrade.name", "give the spec the VM's name", "upgrading VM %.64q: the spec is of %.64q", r.PathValue("name"), u.Spec.Name)
+	}
+	if err := u.Spec.CheckAbsolute(); err != nil {
+		return fault.New(fault.ExitParse, "vm.spec.relative", "send absolute paths: the daemon has no directory of yours", "parsing spec: %w", err)
+	}
+	// Its caller may go away; half an upgrade is worse than a whole one.
+	st, err := s.o.Host.Upgrade(context.WithoutCancel(r.Context()), &u.Spec, u.Until, time.Duration(u.TimeoutS)*time.Second)
 	if err != nil {
 		return err
 	}

@@ -85,6 +85,22 @@ func (c *Client) Stop(ctx context.Context, name string, powerOff bool) (*machine
 	return &st, nil
 }
 
+// Upgrade replaces a VM by another version and returns once that has reached
+// the stage or guest state; the error says where the old version is back.
+func (c *Client) Upgrade(ctx context.Context, u api.Upgrade) (*machine.State, error) {
+	var st machine.State
+	if err := c.call(ctx, "POST", api.PathUpgrade, u.Spec.Name, u, &st); err != nil {
+		return nil, err
+	}
+	return &st, nil
+}
+
+// Crashes returns the newest failures of a VM.
+func (c *Client) Crashes(ctx context.Context, name string) (*api.Crashes, error) {
+	var cs api.Crashes
+	return &cs, c.call(ctx, "GET", api.PathCrashes, name, nil, &cs)
+}
+
 // Get returns a VM's state.
 func (c *Client) Get(ctx context.Context, name string) (*machine.State, error) {
 	var st machine.State

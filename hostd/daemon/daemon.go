@@ -87,7 +87,10 @@ func Open(o Options) (_ *Daemon, err error) {
 	if d.lock, err = takeLock(o.Dir); err != nil {
 		return nil, err
 	}
-	if d.store, err = store.Open(o.Dir); err != nil {
+	if d.store, err = store.Open(o.Dir); errors.Is(err, store.ErrDamaged) {
+		d.store, err = d.rebuild(err)
+	}
+	if err != nil {
 		return nil, err
 	}
 	if o.Ephemeral {
@@ -223,8 +226,54 @@ func (d *Daemon) List() ([]*machine.State, error) {
 	return out, nil
 }
 
-// state reads a VM's state and mends it where its keeper has died.
+// rebuild makes a new store from what the keepers were asked to run: VMs that
+// run are found again, and none is started that its owner may have stopped.
+func (d *Daemon) rebuild(damage error) (*store.Store, error) {
+	aside, err := store.SetAside(d.o.Dir, d.o.Clock())
+	if err != nil {
+		return nil, errors.Join(damage, err)
+	}
+	d.o.Logger.Error("the store is damaged: made a new one from the VMs' directories", "err", damage, "kept", aside)
+	st, err := store.Open(d.o.Dir)
+	if err != nil {
+		return nil, err
+	}
+	entries, err := os.ReadDir(filepath.Join(d.o.Dir, vmsDir))
+	if err != nil {
+		return nil, errors.Join(err, st.Close())
+	}
+	for _, e := range entries {
+		r, err := keeper.ReadRequest(d.dir(e.Name()))
+		if err != nil || r.Spec.Name != e.Name() {
+			d.o.Logger.Warn("left out of the new store", "vm", e.Name(), "err", err)
+			continue
+		}
+		rec := store.Record{Spec: r.Spec, Created: d.o.Clock().UTC(), Want: store.WantStopped}
+		if s, err := machine.ReadState(d.dir(e.Name())); err == nil && !s.Over() && s.Keeper.Alive() {
+			rec.Created, rec.Want = s.Started, store.WantRunning
+		}
+		if err := st.Put(rec); err != nil {
+			return nil, errors.Join(err, st.Close())
+		}
+	}
+	return st, nil
+}
+
+// state reads a VM's state, with what the store knows of it.
 func (d *Daemon) state(r store.Record) (*machine.State, error) {
+	s, err := d.read(r)
+	if err != nil {
+		return nil, err
+	}
+	s.Restarts, s.NextStart, s.StartError = r.Restarts, r.Next, r.LastError
+	if r.Upgrade != nil {
+		s.Upgrade = r.Upgrade.Step
+	}
+	return s, nil
+}
+
+// read reads a VM's state and mends it where its keeper has died.
+func (d *Daemon) read(r store.Record) (*machine.State, error) {
 	name := r.Spec.Name
 	d.mu.Lock()
 	defer d.mu.Unlock()
@@ -273,6 +322,35 @@ func (d *Daemon) Paths(name string) (console, status string, err error) {
 // Stop stops a VM and waits for its end. With powerOff it gets no time to
 // shut down.
 func (d *Daemon) Stop(ctx context.Context, name string, powerOff bool) (*machine.State, error) {
+	if !spec.ValidName(name) {
+		return nil, notFound(name)
+	}
+	if err := d.want(name, store.WantStopped); err != nil {
+		return nil, err
+	}
+	return d.end(ctx, name, powerOff)
+}
+
+// want remembers what the owner wants, so that no supervisor does the opposite.
+func (d *Daemon) want(name, want string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	r, err := d.store.Get(name)
+	if errors.Is(err, store.ErrNotFound) {
+		return notFound(name)
+	}
+	if err != nil || r.Want == want {
+		return err
+	}
+	r.Want, r.Next = want, nil
+	if r.Upgrade != nil {
+		r.Upgrade.Ran = want == store.WantRunning
+	}
+	return d.store.Put(r)
+}
+
+// end stops a VM and waits for its end.
+func (d *Daemon) end(ctx context.Context, name string, powerOff bool) (*machine.State, error) {
 	s, err := d.Get(name)
 	if err != nil || s.Over() {
 		return s, err

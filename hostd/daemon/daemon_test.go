@@ -24,6 +24,16 @@ import (
 
 // TestMain lets the test binary be a keeper, as cocoon-hostd is.
 func TestMain(m *testing.M) {
+	if os.Getenv("DAEMON_TEST_KEEPER") == "fake" {
+		os.Exit(fakeKeeper(os.Args[len(os.Args)-1]))
+	}
+	if os.Getenv("DAEMON_TEST_KEEPER") == "real" {
+		if err := realKeeper(os.Args[len(os.Args)-1]); err != nil {
+			fmt.Fprintln(os.Stderr, err)
+			os.Exit(1)
+		}
+		os.Exit(0)
+	}
 	if os.Getenv("DAEMON_TEST_KEEPER") != "" {
 		err := keeper.Run(context.Background(), keeper.Options{Dir: os.Args[len(os.Args)-1], Clock: time.Now, Signals: make(chan os.Signal)})
 		if err != nil {

@@ -33,7 +33,7 @@ const maxLogQuote = 2048
 
 // Start boots a VM and returns once QEMU runs. A VM of that name that has
 // ended is replaced; it keeps its TPM. On failure nothing is left running.
-func (d *Daemon) Start(ctx context.Context, s *spec.Spec) (st *machine.State, err error) {
+func (d *Daemon) Start(ctx context.Context, s *spec.Spec) (*machine.State, error) {
 	if err := s.Validate(); err != nil {
 		return nil, fault.New(fault.ExitParse, "vm.spec.invalid", "docs/hostd.md lists every field of a VM spec", "starting VM: %w", err)
 	}
@@ -42,6 +42,15 @@ func (d *Daemon) Start(ctx context.Context, s *spec.Spec) (st *machine.State, er
 		return nil, err
 	}
 	defer done()
+	if r, err := d.store.Get(s.Name); err == nil && r.Upgrade != nil {
+		return nil, fault.New(fault.ExitNotReady, "vm.upgrade.pending", "restart hostd, which ends it", "starting VM %s: an upgrade of it has not ended", s.Name)
+	}
+	return d.start(ctx, s, func(r *store.Record) { r.Restarts, r.Next, r.LastError = 0, nil, "" })
+}
+
+// start boots a VM whose name is claimed. change, where not nil, changes its
+// record in the same step in which the spec becomes this one.
+func (d *Daemon) start(ctx context.Context, s *spec.Spec, change func(*store.Record)) (st *machine.State, err error) {
 	if old, err := d.Get(s.Name); err == nil && !old.Over() && old.Keeper.Alive() {
 		return nil, fault.New(fault.ExitNotReady, "vm.running", "stop it first: cocoon vm stop "+s.Name, "starting VM %s: it runs already", s.Name)
 	}
@@ -71,7 +80,7 @@ func (d *Daemon) Start(ctx context.Context, s *spec.Spec) (st *machine.State, er
 	defer u.UndoInto(&err)
 	dir := d.dir(s.Name)
 	req := keeper.Request{Accel: dec.Accel, AccelWhy: dec.Reason, Transport: transport, TransportWhy: why}
-	if err := d.prepare(dir, s, req, &u); err != nil {
+	if err := d.prepare(dir, s, req, change, &u); err != nil {
 		return nil, err
 	}
 	child, err := d.spawn(dir)
@@ -98,17 +107,27 @@ func (d *Daemon) Start(ctx context.Context, s *spec.Spec) (st *machine.State, er
 }
 
 // prepare lays out the VM's directory and remembers it.
-func (d *Daemon) prepare(dir string, s *spec.Spec, req keeper.Request, u *undo.Stack) error {
+func (d *Daemon) prepare(dir string, s *spec.Spec, req keeper.Request, change func(*store.Record), u *undo.Stack) error {
 	_, serr := os.Stat(dir)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fault.New(fault.ExitInternal, "vm.dir", "check that the state directory is writable and has space", "making VM directory: %w", err)
 	}
-	if _, err := d.store.Get(s.Name); errors.Is(err, store.ErrNotFound) {
+	r, err := d.store.Get(s.Name)
+	switch {
+	case errors.Is(err, store.ErrNotFound):
 		// What a failed first start leaves is of no use to anyone.
 		if errors.Is(serr, os.ErrNotExist) {
 			u.Push("removing VM directory", func() error { return os.RemoveAll(dir) })
 		}
 		u.Push("forgetting VM", func() error { return d.store.Delete(s.Name) })
+	case err != nil:
+		return err
+	default:
+		old := r
+		u.Push("restoring the VM's record", func() error { return d.store.Put(old) })
+		if err := d.keepCrash(s.Name); err != nil {
+			return err
+		}
 	}
 	for _, f := range []string{machine.StateFile, machine.ConsoleFile, machine.ConsoleFile + ".1",
 		machine.StatusFile, machine.StatusFile + ".1", keeper.LogFile, keeper.LogFile + ".1"} {
@@ -129,7 +148,11 @@ func (d *Daemon) prepare(dir string, s *spec.Spec, req keeper.Request, u *undo.S
 	if err := keeper.WriteRequest(dir, &req); err != nil {
 		return err
 	}
-	return d.store.Put(store.Record{Spec: *s, Created: d.o.Clock().UTC()})
+	r.Spec, r.Created, r.Want = *s, d.o.Clock().UTC(), store.WantRunning
+	if change != nil {
+		change(&r)
+	}
+	return d.store.Put(r)
 }
 
 // child is a keeper that this daemon started.

@@ -69,10 +69,30 @@ func WriteRequest(dir string, r *Request) error {
 	if err != nil {
 		return fmt.Errorf("writing request: %w", err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, RequestFile), append(b, '\n'), 0o600); err != nil {
+	tmp := filepath.Join(dir, RequestFile+".new")
+	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
+		return fmt.Errorf("writing request: %w", err)
+	}
+	if err := os.Rename(tmp, filepath.Join(dir, RequestFile)); err != nil {
 		return fmt.Errorf("writing request: %w", err)
 	}
 	return nil
+}
+
+// ReadRequest reads the request in a VM's directory.
+func ReadRequest(dir string) (*Request, error) {
+	b, err := os.ReadFile(filepath.Join(dir, RequestFile))
+	if err != nil {
+		return nil, fmt.Errorf("reading request: %w", err)
+	}
+	var r Request
+	if err := jcs.Decode(b, maxRequest, &r); err != nil {
+		return nil, fmt.Errorf("reading request: %w", err)
+	}
+	if err := r.Spec.Validate(); err != nil {
+		return nil, fmt.Errorf("reading request: %w", err)
+	}
+	return &r, nil
 }
 
 // Options of a keeper.
@@ -98,16 +118,9 @@ func Run(ctx context.Context, o Options) error {
 	}
 	defer log.Close()
 	logger := slog.New(slog.NewTextHandler(log, nil))
-	b, err := os.ReadFile(filepath.Join(o.Dir, RequestFile))
+	r, err := ReadRequest(o.Dir)
 	if err != nil {
-		return fmt.Errorf("reading request: %w", err)
-	}
-	var r Request
-	if err := jcs.Decode(b, maxRequest, &r); err != nil {
-		return fmt.Errorf("reading request: %w", err)
-	}
-	if err := r.Spec.Validate(); err != nil {
-		return fmt.Errorf("reading request: %w", err)
+		return err
 	}
 	tools, err := toolstree.At(r.Tools)
 	if err != nil {
@@ -121,7 +134,7 @@ func Run(ctx context.Context, o Options) error {
 	sctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	orders := make(chan time.Duration, 4)
-	go o.listen(&r, orders, cancel)
+	go o.listen(r, orders, cancel)
 	m, err := machine.Start(sctx, machine.Options{
 		Spec: &r.Spec, Dir: o.Dir, Tools: tools, Firmware: r.Firmware, Accel: r.Accel, AccelWhy: r.AccelWhy,
 		Transport: r.Transport, TransportWhy: r.TransportWhy,

@@ -307,7 +307,9 @@ func (m *Machine) Stop(ctx context.Context, grace time.Duration) {
 		})
 	}
 	if grace > 0 {
-		if err := m.qmp.Do(ctx, "system_powerdown", nil, nil); err == nil && m.gone(ctx, grace) {
+		// The power button asks the guest to drain and shut down; one that says
+		// it is draining gets the time for it.
+		if err := m.qmp.Do(ctx, "system_powerdown", nil, nil); err == nil && (m.gone(ctx, grace) || m.drained(ctx, grace)) {
 			return
 		}
 	}
@@ -324,6 +326,32 @@ func (m *Machine) Stop(ctx context.Context, grace time.Duration) {
 	}
 	<-m.done
 }
+
+// Draining is the state of a guest that takes no new work and finishes what it
+// has.
+const Draining = "draining"
+
+// drained waits on for a guest that is draining, as long as its spec allows.
+func (m *Machine) drained(ctx context.Context, waited time.Duration) bool {
+	end := time.Duration(m.o.Spec.Drain) * time.Second
+	for waited < end {
+		if s := m.State(); s.Guest.State != Draining {
+			return false
+		}
+		step := min(end-waited, drainEvery)
+		if m.gone(ctx, step) {
+			return true
+		}
+		if ctx.Err() != nil {
+			return false
+		}
+		waited += step
+	}
+	return false
+}
+
+// drainEvery is how often a guest that drains is looked at.
+const drainEvery = 250 * time.Millisecond
 
 func (m *Machine) gone(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)

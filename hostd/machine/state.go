@@ -59,6 +59,11 @@ type State struct {
 	EKSHA256     string     `json:"ek_certificate_sha256,omitempty"`
 	Guest        Guest      `json:"guest"`
 	BadLines     int        `json:"bad_status_lines,omitempty"` // status lines that could not be read
+	// What the daemon knows beside; a keeper writes none of it.
+	Restarts   int        `json:"restarts,omitempty"`    // since it last ran for a while
+	NextStart  *time.Time `json:"next_start,omitempty"`  // when it is started again
+	StartError string     `json:"start_error,omitempty"` // why the last start failed
+	Upgrade    string     `json:"upgrade,omitempty"`     // the step of an upgrade that is under way
 }
 
 // Guest is what the guest says about itself.

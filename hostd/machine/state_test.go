@@ -160,3 +160,22 @@ func TestTheConfigsHashIsThatOfTheFile(t *testing.T) {
 		t.Errorf("hardware() = %x, %v", o.ConfigSHA256, err)
 	}
 }
+
+// A guest that says it drains gets the time that its spec allows, and one that
+// does not gets none.
+func TestOnlyAGuestThatDrainsIsWaitedFor(t *testing.T) {
+	m := &Machine{o: Options{Spec: &spec.Spec{Drain: 3600}}, done: make(chan struct{})}
+	if m.drained(t.Context(), time.Second) {
+		t.Error("a guest that does not drain was waited for")
+	}
+	m.state.Guest.State = Draining
+	close(m.done)
+	if !m.drained(t.Context(), time.Second) {
+		t.Error("the end of a guest that drains was not seen")
+	}
+	m = &Machine{o: Options{Spec: &spec.Spec{}}, done: make(chan struct{})}
+	m.state.Guest.State = Draining
+	if m.drained(t.Context(), time.Second) {
+		t.Error("a guest was waited for beyond its spec")
+	}
+}

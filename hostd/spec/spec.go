@@ -37,6 +37,16 @@ const (
 	TEESNP  = "snp"
 )
 
+// When a VM that has ended on its own is started again.
+const (
+	RestartNo        = "no"
+	RestartOnFailure = "on-failure"
+	RestartAlways    = "always"
+)
+
+// MaxDrain bounds the seconds that a guest may drain.
+const MaxDrain = 3600
+
 // The names of the image's files inside Spec.Image.
 const (
 	KernelFile  = "vmlinuz"
@@ -83,6 +93,8 @@ type Spec struct {
 	Firmware  string            `json:"firmware,omitempty"`     // OVMF.fd; default: the tools tree's
 	TPMCA     string            `json:"tpm_ca,omitempty"`       // software-TPM CA that signs the EK; default "default"
 	StopGrace int               `json:"stop_grace_s,omitempty"` // seconds between power button and power off; default 10
+	Drain     int               `json:"drain_s,omitempty"`      // seconds that a guest which says it is draining has in all; default: no more
+	Restart   string            `json:"restart,omitempty"`      // no, on-failure or always; default no
 	GPUs      *GPUs             `json:"gpus,omitempty"`         // devices given to the VM
 	NUMA      []Node            `json:"numa,omitempty"`         // where memory and processors lie; empty: anywhere
 	Hugepages string            `json:"hugepages,omitempty"`    // 2M or 1G; empty: ordinary pages
@@ -238,6 +250,14 @@ func (s *Spec) Validate() error {
 	}
 	if s.StopGrace < 0 || s.StopGrace > 600 {
 		bad("stop_grace_s %d, want 0 to 600", s.StopGrace)
+	}
+	if s.Drain < 0 || s.Drain > MaxDrain {
+		bad("drain_s %d, want 0 to %d", s.Drain, MaxDrain)
+	}
+	switch s.Restart {
+	case "", RestartNo, RestartOnFailure, RestartAlways:
+	default:
+		bad("restart %.16q, want no, on-failure or always", s.Restart)
 	}
 	if s.TPMCA != "" && !ValidName(s.TPMCA) {
 		bad("tpm_ca %.64q: want 1 to 40 of a-z, 0-9 and -", s.TPMCA)
