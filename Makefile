@@ -12,7 +12,7 @@ BUILD = @mkdir -p build && go build -o build/builder ./image/build && build/buil
 RACE = -race -gcflags=all=-d=checkptr=0
 RACED = ./client/... ./gateway/... ./ratls/... ./internal/registrysource/... ./internal/undo/... ./verifier/... ./enclave/... ./hostd/... ./contracts/devnet/... ./contracts/chain/... ./contracts/receipt/... ./contracts/wallet/... ./cmd/cocoon-verifier/...
 
-.PHONY: help demo test bin deps image lock clean reproduce release rebuild soak generate check-generated bench
+.PHONY: help demo test bin deps image lock clean reproduce release rebuild deb soak generate check-generated bench
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-16s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,9 @@ test: deps image bin ## run all tests
 bin: ## build the programs (build/bin)
 	@mkdir -p build/bin
 	@go build -o build/bin/ ./cmd/...
+
+deb: bin ## build the Debian package (build/cocoon_VERSION_amd64.deb)
+	@scripts/deb
 
 generate: ## make the API's Go code and OpenAPI document from its protobuf
 	@go run ./api/generate

@@ -10,8 +10,10 @@ import (
 	"net/http"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
+	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
 	"cocoon/hostd/api"
@@ -32,6 +34,11 @@ type config struct {
 	Accelerator string `json:"accelerator,omitempty"` // auto, kvm or tcg
 	Transport   string `json:"transport,omitempty"`   // auto, vhost-vsock, vhost-user-vsock or virtio-serial
 	Ephemeral   bool   `json:"ephemeral,omitempty"`   // VMs end with the daemon
+	// Idle is the idle policy; without it nothing starts on its own.
+	Idle string `json:"idle,omitempty"`
+	// AllowUsers and AllowGroups may call the daemon, besides root and its user.
+	AllowUsers  []string `json:"allow_users,omitempty"`
+	AllowGroups []string `json:"allow_groups,omitempty"`
 	// GPUCache serves NVIDIA's RIM and OCSP answers to guests; without it the
 	// daemon does not.
 	GPUCache *gpuCache `json:"gpu_cache,omitempty"`
@@ -100,7 +107,7 @@ func (c *config) load(cmd *cobra.Command, file string) error {
 		if err := jcs.Decode(b, maxConfig, &read); err != nil {
 			return fault.New(fault.ExitParse, "hostd.config.malformed", hint, "reading configuration: %w", err)
 		}
-		for _, p := range []*string{&read.State, &read.Socket, &read.Tools} {
+		for _, p := range []*string{&read.State, &read.Socket, &read.Tools, &read.Idle} {
 			if *p != "" && !filepath.IsAbs(*p) {
 				*p = filepath.Join(filepath.Dir(file), *p)
 			}
@@ -167,37 +174,63 @@ func serve(ctx context.Context, c config, log *slog.Logger) (err error) {
 		return err
 	}
 	defer func() { err = errors.Join(err, d.Close()) }()
+	peers, err := api.LookUpPeers(c.AllowUsers, c.AllowGroups)
+	if err != nil {
+		return fault.New(fault.ExitParse, "hostd.config.peer", "correct allow_users and allow_groups", "reading configuration: %w", err)
+	}
 	l, err := listen(c.Socket)
 	if err != nil {
 		return err
+	}
+	if peers.Open() {
+		// Whoever connects is asked for by the kernel's word.
+		if err := os.Chmod(c.Socket, 0o666); err != nil {
+			return errors.Join(fmt.Errorf("opening socket: %w", err), l.Close())
+		}
 	}
 	endCache, err := c.GPUCache.serve(ctx, log)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
 	defer func() { err = errors.Join(err, endCache()) }()
+	idler, err := openIdle(c.Idle, d, log)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
-	srv := &http.Server{Handler: api.Handler(api.Options{Host: d, Ephemeral: c.Ephemeral, Logger: log}),
+	srv := &http.Server{Handler: api.Handler(api.Options{Host: d, Ephemeral: c.Ephemeral, Peers: peers, Idle: idler.status(), Logger: log}), ConnContext: api.ConnContext,
 		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
 		BaseContext: func(net.Listener) context.Context { return base },
 		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
 	supervised := make(chan struct{})
 	go func() {
 		defer close(supervised)
-		d.Supervise(base)
+		var wg sync.WaitGroup
+		wg.Go(func() { d.Supervise(base) })
+		if idler != nil {
+			wg.Go(func() { idler.Run(base) })
+		}
+		wg.Wait()
 	}()
 	// Before the store is closed.
 	defer func() { cut(); <-supervised }()
 	log.Info("serving", "socket", c.Socket, "state", c.State, "ephemeral", c.Ephemeral)
 	failed := make(chan error, 1)
 	go func() { failed <- srv.Serve(l) }()
+	// Without systemd this does nothing.
+	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
+		log.Warn("telling systemd", "err", err)
+	}
 	select {
 	case err := <-failed:
 		return fmt.Errorf("serving: %w", err)
 	case <-ctx.Done():
 	}
 	log.Info("ending")
+	if _, err := sd.SdNotify(false, sd.SdNotifyStopping); err != nil {
+		log.Warn("telling systemd", "err", err)
+	}
 	// Ends streams and starts that are under way; the latter are undone.
 	cut()
 	sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), shutdownTime)

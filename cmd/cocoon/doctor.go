@@ -14,6 +14,7 @@ import (
 	"cocoon/contracts/chain/netconfig"
 	"cocoon/contracts/coin"
 	"cocoon/hostd/doctor"
+	"cocoon/hostd/idle"
 	"cocoon/hostd/spec"
 	"cocoon/internal/toolstree"
 	"cocoon/measurements/pcr"
@@ -33,6 +34,7 @@ type doctorFlags struct {
 	collateral string
 	early      string
 	dcapRoots  string
+	idlePolicy string
 	tonConfig  string
 	wallet     addressFlag
 	low        string
@@ -70,6 +72,7 @@ Exit codes: 0 ready for production; 7 ready for development only; 6 not ready.`,
 	fs.StringVar(&f.collateral, "collateral", "", "with this collateral, a JSON `file` or a directory, instead of Intel's service")
 	fs.StringVar(&f.early, "early", "", "and with this one of the next evaluation, a JSON `file` or a directory")
 	fs.StringVar(&f.dcapRoots, "roots", "", "trust the root certificates in this PEM `file` instead of Intel's")
+	fs.StringVar(&f.idlePolicy, "idle", "", "read this idle policy `file`")
 	fs.StringVar(&f.tonConfig, "ton-config", "", "see whether the lite-servers of this global.config.json `file` answer")
 	fs.Var(&f.wallet, "wallet", "the wallet that pays for messages, a TON `address`")
 	fs.StringVar(&f.low, "wallet-low", "1", "warn if the wallet has less than this `amount` of TON")
@@ -149,6 +152,15 @@ func (f *doctorFlags) options(cmd *cobra.Command) (*doctor.Options, error) {
 		defer c.Close()
 		_, err = c.Preflight(ctx, services.Query{Arch: arch, Driver: driver, VBIOS: vbios})
 		return err
+	}
+	if f.idlePolicy != "" {
+		o.IdlePolicy = func() (string, error) {
+			p, err := idle.Load(f.idlePolicy)
+			if err != nil {
+				return "", err
+			}
+			return p.Summary(), nil
+		}
 	}
 	if f.quote != "" {
 		o.Forecast = func(ctx context.Context) (*forecast.Report, error) { return f.forecast(ctx) }

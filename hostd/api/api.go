@@ -1,6 +1,7 @@
 // Package api is the host daemon's interface: HTTP over a UNIX socket, JSON
-// in and out, errors as problem details (RFC 9457). Who may open the socket
-// may do everything the daemon can.
+// in and out, errors as problem details (RFC 9457). Root, the daemon's own user
+// and whom the configuration names may do everything the daemon can; the kernel
+// says who calls.
 package api
 
 import (
@@ -22,6 +23,8 @@ const MaxBody = 256 << 10
 // Paths. {name} is a VM's or an authority's name.
 const (
 	PathHealth  = "/v1/health"
+	PathIdle    = "/v1/idle"
+	PathMetrics = "/metrics" // Prometheus
 	PathAccel   = "/v1/accelerator"
 	PathCA      = "/v1/tpm-ca/{name}"
 	PathVMs     = "/v1/vms"
@@ -127,6 +130,8 @@ func httpStatus(err error) int {
 		return http.StatusInternalServerError
 	}
 	switch fs[0].Code {
+	case "hostd.forbidden":
+		return http.StatusForbidden
 	case "vm.unknown":
 		return http.StatusNotFound
 	case "vm.running", "vm.busy", "vm.upgrade.pending", "gpu.allocated":

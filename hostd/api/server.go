@@ -13,6 +13,7 @@ import (
 	"cocoon/hostd/accel"
 	"cocoon/hostd/console"
 	"cocoon/hostd/daemon"
+	"cocoon/hostd/idle"
 	"cocoon/hostd/machine"
 	"cocoon/hostd/spec"
 	"cocoon/hostd/swtpm"
@@ -38,19 +39,24 @@ type Host interface {
 type Options struct {
 	Host      Host
 	Ephemeral bool
+	Idle      func() idle.Status // nil: there is no idle mode
+	Peers     Peers              // who may call besides root and this user
 	Logger    *slog.Logger
 }
 
-// Handler returns the interface.
+// Handler returns the interface. Its server must use ConnContext: a caller of
+// whom the kernel says nothing is refused.
 func Handler(o Options) http.Handler {
-	s := &server{o}
+	s := &server{o, newMetrics(o.Host)}
 	mux := http.NewServeMux()
 	handle := func(method, path string, f func(w http.ResponseWriter, r *http.Request) error) {
 		mux.HandleFunc(method+" "+path, func(w http.ResponseWriter, r *http.Request) {
+			began, status := time.Now(), &recorder{ResponseWriter: w, status: http.StatusOK}
 			r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
-			if err := f(w, r); err != nil {
-				s.problem(w, r, err)
+			if err := f(status, r); err != nil {
+				s.problem(status, r, err)
 			}
+			s.metrics.observe(method+" "+path, began, status.status)
 		})
 	}
 	handle("GET", PathHealth, func(w http.ResponseWriter, _ *http.Request) error {
@@ -77,10 +83,34 @@ func Handler(o Options) http.Handler {
 	handle("GET", PathStatus, func(w http.ResponseWriter, r *http.Request) error {
 		return s.follow(w, r, "application/x-ndjson", false)
 	})
-	return mux
+	handle("GET", PathIdle, func(w http.ResponseWriter, _ *http.Request) error {
+		if o.Idle == nil {
+			return fault.New(fault.ExitNotReady, "idle.off", `name a policy with "idle" in hostd.json`, "asking for the idle mode: there is none")
+		}
+		return writeOK(w, o.Idle())
+	})
+	mux.Handle("GET "+PathMetrics, s.metrics.handler)
+	return s.authorised(mux)
 }
 
-type server struct{ o Options }
+type server struct {
+	o       Options
+	metrics *metrics
+}
+
+// recorder remembers the status of an answer.
+type recorder struct {
+	http.ResponseWriter
+	status int
+}
+
+func (r *recorder) WriteHeader(status int) {
+	r.status = status
+	r.ResponseWriter.WriteHeader(status)
+}
+
+// Unwrap lets http.ResponseController flush.
+func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
 
 func (s *server) problem(w http.ResponseWriter, r *http.Request, err error) {
 	p := NewProblem(err)

@@ -17,6 +17,7 @@ import (
 
 	"cocoon/hostd/api"
 	"cocoon/hostd/console"
+	"cocoon/hostd/idle"
 	"cocoon/hostd/machine"
 	"cocoon/hostd/spec"
 	"cocoon/internal/fault"
@@ -99,6 +100,12 @@ func (c *Client) Upgrade(ctx context.Context, u api.Upgrade) (*machine.State, er
 func (c *Client) Crashes(ctx context.Context, name string) (*api.Crashes, error) {
 	var cs api.Crashes
 	return &cs, c.call(ctx, "GET", api.PathCrashes, name, nil, &cs)
+}
+
+// Idle returns what the idle mode last decided, and why.
+func (c *Client) Idle(ctx context.Context) (*idle.Status, error) {
+	var st idle.Status
+	return &st, c.call(ctx, "GET", api.PathIdle, "", nil, &st)
 }
 
 // Get returns a VM's state.

@@ -45,7 +45,7 @@ func serve(t *testing.T, before func(dir string)) *Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: api.Handler(api.Options{Host: d, Logger: log}), ReadHeaderTimeout: time.Minute}
+	srv := &http.Server{Handler: api.Handler(api.Options{Host: d, Logger: log}), ConnContext: api.ConnContext, ReadHeaderTimeout: time.Minute}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	c := New(socket)

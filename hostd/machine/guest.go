@@ -71,6 +71,10 @@ func (m *Machine) line(l *console.Line, log io.Writer) {
 	switch l.Type {
 	case "stage":
 		m.note(func(s *State) { s.addStage(l, m.o.Clock()) })
+	case "metrics":
+		if v := console.Metrics(l.Raw); v != nil {
+			m.note(func(s *State) { s.Guest.Metrics = v })
+		}
 	case "state":
 		m.note(func(s *State) { s.Guest.State, s.Guest.Faults = l.State, l.Faults })
 	}

@@ -327,15 +327,17 @@ func (m *Machine) Stop(ctx context.Context, grace time.Duration) {
 	<-m.done
 }
 
-// Draining is the state of a guest that takes no new work and finishes what it
-// has.
-const Draining = "draining"
+// The states of a guest that takes no new work and finishes what it has.
+const (
+	Draining      = "draining"
+	guestStopping = "stopping"
+)
 
 // drained waits on for a guest that is draining, as long as its spec allows.
 func (m *Machine) drained(ctx context.Context, waited time.Duration) bool {
 	end := time.Duration(m.o.Spec.Drain) * time.Second
 	for waited < end {
-		if s := m.State(); s.Guest.State != Draining {
+		if s := m.State(); s.Guest.State != Draining && s.Guest.State != guestStopping {
 			return false
 		}
 		step := min(end-waited, drainEvery)

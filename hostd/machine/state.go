@@ -72,6 +72,9 @@ type Guest struct {
 	Stages []Stage              `json:"stages"`
 	Faults []console.GuestFault `json:"faults,omitempty"`
 	Panic  string               `json:"panic,omitempty"` // the console's line, where the kernel panicked
+	// Metrics are its newest counters, by Prometheus name and labels. The map
+	// is replaced and never changed.
+	Metrics map[string]float64 `json:"metrics,omitempty"`
 }
 
 // Stage is one boot stage.

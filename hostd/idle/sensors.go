@@ -1,0 +1,181 @@
+package idle
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+// Sensors look at the machine.
+type Sensors struct {
+	// FS is the machine's files, without a leading slash.
+	FS fs.FS
+	// Run returns the output of a program; nil: the machine's.
+	Run   func(ctx context.Context, name string, args ...string) ([]byte, error)
+	Clock func() time.Time
+	CPUs  int // processors; 0: as the runtime counts
+}
+
+const (
+	maxPriceFile = 64
+	// priceFresh is how old a price may be.
+	priceFresh = time.Hour
+	smiTimeout = 2 * time.Second
+)
+
+// Look observes. What cannot be seen stays nil. ours is how many processors
+// the VM may be using.
+func (s *Sensors) Look(ctx context.Context, p *Policy, ours int) *Observation {
+	o := &Observation{Time: s.Clock().UTC(), Load: s.load(ours), Mains: s.mains(), Touched: s.touched()}
+	if p.PriceFile != "" {
+		o.Price = s.price(strings.TrimPrefix(p.PriceFile, "/"))
+	}
+	if p.MaxGPU > 0 || p.OwnGPU {
+		o.GPU, o.GPUPrograms = s.gpu(ctx)
+	}
+	return o
+}
+
+func (s *Sensors) load(ours int) *float64 {
+	b, err := fs.ReadFile(s.FS, "proc/loadavg")
+	f := strings.Fields(string(b))
+	if err != nil || len(f) == 0 {
+		return nil
+	}
+	v, err := strconv.ParseFloat(f[0], 64)
+	if err != nil {
+		return nil
+	}
+	n := s.CPUs
+	if n == 0 {
+		n = runtime.NumCPU()
+	}
+	v = max(v-float64(ours), 0) / float64(n)
+	return &v
+}
+
+// mains reads the power supplies (Linux, ABI/testing/sysfs-class-power). A
+// machine without a battery is on mains.
+func (s *Sensors) mains() *bool {
+	const dir = "sys/class/power_supply"
+	entries, err := fs.ReadDir(s.FS, dir)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return nil
+	}
+	battery, on := false, false
+	for _, e := range entries {
+		kind, err := fs.ReadFile(s.FS, dir+"/"+e.Name()+"/type")
+		if err != nil {
+			continue
+		}
+		switch strings.TrimSpace(string(kind)) {
+		case "Battery":
+			battery = true
+		case "Mains", "USB":
+			if b, err := fs.ReadFile(s.FS, dir+"/"+e.Name()+"/online"); err == nil && strings.TrimSpace(string(b)) == "1" {
+				on = true
+			}
+		}
+	}
+	v := on || !battery
+	return &v
+}
+
+// touched is the time since input at any terminal, as w(1) has it: the kernel
+// changes a terminal's access time when it is read from.
+func (s *Sensors) touched() *int {
+	now, newest := s.Clock(), time.Time{}
+	for _, pattern := range []string{"dev/tty[0-9]*", "dev/pts/[0-9]*"} {
+		names, err := fs.Glob(s.FS, pattern)
+		if err != nil {
+			return nil
+		}
+		for _, n := range names {
+			fi, err := fs.Stat(s.FS, n)
+			if err != nil {
+				continue
+			}
+			at, ok := accessTime(fi)
+			if !ok {
+				at = fi.ModTime()
+			}
+			if at.After(newest) {
+				newest = at
+			}
+		}
+	}
+	v := int(min(max(now.Sub(newest), 0), 365*24*time.Hour) / time.Second)
+	return &v
+}
+
+// price reads a file of one number, nanoton per million tokens.
+func (s *Sensors) price(name string) *uint64 {
+	fi, err := fs.Stat(s.FS, name)
+	if err != nil || fi.Size() > maxPriceFile || s.Clock().Sub(fi.ModTime()) > priceFresh {
+		return nil
+	}
+	b, err := fs.ReadFile(s.FS, name)
+	if err != nil {
+		return nil
+	}
+	v, err := strconv.ParseUint(strings.TrimSpace(string(b)), 10, 64)
+	if err != nil {
+		return nil
+	}
+	return &v
+}
+
+// gpu asks NVIDIA's driver, which sees the GPUs that the owner's programs see.
+// A machine without it has none of the owner's.
+func (s *Sensors) gpu(ctx context.Context) (use, programs *int) {
+	run := s.Run
+	if run == nil {
+		run = runProgram
+	}
+	ctx, cancel := context.WithTimeout(ctx, smiTimeout)
+	defer cancel()
+	most, n := 0, 0
+	if b, err := run(ctx, "nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if v, err := strconv.Atoi(strings.TrimSpace(line)); err == nil {
+				most = max(most, v)
+			}
+		}
+	}
+	if b, err := run(ctx, "nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"); err == nil {
+		for line := range strings.Lines(string(b)) {
+			if _, err := strconv.Atoi(strings.TrimSpace(line)); err == nil {
+				n++
+			}
+		}
+	}
+	return &most, &n
+}
+
+func runProgram(ctx context.Context, name string, args ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, name, args...)
+	cmd.WaitDelay = 100 * time.Millisecond
+	var out bytes.Buffer
+	cmd.Stdout = &out
+	if err := cmd.Run(); err != nil {
+		return nil, fmt.Errorf("running %s: %w", name, err)
+	}
+	return out.Bytes(), nil
+}
+
+// accessTime takes the access time out of what package os returns.
+func accessTime(fi fs.FileInfo) (time.Time, bool) {
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok {
+		return time.Time{}, false
+	}
+	return time.Unix(st.Atim.Unix()), true
+}

@@ -1,0 +1,89 @@
+// Package packaging has what the Debian package is made of besides programs
+// and pages; scripts/deb puts it together.
+package packaging
+
+import (
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+
+	"cocoon/internal/toolstree"
+)
+
+// TestThePackageInstallsInACleanTree builds the package, installs it with its
+// dependencies into a fresh Debian tree, and lets systemd verify the unit there.
+// It downloads Debian and needs root, so that it runs only where asked for.
+func TestThePackageInstallsInACleanTree(t *testing.T) {
+	if os.Getenv("COCOON_DEB_TESTS") != "1" {
+		t.Skip("downloads a Debian tree: set COCOON_DEB_TESTS=1, as root, with mmdebstrap or debootstrap")
+	}
+	root, err := toolstree.RepoRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	run := func(name string, args ...string) string {
+		t.Helper()
+		cmd := exec.CommandContext(t.Context(), name, args...)
+		cmd.Dir = root
+		cmd.Env = append(os.Environ(), "DEBIAN_FRONTEND=noninteractive", "LC_ALL=C")
+		out, err := cmd.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s %v: %v\n%s", name, args, err, out)
+		}
+		return string(out)
+	}
+	out := run("make", "deb")
+	deb := regexp.MustCompile(`build/cocoon_\S+\.deb`).FindString(out)
+	if deb == "" || !strings.Contains(out, "Overall exposure level") {
+		t.Fatalf("make deb says neither package nor exposure:\n%s", out)
+	}
+	t.Logf("%s", out)
+	tree := filepath.Join(t.TempDir(), "debian")
+	mirror := os.Getenv("COCOON_DEB_MIRROR")
+	if mirror == "" {
+		mirror = "http://deb.debian.org/debian"
+	}
+	// mmdebstrap goes through apt, with the machine's way to its mirrors.
+	if _, err := exec.LookPath("mmdebstrap"); err == nil {
+		run("mmdebstrap", "--variant=minbase", "--include=systemd,adduser", "trixie", tree, mirror)
+	} else {
+		run("debootstrap", "--variant=minbase", "--include=systemd,adduser", "trixie", tree, mirror)
+	}
+	run("cp", filepath.Join(root, deb), filepath.Join(tree, "cocoon.deb"))
+	chroot := func(args ...string) string {
+		t.Helper()
+		return run("chroot", append([]string{tree}, args...)...)
+	}
+	chroot("dpkg", "-i", "/cocoon.deb")
+	chroot("getent", "passwd", "cocoon-hostd")
+	if out := chroot("cocoon-hostd", "serve", "--config", "/etc/cocoon/hostd.json", "--check"); !strings.Contains(out, "configuration is good") {
+		t.Errorf("the installed configuration: %s", out)
+	}
+	chroot("cocoon", "doctor", "--help")
+	if out := chroot("systemd-analyze", "verify", "/usr/lib/systemd/system/cocoon-hostd.service"); strings.TrimSpace(out) != "" {
+		t.Errorf("systemd-analyze verify: %s", out)
+	}
+	chroot("dpkg", "-r", "cocoon")
+	if _, err := os.Stat(filepath.Join(tree, "etc/cocoon/hostd.json")); err != nil {
+		t.Errorf("the configuration went with the package: %v", err)
+	}
+	chroot("dpkg", "-P", "cocoon")
+	if _, err := os.Stat(filepath.Join(tree, "etc/cocoon/hostd.json")); !os.IsNotExist(err) {
+		t.Errorf("the configuration outlived a purge: %v", err)
+	}
+}
+
+// The package's configuration is one that the daemon reads.
+func TestTheDefaultConfigurationIsGood(t *testing.T) {
+	bin := filepath.Join(t.TempDir(), "cocoon-hostd")
+	if out, err := exec.CommandContext(t.Context(), "go", "build", "-o", bin, "cocoon/cmd/cocoon-hostd").CombinedOutput(); err != nil {
+		t.Fatalf("building: %v\n%s", err, out)
+	}
+	out, err := exec.CommandContext(t.Context(), bin, "serve", "--config", "hostd.json", "--check").CombinedOutput()
+	if err != nil || !strings.Contains(string(out), "configuration is good") {
+		t.Errorf("%v\n%s", err, out)
+	}
+}
