@@ -14,17 +14,21 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"cocoon/contracts/chain"
 	"cocoon/contracts/coin"
+	"cocoon/contracts/job"
 	"cocoon/contracts/ledger"
 	"cocoon/contracts/receipt"
 	"cocoon/internal/fault"
 	"cocoon/internal/hexbytes"
+	"cocoon/internal/toncell"
+	"cocoon/internal/verdictcell"
 )
 
 // newReceiptCmd checks receipts.
 func newReceiptCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "receipt", Short: "what an enclave signed for a response"}
-	cmd.AddCommand(newReceiptVerifyCmd())
+	cmd.AddCommand(newReceiptVerifyCmd(), newReceiptProveCmd())
 	return cmd
 }
 
@@ -33,6 +37,8 @@ type receiptFlags struct {
 	key, clientKey    hashFlag
 	request, response string
 	voucher, log      string
+	proof, verdict    string
+	inclusion         string
 }
 
 // receiptReport is what "receipt verify --json" writes.
@@ -77,20 +83,25 @@ func (r *receiptReport) err() error {
 func newReceiptVerifyCmd() *cobra.Command {
 	f := &receiptFlags{}
 	cmd := &cobra.Command{
-		Use:   "verify FILE (--key KEY | --config FILE) [--request FILE] [--response FILE] [--voucher FILE] [--log FILE]",
+		Use:   "verify FILE (--key KEY | --config FILE [--proof FILE]) [--verdict FILE] [--request FILE] [--response FILE] [--voucher FILE] [--log FILE | --inclusion FILE]",
 		Short: "verify a receipt, and what it says",
 		Long: `Verifies a signed receipt (JSON, or the base64 of it that a response carries;
 "-" is standard input): the signature by the enclave's receipt key, and, where
-given, the exact request and response bodies, the voucher that pays for it, and
-the client's receipt log, whose Merkle root the voucher must name.
+given, the exact request and response bodies, the verdict (its receipt key,
+manifest and model), the voucher that pays for it, and its place under the
+Merkle root: by the client's receipt log, or by an inclusion proof of "receipt
+prove".
 
 With --config the receipt key is the one that the job's release recorded on
-chain, proven; --key names it offline.
+chain, proven, and the receipt is held against what the job has redeemed. With
+--proof too, a file of "job show --proof-out", nothing is asked of the network.
+--key names the receipt key instead.
 
 Exit codes: 0 valid; 1 usage; 2 not valid; 3 no lite-server answers; 5 not a
 receipt.`,
 		Example: `  cocoon receipt verify receipt.json --key 3b6a… --request body.json --response answer.sse
-  cocoon receipt verify receipt.json --config build/devnet/global.config.json --voucher voucher.json`,
+  cocoon receipt verify receipt.json --config build/devnet/global.config.json --voucher voucher.json
+  cocoon receipt verify receipt.json --config global.config.json --proof job.proof.json --inclusion proof.json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error { return runReceiptVerify(cmd, f, args[0]) },
 	}
@@ -103,6 +114,9 @@ receipt.`,
 	fs.StringVar(&f.voucher, "voucher", "", "the voucher's `file`")
 	fs.Var(&f.clientKey, "client-key", "the client's raw Ed25519 public `key`, hex; with --config the job's terms name it")
 	fs.StringVar(&f.log, "log", "", "the client's receipt log `file`")
+	fs.StringVar(&f.inclusion, "inclusion", "", "an inclusion proof's `file`, instead of the log")
+	fs.StringVar(&f.verdict, "verdict", "", "the verdict's `file`, the base64 of its cell")
+	fs.StringVar(&f.proof, "proof", "", "read the job from this proof `file` of \"job show --proof-out\" instead of the network")
 	fs.BoolVar(&f.ton.json, "json", false, "write the result as JSON")
 	return cmd
 }
@@ -110,6 +124,12 @@ receipt.`,
 func runReceiptVerify(cmd *cobra.Command, f *receiptFlags, path string) error {
 	if f.key.set == (f.ton.config != "") {
 		return errors.New("name the receipt key with either --key or --config")
+	}
+	if f.proof != "" && f.ton.config == "" {
+		return errors.New("--proof needs the network's --config")
+	}
+	if f.log != "" && f.inclusion != "" {
+		return errors.New("name either --log or --inclusion")
 	}
 	doc, err := readDocument(path, receipt.MaxSize)
 	if err != nil {
@@ -125,14 +145,22 @@ func runReceiptVerify(cmd *cobra.Command, f *receiptFlags, path string) error {
 	}
 	key, clientKey := f.key.Hash, f.clientKey.Hash
 	clientKnown := f.clientKey.set
+	var j *job.State
 	if f.ton.config != "" {
-		if key, clientKey, err = receiptOnChain(cmd, f, s, r); err != nil {
+		if j, err = receiptJob(cmd, f, s.Receipt.Job); err != nil {
 			return err
 		}
-		clientKnown = true
+		receiptOnChain(j, s, r)
+		key, clientKey, clientKnown = j.Verdicts[s.Receipt.Verdict].ReceiptKey, j.Terms.ClientKey, true
 	}
 	r.check(s.Verify(key[:]), "receipt.signature", "by key "+key.String(), s.Signature.String(), "the receipt was changed, or another key signed it")
 	if err := receiptBodies(f, s, r); err != nil {
+		return err
+	}
+	if err := receiptVerdict(f, s, key, r); err != nil {
+		return err
+	}
+	if err := receiptRedeemed(f, s, j, r); err != nil {
 		return err
 	}
 	if err := receiptVoucher(f, s, clientKey, clientKnown, r); err != nil {
@@ -157,21 +185,88 @@ func runReceiptVerify(cmd *cobra.Command, f *receiptFlags, path string) error {
 	return errors.Join(p.err, r.err())
 }
 
-// receiptOnChain takes the receipt key from the job's proven state.
-func receiptOnChain(cmd *cobra.Command, f *receiptFlags, s *receipt.Signed, r *receiptReport) (key, client hexbytes.Hash, err error) {
-	err = f.ton.with(cmd, func(ctx context.Context, l *ledger.Ledger) error {
-		j, _, err := l.Job(ctx, s.Receipt.Job)
-		if err != nil {
+// receiptJob reads the job's proven state, from the network or from a file.
+func receiptJob(cmd *cobra.Command, f *receiptFlags, at toncell.Address) (*job.State, error) {
+	if f.proof == "" {
+		var j *job.State
+		err := f.ton.with(cmd, func(ctx context.Context, l *ledger.Ledger) error {
+			var err error
+			j, _, err = l.Job(ctx, at)
 			return err
-		}
-		rec, ok := j.Verdicts[s.Receipt.Verdict]
-		r.check(ok, "receipt.verdict", "a verdict that released the job", s.Receipt.Verdict.String(), "no release on chain names this verdict")
-		r.check(j.Terms.ModelRoot == s.Receipt.ModelRoot, "receipt.model", j.Terms.ModelRoot.String(), s.Receipt.ModelRoot.String(), "the job is about another model")
-		r.check(s.Receipt.Price.Max() <= j.Terms.PriceCap, "receipt.price", fmt.Sprintf("at most %d", j.Terms.PriceCap), fmt.Sprint(s.Receipt.Price.Max()), "the price is over the job's cap")
-		key, client = rec.ReceiptKey, j.Terms.ClientKey
+		})
+		return j, err
+	}
+	doc, err := os.ReadFile(f.proof)
+	if err != nil {
+		return nil, fmt.Errorf("reading the job's proof: %w", err)
+	}
+	cfg, err := os.ReadFile(f.ton.config)
+	if err != nil {
+		return nil, fmt.Errorf("reading the network's config: %w", err)
+	}
+	st, err := chain.VerifyAccountProof(doc, cfg, at.Addr())
+	if err != nil {
+		return nil, err
+	}
+	return ledger.JobOf(st, at)
+}
+
+// receiptOnChain holds the receipt against the job's terms and releases.
+func receiptOnChain(j *job.State, s *receipt.Signed, r *receiptReport) {
+	_, ok := j.Verdicts[s.Receipt.Verdict]
+	r.check(ok, "receipt.verdict", "a verdict that released the job", s.Receipt.Verdict.String(), "no release on chain names this verdict")
+	r.check(j.Terms.ModelRoot == s.Receipt.ModelRoot, "receipt.model", j.Terms.ModelRoot.String(), s.Receipt.ModelRoot.String(), "the job is about another model")
+	r.check(s.Receipt.Price.Max() <= j.Terms.PriceCap, "receipt.price", fmt.Sprintf("at most %d", j.Terms.PriceCap), fmt.Sprint(s.Receipt.Price.Max()), "the price is over the job's cap")
+}
+
+// receiptVerdict ties the receipt to the machine: the verdict names the
+// receipt key, the manifest and the model. Who signed the verdict is for the
+// registry to judge, which the job's release has asked.
+func receiptVerdict(f *receiptFlags, s *receipt.Signed, key hexbytes.Hash, r *receiptReport) error {
+	if f.verdict == "" {
+		r.skip("receipt.manifest", "name the verdict's file to check the manifest and the enclave's key")
 		return nil
-	})
-	return key, client, err
+	}
+	b, err := os.ReadFile(f.verdict)
+	if err != nil {
+		return fmt.Errorf("reading the verdict: %w", err)
+	}
+	var v verdictcell.Verdict
+	if err := v.UnmarshalText(trimSpace(b)); err != nil {
+		return fault.New(fault.ExitParse, "verdict.malformed", "name a file with the verdict's cell in base64", "%w", err)
+	}
+	hash, err := v.Hash()
+	if err != nil {
+		return err
+	}
+	const remedy = "the receipt is not of the machine that the verdict is about"
+	c := &v.Common
+	r.check(s.Receipt.Verdict == hash, "receipt.verdict_hash", hexbytes.Hash(hash).String(), s.Receipt.Verdict.String(), remedy)
+	r.check(key == c.ReceiptKey, "receipt.enclave_key", hexbytes.Hash(c.ReceiptKey).String(), key.String(), remedy)
+	r.check(s.Receipt.Manifest == c.Manifest, "receipt.manifest", hexbytes.Hash(c.Manifest).String(), s.Receipt.Manifest.String(), remedy)
+	r.check(s.Receipt.ModelRoot == c.ModelRoot, "receipt.verdict_model", hexbytes.Hash(c.ModelRoot).String(), s.Receipt.ModelRoot.String(), remedy)
+	return nil
+}
+
+// receiptRedeemed says whether the job has paid for the receipt, and holds its
+// place against the root on chain.
+func receiptRedeemed(f *receiptFlags, s *receipt.Signed, j *job.State, r *receiptReport) error {
+	switch {
+	case j == nil:
+		r.skip("receipt.redeemed", "name the network's --config to see whether the job has paid")
+		return nil
+	case j.ReceiptCount < s.Receipt.Seq:
+		r.skip("receipt.redeemed", fmt.Sprintf("the job has redeemed vouchers over %d receipts; this one is not among them yet", j.ReceiptCount))
+		return nil
+	}
+	// Less is paid only where the deposit did not suffice.
+	r.check(j.Paid >= uint64(s.Receipt.Cumulative) || j.Paid == j.Deposited, "receipt.redeemed",
+		"at least "+s.Receipt.Cumulative.String()+" TON", coin.Nano(j.Paid).String()+" TON", "the job has redeemed a voucher over this receipt for less than it says")
+	if f.log == "" && f.inclusion == "" {
+		r.skip("receipt.root_on_chain", "name the receipt log or an inclusion proof to check the root on chain")
+		return nil
+	}
+	return receiptUnder(f, s, j.ReceiptCount, j.ReceiptsRoot, "receipt.root_on_chain", r)
 }
 
 func receiptBodies(f *receiptFlags, s *receipt.Signed, r *receiptReport) error {
@@ -214,35 +309,52 @@ func receiptVoucher(f *receiptFlags, s *receipt.Signed, client hexbytes.Hash, cl
 	} else {
 		r.skip("receipt.voucher_signature", "name the client's key with --client-key or --config")
 	}
-	if f.log == "" {
-		r.skip("receipt.inclusion", "name the receipt log to check the voucher's Merkle root")
+	if f.log == "" && f.inclusion == "" {
+		r.skip("receipt.inclusion", "name the receipt log or an inclusion proof to check the voucher's Merkle root")
 		return nil
 	}
-	return receiptInclusion(f.log, s, v, r)
+	return receiptUnder(f, s, v.ReceiptCount, v.ReceiptsRoot, "receipt.inclusion", r)
 }
 
-// receiptInclusion checks that the voucher's root is over receipts with this
-// one among them.
-func receiptInclusion(path string, s *receipt.Signed, v *receipt.Voucher, r *receiptReport) error {
-	leaves, err := receipt.ReadLeaves(path)
-	if err != nil {
-		return err
-	}
-	if uint64(len(leaves)) < v.ReceiptCount || s.Receipt.Seq > v.ReceiptCount {
-		r.check(false, "receipt.inclusion", fmt.Sprintf("%d receipts", v.ReceiptCount), fmt.Sprint(len(leaves)), "the log has fewer receipts than the voucher")
-		return nil
-	}
-	leaves = leaves[:v.ReceiptCount]
+// receiptUnder checks that a root over count receipts is over this one, at its
+// place.
+func receiptUnder(f *receiptFlags, s *receipt.Signed, count uint64, root receipt.Hash, id string, r *receiptReport) error {
+	const remedy = "the root is not over this receipt"
 	leaf, err := s.Leaf()
 	if err != nil {
 		return err
 	}
-	path2, err := receipt.Prove(leaves, s.Receipt.Seq-1)
+	if f.inclusion != "" {
+		doc, err := readDocument(f.inclusion, receipt.MaxProof)
+		if err != nil {
+			return err
+		}
+		p, err := receipt.ParseProof(doc)
+		if err != nil {
+			return err
+		}
+		if p.Count != count {
+			r.skip(id, fmt.Sprintf("the inclusion proof is under a root over %d receipts, not %d", p.Count, count))
+			return nil
+		}
+		in := p.Seq == s.Receipt.Seq && receipt.Included(leaf, p.Seq-1, count, p.Path, root)
+		r.check(in, id, "root "+root.String(), fmt.Sprintf("an inclusion proof of receipt %d", p.Seq), remedy)
+		return nil
+	}
+	leaves, err := receipt.ReadLeaves(f.log)
 	if err != nil {
 		return err
 	}
-	in := receipt.Included(leaf, s.Receipt.Seq-1, v.ReceiptCount, path2, v.ReceiptsRoot)
-	r.check(in, "receipt.inclusion", "root "+v.ReceiptsRoot.String(), "root "+receipt.Root(leaves).String(), "the voucher's root is not over this receipt")
+	if uint64(len(leaves)) < count || s.Receipt.Seq > count {
+		r.check(false, id, fmt.Sprintf("%d receipts", count), fmt.Sprint(len(leaves)), "the log has fewer receipts than the root is over")
+		return nil
+	}
+	p, err := receipt.Prove(leaves[:count], s.Receipt.Seq-1)
+	if err != nil {
+		return err
+	}
+	in := receipt.Included(leaf, s.Receipt.Seq-1, count, p, root)
+	r.check(in, id, "root "+root.String(), "root "+receipt.Root(leaves[:count]).String(), remedy)
 	return nil
 }
 
