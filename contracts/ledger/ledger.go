@@ -180,11 +180,15 @@ func (l *Ledger) release(ctx context.Context, w chain.Sender, addr toncell.Addre
 	if err != nil {
 		return nil, nil, err
 	}
-	body, err := job.Release(0, 0, v)
+	fee, err := l.verifierFee(ctx, addr)
 	if err != nil {
 		return nil, nil, err
 	}
-	tx, _, err := l.call(ctx, w, "sending the verdict to the job", message(addr, job.ReleaseValue+Attached, body))
+	body, err := job.Release(0, uint64(fee), v)
+	if err != nil {
+		return nil, nil, err
+	}
+	tx, _, err := l.call(ctx, w, "sending the verdict to the job", message(addr, job.ReleaseValue+fee+Attached, body))
 	if err != nil {
 		return nil, tx, err
 	}
@@ -198,6 +202,31 @@ func (l *Ledger) release(ctx context.Context, w chain.Sender, addr toncell.Addre
 	}
 	st, err := l.awaitAnswer(ctx, addr, id, hash)
 	return st, tx, err
+}
+
+// MaxVerifierFee is the most that Release offers to the verifiers for one
+// verdict, whatever the registry asks.
+const MaxVerifierFee = coin.TON / 10
+
+// verifierFee returns what the job's registry keeps of a release for the
+// verifiers; nothing where there is no registry, which the release then meets.
+func (l *Ledger) verifierFee(ctx context.Context, addr toncell.Address) (coin.Nano, error) {
+	s, _, err := l.Job(ctx, addr)
+	if err != nil {
+		return 0, err
+	}
+	reg, _, err := l.Registry(ctx, s.Terms.Registry)
+	if fault.Has(err, "contract.not_active") {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, err
+	}
+	if fee := coin.Nano(reg.VerifierFee); fee <= MaxVerifierFee {
+		return fee, nil
+	}
+	return 0, fault.Mismatch(fault.ExitPolicy, "registry.verifier_fee", "the registry's fee for the verifiers", "at most "+MaxVerifierFee.String()+" TON",
+		coin.Nano(reg.VerifierFee).String()+" TON", "use another registry")
 }
 
 // awaitIdle waits until the job awaits no answer, or asks a later question

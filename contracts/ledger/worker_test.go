@@ -5,7 +5,9 @@ import (
 	"time"
 
 	"cocoon/contracts/coin"
+	"cocoon/contracts/ledger"
 	"cocoon/contracts/receipt"
+	"cocoon/contracts/registry"
 	"cocoon/contracts/worker"
 )
 
@@ -95,4 +97,24 @@ func TestDevnetStakeLeavesAfterItsDelayAndBootsAreCounted(t *testing.T) {
 	for _, code := range []string{"stake.wrong_payout", "stake.wrong_registry", "stake.low", "stake.leaves_early"} {
 		w.want(err, code)
 	}
+}
+
+func TestDevnetSenderOfAVerdictPaysTheVerifiers(t *testing.T) {
+	const fee = coin.TON / 50
+	w := newWorldOf(t, func(s *registry.State) { s.VerifierFee = uint64(fee) })
+	w.open(coin.TON)
+	escrow, lt := w.escrow()
+	before := w.balance(w.registry)
+	w.release()
+	if got := w.balance(w.registry) - before; got > fee || got < fee-1_000_000 { // less its storage
+		t.Errorf("the registry kept %s", got)
+	}
+	if got := w.balance(w.job); got != escrow-w.storage(lt) {
+		t.Errorf("the release cost the escrow %d", escrow-got)
+	}
+
+	dear := newWorldOf(t, func(s *registry.State) { s.VerifierFee = uint64(ledger.MaxVerifierFee) + 1 })
+	dear.open(coin.TON)
+	_, _, err := dear.ledger.Release(dear.ctx, dear.anyone, dear.job, dear.verdict(nil))
+	dear.want(err, "registry.verifier_fee")
 }

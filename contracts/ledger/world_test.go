@@ -67,7 +67,10 @@ type world struct {
 	job      toncell.Address
 }
 
-func newWorld(t testing.TB) *world {
+func newWorld(t testing.TB) *world { t.Helper(); return newWorldOf(t, func(*registry.State) {}) }
+
+// newWorldOf is newWorld with a changed registry.
+func newWorldOf(t testing.TB, change func(*registry.State)) *world {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
 	t.Cleanup(cancel)
@@ -96,6 +99,7 @@ func newWorld(t testing.TB) *world {
 	reg.Manifests[sum("manifest")] = registry.Manifest{State: registry.Active}
 	reg.Models[sum("model")] = registry.Model{NameHash: sum("name"), Active: true}
 	reg.Policies[sum("policy")] = w.net.Now()
+	change(reg)
 	w.registry, err = w.ledger.DeployRegistry(ctx, w.owner, reg, coin.TON)
 	w.ok(err)
 	w.payout, w.gateway = toncell.Address{Hash: sum("payout")}, toncell.Address{Hash: sum("gateway")}
