@@ -29,7 +29,8 @@ func newRegistryCmd() *cobra.Command {
 		Short: "the on-chain list of verifiers, manifests and models",
 	}
 	cmd.AddCommand(newRegistryShowCmd(), newRegistryDeployCmd(), newRegistryProposeCmd(), newRegistryApproveCmd(),
-		newRegistryExecuteCmd(), newRegistryVetoCmd(), newRegistryKeyCmd())
+		newRegistryExecuteCmd(), newRegistryVetoCmd(), newRegistryKeyCmd(),
+		newRegistryClaimCmd(), newRegistryBondCmd(), newRegistryUnbondCmd(), newRegistrySlashCmd())
 	return cmd
 }
 
