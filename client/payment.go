@@ -103,6 +103,9 @@ func OpenPayment(ctx context.Context, opt PaymentOptions, peer *Peer, manifest [
 	if err != nil {
 		return nil, err
 	}
+	if err := opt.Ledger.CheckStake(ctx, &s.Terms); err != nil {
+		return nil, err
+	}
 	payer, err := receipt.OpenPayer(receipt.PayerOptions{
 		Job: opt.Job, GlobalID: opt.GlobalID, Key: opt.Key, ReceiptKey: claims.ReceiptKey[:],
 		ModelRoot: receipt.Hash(claims.Model.VerityRoot), Manifest: receipt.Hash(manifest), Verdict: receipt.Hash(verdict),
