@@ -29,6 +29,19 @@ func (e *DuplicateKeyError) Error() string { return fmt.Sprintf("duplicate key %
 
 // Marshal returns the RFC 8785 form of v.
 func Marshal(v any) ([]byte, error) {
+	pooled := buffers.Get().(*[]byte)
+	if out, ok := appendValue((*pooled)[:0], v); ok {
+		*pooled = out
+		out = bytes.Clone(out)
+		buffers.Put(pooled)
+		return out, nil
+	}
+	buffers.Put(pooled)
+	return marshal(v)
+}
+
+// marshal is Marshal by way of encoding/json.
+func marshal(v any) ([]byte, error) {
 	b, err := json.Marshal(v)
 	if err != nil {
 		return nil, fmt.Errorf("encoding JSON: %w", err)
@@ -58,17 +71,14 @@ func Canonical(doc []byte) ([]byte, error) {
 
 // Hash returns the SHA-256 of the RFC 8785 form of v.
 func Hash(v any) ([32]byte, error) {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return [32]byte{}, fmt.Errorf("encoding JSON: %w", err)
-	}
 	pooled := buffers.Get().(*[]byte)
 	defer buffers.Put(pooled)
-	if out, ok := appendCanonical((*pooled)[:0], b); ok {
+	if out, ok := appendValue((*pooled)[:0], v); ok {
 		*pooled = out
 		return sha256.Sum256(out), nil
 	}
-	if b, err = transform(b); err != nil {
+	b, err := marshal(v)
+	if err != nil {
 		return [32]byte{}, err
 	}
 	return sha256.Sum256(b), nil
@@ -80,6 +90,14 @@ func Decode(doc []byte, limit int, v any) error {
 	if len(doc) > limit {
 		return fmt.Errorf("decoding JSON of %d bytes, limit %d: %w", len(doc), limit, ErrTooLarge)
 	}
+	if decodeFast(doc, v) {
+		return nil
+	}
+	return decode(doc, v)
+}
+
+// decode is Decode by way of encoding/json.
+func decode(doc []byte, v any) error {
 	if err := Check(doc); err != nil {
 		return fmt.Errorf("decoding JSON: %w", err)
 	}

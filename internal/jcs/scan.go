@@ -2,6 +2,7 @@ package jcs
 
 import (
 	"bytes"
+	"encoding/binary"
 	"sort"
 	"sync"
 )
@@ -51,6 +52,25 @@ var plain = func() (t [256]bool) {
 	return t
 }()
 
+// plainPrefix returns the number of bytes that stand for themselves in front of
+// the first that does not. It looks at eight at a time (evidence is mostly
+// base64): a byte under 0x20, a quote or a backslash borrows into its top bit.
+func plainPrefix(b []byte) int {
+	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	i := 0
+	for ; i+8 <= len(b); i += 8 {
+		x := binary.LittleEndian.Uint64(b[i:])
+		quote, backslash := x^(ones*'"'), x^(ones*'\\')
+		if (x|(x-ones*0x20)&^x|(quote-ones)&^quote|(backslash-ones)&^backslash)&tops != 0 {
+			break
+		}
+	}
+	for i < len(b) && plain[b[i]] {
+		i++
+	}
+	return i
+}
+
 // str scans a string and returns it with its quotes; ok is false where it is
 // not in RFC 8785's form as it stands. simple means no escapes.
 func (s *scanner) str() (text []byte, simple, ok bool) {
@@ -63,7 +83,7 @@ func (s *scanner) str() (text []byte, simple, ok bool) {
 		c := s.b[s.i]
 		switch {
 		case plain[c]:
-			s.i++
+			s.i += plainPrefix(s.b[s.i:])
 		case c == '"':
 			s.i++
 			return s.b[start:s.i], simple, true

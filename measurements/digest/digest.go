@@ -48,6 +48,9 @@ func (d SHA256) IsZero() bool { return d == SHA256{} }
 // MarshalText returns lower-case hex.
 func (d SHA256) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 
+// AppendText appends lower-case hex.
+func (d SHA256) AppendText(b []byte) ([]byte, error) { return hex.AppendEncode(b, d[:]), nil }
+
 // UnmarshalText reads 64 lower-case hex digits.
 func (d *SHA256) UnmarshalText(b []byte) error { return parse(d[:], string(b)) }
 
@@ -59,6 +62,9 @@ func (d SHA384) IsZero() bool { return d == SHA384{} }
 
 // MarshalText returns lower-case hex.
 func (d SHA384) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
+
+// AppendText appends lower-case hex.
+func (d SHA384) AppendText(b []byte) ([]byte, error) { return hex.AppendEncode(b, d[:]), nil }
 
 // UnmarshalText reads 96 lower-case hex digits.
 func (d *SHA384) UnmarshalText(b []byte) error { return parse(d[:], string(b)) }

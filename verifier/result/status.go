@@ -147,9 +147,15 @@ func (r *Result) Checks() []Check {
 // Failed returns the checks that failed.
 func (r *Result) Failed() []Check {
 	var bad []Check
-	for _, c := range r.Checks() {
-		if c.Status == Fail {
-			bad = append(bad, c)
+	for _, n := range r.Names() {
+		s := r.Submods[n]
+		if s == nil {
+			continue
+		}
+		for i := range s.Checks {
+			if s.Checks[i].Status == Fail {
+				bad = append(bad, s.Checks[i])
+			}
 		}
 	}
 	return bad

@@ -45,7 +45,7 @@ func (s *Server) appraise(ctx context.Context, body []byte) (*verifierv1.Apprais
 	if err := s.journal.Append(ctx, given); err != nil {
 		return nil, fault.New(fault.ExitNetwork, "verifier.journal", "try again; the verifier's operator has to look at its journal", "keeping verdict: %w", err)
 	}
-	s.log.InfoContext(ctx, "verdict given", "evidence_sha256", given.EvidenceSHA256.String(),
+	s.log.DebugContext(ctx, "verdict given", "evidence_sha256", given.EvidenceSHA256.String(),
 		"trust_class", j.result.TrustClass, "manifest", given.ManifestSHA256.String(), "not_after", given.NotAfter)
 	out.Promise = given.Logged.Promise
 	s.metrics.verdicts.WithLabelValues(j.result.TrustClass).Inc()
