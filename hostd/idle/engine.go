@@ -170,7 +170,7 @@ func (e *Engine) serving(o *Observation, why []string, d *Decision) {
 }
 
 func (e *Engine) stop(o *Observation, d *Decision) {
-	at := o.Time.Add(YieldWithin)
+	at := o.Time.Add(stopWithin)
 	e.mode, e.deadline, e.ordered, d.Order = Stopping, at, false, Stop
 	d.Until = &at
 }

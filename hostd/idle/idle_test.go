@@ -121,7 +121,7 @@ func TestJoiningAndYielding(t *testing.T) {
 			{"10:05:10", 0, false, 0, None, Away}, {"10:10:09", 0, false, 0, None, Away}, {"10:10:10", 0, false, 0, Start, Serving}},
 		"without requests it is gone within ten seconds": {
 			{"10:00:00", 0, false, 0, None, Away}, {"10:05:00", 0, false, 0, Start, Serving}, {"10:06:00", 1, true, 0, Stop, Stopping},
-			{"10:06:08", 1, true, 0, None, Stopping}, {"10:06:10", 1, true, 0, PowerOff, Stopping}, {"10:06:12", 1, true, 0, None, Stopping}, {"10:06:14", 1, false, 0, None, Away}},
+			{"10:06:05", 1, true, 0, None, Stopping}, {"10:06:06", 1, true, 0, PowerOff, Stopping}, {"10:06:08", 1, true, 0, None, Stopping}, {"10:06:10", 1, false, 0, None, Away}},
 		"with requests it drains, and stops when they have ended": {
 			{"10:00:00", 0, false, 0, None, Away}, {"10:05:00", 0, false, 0, Start, Serving}, {"10:06:00", 1, true, 3, Drain, Draining},
 			{"10:06:30", 1, true, 1, None, Draining}, {"10:06:40", 1, true, 0, Stop, Stopping}, {"10:06:42", 1, false, 0, None, Away}},

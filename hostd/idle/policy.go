@@ -68,6 +68,10 @@ type Window struct {
 // gone once the owner is back.
 const YieldWithin = 10 * time.Second
 
+// stopWithin is what the guest has of it to end by itself: one look passes
+// until the owner is seen, and one may until the deadline is.
+const stopWithin = YieldWithin - 2*LookEvery
+
 // DefaultDrain is the time of running requests where a policy names none.
 const DefaultDrain = 120
 

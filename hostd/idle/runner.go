@@ -11,8 +11,8 @@ import (
 	"cocoon/hostd/spec"
 )
 
-// LookEvery is how often the machine is looked at: with it a VM without
-// requests is gone within YieldWithin of the owner's return.
+// LookEvery is how often the machine is looked at. With it and stopWithin a VM without
+// requests is gone within YieldWithin of the return of the owner.
 const LookEvery = 2 * time.Second
 
 // keepDecisions is how many decisions are remembered.
