@@ -132,28 +132,44 @@ func (p *plan) appendMap(dst []byte, v reflect.Value) ([]byte, bool) {
 		return append(dst, "null"...), true
 	}
 	type entry struct {
-		key   string
-		value reflect.Value
+		key      string
+		from, to int
 	}
 	entries := make([]entry, 0, v.Len())
+	// One value to read all into: the iterator's own copies are on the heap.
+	value := reflect.New(p.elem.typ).Elem()
+	dst = append(dst, '{')
+	first, sorted := len(dst), true
 	for it := v.MapRange(); it.Next(); {
 		key := it.Key().String()
 		if plainPrefix([]byte(key)) != len(key) {
 			return nil, false // the order would be that of UTF-16
 		}
-		entries = append(entries, entry{key, it.Value()})
-	}
-	slices.SortFunc(entries, func(a, b entry) int { return cmp.Compare(a.key, b.key) })
-	dst = append(dst, '{')
-	for i, e := range entries {
-		if i > 0 {
+		if n := len(entries); n > 0 {
+			sorted = sorted && entries[n-1].key < key
 			dst = append(dst, ',')
 		}
-		dst = append(append(append(dst, '"'), e.key...), `":`...)
+		from := len(dst)
+		value.SetIterValue(it)
 		var ok bool
-		if dst, ok = p.elem.append(dst, e.value); !ok {
+		if dst, ok = p.elem.append(append(append(append(dst, '"'), key...), `":`...), value); !ok {
 			return nil, false
 		}
+		entries = append(entries, entry{key, from, len(dst)})
+	}
+	if !sorted {
+		slices.SortFunc(entries, func(a, b entry) int { return cmp.Compare(a.key, b.key) })
+		pooled := buffers.Get().(*[]byte)
+		old := append((*pooled)[:0], dst[first:]...)
+		dst = dst[:first]
+		for i, e := range entries {
+			if i > 0 {
+				dst = append(dst, ',')
+			}
+			dst = append(dst, old[e.from-first:e.to-first]...)
+		}
+		*pooled = old
+		buffers.Put(pooled)
 	}
 	return append(dst, '}'), true
 }

@@ -8,7 +8,6 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"strings"
 )
 
 // ErrFormat is returned for text that is not lower-case hex of the right
@@ -40,7 +39,11 @@ func Parse384(s string) (SHA384, error) {
 }
 
 // String returns lower-case hex.
-func (d SHA256) String() string { return hex.EncodeToString(d[:]) }
+func (d SHA256) String() string {
+	var text [2 * len(d)]byte
+	hex.Encode(text[:], d[:])
+	return string(text[:])
+}
 
 // IsZero reports whether every byte is zero.
 func (d SHA256) IsZero() bool { return d == SHA256{} }
@@ -52,10 +55,14 @@ func (d SHA256) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 func (d SHA256) AppendText(b []byte) ([]byte, error) { return hex.AppendEncode(b, d[:]), nil }
 
 // UnmarshalText reads 64 lower-case hex digits.
-func (d *SHA256) UnmarshalText(b []byte) error { return parse(d[:], string(b)) }
+func (d *SHA256) UnmarshalText(b []byte) error { return parse(d[:], b) }
 
 // String returns lower-case hex.
-func (d SHA384) String() string { return hex.EncodeToString(d[:]) }
+func (d SHA384) String() string {
+	var text [2 * len(d)]byte
+	hex.Encode(text[:], d[:])
+	return string(text[:])
+}
 
 // IsZero reports whether every byte is zero.
 func (d SHA384) IsZero() bool { return d == SHA384{} }
@@ -67,14 +74,29 @@ func (d SHA384) MarshalText() ([]byte, error) { return []byte(d.String()), nil }
 func (d SHA384) AppendText(b []byte) ([]byte, error) { return hex.AppendEncode(b, d[:]), nil }
 
 // UnmarshalText reads 96 lower-case hex digits.
-func (d *SHA384) UnmarshalText(b []byte) error { return parse(d[:], string(b)) }
+func (d *SHA384) UnmarshalText(b []byte) error { return parse(d[:], b) }
 
-func parse(dst []byte, s string) error {
-	if len(s) != 2*len(dst) || strings.ToLower(s) != s {
+func parse[T string | []byte](dst []byte, s T) error {
+	if len(s) != 2*len(dst) {
 		return fmt.Errorf("reading hash %.16q: %w of %d digits", s, ErrFormat, 2*len(dst))
 	}
-	if _, err := hex.Decode(dst, []byte(s)); err != nil {
-		return fmt.Errorf("reading hash %.16q: %w", s, ErrFormat)
+	for i := range dst {
+		high, low := digit(s[2*i]), digit(s[2*i+1])
+		if high > 15 || low > 15 {
+			return fmt.Errorf("reading hash %.16q: %w of %d digits", s, ErrFormat, 2*len(dst))
+		}
+		dst[i] = high<<4 | low
 	}
 	return nil
+}
+
+// digit is the value of a hex digit in lower case, 255 for anything else.
+func digit(c byte) byte {
+	switch {
+	case c >= '0' && c <= '9':
+		return c - '0'
+	case c >= 'a' && c <= 'f':
+		return c - 'a' + 10
+	}
+	return 255
 }

@@ -25,7 +25,7 @@ func Appraise(ev *evidence.Evidence, o *Options) *result.Result {
 	r := &result.Result{Time: a.now.UTC().Truncate(time.Second), Claims: ev.Claims, TestRoots: a.roots,
 		Measurements: map[string]string{}, Submods: map[string]*result.Submod{}}
 	for _, n := range []string{result.SubCPU, result.SubImage, result.SubConfig, result.SubModel} {
-		a.subs[n] = new([]result.Check)
+		a.subs[n] = room(n)
 	}
 	if h, err := ev.Hash(); err == nil {
 		r.EvidenceSHA256 = h
@@ -100,9 +100,20 @@ type appraisal struct {
 	roots    []string // that are not the makers' own
 }
 
+// room returns an empty list with room for about as many checks as a submodule
+// has.
+func room(sub string) *[]result.Check {
+	n := 8
+	if sub == result.SubCPU {
+		n = 48
+	}
+	list := make([]result.Check, 0, n)
+	return &list
+}
+
 func (a *appraisal) add(sub string, c ...result.Check) {
 	if a.subs[sub] == nil {
-		a.subs[sub] = new([]result.Check)
+		a.subs[sub] = room(sub)
 	}
 	*a.subs[sub] = append(*a.subs[sub], c...)
 }

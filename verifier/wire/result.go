@@ -36,8 +36,11 @@ func Result(r *result.Result) *verifierv1.Result {
 		for k, v := range s.Vector {
 			m.TrustworthinessVector[k] = int32(v)
 		}
-		for i, k := range s.Checks {
-			m.Checks[i] = &verifierv1.Check{Id: k.ID, Status: k.Status, Expected: k.Expected, Actual: k.Actual, Reason: k.Reason, Remedy: k.Remedy, Document: k.Document, Section: k.Section}
+		checks := make([]verifierv1.Check, len(s.Checks)) // in one piece: there are dozens
+		for i := range s.Checks {
+			k, c := &s.Checks[i], &checks[i]
+			c.Id, c.Status, c.Expected, c.Actual, c.Reason, c.Remedy, c.Document, c.Section = k.ID, k.Status, k.Expected, k.Actual, k.Reason, k.Remedy, k.Document, k.Section
+			m.Checks[i] = c
 		}
 		out.Submods[name] = m
 	}

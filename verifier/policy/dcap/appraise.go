@@ -20,7 +20,7 @@ import (
 // Its checks have IDs "policy.tdx.<what>", "tdx.tcb.<status>" for a status
 // that is not accepted, and "tdx.report_data" for the binding. What the policy does not ask for is a check that is skipped.
 func (p *Policy) AppraiseTDX(r *tdx.Result, now time.Time) []result.Check {
-	a := &appraisal{tee: "tdx"}
+	a := &appraisal{tee: "tdx", checks: make([]result.Check, 0, maxChecks)}
 	t := p.TDX
 	if t == nil {
 		return a.noSection()
@@ -79,7 +79,7 @@ func (p *Policy) AppraiseTDX(r *tdx.Result, now time.Time) []result.Check {
 // Its checks have IDs "policy.sgx.<what>", "sgx.tcb.<status>" for a status
 // that is not accepted, and "sgx.report_data" for the binding. What the policy does not ask for is a check that is skipped.
 func (p *Policy) AppraiseSGX(r *sgx.Result, now time.Time) []result.Check {
-	a := &appraisal{tee: "sgx"}
+	a := &appraisal{tee: "sgx", checks: make([]result.Check, 0, maxChecks)}
 	s := p.SGX
 	if s == nil {
 		return a.noSection()
@@ -102,6 +102,9 @@ func (p *Policy) AppraiseSGX(r *sgx.Result, now time.Time) []result.Check {
 }
 
 // appraisal collects checks.
+// maxChecks is about how many checks an appraisal makes.
+const maxChecks = 32
+
 type appraisal struct {
 	tee    string
 	checks []result.Check
