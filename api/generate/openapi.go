@@ -30,6 +30,7 @@ func openAPI(file protoreflect.FileDescriptor) ([]byte, error) {
 			}}
 		}
 	}
+	paths["/attest/TdxVm"] = object{"post": attestTDX()}
 	for i := range file.Messages().Len() {
 		m := file.Messages().Get(i)
 		props := object{}
@@ -71,6 +72,31 @@ func openAPI(file protoreflect.FileDescriptor) ([]byte, error) {
 	enc.SetIndent("", "  ")
 	err := enc.Encode(doc)
 	return b.Bytes(), err
+}
+
+// attestTDX is the one request beside the methods that decides anything
+// (docs/verifier-api.md, Azure's call shape).
+func attestTDX() object {
+	text := func(what string) object { return object{"type": "string", "description": what} }
+	data := func(what string) object {
+		return object{"type": "object", "description": what, "required": []string{"data", "dataType"},
+			"properties": object{"data": text("base64url"), "dataType": object{"type": "string", "enum": []string{"Binary", "JSON"}}}}
+	}
+	return object{
+		"operationId": "AttestTdxVm",
+		"description": "Appraisal of a TD by its quote, in the call shape of Azure Attestation. The token says what of the platform was checked; it is no verdict.",
+		"requestBody": object{"required": true, "content": jsonOf(object{"type": "object", "required": []string{"quote", "runtimeData"}, "properties": object{
+			"quote":        text("base64url"),
+			"runtimeData":  data("The quote's report data is its SHA-256 and zeros, or its SHA-512. It carries a challenge of PURPOSE_ATTEST_TDX: in hex as member nonce of JSON, or as the first 32 bytes."),
+			"initTimeData": data("MRCONFIGID is its SHA-384, or its SHA-256 and zeros."),
+			"nonce":        text("repeated in the token, and bound to nothing"),
+			"collateral":   object{"type": "object", "description": "as in evidence"},
+		}})},
+		"responses": object{
+			"200":     object{"description": "the answer", "content": jsonOf(object{"type": "object", "properties": object{"token": text("a signed JWT")}})},
+			"default": object{"description": "refused, or nothing was decided (RFC 9457)", "content": object{"application/problem+json": object{"schema": object{"type": "object"}}}},
+		},
+	}
 }
 
 func jsonOf(schema object) object {

@@ -31,6 +31,9 @@ func TestCurlExamplesOfThePage(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "evidence.json"), doc, 0o600); err != nil {
 		t.Fatal(err)
 	}
+	if err := os.WriteFile(filepath.Join(dir, "attest.json"), f.attestation(t, p.url), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	n := 0
 	for _, m := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(page), -1) {
 		if !strings.Contains(m[1], "curl ") {
@@ -57,7 +60,7 @@ func TestCurlExamplesOfThePage(t *testing.T) {
 			}
 		}
 	}
-	if n < 3 {
+	if n < 5 {
 		t.Errorf("the page has %d blocks with curl", n)
 	}
 	p.stop(t, syscall.SIGTERM)

@@ -2,12 +2,20 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/base64"
 	"encoding/json"
+	"net/http"
 	"os"
 	"path/filepath"
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
+
+	verifierv1 "cocoon/api/verifier/v1"
+	"cocoon/api/verifier/v1/verifierv1connect"
+	"cocoon/measurements/digest"
 	"cocoon/verifier/client"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy"
@@ -86,6 +94,39 @@ func (f *fleet) live(ctx context.Context, c *client.Client) ([]byte, error) {
 		return nil, err
 	}
 	return f.machine.Evidence(ch.Challenge)
+}
+
+// attestation is a request for /attest/TdxVm that answers a new challenge.
+func (f *fleet) attestation(t *testing.T, url string) []byte {
+	t.Helper()
+	c, err := verifierv1connect.NewVerifierServiceClient(http.DefaultClient, url).Challenge(t.Context(),
+		connect.NewRequest(&verifierv1.ChallengeRequest{Purpose: verifierv1.Purpose_PURPOSE_ATTEST_TDX}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	doc, err := f.machine.Evidence(digest.Sum256(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	ev, err := evidence.Parse(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	data := []byte(`{"nonce":"` + c.Msg.Challenge + `"}`)
+	quote, err := f.machine.Quote(func(body []byte) {
+		report, sum := body[520:584], sha256.Sum256(data)
+		clear(report)
+		copy(report, sum[:])
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	b, err := json.Marshal(map[string]any{"quote": base64.RawURLEncoding.EncodeToString(quote), "collateral": ev.Collateral,
+		"runtimeData": map[string]string{"data": base64.RawURLEncoding.EncodeToString(data), "dataType": "JSON"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
 }
 
 // hash is the evidence's, as in its verdict.

@@ -24,6 +24,13 @@ type ForeignCPU interface {
 // evidence to a key, a config or an image, and it answers no challenge, so that
 // anyone can show it. Manifests, challenges and rules are not looked at.
 func AppraiseForeign(ev *evidence.Foreign, o *Options) *result.Result {
+	r, _, _ := appraiseForeign(ev, o)
+	return r
+}
+
+// appraiseForeign also returns the appraiser's facts and its end, zero where it
+// states none.
+func appraiseForeign(ev *evidence.Foreign, o *Options) (*result.Result, any, time.Time) {
 	r := &result.Result{Foreign: true, Time: now(o).UTC().Truncate(time.Second), TestRoots: TestRoots(o.CPUs, nil),
 		Measurements: map[string]string{}, Submods: map[string]*result.Submod{}, PolicySHA256: o.PolicySHA256}
 	r.NotAfter = r.Time
@@ -34,7 +41,8 @@ func AppraiseForeign(ev *evidence.Foreign, o *Options) *result.Result {
 		a.fail(result.SubCPU, "evidence.parse", "evidence that can be encoded", oneLine(err), "evidence cannot be encoded", "")
 	}
 	r.EvidenceSHA256 = h
-	a.skip(result.SubCPU, "foreign.unbound", "recorded evidence names no key and answers no challenge: it is no proof that such a machine runs")
+	a.skip(result.SubCPU, checkUnbound, "recorded evidence names no key and answers no challenge: it is no proof that such a machine runs")
+	var c CPUResult
 	cpu, ok := o.CPUs[ev.CPU.Type].(ForeignCPU)
 	switch {
 	case o.Policy == nil:
@@ -48,7 +56,7 @@ func AppraiseForeign(ev *evidence.Foreign, o *Options) *result.Result {
 				a.fail(result.SubCPU, "policy.missing", "a policy that can be hashed", oneLine(err), "the policy has no identity", "correct the policy")
 			}
 		}
-		c := cpu.AppraiseForeign(ev, o.Policy, r.Time)
+		c = cpu.AppraiseForeign(ev, o.Policy, r.Time)
 		if len(c.CPU) == 0 {
 			a.fail(result.SubCPU, "evidence.cpu.unchecked", "checks of the quote", "none", "the appraiser of this CPU type made no checks", "report this")
 		}
@@ -69,8 +77,11 @@ func AppraiseForeign(ev *evidence.Foreign, o *Options) *result.Result {
 	result.Cite(*a.subs[result.SubCPU])
 	r.Development = policy.DevelopmentClass(r.TrustClass)
 	r.Submods[result.SubCPU] = &result.Submod{Status: v.Status(), Vector: v, Checks: *a.subs[result.SubCPU]}
-	return r
+	return r, c.Facts, c.NotAfter
 }
+
+// checkUnbound says what recorded evidence is not.
+const checkUnbound = "foreign.unbound"
 
 func (o *Options) foreignTypes() []string {
 	var out []string

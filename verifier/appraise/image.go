@@ -87,12 +87,7 @@ func (a *appraisal) checkAgainstManifests(r *result.Result) *manifest.Verified {
 // that it states.
 func (a *appraisal) takeCPU(r *result.Result, c CPUResult) {
 	r.TrustClass = policy.Class(c.TrustClass, a.roots)
-	if a.o.Policy.Accepts(r.TrustClass) {
-		a.pass(result.SubCPU, "policy.trust_class", r.TrustClass)
-	} else {
-		a.fail(result.SubCPU, "policy.trust_class", accepted(a.o.Policy), r.TrustClass,
-			"the policy does not accept this trust class", "use a machine of an accepted class; \"vtpm\" and \"test\" are for development only")
-	}
+	a.checkClass(r.TrustClass)
 	// An appraiser that looked at nothing has not found the evidence good.
 	if len(c.CPU) == 0 || len(c.Image) == 0 && len(a.o.Manifests) > 0 {
 		a.fail(result.SubCPU, "evidence.cpu.unchecked", "checks of quote and image", "none", "the appraiser of this CPU type made no checks", "report this")
@@ -103,6 +98,16 @@ func (a *appraisal) takeCPU(r *result.Result, c CPUResult) {
 	a.cpuFacts = c.Facts
 	if !c.NotAfter.IsZero() && c.NotAfter.Before(r.NotAfter) {
 		r.NotAfter = c.NotAfter
+	}
+}
+
+// checkClass checks that the policy accepts a trust class.
+func (a *appraisal) checkClass(class string) {
+	if a.o.Policy.Accepts(class) {
+		a.pass(result.SubCPU, "policy.trust_class", class)
+	} else {
+		a.fail(result.SubCPU, "policy.trust_class", accepted(a.o.Policy), class,
+			"the policy does not accept this trust class", "use a machine of an accepted class; \"vtpm\" and \"test\" are for development only")
 	}
 }
 

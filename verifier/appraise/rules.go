@@ -40,10 +40,10 @@ func (a *appraisal) checkRules(r *result.Result) {
 		}
 		f.GPUs = append(f.GPUs, m)
 	}
-	if err == nil {
+	if err == nil && a.ev != nil { // there are none of a platform alone
 		f.Claims, err = facts(a.ev.Claims)
 	}
-	if err == nil {
+	if err == nil && a.ev != nil {
 		f.Config, err = facts(a.ev.Config)
 	}
 	if err == nil && r.Manifest != nil {

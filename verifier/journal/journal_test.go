@@ -118,10 +118,11 @@ func TestEntriesComeBackInOneForm(t *testing.T) {
 		t.Errorf("%+v, %v", got, err)
 	}
 	for name, f := range map[string]func(*Entry){
-		"no verdict":         func(e *Entry) { e.Verdict = digest.SHA256{} },
-		"ends as it begins":  func(e *Entry) { e.Expires = e.Time },
-		"parts of a second":  func(e *Entry) { e.Time = e.Time.Add(1) },
-		"a clock before all": func(e *Entry) { e.Time = time.Unix(0, 0) },
+		"no verdict":                       func(e *Entry) { e.Verdict = digest.SHA256{} },
+		"for contracts without a manifest": func(e *Entry) { e.Manifest, e.Cell = digest.SHA256{}, digest.Sum256(nil) },
+		"ends as it begins":                func(e *Entry) { e.Expires = e.Time },
+		"parts of a second":                func(e *Entry) { e.Time = e.Time.Add(1) },
+		"a clock before all":               func(e *Entry) { e.Time = time.Unix(0, 0) },
 	} {
 		e := entry(1)
 		f(&e)

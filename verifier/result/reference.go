@@ -139,6 +139,8 @@ var references = map[string]Reference{
 	"tdx.module.mrsigner":           {docQVL, "TcbInfoVerifier.cpp, tdxModule"},
 	"tdx.module.attributes":         {docQVL, "TcbInfoVerifier.cpp, tdxModule"},
 	"tdx.module.identity":           {docPCS, "TCB info, tdxModuleIdentities"},
+	"tdx.debug":                     {docTDX, "ATTRIBUTES"},
+	"tdx.mrconfigid":                {docTDX, "TDINFO_STRUCT, MRCONFIGID"},
 	"tdx.report_data":               {docTDX, "REPORTMACSTRUCT, REPORTDATA"},
 	"tdx.event_log.format":          {docGHCI, "CCEL, confidential computing event log"},
 	"tdx.event_log.structure":       {docTPMPage, "The form of a measured boot"},

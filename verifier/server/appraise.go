@@ -36,20 +36,29 @@ func (s *Server) appraise(ctx context.Context, body []byte) (*verifierv1.Apprais
 		return nil, err
 	}
 	out.Accepted, out.Ear, out.Cell = true, given.EAR, given.Cell
-	if s.archive != nil {
-		// A verdict that no auditor can look into later is not given.
-		if err := s.archive.store(body, j.result, out.Ear); err != nil {
-			return nil, fault.New(fault.ExitNetwork, "verifier.archive", "the verifier's operator has to make room", "keeping evidence: %w", err)
-		}
-	}
-	if err := s.journal.Append(ctx, given); err != nil {
-		return nil, fault.New(fault.ExitNetwork, "verifier.journal", "try again; the verifier's operator has to look at its journal", "keeping verdict: %w", err)
+	if err := s.keep(ctx, body, j.result, given); err != nil {
+		return nil, err
 	}
 	s.log.DebugContext(ctx, "verdict given", "evidence_sha256", given.EvidenceSHA256.String(),
 		"trust_class", j.result.TrustClass, "manifest", given.ManifestSHA256.String(), "not_after", given.NotAfter)
 	out.Promise = given.Logged.Promise
-	s.metrics.verdicts.WithLabelValues(j.result.TrustClass).Inc()
 	return out, nil
+}
+
+// keep puts what was signed into archive and journal. It is handed out after
+// that alone.
+func (s *Server) keep(ctx context.Context, body []byte, res *result.Result, g *Given) error {
+	if s.archive != nil {
+		// A verdict that no auditor can look into later is not given.
+		if err := s.archive.store(body, res, g.EAR); err != nil {
+			return fault.New(fault.ExitNetwork, "verifier.archive", "the verifier's operator has to make room", "keeping evidence: %w", err)
+		}
+	}
+	if err := s.journal.Append(ctx, g); err != nil {
+		return fault.New(fault.ExitNetwork, "verifier.journal", "try again; the verifier's operator has to look at its journal", "keeping verdict: %w", err)
+	}
+	s.metrics.verdicts.WithLabelValues(res.TrustClass).Inc()
+	return nil
 }
 
 // judgement is what was found of evidence, under the material of its time.

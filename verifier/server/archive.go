@@ -94,7 +94,7 @@ func (a *archive) store(evidence []byte, r *result.Result, ear string) error {
 		}
 	}
 	sub := refused
-	if r.Accepted {
+	if ear != "" {
 		sub = accepted
 	}
 	n := int64(len(evidence) + len(doc))

@@ -5,13 +5,19 @@ import (
 	"net/http"
 
 	"cocoon/internal/fault"
+	"cocoon/verifier/result"
 	"cocoon/verifier/wire"
 )
 
 // writeProblem answers with an error (RFC 9457). What is not a fault is
 // internal: the client learns that, the log learns what.
 func (s *Server) writeProblem(w http.ResponseWriter, r *http.Request, status int, err error) {
-	p := wire.Problem{Status: status, Title: http.StatusText(status), Code: "internal", Faults: []wire.Fault{}}
+	s.writeProblemOf(w, r, status, err, nil)
+}
+
+// writeProblemOf also has the result of what was refused, where there is one.
+func (s *Server) writeProblemOf(w http.ResponseWriter, r *http.Request, status int, err error, refused *result.Result) {
+	p := wire.Problem{Status: status, Title: http.StatusText(status), Code: "internal", Faults: []wire.Fault{}, Result: refused}
 	for _, f := range fault.All(err) {
 		if len(p.Faults) == 0 {
 			p.Code = f.Code

@@ -28,6 +28,7 @@ func (s *Server) web() {
 	})
 	s.mux.HandleFunc("GET "+wire.PathReady, s.getReady)
 	s.mux.Handle("GET "+wire.PathMetrics, s.metrics.handler())
+	s.mux.HandleFunc("POST "+wire.PathMAA, s.attestTDX)
 	s.serveLog()
 	page.Register(s.mux)
 }

@@ -240,6 +240,19 @@ const (
 	snpReportData = 0x50
 )
 
+// Quote returns a TD's quote over its report as changed: the TD 1.0 body, 584
+// bytes. Other kinds have none.
+func (m *Machine) Quote(change func(body []byte)) ([]byte, error) {
+	if m.kind != TDX {
+		return nil, fmt.Errorf("quoting: a machine of kind %s has no TD", m.kind)
+	}
+	q := bytes.Clone(m.quote)
+	change(q[48 : 48+584])
+	sig, err := m.fleet.tdx.SignTDReport(q, "")
+	copy(q[tdxSignature:], sig)
+	return q, err
+}
+
 func (m *Machine) quoteOf(b *Bound) []byte {
 	q := bytes.Clone(m.quote)
 	if m.kind == TDX {

@@ -28,7 +28,7 @@ func (a tdxCPU) AppraiseForeign(f *evidence.Foreign, p *policy.Policy, now time.
 	if len(f.CPU.EventLog) > 0 {
 		foreignLog(f.CPU.EventLog, res, out)
 	}
-	out.Measurements = res.Measurements()
+	out.Measurements, out.Facts = res.Measurements(), &res.Result
 	return out.CPUResult
 }
 
