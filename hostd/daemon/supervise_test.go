@@ -235,13 +235,13 @@ func TestOnlyThePolicyRestarts(t *testing.T) {
 // what should run, and nothing else.
 func TestWhatShouldRunIsStartedAfterAReboot(t *testing.T) {
 	dir := t.TempDir()
-	d, c := host(t, dir)
+	d, _ := host(t, dir)
 	start(t, d, behave(t, "serve", spec.RestartOnFailure))
 	kill(t, d, "a")
 	if err := d.Close(); err != nil {
 		t.Fatal(err)
 	}
-	d, c = host(t, dir)
+	d, c := host(t, dir)
 	defer d.Close()
 	d.sweep(t.Context())
 	c.pass(time.Second)
