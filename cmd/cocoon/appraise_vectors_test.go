@@ -2,6 +2,7 @@ package main
 
 import (
 	"crypto/ed25519"
+	"encoding/binary"
 	"encoding/json"
 	"net/http/httptest"
 	"os"
@@ -141,6 +142,26 @@ func TestEveryRealBundleIsAppraisedAsForeign(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a TD's quote with its CCEL", func(t *testing.T) {
+		pair := filepath.Join(dir, "eventlog", "ccel-gcp-cos113")
+		raw, err := os.ReadFile(pair + ".quote.bin")
+		if err != nil {
+			t.Fatal(err)
+		}
+		// Its collector padded the quote to the size of its buffer.
+		quote := filepath.Join(t.TempDir(), "quote.bin")
+		if err := os.WriteFile(quote, raw[:636+binary.LittleEndian.Uint32(raw[632:])], 0o600); err != nil {
+			t.Fatal(err)
+		}
+		failed := send(t, policy.ClassTDX, quote, "--event-log", pair+".ccel.bin", "--at", "2025-06-01T00:00:00Z")
+		if failed["tdx.event_log.format"] || failed["tdx.event_log.replay"] || !failed["dcap.collateral.missing"] {
+			t.Errorf("failed %v", failed)
+		}
+		failed = send(t, policy.ClassTDX, quote, "--event-log", filepath.Join(dir, "eventlog", "ccel-trustee-CCEL_data_ovmf.ccel.bin"), "--at", "2025-06-01T00:00:00Z")
+		if !failed["tdx.event_log.replay"] {
+			t.Errorf("another machine's log: failed %v", failed)
+		}
+	})
 	for class, least := range map[string]int{"tdx": 35, "sgx": 10, "snp": 13, "az-snp": 4, "az-tdx": 1} {
 		if appraised[class] < least {
 			t.Errorf("%d of class %s, want %d", appraised[class], class, least)
