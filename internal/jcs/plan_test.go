@@ -69,8 +69,10 @@ type flat struct {
 	X [][]byte          `json:"x,omitempty"`
 
 	Untagged string
-	hidden   int
-	Left     int `json:"-"`
+	//lint:ignore U1000 that neither reads nor writes it is what is tested
+	hidden int
+
+	Left int `json:"-"`
 }
 
 var planned = []string{
