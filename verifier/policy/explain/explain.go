@@ -58,11 +58,12 @@ var classText = map[string]string{
 	policy.ClassSGX:   "sgx: enclaves under Intel SGX",
 	policy.ClassAzTDX: "az-tdx: Azure guests under Intel TDX; a paravisor of Azure's stands between hardware and guest",
 	policy.ClassAzSNP: "az-snp: Azure guests under AMD SEV-SNP; a paravisor of Azure's stands between hardware and guest",
+	policy.ClassTest:  "test: machines of whatever kind whose authority is a configured test root; no confidentiality",
 }
 
 func environment(t *text, p *policy.Policy) {
 	if p.Environment == policy.Production {
-		t.say("the policy is marked production: the development class vtpm is refused whatever else it says")
+		t.say("the policy is marked production: the development classes vtpm and test are refused whatever else it says")
 	} else {
 		t.say("the policy is marked development: do not trust its verdicts with anything that matters")
 	}
@@ -70,7 +71,7 @@ func environment(t *text, p *policy.Policy) {
 		t.say("accepts %s", classText[c])
 	}
 	var refused []string
-	for _, c := range []string{policy.ClassTDX, policy.ClassSNP, policy.ClassSGX, policy.ClassAzTDX, policy.ClassAzSNP, policy.ClassVTPM} {
+	for _, c := range []string{policy.ClassTDX, policy.ClassSNP, policy.ClassSGX, policy.ClassAzTDX, policy.ClassAzSNP, policy.ClassVTPM, policy.ClassTest} {
 		if !p.Accepts(c) {
 			refused = append(refused, c)
 		}

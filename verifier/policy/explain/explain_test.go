@@ -127,14 +127,17 @@ func TestExplanationsNameWhatMatters(t *testing.T) {
 	}
 	lax := *production
 	lax.DCAP, lax.SNP = nil, nil
+	tests := *w.Policy
+	tests.TrustClasses = []string{policy.ClassTest}
 	for _, c := range []struct {
 		name   string
 		policy *policy.Policy
 		want   []string
 	}{
-		{"production", production, []string{"marked production", "refuses every other class: sgx, az-tdx, az-snp, vtpm", "tdx: accepts TCB status UpToDate only", "tdx: refuses debuggable guests",
+		{"production", production, []string{"marked production", "refuses every other class: sgx, az-tdx, az-snp, vtpm, test", "tdx: accepts TCB status UpToDate only", "tdx: refuses debuggable guests",
 			"tdx: refuses TDs with a service TD", "names no least TCB", "gpu.present: config.gpus.count > 0", "at most 1 hour"}},
 		{"development", w.Policy, []string{"marked development", "absent: Intel TDX and SGX are refused", "absent: evidence of GPUs is refused", "certified"}},
+		{"test roots", &tests, []string{"accepts test: machines of whatever kind whose authority is a configured test root"}},
 		{"classes without their sections", &lax, []string{"names tdx, and refuses it all the same: there is no section dcap.tdx", "names snp, and refuses it all the same"}},
 	} {
 		got := whole(c.policy)
