@@ -192,12 +192,16 @@ func (c *Client) head(ctx context.Context, q tl.Serializable, slack time.Duratio
 
 // headOf asks one server for its head and for the links that prove it.
 func (c *Client) headOf(ctx context.Context, m *member, q tl.Serializable) (ton.BlockIDExt, error) {
+	c.mu.Lock()
+	// Before asking: an answer that another caller's overtook is not stale.
+	newest := c.newest
+	c.mu.Unlock()
 	last, err := askOne(ctx, m, q, lite.MasterchainInfo)
 	if err != nil {
 		return last, err
 	}
 	c.mu.Lock()
-	from, newest := c.trusted, c.newest
+	from := c.trusted
 	c.mu.Unlock()
 	if last.SeqNo < newest && (len(c.pool.members) == 1 || last.SeqNo+behind < newest) {
 		return last, fault.Mismatch(fault.ExitRefused, "ton.server.stale", "newest master block of "+m.lite.Addr(),

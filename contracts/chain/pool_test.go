@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"fmt"
 	"io"
 	"net"
 	"strings"
@@ -214,6 +215,46 @@ func TestServersThatStoodStillAreStale(t *testing.T) {
 	any := openWith(t, d, nil, chain.Options{Clock: func() time.Time { return d.Now().Add(time.Hour) }, MaxAge: -1})
 	if _, err := any.Account(ctx, w.Address()); err != nil {
 		t.Errorf("with any age allowed: %v", err)
+	}
+}
+
+// TestAnOvertakenAnswerIsNotStale: of two askers at once, the one whose answer
+// is older and comes later has no reason to blame the server.
+func TestAnOvertakenAnswerIsNotStale(t *testing.T) {
+	ctx := testContext(t)
+	var hold atomic.Bool
+	held, release := make(chan struct{}), make(chan struct{})
+	d := start(t, devnet.Options{Alter: func(_, a any) any {
+		if _, ok := a.(ton.MasterchainInfo); ok && hold.CompareAndSwap(true, false) {
+			close(held)
+			<-release
+		}
+		return a
+	}})
+	c := open(t, d)
+	before, err := c.Head(ctx)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hold.Store(true)
+	late := make(chan error)
+	go func() {
+		got, err := c.Head(ctx)
+		if err == nil && got.SeqNo != before.SeqNo {
+			err = fmt.Errorf("block %d, not the held %d", got.SeqNo, before.SeqNo)
+		}
+		late <- err
+	}()
+	<-held
+	if err := d.Advance(ctx, 0); err != nil {
+		t.Fatal(err)
+	}
+	if got, err := c.Head(ctx); err != nil || got.SeqNo <= before.SeqNo {
+		t.Fatalf("block %d, %v", got.SeqNo, err)
+	}
+	close(release)
+	if err := <-late; err != nil {
+		t.Error(err)
 	}
 }
 
