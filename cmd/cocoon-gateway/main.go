@@ -21,7 +21,7 @@ import (
 
 	"cocoon/gateway"
 	"cocoon/internal/fault"
-	"cocoon/internal/jcs"
+	"cocoon/internal/strictyaml"
 )
 
 // Config is the service's configuration file.
@@ -86,7 +86,7 @@ func readConfig(path string) (*Config, error) {
 		return nil, fault.New(fault.ExitInternal, "gateway.config", "", "reading config: %w", err)
 	}
 	var cfg Config
-	if err := jcs.Decode(b, 64<<10, &cfg); err != nil {
+	if err := strictyaml.Decode(b, 64<<10, &cfg); err != nil {
 		return nil, fault.New(fault.ExitParse, "gateway.config", "see docs/operators.md for the fields", "reading config %s: %w", path, err)
 	}
 	if cfg.Listen == "" || cfg.MaxWorkers < 0 || cfg.MaxStreams < 0 || cfg.IdleSeconds < 0 || (cfg.Certificate == "") != (cfg.Key == "") {

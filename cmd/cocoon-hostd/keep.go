@@ -30,7 +30,7 @@ func newKeepCmd() *cobra.Command {
 			}
 			// A signal is an order here, not the end of the process.
 			sig := make(chan os.Signal, 4)
-			signal.Notify(sig, keeper.SignalStop, keeper.SignalPowerOff)
+			signal.Notify(sig, keeper.SignalStop, keeper.SignalPowerOff, keeper.SignalWrite)
 			defer signal.Stop(sig)
 			return keeper.Run(context.WithoutCancel(cmd.Context()), keeper.Options{
 				Dir: args[0], Signals: sig, Clock: time.Now,

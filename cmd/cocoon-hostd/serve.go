@@ -21,7 +21,7 @@ import (
 	"cocoon/hostd/daemon"
 	"cocoon/hostd/vsock"
 	"cocoon/internal/fault"
-	"cocoon/internal/jcs"
+	"cocoon/internal/strictyaml"
 	"cocoon/internal/toolstree"
 )
 
@@ -104,7 +104,7 @@ func (c *config) load(cmd *cobra.Command, file string) error {
 			return fault.New(fault.ExitParse, "hostd.config.unreadable", hint, "reading configuration: %w", err)
 		}
 		var read config
-		if err := jcs.Decode(b, maxConfig, &read); err != nil {
+		if err := strictyaml.Decode(b, maxConfig, &read); err != nil {
 			return fault.New(fault.ExitParse, "hostd.config.malformed", hint, "reading configuration: %w", err)
 		}
 		for _, p := range []*string{&read.State, &read.Socket, &read.Tools, &read.Idle} {

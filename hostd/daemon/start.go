@@ -221,7 +221,7 @@ func (d *Daemon) awaitQEMU(ctx context.Context, dir string, c *child) (*machine.
 		case err == nil && s.Phase != machine.Starting:
 			return s, nil
 		case err != nil && !errors.Is(err, os.ErrNotExist):
-			return nil, err
+			return nil, fmt.Errorf("starting VM: %w", err)
 		case over:
 			return nil, fault.New(fault.ExitInternal, "vm.keeper.start", "correct what the message names", "starting VM: the keeper ended: %w: %s", errors.Join(errKeeper, c.err), quote(filepath.Join(dir, keeper.LogFile)))
 		}

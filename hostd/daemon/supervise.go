@@ -74,10 +74,7 @@ func (d *Daemon) tend(ctx context.Context, name string) error {
 	if err != nil || r.Want != store.WantRunning || r.Upgrade != nil {
 		return err
 	}
-	st, err := d.state(r)
-	if err != nil {
-		return err
-	}
+	st := d.state(r)
 	now := d.o.Clock().UTC()
 	if !st.Over() {
 		if r.Restarts > 0 && st.Phase == machine.Running && now.Sub(st.Started) > settled {

@@ -24,7 +24,7 @@ import (
 // realKeeper is a keeper as cocoon-hostd starts it.
 func realKeeper(dir string) error {
 	sig := make(chan os.Signal, 4)
-	signal.Notify(sig, keeper.SignalStop, keeper.SignalPowerOff)
+	signal.Notify(sig, keeper.SignalStop, keeper.SignalPowerOff, keeper.SignalWrite)
 	return keeper.Run(context.Background(), keeper.Options{Dir: dir, Clock: time.Now, Signals: sig})
 }
 

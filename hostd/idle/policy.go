@@ -18,7 +18,7 @@ import (
 	"time"
 
 	"cocoon/internal/fault"
-	"cocoon/internal/jcs"
+	"cocoon/internal/strictyaml"
 )
 
 // MaxPolicy bounds a policy file in bytes.
@@ -109,7 +109,7 @@ func Load(path string) (*Policy, error) {
 // Parse reads a policy, strictly.
 func Parse(b []byte) (*Policy, error) {
 	var p Policy
-	err := jcs.Decode(b, MaxPolicy, &p)
+	err := strictyaml.Decode(b, MaxPolicy, &p)
 	if err == nil {
 		err = p.validate()
 	}

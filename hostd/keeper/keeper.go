@@ -20,6 +20,7 @@ import (
 
 	"cocoon/hostd/console"
 	"cocoon/hostd/machine"
+	"cocoon/hostd/proc"
 	"cocoon/hostd/spec"
 	"cocoon/hostd/swtpm"
 	"cocoon/internal/fault"
@@ -38,6 +39,7 @@ const (
 const (
 	SignalStop     = syscall.SIGTERM // power button, then power off
 	SignalPowerOff = syscall.SIGINT  // at once
+	SignalWrite    = syscall.SIGHUP  // write the state again
 )
 
 // LifelineFD is the descriptor of an ephemeral keeper's lifeline: a pipe whose
@@ -133,8 +135,8 @@ func Run(ctx context.Context, o Options) error {
 	// An order to stop counts already while the machine starts.
 	sctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	orders := make(chan time.Duration, 4)
-	go o.listen(r, orders, cancel)
+	orders, rewrite := make(chan time.Duration, 4), make(chan struct{}, 1)
+	go o.listen(r, orders, rewrite, cancel)
 	m, err := machine.Start(sctx, machine.Options{
 		Spec: &r.Spec, Dir: o.Dir, Tools: tools, Firmware: r.Firmware, Accel: r.Accel, AccelWhy: r.AccelWhy,
 		Transport: r.Transport, TransportWhy: r.TransportWhy,
@@ -149,6 +151,10 @@ func Run(ctx context.Context, o Options) error {
 		case <-m.Done():
 			logger.Info("ended", "reason", m.State().Reason)
 			return nil
+		case <-rewrite:
+			if err := m.Rewrite(); err != nil {
+				logger.Error("writing state again", "err", err)
+			}
 		case grace := <-orders:
 			// In the background, so that a second order can cut the grace short.
 			go m.Stop(ctx, grace)
@@ -161,7 +167,7 @@ const ephemeralGrace = time.Second
 
 // listen turns signals and the lifeline's end into orders to stop within a
 // grace period.
-func (o Options) listen(r *Request, orders chan<- time.Duration, cancel context.CancelFunc) {
+func (o Options) listen(r *Request, orders chan<- time.Duration, rewrite chan<- struct{}, cancel context.CancelFunc) {
 	cut := make(chan struct{})
 	if r.Ephemeral && o.Lifeline != nil {
 		line := o.Lifeline()
@@ -181,8 +187,15 @@ func (o Options) listen(r *Request, orders chan<- time.Duration, cancel context.
 			if !ok {
 				return
 			}
-			if s == SignalPowerOff {
+			switch s {
+			case SignalPowerOff:
 				grace = 0
+			case SignalWrite:
+				select {
+				case rewrite <- struct{}{}:
+				default: // it is asked for already
+				}
+				continue
 			}
 		case <-cut:
 			grace, cut = ephemeralGrace, nil
@@ -208,5 +221,41 @@ func lock(dir string) (*os.File, error) {
 		}
 		return nil, fmt.Errorf("locking VM: %w", err)
 	}
+	if err := sign(f); err != nil {
+		f.Close()
+		return nil, fmt.Errorf("locking VM: %w", err)
+	}
 	return f, nil
+}
+
+// sign writes into the lock who holds it, for a daemon that cannot read the
+// state.
+func sign(f *os.File) error {
+	id, err := proc.Self()
+	if err != nil {
+		return err
+	}
+	b, err := json.Marshal(id)
+	if err != nil {
+		return err
+	}
+	if err := f.Truncate(0); err != nil {
+		return err
+	}
+	_, err = f.WriteAt(b, 0)
+	return err
+}
+
+// maxLock bounds the lock file in bytes.
+const maxLock = 256
+
+// Holder returns the live keeper of a VM's directory by its lock, if there is
+// one.
+func Holder(dir string) (proc.ID, bool) {
+	b, err := os.ReadFile(filepath.Join(dir, LockFile))
+	var id proc.ID
+	if err != nil || jcs.Decode(b, maxLock, &id) != nil || !id.Alive() {
+		return proc.ID{}, false
+	}
+	return id, true
 }

@@ -422,6 +422,9 @@ func (m *Machine) update(f func(*State)) error {
 	return WriteState(m.o.Dir, &m.state)
 }
 
+// Rewrite writes the state again, for a reader that found it damaged.
+func (m *Machine) Rewrite() error { return m.update(func(*State) {}) }
+
 // noteEvery bounds how often what a guest says reaches the disk.
 const noteEvery = 50 * time.Millisecond
 

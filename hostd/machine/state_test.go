@@ -179,3 +179,34 @@ func TestOnlyAGuestThatDrainsIsWaitedFor(t *testing.T) {
 		t.Error("a guest was waited for beyond its spec")
 	}
 }
+
+// FuzzReadState reads what a crash or a hand has left of a state file.
+func FuzzReadState(f *testing.F) {
+	dir := f.TempDir()
+	if err := WriteState(dir, &State{Name: "a", Phase: Running, Guest: Guest{Stages: []Stage{{Name: "packs", Status: "ok"}}}}); err != nil {
+		f.Fatal(err)
+	}
+	b, err := os.ReadFile(filepath.Join(dir, StateFile))
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(b)
+	f.Add(b[:len(b)/2])
+	f.Add([]byte{})
+	f.Fuzz(func(t *testing.T, b []byte) {
+		dir := t.TempDir()
+		if err := os.WriteFile(filepath.Join(dir, StateFile), b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		s, err := ReadState(dir)
+		if err != nil {
+			return
+		}
+		if err := WriteState(dir, s); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := ReadState(dir); err != nil {
+			t.Errorf("what was read and written cannot be read: %v", err)
+		}
+	})
+}

@@ -25,7 +25,7 @@ const (
 const (
 	SerialRoot   = "cocoon-root"
 	SerialEngine = "cocoon-engine"
-	SerialModel  = "cocoon-model"
+	SerialModel  = "cocoon-model" // further ones: cocoon-model-2, -3 and so on
 	SerialData   = "cocoon-data"
 	StatusPort   = "cocoon.status"
 )
@@ -103,8 +103,12 @@ func Args(s *spec.Spec, o Options) ([]string, error) {
 	if s.Packs.Engine != "" {
 		a.disk("engine", s.Packs.Engine, SerialEngine)
 	}
-	if s.Packs.Model != "" {
-		a.disk("model", s.Packs.Model, SerialModel)
+	for i, path := range s.Packs.ModelPacks() {
+		name, serial := "model", SerialModel
+		if i > 0 {
+			name, serial = fmt.Sprintf("model%d", i+1), fmt.Sprintf("%s-%d", SerialModel, i+1)
+		}
+		a.disk(name, path, serial)
 	}
 	if s.DataDisk != nil {
 		a.dataDisk(s.DataDisk.Path)

@@ -61,7 +61,9 @@ func TestArgsBootTheMeasuredFilesDirectly(t *testing.T) {
 }
 
 func TestArgsGiveTheGuestReadOnlyDisksBySerial(t *testing.T) {
-	args, err := Args(testSpec(), testOptions())
+	s := testSpec()
+	s.Packs.Models = []string{"/p/b.img", "/p/c.img"}
+	args, err := Args(s, testOptions())
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +77,7 @@ func TestArgsGiveTheGuestReadOnlyDisksBySerial(t *testing.T) {
 			files[m["node-name"].(string)] = m["filename"].(string)
 		}
 	}
-	want := map[string]string{SerialRoot: "/im,age/root.img", SerialEngine: "/p/engine.img", SerialModel: "/p/mo,del.img"}
+	want := map[string]string{SerialRoot: "/im,age/root.img", SerialEngine: "/p/engine.img", SerialModel: "/p/mo,del.img", "cocoon-model-2": "/p/b.img", "cocoon-model-3": "/p/c.img"}
 	for _, v := range values(args, "-device") {
 		if !strings.HasPrefix(v, "{") {
 			continue

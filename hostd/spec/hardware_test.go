@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -110,6 +111,8 @@ func TestYAMLIsAsStrictAsJSON(t *testing.T) {
 		"an unknown key":         goodYAML + "monitor: tcp\n",
 		"a key twice":            goodYAML + "cpus: 3\n",
 		"a key that is a number": goodYAML + "1: 2\n",
+		"a word for true":        goodYAML + "tdx: yes\n",
+		"an alias":               "name: &n a\ntee: *n\n",
 		"a list":                 "- 1\n",
 		"no YAML":                "a: [",
 		"nothing":                "",
@@ -124,12 +127,32 @@ func FuzzParseYAML(f *testing.F) {
 	f.Add([]byte(goodYAML))
 	f.Add([]byte("a: &a [*a]"))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		j, err := fromYAML(b)
-		if err != nil {
-			return
-		}
-		if s, err := Parse(j); err == nil && s.Validate() != nil {
+		if s, err := Parse(b); err == nil && s.Validate() != nil {
 			t.Error("a parsed spec is not valid")
 		}
 	})
+}
+
+func TestFurtherModelPacks(t *testing.T) {
+	s, err := Parse([]byte(strings.Replace(goodYAML, `model: ""`, "model: a.img, models: [b.img, c.img]", 1)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Resolve("/d")
+	if diff := cmp.Diff([]string{"/d/a.img", "/d/b.img", "/d/c.img"}, s.Packs.ModelPacks()); diff != "" {
+		t.Errorf("packs (-want +got):\n%s", diff)
+	}
+	if fs := s.Files(); fs["model pack"] != "/d/a.img" || fs["model pack 3"] != "/d/c.img" {
+		t.Errorf("files %v", fs)
+	}
+	for name, packs := range map[string]string{
+		"without a first": `model: "", models: [b.img]`,
+		"one twice":       "model: a.img, models: [a.img]",
+		"one without":     `model: a.img, models: [""]`,
+		"too many":        "model: a.img, models: [b, c, d, e, f, g, h, i, j, k, l, m, n, o, p, q]",
+	} {
+		if _, err := Parse([]byte(strings.Replace(goodYAML, `model: ""`, packs, 1))); !fault.Has(err, "vm.spec.invalid") {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 }

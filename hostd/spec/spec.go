@@ -19,7 +19,7 @@ import (
 	"strings"
 
 	"cocoon/internal/fault"
-	"cocoon/internal/jcs"
+	"cocoon/internal/strictyaml"
 )
 
 // Limits on a spec, in bytes and counts.
@@ -105,8 +105,20 @@ type Spec struct {
 
 // Packs are the dm-verity disks beside the root. Either may be empty.
 type Packs struct {
-	Engine string `json:"engine"` // serial cocoon-engine
-	Model  string `json:"model"`  // serial cocoon-model
+	Engine string   `json:"engine"`           // serial cocoon-engine
+	Model  string   `json:"model"`            // serial cocoon-model
+	Models []string `json:"models,omitempty"` // further models: serials cocoon-model-2, -3 and so on
+}
+
+// MaxModels bounds the model packs of one VM: a PCI bus has 32 slots.
+const MaxModels = 16
+
+// ModelPacks returns the model packs in the order of their serials.
+func (p *Packs) ModelPacks() []string {
+	if p.Model == "" {
+		return nil
+	}
+	return append([]string{p.Model}, p.Models...)
 }
 
 // DataDisk is the disk on which the guest keeps what outlives a boot (serial
@@ -141,11 +153,6 @@ func ValidName(s string) bool { return nameRE.MatchString(s) }
 // Load reads a spec file; relative paths in it are relative to its directory.
 func Load(path string) (*Spec, error) {
 	b, err := readLimited(path, MaxSize)
-	if err == nil && (strings.HasSuffix(path, ".yaml") || strings.HasSuffix(path, ".yml")) {
-		if b, err = fromYAML(b); err != nil {
-			return nil, fault.New(fault.ExitParse, "vm.spec.malformed", "docs/hostd.md lists every field of a VM spec", "parsing spec: %w", err)
-		}
-	}
 	if err != nil {
 		return nil, fault.New(fault.ExitParse, "vm.spec.unreadable", "give the path of a VM spec; docs/hostd.md describes it", "reading spec: %w", err)
 	}
@@ -161,12 +168,12 @@ func Load(path string) (*Spec, error) {
 	return s, nil
 }
 
-// Parse reads a spec and validates everything that does not need the file
-// system.
+// Parse reads a spec, YAML or JSON, and validates everything that does not
+// need the file system.
 func Parse(b []byte) (*Spec, error) {
 	var s Spec
 	const hint = "docs/hostd.md lists every field of a VM spec"
-	if err := jcs.Decode(b, MaxSize, &s); err != nil {
+	if err := strictyaml.Decode(b, MaxSize, &s); err != nil {
 		return nil, fault.New(fault.ExitParse, "vm.spec.malformed", hint, "parsing spec: %w", err)
 	}
 	if err := s.Validate(); err != nil {
@@ -184,6 +191,9 @@ func (s *Spec) Resolve(dir string) {
 	}
 	for _, p := range []*string{&s.Image, &s.Packs.Engine, &s.Packs.Model, &s.Config, &s.Operator, &s.Firmware} {
 		abs(p)
+	}
+	for i := range s.Packs.Models {
+		abs(&s.Packs.Models[i])
 	}
 	if s.DataDisk != nil {
 		abs(&s.DataDisk.Path)
@@ -237,6 +247,20 @@ func (s *Spec) Validate() error {
 	if s.Image == "" {
 		bad("image is missing")
 	}
+	switch n := len(s.Packs.Models); {
+	case n > 0 && s.Packs.Model == "":
+		bad("packs has models and no model: the first one goes into model")
+	case n >= MaxModels:
+		bad("%d model packs, at most %d", n+1, MaxModels)
+	}
+	for i, p := range s.Packs.ModelPacks() {
+		if p == "" {
+			bad("model pack %d has no path", i+1)
+		}
+		if slices.Contains(s.Packs.ModelPacks()[:i], p) {
+			bad("model pack %.128q is named twice", p)
+		}
+	}
 	if d := s.DataDisk; d != nil {
 		if d.Path == "" {
 			bad("data_disk has no path")
@@ -275,7 +299,7 @@ func (s *Spec) Validate() error {
 	}
 	errs = append(errs, validateForwards(s.Forwards)...)
 	errs = append(errs, s.validateHardware()...)
-	for _, p := range []string{s.Image, s.Packs.Engine, s.Packs.Model, s.Config, s.Operator, s.Firmware} {
+	for _, p := range append([]string{s.Image, s.Packs.Engine, s.Packs.Model, s.Config, s.Operator, s.Firmware}, s.Packs.Models...) {
 		if strings.ContainsAny(p, "\x00\n") || len(p) > 4000 {
 			bad("a path holds a control character or is too long")
 		}
@@ -347,6 +371,9 @@ func (s *Spec) Files() map[string]string {
 		if p != "" {
 			fs[role] = p
 		}
+	}
+	for i, p := range s.Packs.Models {
+		fs[fmt.Sprintf("model pack %d", i+2)] = p
 	}
 	if s.SNP != nil && s.SNP.IDBlock != "" {
 		fs["ID block"], fs["ID authentication"] = s.SNP.IDBlock, s.SNP.IDAuth
