@@ -174,12 +174,21 @@ func (p *plan) appendMap(dst []byte, v reflect.Value) ([]byte, bool) {
 	return append(dst, '}'), true
 }
 
+// AppendString appends the RFC 8785 form of a string. False means that it is not
+// UTF-8, and that nothing is returned.
+func AppendString(dst []byte, s string) ([]byte, bool) { return appendString(dst, s) }
+
 // appendString appends a string as RFC 8785, section 3.2.2.2, has it.
 func appendString(dst []byte, s string) ([]byte, bool) {
+	dst = append(dst, '"')
+	start := len(dst)
+	if dst = append(dst, s...); plainPrefix(dst[start:]) == len(s) {
+		return append(dst, '"'), true
+	}
+	dst = dst[:start]
 	if !utf8.ValidString(s) {
 		return nil, false
 	}
-	dst = append(dst, '"')
 	from := 0
 	for i := 0; i < len(s); i++ {
 		c := s[i]

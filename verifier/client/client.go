@@ -156,12 +156,12 @@ func (c *Client) VerifyBytes(ctx context.Context, ev []byte) (*Verdict, error) {
 	if err != nil {
 		return nil, err
 	}
-	r, err := wire.ReadResult(m.Result)
+	r, err := wire.ReadAnswer(m)
 	if err != nil {
 		return nil, badResponse(err)
 	}
-	if r.Accepted != m.Accepted || m.Accepted && m.Ear == "" || r.Foreign {
-		return nil, badResponse(fmt.Errorf("a verdict and a result that contradict each other"))
+	if r.Foreign {
+		return nil, badResponse(fmt.Errorf("a result on foreign evidence"))
 	}
 	if err := r.Err(); err != nil {
 		return nil, err

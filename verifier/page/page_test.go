@@ -94,7 +94,7 @@ func TestThePageInABrowser(t *testing.T) {
 
 	head, all := look(t, ctx, good)
 	wants(t, "a verdict of this verifier", head, "Verified, with a warning")
-	wants(t, "a verdict of this verifier", all, "Signed by this verifier", "Development class", "test-image version 1", "CPU: hardware", result.KeyID(testKey(1).Public().(ed25519.PublicKey)))
+	wants(t, "a verdict of this verifier", all, "Signed by this verifier", "Development class", "test-image version 1", "CPU: hardware", "docs/measurements.md: Each register", result.KeyID(testKey(1).Public().(ed25519.PublicKey)))
 	shoot(t, ctx, "verdict-light")
 
 	act(t, ctx, chromedp.Click("#expand"))

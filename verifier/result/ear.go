@@ -3,7 +3,6 @@ package result
 import (
 	"crypto"
 	"crypto/ed25519"
-	"crypto/rand"
 	"encoding/base64"
 	"errors"
 	"fmt"
@@ -74,7 +73,8 @@ type EARConfirm struct {
 	} `json:"jwk"`
 }
 
-// EARSubmod is the appraisal of one part.
+// EARSubmod is the appraisal of one part. What its checks follow is not signed:
+// their IDs say it, and whoever reads a token writes it into them (ReferenceOf).
 type EARSubmod struct {
 	Status    Status   `json:"ear_status"`
 	Vector    Vector   `json:"ear_trustworthiness_vector"`
@@ -113,6 +113,8 @@ func KeyID(key ed25519.PublicKey) string { return digest.Sum256(key).String() }
 // ErrNotAccepted is returned for results that no verdict can be given on.
 var ErrNotAccepted = errors.New("evidence was not accepted")
 
+var errSignature = errors.New("the signer's signature is not of Ed25519")
+
 // SignEAR returns the verdict on an accepted result as a signed JWT. It
 // expires with the result.
 func SignEAR(r *Result, key crypto.Signer, build string) (string, error) {
@@ -141,7 +143,7 @@ func SignEAR(r *Result, key crypto.Signer, build string) (string, error) {
 	if !ok {
 		return "", errors.New("signing verdict: not an Ed25519 key")
 	}
-	out, err := signJWT(&earHeader{Algorithm: jwt.SigningMethodEdDSA.Alg(), KeyID: KeyID(public), Type: EARType}, e, key)
+	out, err := signJWT(KeyID(public), e, key)
 	if err != nil {
 		return "", fmt.Errorf("signing verdict: %w", err)
 	}
@@ -149,36 +151,6 @@ func SignEAR(r *Result, key crypto.Signer, build string) (string, error) {
 		return "", fmt.Errorf("signing verdict: token of %d bytes, limit %d", len(out), MaxEAR)
 	}
 	return out, nil
-}
-
-// earHeader is the JOSE header of an EAR.
-type earHeader struct {
-	Algorithm string `json:"alg"`
-	KeyID     string `json:"kid"`
-	Type      string `json:"typ"`
-}
-
-// signJWT returns a token (RFC 7515, section 7.1) whose header and claims are
-// canonical JSON. Package jwt copies the claims five times on the way, which is
-// most of what signing costs.
-func signJWT(header *earHeader, claims *EAR, key crypto.Signer) (string, error) {
-	head, err := jcs.Marshal(header)
-	if err != nil {
-		return "", err
-	}
-	body, err := jcs.Marshal(claims)
-	if err != nil {
-		return "", err
-	}
-	b64 := base64.RawURLEncoding
-	out := make([]byte, 0, b64.EncodedLen(len(head))+b64.EncodedLen(len(body))+b64.EncodedLen(ed25519.SignatureSize)+2)
-	out = append(b64.AppendEncode(out, head), '.')
-	out = b64.AppendEncode(out, body)
-	sig, err := key.Sign(rand.Reader, out, crypto.Hash(0))
-	if err != nil {
-		return "", err
-	}
-	return string(b64.AppendEncode(append(out, '.'), sig)), nil
 }
 
 // EAROptions say which verdicts VerifyEAR believes.
@@ -288,6 +260,9 @@ func parseEAR(token string) (*EAR, error) {
 	}
 	if err := e.validate(); err != nil {
 		return nil, bad(err)
+	}
+	for _, sub := range e.Submods {
+		Cite(sub.Claims.Checks)
 	}
 	return &e, nil
 }

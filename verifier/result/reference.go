@@ -1,10 +1,16 @@
 package result
 
-import "strings"
+import (
+	"maps"
+	"strings"
+)
 
 // Reference is the document, and the section of it, that a check follows. Of
 // the project's own documents it is the path in the repository and the heading.
-type Reference struct{ Document, Section string }
+type Reference struct {
+	Document string `json:"document"`
+	Section  string `json:"section"`
+}
 
 // Documents that checks follow.
 const (
@@ -231,6 +237,11 @@ var references = map[string]Reference{
 	"ocsp.nonce":           {docNonce, "2, OCSP Extensions"},
 }
 
+// References returns the whole table, for readers of verdicts that do not have
+// it. An ID that ends in a dot stands for all that begin with it; the longest
+// counts.
+func References() map[string]Reference { return maps.Clone(references) }
+
 // ReferenceOf returns what a check follows; the zero value for an ID that no
 // check has.
 func ReferenceOf(id string) Reference {
@@ -246,7 +257,8 @@ func ReferenceOf(id string) Reference {
 }
 
 // Cite writes into each check what it follows. It is called where checks leave
-// the verifier: whoever makes one need not know.
+// an appraisal, and where they are read from a verdict: whoever makes one need
+// not know, and whoever signs one need not say.
 func Cite(checks []Check) {
 	for i := range checks {
 		r := ReferenceOf(checks[i].ID)

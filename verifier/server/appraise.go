@@ -26,23 +26,20 @@ func (s *Server) appraise(ctx context.Context, body []byte) (*verifierv1.Apprais
 	if err != nil {
 		return nil, err
 	}
-	out := &verifierv1.AppraiseResponse{Result: wire.Result(j.result)}
 	if !j.result.Accepted {
 		s.refused(ctx, body, j.result, j.answered)
-		return out, nil
+		return &verifierv1.AppraiseResponse{Result: wire.Result(j.result)}, nil
 	}
 	given, err := s.sign(j)
 	if err != nil {
 		return nil, err
 	}
-	out.Accepted, out.Ear, out.Cell = true, given.EAR, given.Cell
 	if err := s.keep(ctx, body, j.result, given); err != nil {
 		return nil, err
 	}
 	s.log.DebugContext(ctx, "verdict given", "evidence_sha256", given.EvidenceSHA256.String(),
 		"trust_class", j.result.TrustClass, "manifest", given.ManifestSHA256.String(), "not_after", given.NotAfter)
-	out.Promise = given.Logged.Promise
-	return out, nil
+	return &verifierv1.AppraiseResponse{Accepted: true, Ear: given.EAR, Cell: given.Cell, Result: wire.Accepted(j.result), Promise: given.Logged.Promise}, nil
 }
 
 // keep puts what was signed into archive and journal. It is handed out after

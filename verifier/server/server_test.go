@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"crypto/ed25519"
+	"encoding/json"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -346,4 +347,24 @@ func TestConcurrentVerificationsShareNothing(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestTheTableOfReferencesIsServed: a verdict's checks do not carry what they
+// follow.
+func TestTheTableOfReferencesIsServed(t *testing.T) {
+	s := start(t, tpmtest.NewWorld(t), nil)
+	res, err := http.Get(s.http.URL + wire.PathChecks)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer res.Body.Close()
+	var table map[string]result.Reference
+	if err := json.NewDecoder(res.Body).Decode(&table); err != nil {
+		t.Fatal(err)
+	}
+	for _, id := range []string{"nonce.challenge", "pcr."} {
+		if want := result.ReferenceOf(id + map[bool]string{true: "1"}[strings.HasSuffix(id, ".")]); table[id] != want || want.Document == "" {
+			t.Errorf("%s: %+v, want %+v", id, table[id], want)
+		}
+	}
 }

@@ -7,6 +7,7 @@ import (
 	verifierv1 "cocoon/api/verifier/v1"
 	"cocoon/verifier/jwks"
 	"cocoon/verifier/page"
+	"cocoon/verifier/result"
 	"cocoon/verifier/wire"
 )
 
@@ -23,6 +24,7 @@ func (s *Server) web() {
 		w.Header().Set("X-Content-Type-Options", "nosniff")
 		_, _ = w.Write([]byte(verifierv1.OpenAPI)) // an error here is the peer's hang-up
 	})
+	s.get(wire.PathChecks, func(w http.ResponseWriter, _ *http.Request) { writeJSON(w, result.References()) })
 	s.mux.HandleFunc("GET "+wire.PathHealth, func(w http.ResponseWriter, _ *http.Request) {
 		writeJSON(w, map[string]string{"status": "ok"})
 	})

@@ -13,6 +13,15 @@ import (
 	"cocoon/verifier/result"
 )
 
+// Accepted returns a result that a verdict was signed on: what the verdict's EAR
+// does not say. Its submodules and their checks are in the EAR, and not sent
+// twice.
+func Accepted(r *result.Result) *verifierv1.Result {
+	bare := *r
+	bare.Submods = nil
+	return Result(&bare)
+}
+
 // Result returns a result as a message.
 func Result(r *result.Result) *verifierv1.Result {
 	c := &r.Claims
@@ -23,13 +32,16 @@ func Result(r *result.Result) *verifierv1.Result {
 		Claims: &verifierv1.Claims{TlsSpkiSha256: c.TLSSPKISHA256.String(), ReceiptKey: c.ReceiptKey.String(), Payout: c.Payout,
 			ConfigSha256: c.ConfigSHA256.String(), ModelName: c.Model.Name, ModelVerityRoot: c.Model.VerityRoot.String(),
 			GpuEvidenceSha256: c.GPUEvidenceSHA256.String(), Nonce: c.Nonce.String()},
-		Measurements: r.Measurements, Submods: make(map[string]*verifierv1.Submod, len(r.Submods)),
+		Measurements: r.Measurements,
 	}
 	if r.Foreign {
 		out.Claims = nil
 	}
 	if r.Manifest != nil {
 		out.Manifest = Manifest(r.Manifest)
+	}
+	if len(r.Submods) > 0 {
+		out.Submods = make(map[string]*verifierv1.Submod, len(r.Submods))
 	}
 	for name, s := range r.Submods {
 		m := &verifierv1.Submod{Status: string(s.Status), TrustworthinessVector: make(map[string]int32, len(s.Vector)), Checks: make([]*verifierv1.Check, len(s.Checks))}
@@ -50,6 +62,35 @@ func Result(r *result.Result) *verifierv1.Result {
 // Manifest returns a manifest's name as a message.
 func Manifest(m *result.ManifestRef) *verifierv1.ManifestRef {
 	return &verifierv1.ManifestRef{Sha256: m.SHA256.String(), Name: m.Name, Version: m.Version}
+}
+
+// ReadAnswer reads an answer to Appraise. The submodules of accepted evidence are
+// the EAR's, whose signature is not looked at here. Result and EAR must be on the
+// same evidence, under one policy and manifest.
+func ReadAnswer(in *verifierv1.AppraiseResponse) (*result.Result, error) {
+	r, err := ReadResult(in.Result)
+	if err != nil {
+		return nil, err
+	}
+	if r.Accepted != in.Accepted || (in.Ear != "") != in.Accepted || r.Foreign && in.Accepted {
+		return nil, errors.New("reading answer: verdict and result contradict each other")
+	}
+	if !in.Accepted {
+		return r, nil
+	}
+	e, err := result.ParseEAR(in.Ear)
+	if err != nil {
+		return nil, err
+	}
+	if e.EvidenceSHA256 != r.EvidenceSHA256 || e.PolicySHA256 != r.PolicySHA256 || r.Manifest == nil || e.Manifest != *r.Manifest ||
+		e.TrustClass != r.TrustClass || e.IssuedAt != r.Time.Unix() || e.Expires != r.NotAfter.Unix() {
+		return nil, errors.New("reading answer: verdict and result are of two appraisals")
+	}
+	r.Submods = make(map[string]*result.Submod, len(e.Submods))
+	for name, s := range e.Submods {
+		r.Submods[name] = &result.Submod{Status: s.Status, Vector: s.Vector, Checks: s.Claims.Checks}
+	}
+	return r, nil
 }
 
 // ReadResult reads the result in an answer. It checks form alone: nobody

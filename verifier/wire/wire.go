@@ -17,6 +17,7 @@ const (
 	PathJWKS    = "/.well-known/jwks.json"
 	PathOpenAPI = "/openapi.json"
 	PathMAA     = "/attest/TdxVm"
+	PathChecks  = "/checks.json" // what checks follow, by their IDs (result.References)
 	PathHealth  = "/healthz"
 	PathReady   = "/readyz"
 	PathMetrics = "/metrics"

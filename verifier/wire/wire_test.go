@@ -1,6 +1,7 @@
 package wire_test
 
 import (
+	"crypto/ed25519"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -8,6 +9,7 @@ import (
 
 	verifierv1 "cocoon/api/verifier/v1"
 	"cocoon/verifier/appraise"
+	"cocoon/verifier/result"
 	"cocoon/verifier/tpmtest"
 	"cocoon/verifier/wire"
 )
@@ -42,6 +44,59 @@ func TestAResultComesThroughWhole(t *testing.T) {
 		}
 		if diff := cmp.Diff(want, got); diff != "" || got.Accepted == spoil {
 			t.Errorf("%s: accepted %v (-want +got):\n%s", name, got.Accepted, diff)
+		}
+	}
+}
+
+// answer returns an appraisal's result, and the answer that a service gives.
+func answer(t testing.TB) (*result.Result, *verifierv1.AppraiseResponse) {
+	t.Helper()
+	w := tpmtest.NewWorld(t)
+	r := appraise.Appraise(w.Evidence(t), &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tpmtest.Now})
+	token, err := result.SignEAR(r, ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return r, &verifierv1.AppraiseResponse{Accepted: true, Ear: token, Result: wire.Accepted(r)}
+}
+
+// TestAnAcceptedResultIsReadFromItsVerdict: every check with all that it says,
+// though it is sent once and without what it follows.
+func TestAnAcceptedResultIsReadFromItsVerdict(t *testing.T) {
+	want, m := answer(t)
+	if len(m.Result.Submods) != 0 {
+		t.Error("checks are sent twice")
+	}
+	got, err := wire.ReadAnswer(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff(want, got); diff != "" {
+		t.Errorf("-want +got:\n%s", diff)
+	}
+}
+
+func TestAnswersThatContradictThemselvesAreRefused(t *testing.T) {
+	other := func() *verifierv1.AppraiseResponse { _, m := answer(t); return m }()
+	for name, change := range map[string]func(*verifierv1.AppraiseResponse){
+		"no result":               func(m *verifierv1.AppraiseResponse) { m.Result = nil },
+		"a refused result":        func(m *verifierv1.AppraiseResponse) { m.Result.Accepted = false },
+		"no verdict":              func(m *verifierv1.AppraiseResponse) { m.Ear = "" },
+		"a verdict and a refusal": func(m *verifierv1.AppraiseResponse) { m.Accepted, m.Result.Accepted = false, false },
+		"foreign":                 func(m *verifierv1.AppraiseResponse) { m.Result.Foreign = true },
+		"no token":                func(m *verifierv1.AppraiseResponse) { m.Ear = "a.b.c" },
+		"other evidence":          func(m *verifierv1.AppraiseResponse) { m.Ear = other.Ear },
+		"another policy":          func(m *verifierv1.AppraiseResponse) { m.Result.PolicySha256 = m.Result.EvidenceSha256 },
+		"another manifest":        func(m *verifierv1.AppraiseResponse) { m.Result.Manifest.Version++ },
+		"no manifest":             func(m *verifierv1.AppraiseResponse) { m.Result.Manifest = nil },
+		"another class":           func(m *verifierv1.AppraiseResponse) { m.Result.TrustClass = "tdx" },
+		"another time":            func(m *verifierv1.AppraiseResponse) { m.Result.Time.Seconds++ },
+		"another end":             func(m *verifierv1.AppraiseResponse) { m.Result.NotAfter = nil },
+	} {
+		_, m := answer(t)
+		change(m)
+		if r, err := wire.ReadAnswer(m); err == nil {
+			t.Errorf("%s: was read as %+v", name, r)
 		}
 	}
 }

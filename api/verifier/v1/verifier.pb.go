@@ -252,7 +252,8 @@ type AppraiseResponse struct {
 	// The verdict as contracts read it, base64 of a bag of cells; empty without a
 	// registry.
 	Cell string `protobuf:"bytes,3,opt,name=cell,proto3" json:"cell,omitempty"`
-	// What the verdict rests on, for people.
+	// What was found, for people. Of accepted evidence it has no submodules: they
+	// are those of the EAR, with every check.
 	Result *Result `protobuf:"bytes,4,opt,name=result,proto3" json:"result,omitempty"`
 	// The log's signed word that the verdict is in it (docs/verifier-api.md):
 	// empty without a log.

@@ -1,7 +1,7 @@
 // The page: input, and the chain of trust as a tree. Text from outside only
 // ever becomes text nodes.
 
-import { InputError, appraise, dates, pinned, read, verify } from "./read.js";
+import { InputError, appraise, cite, dates, pinned, read, verify } from "./read.js";
 
 const $ = (id) => document.getElementById(id);
 const outcome = $("outcome");
@@ -73,6 +73,7 @@ async function showVerdict(v) {
   const c = v.claims;
   const own = pinned($("keys").value);
   const checks = [await verify(v, own), dates(c, Math.floor(Date.now() / 1000))];
+  await cite(v.parts);
   const bad = failures(v.parts) + checks.filter((x) => x.status === "fail").length;
   const refused = bad > 0 || v.parts.length === 0 || v.parts.some((p) => p.status !== "affirming" && p.status !== "warning");
   const unverified = checks.some((x) => x.status === "skip");

@@ -68,6 +68,27 @@ function submods(all, status, vector, checks) {
   }).sort((a, b) => rank(a.name) - rank(b.name) || a.name.localeCompare(b.name, "en", { numeric: true }));
 }
 
+let table;
+
+const reference = (id) => {
+  if (Object.hasOwn(table, id)) return table[id];
+  for (let n = id.lastIndexOf("."); n > 0; n = id.lastIndexOf(".", n - 1)) {
+    if (Object.hasOwn(table, id.slice(0, n + 1))) return table[id.slice(0, n + 1)];
+  }
+  return {};
+};
+
+// cite writes into the checks of a verdict what they follow, which their IDs
+// say: this verifier has the table. Without it they are shown as they are.
+export async function cite(parts) {
+  try {
+    table ??= await (await fetch("/checks.json")).json();
+  } catch {
+    return;
+  }
+  for (const c of parts.flatMap((p) => p.checks)) ({ document: c.document, section: c.section } = reference(String(c.id)));
+}
+
 // appraise sends evidence to this verifier (docs/verifier-api.md, Appraise).
 export async function appraise(text) {
   const raw = new TextEncoder().encode(text);
