@@ -16,15 +16,17 @@ import (
 	"cocoon/contracts/ledger"
 	"cocoon/contracts/receipt"
 	"cocoon/hostd/earnings"
+	"cocoon/hostd/vouchers"
 	"cocoon/internal/toncell"
 )
 
-const defaultVouchers = "/var/lib/cocoon-earnings"
+// defaultVouchers is where hostd keeps what its guests hand over.
+const defaultVouchers = "/var/lib/cocoon-hostd/vouchers"
 
 // newEarningsCmd is the parent of what concerns an operator's income.
 func newEarningsCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "earnings", Short: "what a machine earned, and what is still to be redeemed", Args: cobra.NoArgs}
-	cmd.AddCommand(newEarningsKeepCmd(), newEarningsShowCmd())
+	cmd.AddCommand(newEarningsKeepCmd(), newEarningsShowCmd(), newEarningsRedeemCmd())
 	return cmd
 }
 
@@ -34,16 +36,17 @@ func newEarningsKeepCmd() *cobra.Command {
 		Use:   "keep VOUCHER...",
 		Short: "keep vouchers, the newest of each job",
 		Long: `Keeps vouchers as "cocoon job voucher" fetches them, for "cocoon earnings show"
-and for redeeming them after the worker is gone. An older one than is kept of
+and for redeeming them after the worker is gone. hostd keeps those of its own
+machines by itself, as soon as a worker has them. An older one than is kept of
 its job changes nothing.
 
 Exit codes: 0 kept; 5 not a voucher.`,
 		Example: "  cocoon earnings keep voucher.json",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			book := earnings.Book{Dir: dir}
+			book := vouchers.Book{Dir: dir}
 			for _, path := range args {
-				doc, err := readInput("VOUCHER", path, earnings.MaxVoucher)
+				doc, err := readInput("VOUCHER", path, receipt.MaxVoucher)
 				if err != nil {
 					return err
 				}
@@ -99,12 +102,11 @@ served and earned, what was paid to the payout address, the gateways' fees, what
 a redemption would bring, and the mean in an hour since the first release. Warns
 before a job closes with money in it, and before wallet or stake run dry.
 
-Exit codes: 0 shown, warnings included; 2 a voucher or a job is not what it
-should be; 3 network.`,
+Exit codes: 0 shown, warnings included; 2 a proof is wrong; 3 network.`,
 		Example: "  cocoon earnings show --config global.config.json",
 		Args:    cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			o := earnings.Options{Book: earnings.Book{Dir: dir}, Now: time.Now()}
+			o := earnings.Options{Book: vouchers.Book{Dir: dir}, Now: time.Now()}
 			var err1, err2 error
 			o.Threshold, err1 = coin.Parse(threshold)
 			o.Gas, err2 = coin.Parse(gas)

@@ -76,6 +76,9 @@ type Options struct {
 	Price     uint64             // nanoton per million tokens, 0 for each job's cap
 	Manifest  func() (receipt.Hash, error)
 	Dir       string // where the books are kept; exists
+	// OnVoucher, where not nil, gets each job's newest voucher once it is in
+	// the book, to be kept where it outlives this machine.
+	OnVoucher func(*receipt.SignedVoucher)
 	Clock     func() time.Time
 }
 
@@ -251,10 +254,14 @@ func (l *Ledger) openBook(e *entry, addr toncell.Address, s *job.State) error {
 		Job: addr, GlobalID: l.opt.GlobalID, ClientKey: s.Terms.Key(), Key: l.opt.Key,
 		ModelRoot: l.opt.ModelRoot, Manifest: manifest, Verdict: e.verdict,
 		Price: e.price, Deposit: e.deposit, Credit: credit,
-		Path:  filepath.Join(l.opt.Dir, fmt.Sprintf("%d-%x.log", addr.Workchain, addr.Hash)),
+		Path:  bookPath(l.opt.Dir, addr),
 		Clock: l.opt.Clock,
 	})
 	return err
+}
+
+func bookPath(dir string, addr toncell.Address) string {
+	return filepath.Join(dir, fmt.Sprintf("%d-%x.log", addr.Workchain, addr.Hash))
 }
 
 // book returns the book of a job that was served in this boot.
@@ -289,6 +296,10 @@ func (l *Ledger) Accept(_ context.Context, doc []byte) ([]byte, error) {
 	}
 	if err := b.Accept(v); err != nil {
 		return nil, err
+	}
+	if l.opt.OnVoucher != nil {
+		// Not v: another request may have brought a newer one meanwhile.
+		l.opt.OnVoucher(b.Voucher())
 	}
 	var s standing
 	s.Owed, s.Promised = b.Owed()

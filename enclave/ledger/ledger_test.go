@@ -1,11 +1,14 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
 	"encoding/json"
 	"fmt"
+	"os"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -452,5 +455,42 @@ func TestReceiptsOfOneBodyAreToldApartByNumber(t *testing.T) {
 		if _, err := w.Receipt(context.Background(), w.addr.String(), first.Receipt.Request.String(), before); !fault.Has(err, code) {
 			t.Errorf("before %s: %v, want %s", before, err, code)
 		}
+	}
+}
+
+// A voucher goes to the host as soon as it is in the book, and the newest of
+// them if an older one comes again.
+func TestAVoucherIsInTheBookBeforeTheHostHasIt(t *testing.T) {
+	var given []uint64
+	var w *world
+	w = newWorld(t, func(_ *world, o *Options) {
+		o.OnVoucher = func(v *receipt.SignedVoucher) {
+			b, err := os.ReadFile(bookPath(o.Dir, w.addr))
+			if err != nil {
+				t.Error(err)
+			}
+			doc, err := v.Marshal()
+			if err != nil {
+				t.Error(err)
+			}
+			if !bytes.Contains(b, doc) {
+				t.Errorf("voucher %d is not in the book", v.Voucher.Seq)
+			}
+			given = append(given, v.Voucher.Seq)
+		}
+	})
+	one := w.issue(t, "one", 90)
+	first := w.voucher(t, 1, one)
+	second := w.voucher(t, 2, one, w.issue(t, "two", 10))
+	for _, doc := range [][]byte{first, second, second} {
+		if _, err := w.Accept(context.Background(), doc); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if _, err := w.Accept(context.Background(), first); err == nil {
+		t.Error("an old voucher was accepted")
+	}
+	if want := []uint64{1, 2, 2}; !slices.Equal(given, want) {
+		t.Errorf("the host got %v, want %v", given, want)
 	}
 }

@@ -6,8 +6,10 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"sync"
 	"time"
 )
@@ -26,6 +28,10 @@ type Reporter struct {
 	done   chan struct{}
 	stages []Line
 	state  string
+	// vouchers has each job's newest one that is not written yet; kick says
+	// that there are some.
+	vouchers map[string][]byte
+	kick     chan struct{}
 }
 
 // maxQueue bounds the lines kept for a port that has not come or does not
@@ -42,7 +48,8 @@ type Options struct {
 
 // New returns a Reporter that has no port yet.
 func New(o Options) *Reporter {
-	return &Reporter{clock: o.Clock, uptime: o.Uptime, console: o.Console, path: o.Path, state: Booting}
+	return &Reporter{clock: o.Clock, uptime: o.Uptime, console: o.Console, path: o.Path, state: Booting,
+		vouchers: map[string][]byte{}, kick: make(chan struct{}, 1)}
 }
 
 // Attach starts writing lines to the port, those already reported first. It
@@ -56,15 +63,53 @@ func (r *Reporter) Attach(port io.Writer) {
 		r.port <- b
 	}
 	r.queue = nil
-	go func(lines <-chan []byte, done chan<- struct{}) {
-		defer close(done)
-		for b := range lines {
-			// A port that fails is a host that looks away; the console still
-			// has the line.
+	go r.write(port, r.port, r.done)
+}
+
+// write copies lines and vouchers to the port until lines is closed. A port
+// that fails is a host that looks away; the console still has the lines.
+func (r *Reporter) write(port io.Writer, lines <-chan []byte, done chan<- struct{}) {
+	defer close(done)
+	for open := true; open; {
+		select {
+		case b, ok := <-lines:
+			if open = ok; ok {
+				_, _ = port.Write(b)
+			}
+		case <-r.kick:
+		}
+		for _, b := range r.takeVouchers() {
 			_, _ = port.Write(b)
 		}
-		drain(port)
-	}(r.port, r.done)
+	}
+	drain(port)
+}
+
+// Voucher has the host keep a job's newest voucher, which pays after this
+// machine is gone. A host that does not read in time gets the newest of each
+// job later; none is dropped. The caller bounds the jobs.
+func (r *Reporter) Voucher(job string, doc []byte) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := Line{Time: r.clock().UTC(), UptimeMS: r.uptime().Milliseconds(), Type: TypeVoucher, Voucher: doc}
+	b, err := l.Marshal()
+	if err != nil {
+		_, _ = fmt.Fprintf(r.console, "cocoon: status line dropped: %v\n", err)
+		return
+	}
+	r.vouchers[job] = b
+	select {
+	case r.kick <- struct{}{}:
+	default: // it is said already
+	}
+}
+
+func (r *Reporter) takeVouchers() [][]byte {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	out := slices.Collect(maps.Values(r.vouchers))
+	clear(r.vouchers)
+	return out
 }
 
 // drain ends a port that is a connection and waits for the host to end it,

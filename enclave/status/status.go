@@ -29,6 +29,7 @@ const (
 	TypeEvidence = "evidence" // the evidence that is offered from now on
 	TypeVerdict  = "verdict"  // the verifier's answer to that evidence
 	TypeMetrics  = "metrics"  // Prometheus text
+	TypeVoucher  = "voucher"  // a client's newest voucher for a job, which is money
 )
 
 // Statuses of a stage.
@@ -60,6 +61,7 @@ type Line struct {
 	Verdict  *Verdict        `json:"verdict,omitempty"`
 	Evidence json.RawMessage `json:"evidence,omitempty"` // application/vnd.cocoon.evidence+json
 	Metrics  string          `json:"metrics,omitempty"`
+	Voucher  json.RawMessage `json:"voucher,omitempty"` // receipt.SignedVoucher
 	Faults   []Fault         `json:"faults,omitempty"`
 }
 

@@ -162,3 +162,47 @@ func TestConsoleTextOfOtherLines(t *testing.T) {
 		})
 	}
 }
+
+// gated is a host that reads nothing until it is let.
+type gated struct {
+	open chan struct{}
+	buf  bytes.Buffer
+}
+
+func (g *gated) Write(b []byte) (int, error) {
+	<-g.open
+	return g.buf.Write(b)
+}
+
+// A host that does not read costs the guest one voucher a job, and gets the
+// newest of each once it reads.
+func TestTheNewestVoucherOfEachJobReachesAHostThatReadsLate(t *testing.T) {
+	var console bytes.Buffer
+	r, _ := reporter(t, &console)
+	doc := func(n int) []byte { return fmt.Appendf(nil, `{"seq":%d}`, n) }
+	r.Voucher("early", doc(1))
+	r.Voucher("early", doc(2))
+	port := &gated{open: make(chan struct{})}
+	r.Attach(port)
+	for n := range 10_000 {
+		r.Voucher("a", doc(n))
+		r.Voucher("b", doc(n))
+		r.Report(Line{Type: TypeMetrics})
+	}
+	close(port.open)
+	r.Flush(time.Minute)
+	last := map[string]int{}
+	for l := range strings.Lines(port.buf.String()) {
+		if p, err := Parse([]byte(l)); err != nil {
+			t.Fatal(err)
+		} else if p.Type == TypeVoucher {
+			last[string(p.Voucher)]++
+		}
+	}
+	if last[`{"seq":2}`] != 1 || last[`{"seq":1}`] != 0 || last[`{"seq":9999}`] != 2 {
+		t.Errorf("the host got %v", last)
+	}
+	if console.Len() != 0 {
+		t.Errorf("vouchers on the console: %.200s", console.String())
+	}
+}

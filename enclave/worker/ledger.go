@@ -54,6 +54,7 @@ func (w *Worker) openLedger(ctx context.Context) error {
 	w.ledger = ledger.New(ledger.Options{
 		Chain: on, GlobalID: w.config.NetworkID, Registry: registry, ModelRoot: receipt.Hash(w.config.Model.Verity.Root),
 		Payout: payout, Key: w.keys.Receipt, Price: w.operator.Price, Dir: dir, Clock: time.Now,
+		OnVoucher: w.offerVoucher,
 		Manifest: func() (receipt.Hash, error) {
 			cur, err := w.keeper.Current()
 			if err != nil {
@@ -63,4 +64,15 @@ func (w *Worker) openLedger(ctx context.Context) error {
 		},
 	})
 	return nil
+}
+
+// offerVoucher gives a voucher to the host, which redeems it. The host is the
+// operator's: it loses its own pay by losing vouchers.
+func (w *Worker) offerVoucher(v *receipt.SignedVoucher) {
+	doc, err := v.Marshal()
+	if err != nil {
+		w.log.Error("voucher not given to the host", "err", err)
+		return
+	}
+	w.rep.Voucher(v.Voucher.Job.String(), doc)
 }

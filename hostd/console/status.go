@@ -18,14 +18,16 @@ const MaxLine = 4 << 20
 // Line is what the host reads of a status line. The guest's own definition
 // has more; the rest stays in Raw.
 type Line struct {
-	Type   string          `json:"type"`             // stage, state, …
-	Stage  string          `json:"stage,omitempty"`  // of a stage line
-	Status string          `json:"status,omitempty"` // running, ok or failed
-	MS     int64           `json:"ms,omitempty"`     // duration of the stage
-	Uptime int64           `json:"uptime_ms"`        // since the guest's kernel started
-	State  string          `json:"state,omitempty"`  // of a state line
-	Faults []GuestFault    `json:"faults,omitempty"`
-	Raw    json.RawMessage `json:"-"` // the line as it came
+	Type   string       `json:"type"`             // stage, state, …
+	Stage  string       `json:"stage,omitempty"`  // of a stage line
+	Status string       `json:"status,omitempty"` // running, ok or failed
+	MS     int64        `json:"ms,omitempty"`     // duration of the stage
+	Uptime int64        `json:"uptime_ms"`        // since the guest's kernel started
+	State  string       `json:"state,omitempty"`  // of a state line
+	Faults []GuestFault `json:"faults,omitempty"`
+	// Voucher of a voucher line is unread: package vouchers reads it strictly.
+	Voucher json.RawMessage `json:"voucher,omitempty"`
+	Raw     json.RawMessage `json:"-"` // the line as it came
 }
 
 // GuestFault is a failure that the guest reports.

@@ -30,7 +30,10 @@ import (
 const (
 	lockFile = "hostd.lock"
 	vmsDir   = "vms"
-	caDir    = "tpmca"
+	// vouchersDir has a directory for each VM, which outlives it: vouchers are
+	// money.
+	vouchersDir = "vouchers"
+	caDir       = "tpmca"
 )
 
 // DefaultCA is the software-TPM authority of specs that name none.

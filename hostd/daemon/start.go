@@ -144,6 +144,7 @@ func (d *Daemon) prepare(dir string, s *spec.Spec, req keeper.Request, change fu
 		firmware = machine.Firmware(d.o.Tools, s.TEE)
 	}
 	req.Spec, req.Tools, req.Firmware = *s, d.o.Tools.Dir, firmware
+	req.Vouchers = filepath.Join(d.o.Dir, vouchersDir, s.Name)
 	req.CADir, req.CA, req.Ephemeral = filepath.Join(d.o.Dir, caDir), ca, d.o.Ephemeral
 	if err := keeper.WriteRequest(dir, &req); err != nil {
 		return err

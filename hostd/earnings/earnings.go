@@ -8,13 +8,9 @@
 package earnings
 
 import (
-	"bytes"
 	"context"
-	"encoding/hex"
-	"errors"
 	"fmt"
-	"os"
-	"path/filepath"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -22,92 +18,10 @@ import (
 	"cocoon/contracts/coin"
 	"cocoon/contracts/job"
 	"cocoon/contracts/receipt"
+	"cocoon/hostd/vouchers"
 	"cocoon/internal/fault"
 	"cocoon/internal/toncell"
 )
-
-// Limits of what is kept.
-const (
-	MaxVoucher = 64 << 10 // bytes
-	MaxJobs    = 10_000
-)
-
-// Book is a directory of vouchers, the newest of each job.
-type Book struct{ Dir string }
-
-func (b Book) path(addr toncell.Address) string {
-	return filepath.Join(b.Dir, hex.EncodeToString(addr.Hash[:])+".json")
-}
-
-// Keep writes a voucher, if it is newer than the one that is kept of its job.
-// It says whether it was.
-func (b Book) Keep(v *receipt.SignedVoucher) (bool, error) {
-	if err := os.MkdirAll(b.Dir, 0o700); err != nil {
-		return false, fmt.Errorf("keeping a voucher: %w", err)
-	}
-	path := b.path(v.Voucher.Job)
-	old, err := read(path)
-	switch {
-	case err == nil && old.Voucher.Seq >= v.Voucher.Seq:
-		return false, nil
-	case err != nil && !errors.Is(err, os.ErrNotExist):
-		return false, err
-	}
-	doc, err := v.Marshal()
-	if err != nil {
-		return false, err
-	}
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, doc, 0o600); err != nil {
-		return false, fmt.Errorf("keeping a voucher: %w", err)
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return false, fmt.Errorf("keeping a voucher: %w", err)
-	}
-	return true, nil
-}
-
-// Vouchers returns all that are kept, by job.
-func (b Book) Vouchers() ([]*receipt.SignedVoucher, error) {
-	entries, err := os.ReadDir(b.Dir)
-	if err != nil && !errors.Is(err, os.ErrNotExist) {
-		return nil, fmt.Errorf("reading vouchers: %w", err)
-	}
-	if len(entries) > MaxJobs {
-		return nil, fault.New(fault.ExitParse, "earnings.too_many", "move vouchers of closed jobs elsewhere", "reading vouchers: more than %d in %s", MaxJobs, b.Dir)
-	}
-	var out []*receipt.SignedVoucher
-	for _, e := range entries {
-		if !strings.HasSuffix(e.Name(), ".json") {
-			continue
-		}
-		v, err := read(filepath.Join(b.Dir, e.Name()))
-		if err != nil {
-			return nil, err
-		}
-		out = append(out, v)
-	}
-	return out, nil
-}
-
-func read(path string) (*receipt.SignedVoucher, error) {
-	st, err := os.Stat(path)
-	if err == nil && (!st.Mode().IsRegular() || st.Size() > MaxVoucher) {
-		err = fmt.Errorf("%s is no file of at most %d bytes", path, MaxVoucher)
-	}
-	var doc []byte
-	if err == nil {
-		doc, err = os.ReadFile(path)
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading a voucher: %w", err)
-	}
-	v, err := receipt.ParseVoucher(bytes.TrimSpace(doc))
-	if err != nil {
-		return nil, fmt.Errorf("reading the voucher %s: %w", filepath.Base(path), err)
-	}
-	return v, nil
-}
 
 // Chain is proven state of the TON network.
 type Chain interface {
@@ -118,7 +32,7 @@ type Chain interface {
 
 // Options of a report.
 type Options struct {
-	Book  Book
+	Book  vouchers.Book
 	Chain Chain
 	Now   time.Time
 	// Payout counts only jobs that pay this address; nil: all.
@@ -166,36 +80,81 @@ type Report struct {
 	Warnings []Warning  `json:"warnings"`
 }
 
+// Claim is a voucher that the job's client has signed, with the job's proven
+// state.
+type Claim struct {
+	Path    string // of the voucher
+	Voucher *receipt.SignedVoucher
+	State   *job.State
+	Job     Job
+}
+
+// Claims returns the best voucher of each job, in the order of the jobs'
+// addresses. Guests may have left anything: what is damaged, not signed by the
+// job's client, or for a job that does not exist, is warned of and hides
+// nothing else.
+func Claims(ctx context.Context, o Options) ([]Claim, []Warning, error) {
+	kept, damaged, err := o.Book.Read()
+	if err != nil {
+		return nil, nil, err
+	}
+	warnings := []Warning{}
+	for _, err := range damaged {
+		warnings = append(warnings, Warning{Code: "earnings.damaged", Message: err.Error(), Remedy: "restore it from a copy, or remove it"})
+	}
+	states := map[toncell.Address]*job.State{}
+	best := map[toncell.Address]Claim{}
+	for _, k := range kept {
+		v := k.Voucher
+		addr := v.Voucher.Job
+		st, known := states[addr]
+		if !known {
+			st, err = o.Chain.Job(ctx, addr)
+			if err != nil {
+				if fault.ExitCode(err) != fault.ExitRefused {
+					return nil, nil, fmt.Errorf("reading job %s: %w", addr, err)
+				}
+				warnings = append(warnings, Warning{Code: "earnings.no_job", Message: fmt.Sprintf("the voucher %s is for no job: %v", k.Path, err), Remedy: "remove it"})
+			}
+			states[addr] = st
+		}
+		if st == nil || o.Payout != nil && st.Terms.Payout != *o.Payout {
+			continue
+		}
+		if !v.Verify(st.Terms.Key()) {
+			warnings = append(warnings, Warning{Code: "voucher.signature", Message: fmt.Sprintf("the voucher %s is not signed by the client of job %s", k.Path, addr), Remedy: "remove it"})
+			continue
+		}
+		if old, ok := best[addr]; !ok || old.Voucher.Voucher.Seq < v.Voucher.Seq {
+			best[addr] = Claim{Path: k.Path, Voucher: v, State: st, Job: account(v, st)}
+		}
+	}
+	claims := slices.SortedFunc(maps.Values(best), func(a, b Claim) int {
+		return strings.Compare(a.Job.Job.String(), b.Job.Job.String())
+	})
+	return claims, warnings, nil
+}
+
 // Make reads the state of every job of which a voucher is kept.
 func Make(ctx context.Context, o Options) (*Report, error) {
-	vs, err := o.Book.Vouchers()
+	claims, warnings, err := Claims(ctx, o)
 	if err != nil {
 		return nil, err
 	}
-	r := &Report{Time: o.Now.UTC(), Jobs: []Job{}, Warnings: []Warning{}}
+	r := &Report{Time: o.Now.UTC(), Jobs: []Job{}, Warnings: warnings}
 	warn := func(code, remedy, format string, args ...any) {
 		r.Warnings = append(r.Warnings, Warning{Code: code, Message: fmt.Sprintf(format, args...), Remedy: remedy})
 	}
 	var first time.Time
 	stakes := map[toncell.Address]uint64{}
-	for _, v := range vs {
-		st, err := o.Chain.Job(ctx, v.Voucher.Job)
-		if err != nil {
-			return nil, fmt.Errorf("reading job %s: %w", v.Voucher.Job, err)
-		}
-		if o.Payout != nil && st.Terms.Payout != *o.Payout {
-			continue
-		}
-		if !v.Verify(st.Terms.Key()) {
-			return nil, fault.New(fault.ExitRefused, "voucher.signature", "remove it, and fetch the voucher anew", "reading the voucher of job %s: it is not signed by the job's client", v.Voucher.Job)
-		}
-		j := account(v, st)
+	for _, c := range claims {
+		v, st, j := c.Voucher, c.State, c.Job
 		r.Jobs = append(r.Jobs, j)
 		r.Receipts, r.Earned, r.PaidOut, r.Outstanding, r.Fees = r.Receipts+j.Receipts, r.Earned+j.Earned, r.PaidOut+j.PaidOut, r.Outstanding+j.Outstanding, r.Fees+j.Fees
 		if !j.Since.IsZero() && (first.IsZero() || j.Since.Before(first)) {
 			first = j.Since
 		}
-		redeem := "cocoon job redeem --voucher " + o.Book.path(j.Job)
+		redeem := "cocoon job redeem --voucher " + c.Path
 		switch {
 		case j.Outstanding > 0 && st.Status == job.Closing:
 			warn("earnings.closing", redeem, "job %s closes at %s with %s TON not redeemed", j.Job, st.CloseAt.UTC().Format(time.RFC3339), j.Outstanding)
@@ -209,7 +168,6 @@ func Make(ctx context.Context, o Options) (*Report, error) {
 			stakes[*s] = max(stakes[*s], st.Terms.MinStake)
 		}
 	}
-	slices.SortFunc(r.Jobs, func(a, b Job) int { return strings.Compare(a.Job.String(), b.Job.String()) })
 	if h := o.Now.Sub(first).Hours(); !first.IsZero() && h > 0 {
 		r.PerHour = coin.Nano(float64(r.Earned) / max(h, 1))
 	}

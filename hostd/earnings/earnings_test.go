@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"os"
+	"path/filepath"
 	"slices"
 	"testing"
 	"time"
@@ -12,6 +13,7 @@ import (
 	"cocoon/contracts/coin"
 	"cocoon/contracts/job"
 	"cocoon/contracts/receipt"
+	"cocoon/hostd/vouchers"
 	"cocoon/internal/fault"
 	"cocoon/internal/toncell"
 )
@@ -29,9 +31,13 @@ func now() time.Time { return time.Date(2026, 11, 25, 12, 0, 0, 0, time.UTC) }
 type ledger struct {
 	jobs     map[toncell.Address]*job.State
 	balances map[toncell.Address]uint64
+	err      error
 }
 
 func (l ledger) Job(_ context.Context, a toncell.Address) (*job.State, error) {
+	if l.err != nil {
+		return nil, l.err
+	}
 	st, ok := l.jobs[a]
 	if !ok {
 		return nil, fault.New(fault.ExitRefused, "contract.not_active", "", "reading %s", a)
@@ -50,7 +56,7 @@ func state(status job.Status, deposited, paid uint64) *job.State {
 		Terms:    job.Terms{ClientKey: job.Hash(key("client").Public().(ed25519.PublicKey)), Payout: addr("payout"), Gateway: &gw, FeeBps: 1000}}
 }
 
-func keep(t *testing.T, b Book, name string, seq uint64, amount coin.Nano, by string) bool {
+func keep(t *testing.T, b vouchers.Book, name string, seq uint64, amount coin.Nano, by string) bool {
 	t.Helper()
 	v, err := receipt.Voucher{GlobalID: -3, Job: addr(name), Seq: seq, Amount: amount, ReceiptCount: seq}.Sign(key(by))
 	if err != nil {
@@ -74,31 +80,9 @@ func codes(r *Report) []string {
 	return out
 }
 
-func TestOnlyANewerVoucherIsKept(t *testing.T) {
-	b := Book{t.TempDir()}
-	for _, tc := range []struct {
-		seq  uint64
-		want bool
-	}{{2, true}, {1, false}, {2, false}, {3, true}} {
-		if got := keep(t, b, "a", tc.seq, 1, "client"); got != tc.want {
-			t.Errorf("voucher %d kept: %v", tc.seq, got)
-		}
-	}
-	vs, err := b.Vouchers()
-	if err != nil || len(vs) != 1 || vs[0].Voucher.Seq != 3 {
-		t.Errorf("Vouchers() = %v, %v", vs, err)
-	}
-	if err := os.WriteFile(b.path(addr("a")), []byte("{"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := b.Vouchers(); err == nil {
-		t.Error("a damaged voucher was taken")
-	}
-}
-
 func TestSumsAreNetOfTheGatewaysShare(t *testing.T) {
 	const ton = uint64(1e9)
-	b := Book{t.TempDir()}
+	b := vouchers.Book{Dir: t.TempDir()}
 	l := ledger{jobs: map[toncell.Address]*job.State{
 		addr("open"):   state(job.Released, 10*ton, 2*ton),
 		addr("short"):  state(job.Released, 3*ton, 0),
@@ -133,7 +117,7 @@ func TestSumsAreNetOfTheGatewaysShare(t *testing.T) {
 }
 
 func TestGasAndStakeAreWatched(t *testing.T) {
-	b := Book{t.TempDir()}
+	b := vouchers.Book{Dir: t.TempDir()}
 	stake, wallet := addr("stake"), addr("wallet")
 	st := state(job.Released, 1e9, 0)
 	st.Terms.Stake, st.Terms.MinStake = &stake, 5e9
@@ -150,16 +134,31 @@ func TestGasAndStakeAreWatched(t *testing.T) {
 	}
 }
 
-func TestAVoucherOfAnotherSignerCountsForNothing(t *testing.T) {
-	b := Book{t.TempDir()}
-	keep(t, b, "a", 1, 1, "thief")
-	l := ledger{jobs: map[toncell.Address]*job.State{addr("a"): state(job.Released, 1e9, 0)}}
-	if _, err := Make(t.Context(), Options{Book: b, Chain: l, Now: now()}); !fault.Has(err, "voucher.signature") {
-		t.Errorf("Make() = %v", err)
-	}
+// What a hostile guest leaves beside the vouchers neither counts nor hides
+// them.
+func TestOnlyWhatTheClientSignedCounts(t *testing.T) {
+	root := t.TempDir()
+	b := vouchers.Book{Dir: root}
+	keep(t, b, "a", 3, 30, "client")
+	keep(t, vouchers.Book{Dir: filepath.Join(root, "vm-2")}, "a", 9, 90, "thief")
+	keep(t, vouchers.Book{Dir: filepath.Join(root, "vm-3")}, "a", 4, 40, "client")
 	keep(t, b, "unknown", 1, 1, "client")
-	l.jobs[addr("a")].Terms.ClientKey = job.Hash(key("thief").Public().(ed25519.PublicKey))
-	if _, err := Make(t.Context(), Options{Book: b, Chain: l, Now: now()}); !fault.Has(err, "contract.not_active") {
-		t.Errorf("a job that is not there: %v", err)
+	if err := os.WriteFile(filepath.Join(root, "vm-2", "x.json"), []byte("{"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	l := ledger{jobs: map[toncell.Address]*job.State{addr("a"): state(job.Released, 1e9, 0)}}
+	r, err := Make(t.Context(), Options{Book: b, Chain: l, Now: now(), Threshold: 1e9})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(r.Jobs) != 1 || r.Earned != 36 || r.Outstanding != 36 {
+		t.Errorf("report %+v", r)
+	}
+	if got, want := codes(r), []string{"earnings.damaged", "earnings.no_job", "voucher.signature"}; !slices.Equal(got, want) {
+		t.Errorf("warnings %v, want %v", got, want)
+	}
+	l.err = fault.New(fault.ExitNetwork, "ton.network.unreachable", "", "x")
+	if _, err := Make(t.Context(), Options{Book: b, Chain: l, Now: now()}); !fault.Has(err, "ton.network.unreachable") {
+		t.Errorf("without a chain: %v", err)
 	}
 }

@@ -60,6 +60,7 @@ type Request struct {
 	AccelWhy     string    `json:"accelerator_reason"`
 	Transport    string    `json:"transport"`
 	TransportWhy string    `json:"transport_reason"`
+	Vouchers     string    `json:"vouchers,omitempty"` // where the guest's vouchers are kept, beyond the VM's life
 	CADir        string    `json:"ca_dir"`
 	CA           string    `json:"ca"`
 	Ephemeral    bool      `json:"ephemeral"` // ends with the daemon
@@ -139,7 +140,7 @@ func Run(ctx context.Context, o Options) error {
 	go o.listen(r, orders, rewrite, cancel)
 	m, err := machine.Start(sctx, machine.Options{
 		Spec: &r.Spec, Dir: o.Dir, Tools: tools, Firmware: r.Firmware, Accel: r.Accel, AccelWhy: r.AccelWhy,
-		Transport: r.Transport, TransportWhy: r.TransportWhy,
+		Transport: r.Transport, TransportWhy: r.TransportWhy, Vouchers: r.Vouchers,
 		CA: ca, Relay: o.Relay, Clock: o.Clock, Logger: logger,
 	})
 	if err != nil {

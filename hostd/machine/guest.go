@@ -8,7 +8,9 @@ import (
 	"sync"
 	"time"
 
+	"cocoon/contracts/receipt"
 	"cocoon/hostd/console"
+	"cocoon/hostd/vouchers"
 )
 
 // panicMark begins the kernel's line about its own end.
@@ -65,6 +67,16 @@ func (m *Machine) scan(line, b []byte) []byte {
 
 // line keeps one status line and what it says about the boot.
 func (m *Machine) line(l *console.Line, log io.Writer) {
+	if l.Type == "voucher" {
+		// It comes with every answer, and has a file of its own.
+		if err := m.keepVoucher(l.Voucher); err != nil {
+			m.badLine(err)
+		}
+		if m.o.OnLine != nil {
+			m.o.OnLine(l)
+		}
+		return
+	}
 	if _, err := log.Write(append(append([]byte(nil), l.Raw...), '\n')); err != nil {
 		m.o.Logger.Error("keeping status", "vm", m.o.Spec.Name, "err", err)
 	}
@@ -80,6 +92,31 @@ func (m *Machine) line(l *console.Line, log io.Writer) {
 	}
 	if m.o.OnLine != nil {
 		m.o.OnLine(l)
+	}
+}
+
+// keepVoucher puts a voucher where it outlives the machine. Only what has a
+// voucher's exact form is kept, at most one file a job and vouchers.MaxJobs of
+// them; whether it is worth anything, the chain decides. It blocks the guest's
+// status port: a guest that sends many waits for the host's disk.
+func (m *Machine) keepVoucher(doc []byte) error {
+	v, err := receipt.ParseVoucher(doc)
+	if err != nil {
+		return err
+	}
+	_, err = vouchers.Book{Dir: m.o.Vouchers}.Keep(v)
+	return err
+}
+
+// badLine counts a status line that is of no use. The guest decides how many
+// there are: only the first are told.
+func (m *Machine) badLine(err error) {
+	m.mu.Lock()
+	m.state.BadLines++
+	n := m.state.BadLines
+	m.mu.Unlock()
+	if n <= 8 {
+		m.o.Logger.Warn("unusable status line", "vm", m.o.Spec.Name, "err", err)
 	}
 }
 

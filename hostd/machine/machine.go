@@ -56,8 +56,11 @@ type Options struct {
 	// virtio-serial.
 	Transport    string
 	TransportWhy string
-	Console      io.Writer           // also gets the console; may be nil
-	OnLine       func(*console.Line) // also gets status lines; may be nil
+	// Vouchers is where the guest's vouchers are kept; empty: VouchersDir in
+	// Dir.
+	Vouchers string
+	Console  io.Writer           // also gets the console; may be nil
+	OnLine   func(*console.Line) // also gets status lines; may be nil
 	// TPM, where not nil, stands between QEMU and the software TPM: it gets
 	// the control channel and returns the one for QEMU.
 	TPM func(ctrl *os.File) (*os.File, error)
@@ -98,6 +101,9 @@ func Start(ctx context.Context, o Options) (m *Machine, err error) {
 	}
 	if o.Transport == "" {
 		o.Transport, o.TransportWhy = vsock.Serial, "the default"
+	}
+	if o.Vouchers == "" {
+		o.Vouchers = filepath.Join(o.Dir, VouchersDir)
 	}
 	m = &Machine{o: o, done: make(chan struct{}), err: &stderrTail{}}
 	m.state = State{Name: o.Spec.Name, Phase: Starting, TEE: o.Spec.TEE, Accel: o.Accel, AccelWhy: o.AccelWhy,
@@ -261,17 +267,7 @@ func (m *Machine) attach(con net.Conn) error {
 // pumpStatus keeps the status lines of one connection.
 func (m *Machine) pumpStatus(status net.Conn) {
 	defer status.Close()
-	bad := func(err error) {
-		// The guest decides how many there are: only the first are told.
-		m.mu.Lock()
-		m.state.BadLines++
-		n := m.state.BadLines
-		m.mu.Unlock()
-		if n <= 8 {
-			m.o.Logger.Warn("unreadable status line", "vm", m.o.Spec.Name, "err", err)
-		}
-	}
-	err := console.Lines(status, func(l *console.Line) { m.line(l, m.statusLog) }, bad)
+	err := console.Lines(status, func(l *console.Line) { m.line(l, m.statusLog) }, m.badLine)
 	if err != nil && !errors.Is(err, net.ErrClosed) {
 		m.o.Logger.Warn("status port ended", "vm", m.o.Spec.Name, "err", err)
 	}

@@ -30,6 +30,7 @@ const (
 	StatusFile  = "status.jsonl"
 	TPMDir      = "tpm"
 	RelayDir    = "relays"
+	VouchersDir = "vouchers"
 )
 
 // maxState bounds the state file in bytes, maxStages its list.
