@@ -9,9 +9,13 @@ import (
 
 // account is one admitted request.
 type account struct {
+	job     string // raw address
 	entry   *entry
 	account *receipt.Account
 }
+
+// Job implements serve.Account.
+func (a *account) Job() string { return a.job }
 
 // Issue implements serve.Account: base64 of the signed receipt's JCS.
 func (a *account) Issue(d serve.Delivery) (string, error) {

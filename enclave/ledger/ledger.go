@@ -152,7 +152,7 @@ func (l *Ledger) Open(ctx context.Context, jobText string, most serve.Usage) (se
 	if err != nil {
 		return nil, err
 	}
-	return &account{entry: e, account: a}, nil
+	return &account{job: addr.String(), entry: e, account: a}, nil
 }
 
 // lock returns the job's entry, locked, making it where it does not exist.

@@ -25,6 +25,7 @@ var buckets = []float64{0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600}
 type Meter struct {
 	mu       sync.Mutex
 	inFlight int
+	waiting  int
 	requests map[key]uint64
 	refused  map[string]uint64
 	tokens   serve.Usage
@@ -43,6 +44,13 @@ func (m *Meter) Begin() {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.inFlight++
+}
+
+// Waiting counts requests that wait for others to end.
+func (m *Meter) Waiting(change int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.waiting += change
 }
 
 // End counts a request out.
@@ -88,6 +96,8 @@ func (m *Meter) Text() string {
 	}
 	head("cocoon_worker_requests_in_flight", "gauge", "Requests being served.")
 	fmt.Fprintf(&b, "cocoon_worker_requests_in_flight %d\n", m.inFlight)
+	head("cocoon_worker_requests_waiting", "gauge", "Of these, requests that wait for others to end.")
+	fmt.Fprintf(&b, "cocoon_worker_requests_waiting %d\n", m.waiting)
 	head("cocoon_worker_requests_total", "counter", "Requests served, by endpoint and status.")
 	for _, k := range slices.SortedFunc(maps.Keys(m.requests), func(a, c key) int {
 		if n := strings.Compare(a.endpoint, c.endpoint); n != 0 {

@@ -70,9 +70,9 @@ func WaitFor(ctx context.Context, find func() (string, error)) (string, error) {
 	}
 }
 
-// OpenPort opens the virtio-serial port for writing.
+// OpenPort opens the virtio-serial port, which carries lines both ways.
 func OpenPort(name string) (*os.File, error) {
-	f, err := os.OpenFile(filepath.Join("/dev", name), os.O_WRONLY, 0)
+	f, err := os.OpenFile(filepath.Join("/dev", name), os.O_RDWR, 0)
 	if err != nil {
 		return nil, fmt.Errorf("opening port: %w", err)
 	}

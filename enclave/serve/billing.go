@@ -9,8 +9,9 @@ import (
 
 // Names of HTTP fields and paths of billing.
 const (
-	HeaderJob      = "Cocoon-Job"     // request: TON address of the job that pays
-	TrailerReceipt = "Cocoon-Receipt" // response trailer: base64 of the signed receipt
+	HeaderJob      = "Cocoon-Job"        // request: TON address of the job that pays
+	HeaderTimeout  = "Cocoon-Timeout-Ms" // request: how long it may take in all, in milliseconds
+	TrailerReceipt = "Cocoon-Receipt"    // response trailer: base64 of the signed receipt
 	PathVoucher    = "/.well-known/cocoon/voucher"
 	PathReceipt    = "/.well-known/cocoon/receipt"
 )
@@ -21,12 +22,14 @@ type Delivery struct {
 	Request   digest.SHA256
 	Response  digest.SHA256
 	Usage     Usage
-	Cancelled bool // the client hung up, or the engine died
+	Cancelled bool // it ended early: the client hung up, its time was over, or the engine died
 	Time      time.Time
 }
 
 // Account is one admitted request. Exactly one of Issue and Cancel is called.
 type Account interface {
+	// Job names the job, the same way however its address was written.
+	Job() string
 	// Issue signs the receipt and returns its trailer value.
 	Issue(d Delivery) (string, error)
 	// Cancel gives the reservation back; nothing was delivered.

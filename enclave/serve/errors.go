@@ -3,6 +3,7 @@ package serve
 import (
 	"encoding/json"
 	"net/http"
+	"strconv"
 
 	"cocoon/internal/fault"
 )
@@ -14,17 +15,18 @@ type apiError struct {
 	code    string // stable code
 	param   string
 	message string
+	retry   int // seconds after which to try again, 0 for 1 where that makes sense
 }
 
 // Error implements error.
 func (e *apiError) Error() string { return e.message + " [" + e.code + "]" }
 
 func badRequest(code, param, message string) *apiError {
-	return &apiError{http.StatusBadRequest, "invalid_request_error", code, param, message}
+	return &apiError{status: http.StatusBadRequest, kind: "invalid_request_error", code: code, param: param, message: message}
 }
 
 func unavailable(code, message string) *apiError {
-	return &apiError{http.StatusServiceUnavailable, "server_error", code, "", message}
+	return &apiError{status: http.StatusServiceUnavailable, kind: "server_error", code: code, message: message}
 }
 
 // faultStatus has the statuses of faults whose class alone does not say it.
@@ -60,7 +62,7 @@ func statusOf(f *fault.Fault) int {
 func fromFault(err error) *apiError {
 	fs := fault.All(err)
 	if len(fs) == 0 {
-		return &apiError{http.StatusInternalServerError, "server_error", "internal", "", "the worker failed; try again"}
+		return &apiError{status: http.StatusInternalServerError, kind: "server_error", code: "internal", message: "the worker failed; try again"}
 	}
 	f := fs[0]
 	status := statusOf(f)
@@ -75,11 +77,11 @@ func fromFault(err error) *apiError {
 	if status >= 500 {
 		kind = "server_error"
 	}
-	return &apiError{status, kind, f.Code, "", msg}
+	return &apiError{status: status, kind: kind, code: f.Code, message: msg}
 }
 
-// write sends the error.
-func (e *apiError) write(w http.ResponseWriter) {
+// document is the error's JSON.
+func (e *apiError) document() []byte {
 	type body struct {
 		Message string  `json:"message"`
 		Type    string  `json:"type"`
@@ -90,11 +92,20 @@ func (e *apiError) write(w http.ResponseWriter) {
 	if e.param != "" {
 		b.Param = &e.param
 	}
+	doc, err := json.Marshal(map[string]any{"error": b})
+	if err != nil { // strings always encode
+		return []byte(`{"error":{"message":"","type":"server_error","param":null,"code":"internal"}}`)
+	}
+	return doc
+}
+
+// write sends the error.
+func (e *apiError) write(w http.ResponseWriter) {
 	if e.status == http.StatusTooManyRequests || e.status == http.StatusServiceUnavailable {
-		w.Header().Set("Retry-After", "1")
+		w.Header().Set("Retry-After", strconv.Itoa(max(1, e.retry)))
 	}
 	w.Header().Set("Content-Type", "application/json")
 	w.WriteHeader(e.status)
 	// A write error is the client's hang-up; there is no one left to tell.
-	_ = json.NewEncoder(w).Encode(map[string]any{"error": b})
+	_, _ = w.Write(append(e.document(), '\n'))
 }

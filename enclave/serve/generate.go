@@ -45,15 +45,19 @@ func (s *Server) generate(w http.ResponseWriter, r *http.Request, endpoint strin
 
 // admitAndSend returns an error only while nothing has been sent.
 func (s *Server) admitAndSend(w http.ResponseWriter, r *http.Request, c *call) *apiError {
-	if err := s.opt.Gate(); err != nil {
-		return unavailable("worker.paused", "the worker is not serving")
+	if apiErr := s.open(); apiErr != nil {
+		return apiErr
 	}
-	select {
-	case s.slots <- struct{}{}:
-		defer func() { <-s.slots }()
-	default:
-		return &apiError{http.StatusTooManyRequests, "rate_limit_error", "worker.busy", "", "the worker has as many requests as it may; try again"}
+	ctx, cancel, apiErr := s.bounded(r)
+	if apiErr != nil {
+		return apiErr
 	}
+	defer cancel(nil)
+	release, apiErr := s.hold(r)
+	if apiErr != nil {
+		return apiErr
+	}
+	defer release()
 	body, apiErr := readBody(w, r, MaxBody)
 	if apiErr != nil {
 		return apiErr
@@ -63,30 +67,62 @@ func (s *Server) admitAndSend(w http.ResponseWriter, r *http.Request, c *call) *
 	if apiErr != nil {
 		return apiErr
 	}
-	if s.opt.Ledger != nil {
-		job := r.Header.Get(HeaderJob)
-		if job == "" {
-			return &apiError{http.StatusPaymentRequired, "billing_error", "job.required", HeaderJob, "name the job that pays in the header " + HeaderJob}
-		}
-		account, err := s.opt.Ledger.Open(r.Context(), job, f.most)
-		if err != nil {
-			return fromFault(err)
-		}
-		c.account = account
+	if apiErr := s.admit(ctx, r, c, f); apiErr != nil {
+		return apiErr
 	}
-	apiErr = s.forward(w, r, c, f)
-	if apiErr != nil && c.account != nil {
-		c.account.Cancel()
+	// After who pays is known, so that nobody gets more turns by names.
+	leave, apiErr := s.wait(ctx, c)
+	if apiErr != nil {
+		s.cancel(c)
+		return apiErr
+	}
+	defer leave()
+	begin := time.Now()
+	defer func() { s.took(time.Since(begin)) }()
+	apiErr = s.forward(ctx, cancel, w, c, f)
+	if apiErr != nil {
+		if apiErr.status == statusGone {
+			// Nobody sees the answer, but whoever asks finds that nothing of
+			// it is owed.
+			s.settle(w, c, digest.Sum256(nil), true)
+		} else {
+			s.cancel(c)
+		}
 	}
 	return apiErr
 }
 
-// forward sends the request to the engine and the answer to the client.
-func (s *Server) forward(w http.ResponseWriter, r *http.Request, c *call, f *filtered) *apiError {
-	// Not the client's context: a client that hangs up still pays for what
-	// the engine makes, so the engine is read to its end.
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(r.Context()), s.opt.Timeout)
-	defer cancel()
+// admit has the ledger reserve what the request may cost.
+func (s *Server) admit(ctx context.Context, r *http.Request, c *call, f *filtered) *apiError {
+	if s.opt.Ledger == nil {
+		return nil
+	}
+	job := r.Header.Get(HeaderJob)
+	if job == "" {
+		return &apiError{status: http.StatusPaymentRequired, kind: "billing_error", code: "job.required", param: HeaderJob,
+			message: "name the job that pays in the header " + HeaderJob}
+	}
+	account, err := s.opt.Ledger.Open(ctx, job, f.most)
+	if err != nil {
+		if ctx.Err() != nil {
+			return ended(ctx)
+		}
+		return fromFault(err)
+	}
+	c.account = account
+	return nil
+}
+
+func (s *Server) cancel(c *call) {
+	if c.account != nil {
+		c.account.Cancel()
+	}
+}
+
+// forward sends the request to the engine and the answer to the client. The
+// engine's request ends with ctx: an engine computes nothing for a client that
+// is gone.
+func (s *Server) forward(ctx context.Context, cancel context.CancelCauseFunc, w http.ResponseWriter, c *call, f *filtered) *apiError {
 	// Made anew: nothing of the client's headers, Authorization least of all,
 	// reaches the engine.
 	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "http://engine"+c.endpoint, bytes.NewReader(f.body))
@@ -96,6 +132,9 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, c *call, f *fil
 	req.Header.Set("Content-Type", "application/json")
 	rsp, err := s.opt.Engine.RoundTrip(req)
 	if err != nil {
+		if ctx.Err() != nil {
+			return ended(ctx)
+		}
 		return unavailable("engine.unreachable", "the engine does not answer; try again")
 	}
 	defer rsp.Body.Close()
@@ -106,10 +145,10 @@ func (s *Server) forward(w http.ResponseWriter, r *http.Request, c *call, f *fil
 		if !strings.HasPrefix(rsp.Header.Get("Content-Type"), "text/event-stream") {
 			return unavailable("engine.protocol", "the engine did not stream")
 		}
-		s.stream(w, r, c, f, rsp.Body)
+		s.stream(ctx, cancel, w, c, f, rsp.Body)
 		return nil
 	}
-	return s.whole(w, c, rsp.Body)
+	return s.whole(ctx, w, c, rsp.Body)
 }
 
 // engineError maps an engine's refusal. Of its text only the message of a 400
@@ -130,13 +169,16 @@ func engineError(rsp *http.Response) *apiError {
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		return unavailable("engine.busy", "the engine is busy; try again")
 	default:
-		return &apiError{http.StatusBadGateway, "server_error", "engine.failed", "", "the engine failed; try again"}
+		return &apiError{status: http.StatusBadGateway, kind: "server_error", code: "engine.failed", message: "the engine failed; try again"}
 	}
 }
 
 // whole sends an answer that is not streamed.
-func (s *Server) whole(w http.ResponseWriter, c *call, body io.Reader) *apiError {
+func (s *Server) whole(ctx context.Context, w http.ResponseWriter, c *call, body io.Reader) *apiError {
 	b, err := io.ReadAll(io.LimitReader(body, maxAnswer+1))
+	if err != nil && ctx.Err() != nil {
+		return ended(ctx)
+	}
 	if err != nil || len(b) > maxAnswer {
 		return unavailable("engine.protocol", "the engine's answer was cut short")
 	}
@@ -160,7 +202,7 @@ func (s *Server) whole(w http.ResponseWriter, c *call, body io.Reader) *apiError
 }
 
 // stream sends an answer event by event.
-func (s *Server) stream(w http.ResponseWriter, r *http.Request, c *call, f *filtered, body io.Reader) {
+func (s *Server) stream(ctx context.Context, cancel context.CancelCauseFunc, w http.ResponseWriter, c *call, f *filtered, body io.Reader) {
 	rc := http.NewResponseController(w)
 	h := w.Header()
 	h.Set("Content-Type", "text/event-stream")
@@ -171,22 +213,32 @@ func (s *Server) stream(w http.ResponseWriter, r *http.Request, c *call, f *filt
 	out := &hashing{w: w, sum: sha256.New()}
 	m := &meter{keepUsage: f.wantUsage}
 	err, sendErr := m.copy(body, func(event []byte) error {
-		if err := r.Context().Err(); err != nil {
-			return err // hung up
+		// A client that does not read must not keep its place for ever.
+		_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout))
+		_, err := out.Write(event)
+		if err == nil {
+			err = rc.Flush()
 		}
-		if _, err := out.Write(event); err != nil {
-			return err
+		if err != nil {
+			cancel(errGone)
 		}
-		return rc.Flush()
+		return err
 	})
+	_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout)) // for the trailer
 	if err == nil && !m.done {
 		err = errors.New("the engine's stream ended early")
 	}
 	if err != nil && sendErr == nil {
 		// The status is sent; in a stream an error is an event.
-		const event = `data: {"error":{"message":"the engine failed","type":"server_error","param":null,"code":"engine.failed"}}` + "\n\n"
-		_, sendErr = io.WriteString(out, event)
-		s.opt.Meter.Refused("engine.failed")
+		e := &apiError{kind: "server_error", code: "engine.failed", message: "the engine failed"}
+		if ctx.Err() != nil {
+			e = ended(ctx)
+		}
+		_, sendErr = out.Write(append(append([]byte("data: "), e.document()...), "\n\n"...))
+		s.opt.Meter.Refused(e.code)
+	}
+	if m.done && !m.hasUsage {
+		s.opt.Meter.Refused("engine.no_usage")
 	}
 	c.usage = m.billed()
 	s.settle(w, c, out.digest(), err != nil || sendErr != nil)

@@ -6,44 +6,9 @@ import (
 	"net"
 	"net/http"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 )
-
-func TestTooManyRequestsAreTurnedAway(t *testing.T) {
-	release := make(chan struct{})
-	entered := make(chan struct{}, 2)
-	w := start(t, func(w *world, _ *Options) {
-		w.engine = engineFunc(func(*http.Request) (*http.Response, error) {
-			entered <- struct{}{}
-			<-release
-			return answer(200, "application/json", strings.NewReader(whole)), nil
-		})
-	})
-	var wg sync.WaitGroup
-	for range 2 {
-		wg.Go(func() {
-			rsp, err := w.client.Post(w.srv.URL+pathChat, "application/json", strings.NewReader(chat))
-			if err != nil || rsp.StatusCode != 200 {
-				t.Errorf("got %v, %v", rsp, err)
-			} else {
-				rsp.Body.Close()
-			}
-		})
-	}
-	<-entered
-	<-entered
-	rsp, body := w.do(t, "POST", pathChat, chat)
-	if rsp.StatusCode != 429 || code(t, body) != "worker.busy" || rsp.Header.Get("Retry-After") == "" {
-		t.Errorf("got %s %s", rsp.Status, body)
-	}
-	close(release)
-	wg.Wait()
-	if rsp, _ := w.do(t, "POST", pathChat, chat); rsp.StatusCode != 200 {
-		t.Errorf("a free slot is not used again: %s", rsp.Status)
-	}
-}
 
 func TestNothingIsServedWhileTheGateIsClosed(t *testing.T) {
 	w := start(t, nil)

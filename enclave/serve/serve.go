@@ -6,6 +6,7 @@
 package serve
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
@@ -13,8 +14,10 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"sync"
 	"time"
 
+	"cocoon/enclave/queue"
 	"cocoon/measurements/digest"
 	"cocoon/ratls"
 )
@@ -29,9 +32,13 @@ const (
 
 // Limits and defaults.
 const (
-	DefaultMaxRequests = 8
+	DefaultMaxRequests = 8                // that run at a time
+	DefaultMaxWaiting  = 32               // that wait for one of these to end
+	DefaultMaxPerJob   = 8                // of one job that wait
 	DefaultTimeout     = 10 * time.Minute // of one request, from first byte to last
-	bodyTimeout        = 30 * time.Second
+	DefaultMaxHeld     = 64 << 20         // bytes of all requests' bodies
+	bodyTimeout        = 30 * time.Second // for a request's body to come
+	writeTimeout       = 30 * time.Second // for a client to take a piece of its answer
 	maxHeader          = 16 << 10
 	maxVoucher         = 16 << 10
 )
@@ -44,8 +51,11 @@ type Options struct {
 	Attestation http.Handler      // of ratls.AttestationPath
 	Gate        func() error      // nil while the worker may serve
 	Ledger      Ledger            // nil without a ledger
-	MaxRequests int               // concurrent requests, 0 for DefaultMaxRequests
-	Timeout     time.Duration     // 0 for DefaultTimeout
+	MaxRequests int               // requests that run at a time, 0 for DefaultMaxRequests
+	MaxWaiting  int               // requests that wait, 0 for DefaultMaxWaiting
+	MaxPerJob   int               // requests of one job that wait, 0 for DefaultMaxPerJob
+	MaxHeld     int64             // bytes of bodies in memory, 0 for DefaultMaxHeld
+	Timeout     time.Duration     // 0 for DefaultTimeout; a client may ask for less
 	Clock       func() time.Time
 	Meter       Meter
 	Log         *slog.Logger
@@ -54,6 +64,7 @@ type Options struct {
 // Meter counts what was served.
 type Meter interface {
 	Begin()
+	Waiting(change int) // requests that wait for others to end
 	End(endpoint string, status int, u Usage, took time.Duration)
 	Refused(code string)
 }
@@ -61,8 +72,14 @@ type Meter interface {
 // Server serves the surface. Use New.
 type Server struct {
 	opt   Options
-	slots chan struct{}
+	queue *queue.Queue
 	mux   *http.ServeMux
+
+	mu    sync.Mutex
+	held  int64           // bytes of bodies in memory
+	usual time.Duration   // what a request takes, roughly
+	cut   context.Context // ends when running requests are cut off
+	cutFn context.CancelFunc
 }
 
 // New returns a Server.
@@ -70,19 +87,21 @@ func New(opt Options) (*Server, error) {
 	if opt.Engine == nil || opt.Attestation == nil || opt.Gate == nil || opt.Meter == nil || opt.Model == "" {
 		return nil, errors.New("making server: model, engine, attestation, gate and meter are needed")
 	}
-	if opt.MaxRequests == 0 {
-		opt.MaxRequests = DefaultMaxRequests
-	}
-	if opt.Timeout == 0 {
-		opt.Timeout = DefaultTimeout
-	}
+	opt.MaxRequests = cmp.Or(opt.MaxRequests, DefaultMaxRequests)
+	opt.MaxWaiting = cmp.Or(opt.MaxWaiting, DefaultMaxWaiting)
+	opt.MaxPerJob = cmp.Or(opt.MaxPerJob, DefaultMaxPerJob)
+	opt.MaxHeld = cmp.Or(opt.MaxHeld, DefaultMaxHeld)
+	opt.Timeout = cmp.Or(opt.Timeout, DefaultTimeout)
 	if opt.Clock == nil {
 		opt.Clock = time.Now
 	}
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	s := &Server{opt: opt, slots: make(chan struct{}, opt.MaxRequests), mux: http.NewServeMux()}
+	s := &Server{opt: opt, mux: http.NewServeMux(), queue: queue.New(queue.Options{
+		Slots: opt.MaxRequests, Waiting: opt.MaxWaiting, PerKey: opt.MaxPerJob,
+	})}
+	s.cut, s.cutFn = context.WithCancel(context.Background())
 	s.mux.Handle(ratls.AttestationPath, opt.Attestation)
 	s.mux.HandleFunc("GET "+pathHealth, s.health)
 	s.mux.HandleFunc("GET "+pathModels, s.models)
@@ -94,7 +113,7 @@ func New(opt Options) (*Server, error) {
 		s.mux.HandleFunc("GET "+PathReceipt, s.receipt)
 	}
 	s.mux.HandleFunc("/", func(w http.ResponseWriter, _ *http.Request) {
-		s.refuse(w, &apiError{http.StatusNotFound, "invalid_request_error", "request.not_found", "", "the worker has no such endpoint"})
+		s.refuse(w, &apiError{status: http.StatusNotFound, kind: "invalid_request_error", code: "request.not_found", message: "the worker has no such endpoint"})
 	})
 	return s, nil
 }
@@ -106,7 +125,11 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener, grace time.Duration
 		Handler:           s,
 		ReadHeaderTimeout: 15 * time.Second,
 		IdleTimeout:       2 * time.Minute,
-		MaxHeaderBytes:    maxHeader,
+		// A bound for all answers; streams set a closer one for each event,
+		// which the next request on the connection must not inherit.
+		WriteTimeout:   s.opt.Timeout + bodyTimeout + writeTimeout,
+		MaxHeaderBytes: maxHeader,
+		ConnContext:    withConn,
 		// net/http names peers and malformed input here; neither belongs in
 		// a log.
 		ErrorLog: slog.NewLogLogger(slog.DiscardHandler, slog.LevelDebug),
@@ -144,16 +167,16 @@ func (s *Server) refuse(w http.ResponseWriter, e *apiError) {
 }
 
 func (s *Server) health(w http.ResponseWriter, _ *http.Request) {
-	if err := s.opt.Gate(); err != nil {
-		s.refuse(w, unavailable("worker.paused", "the worker is not serving"))
+	if apiErr := s.open(); apiErr != nil {
+		s.refuse(w, apiErr)
 		return
 	}
 	_, _ = io.WriteString(w, "ok\n")
 }
 
 func (s *Server) models(w http.ResponseWriter, _ *http.Request) {
-	if err := s.opt.Gate(); err != nil {
-		s.refuse(w, unavailable("worker.paused", "the worker is not serving"))
+	if apiErr := s.open(); apiErr != nil {
+		s.refuse(w, apiErr)
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
@@ -209,7 +232,7 @@ func readBody(w http.ResponseWriter, r *http.Request, limit int) ([]byte, *apiEr
 	}
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {
-		return nil, &apiError{http.StatusRequestEntityTooLarge, "invalid_request_error", "request.too_large", "", "the body is too large"}
+		return nil, &apiError{status: http.StatusRequestEntityTooLarge, kind: "invalid_request_error", code: "request.too_large", message: "the body is too large"}
 	}
 	return nil, badRequest(codeMalformed, "", "the body could not be read")
 }

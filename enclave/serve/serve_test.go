@@ -72,7 +72,7 @@ func (l *ledger) Open(_ context.Context, job string, most Usage) (Account, error
 		return nil, l.refuse
 	}
 	l.opened = append(l.opened, most)
-	return account{l}, nil
+	return account{l, job}, nil
 }
 func (l *ledger) Accept(_ context.Context, doc []byte) ([]byte, error) {
 	if string(doc) == "bad" {
@@ -90,7 +90,12 @@ func (l *ledger) Receipt(_ context.Context, job, request, _ string) ([]byte, err
 	return nil, fault.New(fault.ExitRefused, "receipt.unknown", "", "looking for receipt")
 }
 
-type account struct{ l *ledger }
+type account struct {
+	l   *ledger
+	job string
+}
+
+func (a account) Job() string { return a.job }
 
 func (a account) Issue(d Delivery) (string, error) {
 	a.l.mu.Lock()
@@ -114,7 +119,8 @@ type counts struct {
 	refused []string
 }
 
-func (c *counts) Begin() { c.mu.Lock(); defer c.mu.Unlock(); c.begun++ }
+func (c *counts) Waiting(int) {}
+func (c *counts) Begin()      { c.mu.Lock(); defer c.mu.Unlock(); c.begun++ }
 func (c *counts) End(_ string, status int, u Usage, _ time.Duration) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -141,7 +147,7 @@ func start(t *testing.T, change func(*world, *Options)) *world {
 	w := &world{engine: &engine{}, counts: &counts{}}
 	opt := Options{
 		Model: "m", Created: time.Unix(1000, 0), Attestation: http.NotFoundHandler(),
-		Gate: func() error { return w.gate }, Meter: w.counts, MaxRequests: 2,
+		Gate: func() error { return w.gate }, Meter: w.counts, MaxRequests: 2, MaxWaiting: 2, MaxPerJob: 1,
 		Log: slog.New(slog.NewTextHandler(&w.log, nil)),
 	}
 	if change != nil {
@@ -349,42 +355,99 @@ func TestVouchersAndReceipts(t *testing.T) {
 	}
 }
 
-func TestAClientThatHangsUpGetsItsReceiptBilled(t *testing.T) {
+// endless is an engine that streams until its request's context ends, and
+// tells when it does.
+type endless struct {
+	first   string
+	stopped chan error // the context's error
+}
+
+func (e *endless) RoundTrip(r *http.Request) (*http.Response, error) {
+	if e.first == "" { // it does not even begin
+		<-r.Context().Done()
+		e.stopped <- r.Context().Err()
+		return nil, r.Context().Err()
+	}
 	pr, pw := io.Pipe()
-	led := &ledger{done: make(chan struct{}, 1)}
+	go func() {
+		_, _ = io.WriteString(pw, e.first)
+		<-r.Context().Done()
+		pw.CloseWithError(r.Context().Err())
+		e.stopped <- r.Context().Err()
+	}()
+	return answer(200, "text/event-stream", pr), nil
+}
+
+// TestAClientThatHangsUpStopsTheEngine: the engine's request ends with the
+// client's, and what was delivered is billed.
+func TestAClientThatHangsUpStopsTheEngine(t *testing.T) {
+	for _, c := range []struct {
+		name, in, first string
+		want            Usage
+	}{
+		{"in the middle of a stream", stream, chunkA, Usage{Completion: 1}},
+		{"before the first event", stream, "", Usage{}},
+		{"waiting for an answer in one piece", chat, "", Usage{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			led := &ledger{done: make(chan struct{}, 1)}
+			eng := &endless{first: c.first, stopped: make(chan error, 1)}
+			asked := make(chan struct{})
+			w := start(t, func(w *world, _ *Options) {
+				w.ledger = led
+				w.engine = engineFunc(func(r *http.Request) (*http.Response, error) { close(asked); return eng.RoundTrip(r) })
+			})
+			ctx, cancel := context.WithCancel(context.Background())
+			defer cancel()
+			req, err := http.NewRequestWithContext(ctx, "POST", w.srv.URL+pathChat, strings.NewReader(c.in))
+			if err != nil {
+				t.Fatal(err)
+			}
+			req.Header.Set(HeaderJob, "EQjob")
+			if c.first == "" {
+				go func() { <-asked; cancel() }()
+			}
+			rsp, err := w.client.Do(req)
+			if c.first == "" && !errors.Is(err, context.Canceled) || c.first != "" && err != nil {
+				t.Fatal(err)
+			}
+			if err == nil {
+				if _, err := bufio.NewReader(rsp.Body).ReadString('\n'); err != nil {
+					t.Fatal(err)
+				}
+				cancel()
+				rsp.Body.Close()
+			}
+			if err := <-eng.stopped; !errors.Is(err, context.Canceled) {
+				t.Errorf("the engine's request ended with %v", err)
+			}
+			<-led.done
+			led.mu.Lock()
+			defer led.mu.Unlock()
+			if d := led.issued[0]; !d.Cancelled || d.Usage != c.want || led.cancelled != 0 {
+				t.Errorf("delivery is %+v, %d cancelled", d, led.cancelled)
+			}
+		})
+	}
+}
+
+func TestAStreamWithoutUsageIsNotBilledAndSaysSo(t *testing.T) {
+	led := &ledger{}
 	w := start(t, func(w *world, _ *Options) {
 		w.ledger = led
-		w.engine = engineFunc(func(*http.Request) (*http.Response, error) { return answer(200, "text/event-stream", pr), nil })
+		w.engine = engineFunc(func(*http.Request) (*http.Response, error) {
+			return answer(200, "text/event-stream", strings.NewReader(chunkA+doneEnd)), nil
+		})
 	})
-	ctx, cancel := context.WithCancel(context.Background())
-	req, err := http.NewRequestWithContext(ctx, "POST", w.srv.URL+pathChat, strings.NewReader(stream))
-	if err != nil {
-		t.Fatal(err)
+	rsp, body := w.do(t, "POST", pathChat, stream, HeaderJob, "EQjob")
+	if rsp.StatusCode != 200 || body != chunkA+notBilled+doneEnd {
+		t.Errorf("got %s %q", rsp.Status, body)
 	}
-	req.Header.Set(HeaderJob, "EQjob")
-	go func() { _, _ = io.WriteString(pw, chunkA) }()
-	rsp, err := w.client.Do(req)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if _, err := bufio.NewReader(rsp.Body).ReadString('\n'); err != nil {
-		t.Fatal(err)
-	}
-	cancel()
-	rsp.Body.Close()
-	// The engine goes on; the server must read it to its usage.
-	for range 200 {
-		if _, err := io.WriteString(pw, chunkB); err != nil {
-			t.Fatalf("the engine was cut off: %v", err)
-		}
-	}
-	_, _ = io.WriteString(pw, usageEnd+doneEnd)
-	pw.Close()
-	<-led.done
-	led.mu.Lock()
-	defer led.mu.Unlock()
-	if d := led.issued[0]; !d.Cancelled || d.Usage.Completion != 12 {
+	if d := led.issued[0]; d.Cancelled || d.Usage != (Usage{}) || d.Response != digest.Sum256([]byte(body)) {
 		t.Errorf("delivery is %+v", d)
+	}
+	if fmt.Sprint(w.counts.refused) != "[engine.no_usage]" {
+		t.Errorf("counted %v", w.counts.refused)
 	}
 }
 

@@ -58,12 +58,13 @@ type meter struct {
 	usage     Usage // the largest seen
 	hasUsage  bool
 	done      bool   // the [DONE] event was seen
+	said      bool   // the client was told that nothing is billed
 	delivered uint64 // events with content that were passed on
 }
 
 // copy reads events from r and hands those that the client gets to send, bytes
-// unchanged. It goes on reading after send fails, so that the usage is known:
-// what has been generated is billed. It returns the error of r, or of the
+// unchanged. It goes on reading after send fails, as far as r goes on: the
+// usage may be in what r holds already. It returns the error of r, or of the
 // events' form; send's error is kept apart in sendErr.
 func (m *meter) copy(r io.Reader, send func([]byte) error) (err, sendErr error) {
 	br := bufio.NewReaderSize(r, 16<<10)
@@ -83,6 +84,10 @@ func (m *meter) copy(r io.Reader, send func([]byte) error) (err, sendErr error) 
 				pass, content, err := m.see(event)
 				if err != nil {
 					return err, sendErr
+				}
+				if m.done && !m.hasUsage && !m.said && sendErr == nil {
+					m.said = true
+					sendErr = send([]byte(notBilled))
 				}
 				if pass && sendErr == nil {
 					if sendErr = send(event); sendErr == nil && content {
@@ -142,15 +147,22 @@ func (m *meter) add(u Usage) {
 	}
 }
 
-// billed returns what is billed. A stream that ended without usage (the
-// engine died) bills one token for each content event that was delivered, and
-// nothing for the prompt.
+// billed returns what is billed: what the engine counted. A stream that was
+// cut short before it said bills one token for each event with content that
+// was delivered, which is never more than was made, and nothing for the
+// prompt. One that came to its end without usage is not billed.
 func (m *meter) billed() Usage {
-	if m.hasUsage {
+	switch {
+	case m.hasUsage:
 		return m.usage
+	case m.done:
+		return Usage{}
 	}
 	return Usage{Completion: m.delivered}
 }
+
+// notBilled is the event, a comment to every reader of events, that says so.
+const notBilled = ": not billed: the engine gave no usage\n\n"
 
 // eventData returns an event's data: the values of its data fields, joined by
 // newlines (WHATWG HTML, section 9.2.6).

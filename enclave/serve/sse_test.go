@@ -41,7 +41,7 @@ func TestMeterPassesBytesUnchanged(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			for how, r := range map[string]io.Reader{"at once": strings.NewReader(c.in), "byte by byte": iotest.OneByteReader(strings.NewReader(c.in))} {
-				m := &meter{keepUsage: c.keep}
+				m := &meter{keepUsage: c.keep, hasUsage: true}
 				got, err, sendErr := run(t, m, r)
 				if err != nil || sendErr != nil || !m.done {
 					t.Fatalf("%s: %v, %v, done %v", how, err, sendErr, m.done)
@@ -135,6 +135,9 @@ func FuzzMeter(f *testing.F) {
 		var out bytes.Buffer
 		rest := in
 		_, sendErr := m.copy(bytes.NewReader(in), func(b []byte) error {
+			if string(b) == notBilled && m.said {
+				return nil // the meter's own word
+			}
 			i := bytes.Index(rest, b)
 			if i < 0 {
 				t.Fatalf("sent %q, which the engine did not say next", b)

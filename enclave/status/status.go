@@ -30,6 +30,7 @@ const (
 	TypeVerdict  = "verdict"  // the verifier's answer to that evidence
 	TypeMetrics  = "metrics"  // Prometheus text
 	TypeVoucher  = "voucher"  // a client's newest voucher for a job, which is money
+	TypeDrain    = "drain"    // the answer to an order of the host, and how a drain goes
 )
 
 // Statuses of a stage.
@@ -43,7 +44,9 @@ const (
 const (
 	Booting  = "booting"
 	Serving  = "serving"
-	Paused   = "paused" // up, but takes no requests: engine or verdict is missing
+	Paused   = "paused"   // up, but takes no requests: engine or verdict is missing
+	Draining = "draining" // takes no requests and finishes what runs
+	Drained  = "drained"  // takes no requests, and none runs
 	Stopping = "stopping"
 	Halted   = "halted" // failed closed
 )
@@ -62,6 +65,7 @@ type Line struct {
 	Evidence json.RawMessage `json:"evidence,omitempty"` // application/vnd.cocoon.evidence+json
 	Metrics  string          `json:"metrics,omitempty"`
 	Voucher  json.RawMessage `json:"voucher,omitempty"` // receipt.SignedVoucher
+	Drain    *Drain          `json:"drain,omitempty"`
 	Faults   []Fault         `json:"faults,omitempty"`
 }
 
@@ -81,6 +85,17 @@ type Verdict struct {
 	EvidenceSHA256 string    `json:"evidence_sha256"`
 	SHA256         string    `json:"sha256"` // of the verdict's bytes
 	Expires        time.Time `json:"expires"`
+}
+
+// Drain is how far the worker is with the host's last order (package
+// hostorder).
+type Drain struct {
+	Order   string `json:"order"`             // its id; empty for the drain that ends the machine
+	Phase   string `json:"phase"`             // serving, draining, drained
+	Running int    `json:"running"`           // requests that run
+	Waiting int    `json:"waiting"`           // requests that wait for their turn
+	LeftMS  int64  `json:"left_ms,omitempty"` // until those that run are cut off
+	Cut     int    `json:"cut,omitempty"`     // requests that were cut off
 }
 
 // Fault is one failure: its stable code, the values, and what to do.
@@ -158,6 +173,11 @@ func (l *Line) Console() string {
 			return ""
 		}
 		fmt.Fprintf(&b, "cocoon: verdict status=%s trust_class=%s expires=%s", l.Verdict.Status, l.Verdict.TrustClass, l.Verdict.Expires.Format(time.RFC3339))
+	case TypeDrain:
+		if l.Drain == nil {
+			return ""
+		}
+		fmt.Fprintf(&b, "cocoon: drain=%s order=%s running=%d waiting=%d", l.Drain.Phase, l.Drain.Order, l.Drain.Running, l.Drain.Waiting)
 	default:
 		return ""
 	}

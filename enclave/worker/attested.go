@@ -108,11 +108,13 @@ func (w *Worker) serve(ctx, background context.Context) error {
 		Model: w.config.Model.Name, Created: time.Now(), Engine: w.engine.API(),
 		Attestation: ratls.Handler(w.keeper.Document, w.keys.Receipt),
 		Gate:        w.gate, Ledger: ledger, MaxRequests: w.operator.Limits.MaxRequests,
+		MaxWaiting: w.operator.Limits.MaxWaiting, MaxPerJob: w.operator.Limits.MaxPerJob,
 		Meter: &w.meter, Log: w.log,
 	})
 	if err != nil {
 		return err
 	}
+	w.drainer.Attach(w.server)
 	for _, gw := range w.operator.Gateways {
 		w.goBackground(func() { w.tunnel(background, gw) })
 	}

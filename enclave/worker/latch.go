@@ -61,6 +61,7 @@ func (w *Worker) openVsock(background context.Context) error {
 		w.log.Warn("no status channel", "err", err)
 	} else {
 		w.rep.Attach(conn)
+		w.listen(background, conn)
 	}
 	return vsock.ServeDocument(background, Dir+"/status.json")
 }

@@ -98,6 +98,7 @@ func (w *Worker) devices(ctx, background context.Context, stop context.CancelFun
 		return err
 	}
 	w.rep.Attach(port)
+	w.listen(background, port)
 	return nil
 }
 

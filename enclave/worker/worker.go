@@ -17,6 +17,7 @@ import (
 	"cocoon/enclave/attest"
 	"cocoon/enclave/boot"
 	"cocoon/enclave/datadisk"
+	"cocoon/enclave/drain"
 	"cocoon/enclave/engine"
 	"cocoon/enclave/keys"
 	"cocoon/enclave/ledger"
@@ -35,6 +36,7 @@ const Dir = "/run/cocoon"
 
 const (
 	stopGrace   = 10 * time.Second
+	drainGrace  = 5 * time.Second // of running requests when the machine is told to stop without an order to drain
 	pollState   = time.Second
 	pollMetrics = 15 * time.Second
 )
@@ -69,6 +71,7 @@ type Worker struct {
 	ledger    *ledger.Ledger // nil without a registry
 	meter     meter.Meter
 	server    *serve.Server
+	drainer   *drain.Drainer
 	tunnels   tunnels
 
 	background sync.WaitGroup
@@ -76,25 +79,34 @@ type Worker struct {
 
 // New returns a Worker that reports to rep and logs to log.
 func New(rep *status.Reporter, log *slog.Logger) *Worker {
-	return &Worker{rep: rep, log: log, reaper: pid1.NewReaper()}
+	return &Worker{rep: rep, log: log, reaper: pid1.NewReaper(), drainer: drain.New(func(d status.Drain) {
+		rep.Report(status.Line{Type: status.TypeDrain, Drain: &d})
+	})}
 }
 
-// Run boots, serves until ctx ends or the machine is told to stop, and cleans
-// up. It returns why the boot or the service failed.
+// Run boots, serves until ctx ends or the machine is told to stop, drains, and
+// cleans up. It returns why the boot or the service failed.
 func (w *Worker) Run(ctx context.Context) error {
-	ctx, cancel := pid1.NotifyShutdown(ctx)
-	defer cancel()
+	asked, ask := pid1.NotifyShutdown(ctx)
+	defer ask()
+	// What the stages leave running ends after the drain, not with the asking.
+	background, end := context.WithCancel(context.WithoutCancel(ctx))
+	defer end()
 	// Collects orphans until the very end, also while stopping.
 	reapCtx, stopReaping := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopReaping()
 	go w.reaper.Run(reapCtx)
 
 	w.rep.State(status.Booting, nil)
-	err := boot.Run(ctx, time.Now, w.rep, w.stages(ctx, cancel))
+	err := boot.Run(asked, time.Now, w.rep, w.stages(background, ask))
 	if err == nil {
-		err = w.attend(ctx)
+		err = w.attend(asked)
 	}
-	cancel()
+	if err == nil && w.server != nil {
+		w.rep.State(status.Draining, nil)
+		w.drainer.Finish(drainGrace)
+	}
+	end()
 	w.stop()
 	if errors.Is(err, context.Canceled) {
 		err = nil // asked to stop in the middle of the boot
@@ -116,6 +128,9 @@ func (w *Worker) attend(ctx context.Context) error {
 		}
 		if why != nil {
 			now = status.Paused
+		}
+		if phase := w.drainer.Phase(); phase != status.Serving {
+			now, why = phase, nil
 		}
 		if now != state {
 			state = now

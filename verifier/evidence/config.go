@@ -145,7 +145,21 @@ const MaxPrice = 1e15
 
 // Limits bound what the worker takes on.
 type Limits struct {
-	MaxRequests int `json:"max_requests"` // concurrent requests, 0 for the default
+	MaxRequests int `json:"max_requests"`                  // that run at a time, 0 for the default
+	MaxWaiting  int `json:"max_waiting,omitempty"`         // that wait for one of these to end, 0 for the default
+	MaxPerJob   int `json:"max_waiting_per_job,omitempty"` // of one job that wait, 0 for the default
+}
+
+// maxRequests bounds each of Limits.
+const maxRequests = 4096
+
+func (l *Limits) check() error {
+	for _, n := range []int{l.MaxRequests, l.MaxWaiting, l.MaxPerJob} {
+		if n < 0 || n > maxRequests {
+			return fmt.Errorf("a limit of %d requests, want 0 to %d", n, maxRequests)
+		}
+	}
+	return nil
 }
 
 // ParseOperator reads operator.json, strictly.
@@ -160,8 +174,11 @@ func ParseOperator(b []byte) (*Operator, error) {
 	if o.Price > MaxPrice {
 		return nil, fmt.Errorf("parsing operator config: price of %d nanoton, at most %d", o.Price, uint64(MaxPrice))
 	}
-	if len(o.Gateways) > 16 || o.Limits.MaxRequests < 0 || o.Limits.MaxRequests > 4096 {
-		return nil, errors.New("parsing operator config: at most 16 gateways and 4096 requests")
+	if len(o.Gateways) > 16 {
+		return nil, errors.New("parsing operator config: at most 16 gateways")
+	}
+	if err := o.Limits.check(); err != nil {
+		return nil, fmt.Errorf("parsing operator config: %w", err)
 	}
 	return &o, nil
 }
