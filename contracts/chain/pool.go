@@ -128,6 +128,9 @@ func (c *Client) each(ctx context.Context, slack time.Duration, do func(context.
 		if fault.Has(err, codeNotAccepted) {
 			continue
 		}
+		if fault.Has(err, codeFork) {
+			return err // no server's doing, and none can mend it
+		}
 		c.pool.blame(m, err)
 		c.log.Warn("a lite-server failed", "server", m.lite.Addr(), "error", err)
 	}
@@ -213,6 +216,12 @@ func (c *Client) headOf(ctx context.Context, m *member, q tl.Serializable) (ton.
 		from = c.cfg.InitBlock
 	}
 	links, err := c.links(ctx, m, from, last)
+	if err != nil && !from.Equals(&c.cfg.InitBlock) && last.SeqNo-from.SeqNo <= behind {
+		// The server may follow another chain since the newest key block.
+		if _, err2 := c.links(ctx, m, c.cfg.InitBlock, last); err2 == nil {
+			err = errors.Join(err, c.descends(ctx, m, last, from))
+		}
+	}
 	if err != nil {
 		return last, err
 	}
@@ -229,7 +238,8 @@ func (c *Client) headOf(ctx context.Context, m *member, q tl.Serializable) (ton.
 
 // compare asks another server for its head from time to time. Two proven blocks
 // of one height are a fork, which validators signed: nothing may be believed
-// then. A server that is far behind another is named.
+// then. Heads of different heights fork where the lower one is no ancestor of
+// the higher. A server that is far behind another is named.
 func (c *Client) compare(ctx context.Context, from *member, head ton.BlockIDExt) (ton.BlockIDExt, error) {
 	c.pool.mu.Lock()
 	due := len(c.pool.members) > 1 && time.Since(c.pool.compared) >= compareEvery
@@ -246,15 +256,21 @@ func (c *Client) compare(ctx context.Context, from *member, head ton.BlockIDExt)
 		}
 		one, cancel := context.WithTimeout(ctx, patience)
 		other, err := c.headOf(one, m, ton.GetMasterchainInf{})
-		cancel()
-		if err != nil {
-			c.pool.blame(m, err)
-			c.log.Warn("a lite-server disagrees", "server", m.lite.Addr(), "error", err)
-			continue
+		wrong := m
+		if err == nil {
+			wrong, err = c.sameChain(one, from, head, m, other)
 		}
-		if other.SeqNo == head.SeqNo && !other.Equals(&head) {
-			return head, fault.Mismatch(fault.ExitRefused, "ton.network.fork", fmt.Sprintf("block %d of %s and %s", head.SeqNo, from.lite.Addr(), m.lite.Addr()),
-				fmt.Sprintf("%x", head.RootHash), fmt.Sprintf("%x", other.RootHash), "stop paying: the network's validators signed two chains")
+		cancel()
+		if fault.Has(err, codeFork) {
+			return head, err
+		}
+		if err != nil {
+			c.pool.blame(wrong, err)
+			c.log.Warn("a lite-server disagrees", "server", wrong.lite.Addr(), "error", err)
+			if wrong == from {
+				return other, nil
+			}
+			continue
 		}
 		if other.SeqNo > head.SeqNo+behind {
 			stale := fault.Mismatch(fault.ExitRefused, "ton.server.stale", "newest master block of "+from.lite.Addr(),
@@ -266,6 +282,47 @@ func (c *Client) compare(ctx context.Context, from *member, head ton.BlockIDExt)
 		break
 	}
 	return head, nil
+}
+
+const codeFork = "ton.network.fork"
+
+// sameChain refuses two proven heads of which neither is the other's ancestor.
+// Heads further apart than behind are not compared: one of them is stale.
+func (c *Client) sameChain(ctx context.Context, a *member, ofA ton.BlockIDExt, b *member, ofB ton.BlockIDExt) (wrong *member, err error) {
+	high, at, low := b, ofB, ofA
+	if ofA.SeqNo > ofB.SeqNo {
+		high, at, low = a, ofA, ofB
+	}
+	if at.SeqNo-low.SeqNo > behind {
+		return nil, nil
+	}
+	return high, c.descends(ctx, high, at, low)
+}
+
+// descends refuses a proven block that is not low or descends from it, a proven
+// block, too: validators have signed two chains. The server shows the headers
+// from the block down to low's height; each is proven by the hash that the one
+// above names, so that no server can bridge a fork.
+func (c *Client) descends(ctx context.Context, m *member, at, low ton.BlockIDExt) error {
+	for at.SeqNo > low.SeqNo {
+		id := at
+		prev, err := askOne(ctx, m, ton.GetBlockHeader{ID: &id}, func(b []byte) (ton.BlockIDExt, error) {
+			bag, err := lite.BlockHeader(b)
+			if err != nil {
+				return ton.BlockIDExt{}, err
+			}
+			return proof.Previous(&id, bag)
+		})
+		if err != nil {
+			return err
+		}
+		at = prev
+	}
+	if at.Equals(&low) {
+		return nil
+	}
+	return fault.Mismatch(fault.ExitRefused, codeFork, fmt.Sprintf("block %d of %s", low.SeqNo, m.lite.Addr()),
+		fmt.Sprintf("%x", low.RootHash), fmt.Sprintf("%x", at.RootHash), "stop paying: the network's validators signed two chains")
 }
 
 // links fetches and checks the links from a trusted key block to a block.

@@ -259,25 +259,118 @@ func TestAnOvertakenAnswerIsNotStale(t *testing.T) {
 }
 
 // TestTwoSignedChainsAreAFork: validators that sign two blocks of one height
-// cannot be told apart, so that nothing is believed. The second chain has the
-// same keys, as a copy of the validator's directory would.
+// cannot be told apart, so that nothing is believed, whichever chain is longer
+// and whichever server is asked first. The second chain has the same keys, as a
+// copy of the validator's directory would.
 func TestTwoSignedChainsAreAFork(t *testing.T) {
-	ctx := testContext(t)
-	at := time.Now().Truncate(time.Second)
-	clock := func() time.Time { return at }
-	a := start(t, devnet.Options{Seed: "twin", Clock: clock})
-	b := start(t, devnet.Options{Seed: "twin", Clock: clock})
-	c := openWith(t, a, func(cfg *liteclient.GlobalConfig) {
-		cfg.Liteservers = append(cfg.Liteservers, b.Config().Liteservers...)
-	}, chain.Options{})
-	if err := a.Faucet(ctx, address100(7), nano(1)); err != nil {
-		t.Fatal(err)
+	for name, extra := range map[string]struct{ a, b int }{
+		"of one height": {}, "the first is longer": {a: 3}, "the second is longer": {b: 3}, "the first is much longer": {a: 30},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := testContext(t)
+			at := time.Now().Truncate(time.Second)
+			clock := func() time.Time { return at }
+			a := start(t, devnet.Options{Seed: "twin", Clock: clock})
+			b := start(t, devnet.Options{Seed: "twin", Clock: clock})
+			c := openWith(t, a, func(cfg *liteclient.GlobalConfig) {
+				cfg.Liteservers = append(cfg.Liteservers, b.Config().Liteservers...)
+			}, chain.Options{})
+			if err := a.Faucet(ctx, address100(7), nano(1)); err != nil {
+				t.Fatal(err)
+			}
+			if err := b.Faucet(ctx, address100(8), nano(1)); err != nil {
+				t.Fatal(err)
+			}
+			for d, n := range map[*devnet.Devnet]int{a: extra.a, b: extra.b} {
+				for range n {
+					if err := d.Advance(ctx, 0); err != nil {
+						t.Fatal(err)
+					}
+				}
+			}
+			if _, err := c.Account(context.Background(), address100(7)); !fault.Has(err, "ton.network.fork") {
+				t.Errorf("two chains gave %v", err)
+			}
+		})
 	}
-	if err := b.Faucet(ctx, address100(8), nano(1)); err != nil {
-		t.Fatal(err)
+}
+
+// TestAServerAFewBlocksBehindIsNoFork: its head is an ancestor of the other's.
+// A server that hides what leads there, or forges it, is blamed.
+func TestAServerAFewBlocksBehindIsNoFork(t *testing.T) {
+	for name, tc := range map[string]struct {
+		first, second func(old ton.BlockIDExt) func(q, a any) any
+		blamed        int // index of the server, -1 for none
+		code          string
+	}{
+		"the first is behind":                            {first: showing, blamed: -1},
+		"the second is behind":                           {second: showing, blamed: -1},
+		"the second is behind, the first hides headers":  {first: hiding, second: showing, blamed: 0, code: "ton.server.error"},
+		"the first is behind, the second forges headers": {first: showing, second: forging, blamed: 1, code: "ton.proof.invalid"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			ctx := testContext(t)
+			var alter [2]atomic.Value // func(q, a any) any
+			as := func(i int) func(q, a any) any {
+				alter[i].Store(func(_, a any) any { return a })
+				return func(q, a any) any { return alter[i].Load().(func(q, a any) any)(q, a) }
+			}
+			d := start(t, devnet.Options{Alter: as(0), More: []func(q, a any) any{as(1)}})
+			old, err := open(t, d).Head(ctx)
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range 5 {
+				if err := d.Advance(ctx, 0); err != nil {
+					t.Fatal(err)
+				}
+			}
+			for i, make := range []func(ton.BlockIDExt) func(q, a any) any{tc.first, tc.second} {
+				if make != nil {
+					alter[i].Store(make(old))
+				}
+			}
+			c := openWith(t, d, nil, chain.Options{})
+			if _, err := c.Head(ctx); err != nil {
+				t.Fatal(err)
+			}
+			for i, s := range c.Servers() {
+				if (i == tc.blamed) != (s.Faults == 1) || i == tc.blamed && !fault.Has(s.Last, tc.code) {
+					t.Errorf("server %d is blamed %d times for %v", i, s.Faults, s.Last)
+				}
+			}
+		})
 	}
-	if _, err := c.Account(context.Background(), address100(7)); !fault.Has(err, "ton.network.fork") {
-		t.Errorf("two chains gave %v", err)
+}
+
+func showing(old ton.BlockIDExt) func(q, a any) any {
+	return func(_, a any) any {
+		if m, ok := a.(ton.MasterchainInfo); ok {
+			m.Last = &old
+			return m
+		}
+		return a
+	}
+}
+
+func hiding(ton.BlockIDExt) func(q, a any) any {
+	return func(_, a any) any {
+		if _, ok := a.(ton.BlockHeader); ok {
+			return ton.LSError{Code: 651, Text: "block is not in the db"}
+		}
+		return a
+	}
+}
+
+// forging answers with the header of the first block that it was asked for.
+func forging(ton.BlockIDExt) func(q, a any) any {
+	var first atomic.Value
+	return func(_, a any) any {
+		if h, ok := a.(ton.BlockHeader); ok {
+			first.CompareAndSwap(nil, h)
+			return first.Load()
+		}
+		return a
 	}
 }
 

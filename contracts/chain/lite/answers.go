@@ -107,6 +107,7 @@ const (
 	schemaSent         = "liteServer.sendMsgStatus status:int = liteServer.SendMsgStatus"
 	schemaConfig       = "liteServer.configInfo mode:# id:tonNode.blockIdExt state_proof:bytes config_proof:bytes = liteServer.ConfigInfo"
 	schemaTransactions = "liteServer.transactionList ids:(vector tonNode.blockIdExt) transactions:bytes = liteServer.TransactionList"
+	schemaHeader       = "liteServer.blockHeader id:tonNode.blockIdExt mode:# header_proof:bytes = liteServer.BlockHeader"
 	schemaPartial      = "liteServer.partialBlockProof complete:Bool from:tonNode.blockIdExt to:tonNode.blockIdExt steps:(vector liteServer.BlockLink) = liteServer.PartialBlockProof"
 	schemaForward      = "liteServer.blockLinkForward to_key_block:Bool from:tonNode.blockIdExt to:tonNode.blockIdExt dest_proof:bytes config_proof:bytes signatures:liteServer.SignatureSet = liteServer.BlockLink"
 	// The first form was renamed later, but kept the constructor of its old name.
@@ -226,6 +227,18 @@ func TransactionList(b []byte) (bag []byte, n int, err error) {
 	}
 	bag = r.bytes()
 	return bag, n, r.end()
+}
+
+// BlockHeader reads the proof of a block's header.
+func BlockHeader(b []byte) ([]byte, error) {
+	r, err := open(b, schemaHeader)
+	if err != nil {
+		return nil, err
+	}
+	r.block()
+	r.uint32()
+	bag := r.bytes()
+	return bag, r.end()
 }
 
 // BlockProof reads a chain of forward links, where it ends, and whether it is

@@ -16,6 +16,7 @@ func samples(t testing.TB) map[string][]byte {
 	out := map[string][]byte{}
 	for name, v := range map[string]any{
 		"master":       ton.MasterchainInfo{Last: id(9), StateRootHash: make([]byte, 32), Init: &ton.ZeroStateIDExt{Workchain: -1, RootHash: make([]byte, 32), FileHash: make([]byte, 32)}},
+		"header":       ton.BlockHeader{ID: id(9), HeaderProof: []byte{1, 2, 3}},
 		"sent":         ton.SendMessageStatus{Status: 1},
 		"error":        ton.LSError{Code: 651, Text: "block not found"},
 		"transactions": ton.TransactionList{IDs: []*ton.BlockIDExt{id(1), id(2)}, Transactions: []byte{1, 2, 3}},
@@ -43,6 +44,9 @@ func TestAnswersAreReadAsTheLibraryWritesThem(t *testing.T) {
 	}
 	if bag, n, err := TransactionList(s["transactions"]); err != nil || n != 2 || len(bag) != 3 {
 		t.Errorf("%d, %x, %v", n, bag, err)
+	}
+	if bag, err := BlockHeader(s["header"]); err != nil || len(bag) != 3 {
+		t.Errorf("%x, %v", bag, err)
 	}
 	links, to, err := BlockProof(s["links"])
 	if err != nil || len(links) != 1 || !to.Equals(id(9)) {
@@ -81,6 +85,7 @@ func readers() []func([]byte) error {
 		func(b []byte) error { _, _, err := ConfigInfo(b); return err },
 		func(b []byte) error { _, _, err := TransactionList(b); return err },
 		func(b []byte) error { _, _, err := BlockProof(b); return err },
+		func(b []byte) error { _, err := BlockHeader(b); return err },
 	}
 }
 

@@ -48,6 +48,7 @@ type block struct {
 	validatorHash uint32
 	catchainSeqno uint32
 	newState      []byte     // hash of the state after the block
+	prev          *cell.Cell // BlkPrevInfo of a master block, perhaps pruned
 	extra         *cell.Cell // BlockExtra, perhaps pruned
 }
 
@@ -88,6 +89,9 @@ func parseBlock(p *cell.Cell, rootHash []byte) (*block, error) {
 	if h.err == nil && !b.notMaster && (workchain != address.MasterchainID || prefix != 0) {
 		h.err = errors.New("a master block outside the masterchain")
 	}
+	if h.err == nil && !b.notMaster {
+		b.prev = h.ref() // master blocks have no master_ref before it
+	}
 	if h.err != nil {
 		return nil, invalid("parsing a block header: %w", h.err)
 	}
@@ -95,6 +99,34 @@ func parseBlock(p *cell.Cell, rootHash []byte) (*block, error) {
 		b.newState = update.ToRawUnsafe().Data[33:65]
 	}
 	return b, nil
+}
+
+// Previous returns the master block before id, as the header of id names it;
+// bag is the header's proof. (block.tlb: ExtBlkRef.)
+func Previous(id *ton.BlockIDExt, bag []byte) (ton.BlockIDExt, error) {
+	var prev ton.BlockIDExt
+	cells, err := DecodeBoC(bag, 1)
+	if err != nil {
+		return prev, invalid("reading a block header: %w", err)
+	}
+	b, err := parseBlock(cells[0], id.RootHash)
+	if err != nil {
+		return prev, err
+	}
+	if b.notMaster || b.seqno != id.SeqNo || b.seqno == 0 {
+		return prev, invalid("block %d is not the master block %d", b.seqno, id.SeqNo)
+	}
+	r := newReader(b.prev)
+	r.uint(64) // end_lt
+	seqno := uint32(r.uint(32))
+	root, file := r.bytes(256), r.bytes(256)
+	if r.err == nil && seqno != id.SeqNo-1 {
+		r.err = fmt.Errorf("block %d follows block %d", id.SeqNo, seqno)
+	}
+	if r.err != nil {
+		return prev, invalid("reading the block before block %d: %w", id.SeqNo, r.err)
+	}
+	return ton.BlockIDExt{Workchain: id.Workchain, Shard: id.Shard, SeqNo: seqno, RootHash: root, FileHash: file}, nil
 }
 
 func (r *reader) magic(want uint64, bits uint) {
