@@ -1,6 +1,7 @@
 package jcs
 
 import (
+	"bytes"
 	"encoding"
 	"encoding/base64"
 	"reflect"
@@ -9,24 +10,24 @@ import (
 
 // decodeFast is Decode in one pass, for documents that are as most are, into
 // zero values of types that have a plan. False means that it does not know; v
-// is then as it was.
-func decodeFast(doc []byte, v any) bool {
+// is then as it was. exact says that doc is the RFC 8785 form of what v is now.
+func decodeFast(doc []byte, v any) (done, exact bool) {
 	rv := reflect.ValueOf(v)
 	if rv.Kind() != reflect.Pointer || rv.IsNil() || !rv.Elem().IsZero() {
-		return false
+		return false, false
 	}
 	p := planOf(rv.Type().Elem())
 	if p == nil {
-		return false
+		return false, false
 	}
 	s := &scanner{b: doc}
 	ok := s.decode(p, rv.Elem())
 	s.space()
 	if !ok || s.i != len(doc) {
 		rv.Elem().SetZero()
-		return false
+		return false, false
 	}
-	return true
+	return true, !s.loose
 }
 
 // decode reads a value. The null of JSON is left to encoding/json.
@@ -38,7 +39,7 @@ func (s *scanner) decode(p *plan, v reflect.Value) bool {
 	switch p.kind {
 	case kindString, kindBytes, kindText:
 		quoted, simple, ok := s.str()
-		return ok && simple && set(p, v, unquote(quoted))
+		return ok && simple && s.set(p, v, unquote(quoted))
 	case kindBool:
 		start := s.i
 		if !s.literal() || s.b[start] == 'n' {
@@ -83,7 +84,7 @@ func (s *scanner) decode(p *plan, v reflect.Value) bool {
 }
 
 // set sets what JSON has as a string.
-func set(p *plan, v reflect.Value, text []byte) bool {
+func (s *scanner) set(p *plan, v reflect.Value, text []byte) bool {
 	switch p.kind {
 	case kindString:
 		v.SetString(string(text))
@@ -92,9 +93,22 @@ func set(p *plan, v reflect.Value, text []byte) bool {
 		b := make([]byte, base64.StdEncoding.DecodedLen(len(text)))
 		n, err := base64.StdEncoding.Decode(b, text)
 		v.SetBytes(b[:n])
+		if tail := n % 3; err == nil && tail > 0 {
+			// Of the last bits some say nothing, and may be anything.
+			var last [4]byte
+			base64.StdEncoding.Encode(last[:], b[n-tail:n])
+			s.loose = s.loose || !bytes.Equal(last[:], text[len(text)-len(last):])
+		}
 		return err == nil
 	}
-	return v.Addr().Interface().(encoding.TextUnmarshaler).UnmarshalText(text) == nil
+	to := v.Addr().Interface()
+	if to.(encoding.TextUnmarshaler).UnmarshalText(text) != nil {
+		return false
+	}
+	again, err := to.(encoding.TextAppender).AppendText(s.room[:0])
+	s.loose = s.loose || err != nil || !bytes.Equal(again, text)
+	s.room = again
+	return true
 }
 
 func (s *scanner) decodeSlice(p *plan, v reflect.Value) bool {
@@ -138,8 +152,10 @@ func (s *scanner) decodeObject(p *plan, v reflect.Value) bool {
 	}
 	var keys [][]byte
 	var seen uint64
+	next := 0 // the first field that canonical JSON may still have
 	s.space()
 	if s.take('}') {
+		s.leftOut(p, v, 0, len(p.fields))
 		return true
 	}
 	for {
@@ -154,6 +170,9 @@ func (s *scanner) decodeObject(p *plan, v reflect.Value) bool {
 			return false
 		}
 		if p.kind == kindMap {
+			if n := len(keys); n > 0 && bytes.Compare(keys[n-1], key) >= 0 {
+				s.loose = true
+			}
 			keys = append(keys, key)
 			one := reflect.New(p.elem.typ).Elem()
 			if !s.decode(p.elem, one) {
@@ -170,13 +189,29 @@ func (s *scanner) decodeObject(p *plan, v reflect.Value) bool {
 			if !s.decode(f.plan, v.Field(f.index)) {
 				return false
 			}
+			if i < next || f.omit && f.plan.empty(v.Field(f.index)) {
+				s.loose = true
+			}
+			s.leftOut(p, v, next, i)
+			next = i + 1
 		}
 		s.space()
 		if s.take('}') {
+			s.leftOut(p, v, next, len(p.fields))
 			return distinct(keys)
 		}
 		if !s.take(',') {
 			return false
+		}
+	}
+}
+
+// leftOut notes that a struct has no members for some of its fields. Canonical
+// JSON leaves out those alone that are empty and may be.
+func (s *scanner) leftOut(p *plan, v reflect.Value, from, to int) {
+	for i := from; i < to; i++ {
+		if f := &p.fields[i]; !f.omit || !f.plan.empty(v.Field(f.index)) {
+			s.loose = true
 		}
 	}
 }

@@ -87,13 +87,21 @@ func Hash(v any) ([32]byte, error) {
 // Decode reads exactly one JSON value of at most limit bytes into v and
 // refuses duplicate keys, keys that v does not have, and trailing data.
 func Decode(doc []byte, limit int, v any) error {
+	_, err := DecodeExact(doc, limit, v)
+	return err
+}
+
+// DecodeExact is Decode, and reports whether it is sure that doc is, byte for
+// byte, what Marshal makes of v: Hash is then the hash of doc. It is not sure of
+// everything.
+func DecodeExact(doc []byte, limit int, v any) (exact bool, err error) {
 	if len(doc) > limit {
-		return fmt.Errorf("decoding JSON of %d bytes, limit %d: %w", len(doc), limit, ErrTooLarge)
+		return false, fmt.Errorf("decoding JSON of %d bytes, limit %d: %w", len(doc), limit, ErrTooLarge)
 	}
-	if decodeFast(doc, v) {
-		return nil
+	if done, exact := decodeFast(doc, v); done {
+		return exact, nil
 	}
-	return decode(doc, v)
+	return false, decode(doc, v)
 }
 
 // decode is Decode by way of encoding/json.

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"reflect"
+	"slices"
 	"testing"
 
 	"github.com/google/go-cmp/cmp"
@@ -89,7 +90,13 @@ func asEncodingJSON(t *testing.T, doc []byte) {
 	t.Helper()
 	var fast, slow flat
 	err := decode(doc, &slow)
-	if decodeFast(doc, &fast) {
+	done, exact := decodeFast(doc, &fast)
+	if exact {
+		if again, err := marshal(&fast); err != nil || string(again) != string(doc) {
+			t.Fatalf("%q is said to be canonical: it is %q, %v", doc, again, err)
+		}
+	}
+	if done {
 		if err != nil {
 			t.Fatalf("the plan takes %q: %v", doc, err)
 		}
@@ -122,7 +129,7 @@ func TestPlansAgreeWithEncodingJSON(t *testing.T) {
 	taken := 0
 	for _, doc := range planned {
 		asEncodingJSON(t, []byte(doc))
-		if decodeFast([]byte(doc), new(flat)) {
+		if done, _ := decodeFast([]byte(doc), new(flat)); done {
 			taken++
 		}
 	}
@@ -139,6 +146,43 @@ func TestPlansAgreeWithEncodingJSON(t *testing.T) {
 			t.Errorf("%+v: got %s, %v, want %s, %v", v, got, err, want, wantErr)
 		}
 	}
+}
+
+// TestCanonicalDocumentsAreKnown: what Marshal writes is read as its own form,
+// and nothing that differs from it is.
+func TestCanonicalDocumentsAreKnown(t *testing.T) {
+	known := 0
+	for _, text := range planned {
+		var v flat
+		if decode([]byte(text), &v) != nil {
+			continue
+		}
+		doc, err := Marshal(&v)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var again flat
+		if exact, err := DecodeExact(doc, 1<<16, &again); err != nil {
+			t.Fatalf("%s: %v", doc, err)
+		} else if exact {
+			known++
+		}
+		for i := 0; i <= len(doc); i++ {
+			for _, in := range []string{" ", "A", "0", ",", `"a":1,`} {
+				asEncodingJSON(t, slices.Concat(doc[:i], []byte(in), doc[i:]))
+			}
+			if i < len(doc) {
+				asEncodingJSON(t, slices.Concat(doc[:i], doc[i+1:]))
+				asEncodingJSON(t, slices.Concat(doc[:i], []byte{doc[i] ^ 1}, doc[i+1:]))
+			}
+		}
+	}
+	full := `{"Untagged":"u","b":"AQI=","i":-5,"m":{"a":{"a":""},"x":{"C":3,"a":"1"}},"n":{"k":1},"p":{"a":"","d":"ffff"},"q":1,"r":{"a":null,"b":[1,2]},"s":[{"a":"q"},{"a":""}],"t":true,"u":7,"v":["0a0b"],"w":"0102","x":["","AA=="],"z":"a"}`
+	var v flat
+	if exact, err := DecodeExact([]byte(full), 1<<16, &v); err != nil || !exact || known == 0 {
+		t.Errorf("canonical %v, %v; %d others", exact, err, known)
+	}
+	asEncodingJSON(t, []byte(full))
 }
 
 // node is of a recursive type.

@@ -22,6 +22,10 @@ type scanner struct {
 	b     []byte
 	i     int
 	depth int
+	// loose is set where the text is not the RFC 8785 form of what it is decoded
+	// to (DecodeExact).
+	loose bool
+	room  []byte
 }
 
 func (s *scanner) space() {
@@ -29,6 +33,7 @@ func (s *scanner) space() {
 		switch s.b[s.i] {
 		case ' ', '\t', '\r', '\n':
 			s.i++
+			s.loose = true
 		default:
 			return
 		}
@@ -166,6 +171,9 @@ func (s *scanner) check() bool {
 			key, simple, ok := s.str()
 			if !ok || !simple {
 				return false
+			}
+			if n := len(keys); n > 0 && bytes.Compare(unquote(keys[n-1]), unquote(key)) >= 0 {
+				s.loose = true
 			}
 			keys = append(keys, key)
 			s.space()

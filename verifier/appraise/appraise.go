@@ -27,7 +27,7 @@ func Appraise(ev *evidence.Evidence, o *Options) *result.Result {
 	for _, n := range []string{result.SubCPU, result.SubImage, result.SubConfig, result.SubModel} {
 		a.subs[n] = room(n)
 	}
-	if h, err := ev.Hash(); err == nil {
+	if h, err := hashOf(ev, o); err == nil {
 		r.EvidenceSHA256 = h
 	} else {
 		a.fail(result.SubCPU, "evidence.parse", "evidence that can be encoded", err.Error(), "evidence cannot be encoded", "")
@@ -56,6 +56,13 @@ func Appraise(ev *evidence.Evidence, o *Options) *result.Result {
 	}
 	a.checkRules(r)
 	return a.finish(r)
+}
+
+func hashOf(ev *evidence.Evidence, o *Options) (digest.SHA256, error) {
+	if !o.EvidenceSHA256.IsZero() {
+		return o.EvidenceSHA256, nil
+	}
+	return ev.Hash()
 }
 
 // OpenManifests opens envelopes under the policy's rules. Where the policy

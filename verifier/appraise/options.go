@@ -27,6 +27,9 @@ type Options struct {
 	// PolicySHA256 is Policy's hash, for who appraises much under one policy;
 	// zero: it is computed.
 	PolicySHA256 digest.SHA256
+	// EvidenceSHA256 is the evidence's hash, as evidence.ParseHashed returned it
+	// with the evidence; zero: it is computed.
+	EvidenceSHA256 digest.SHA256
 	// Manifests are the candidates, opened under the policy's rules (see
 	// OpenManifests). Evidence is accepted if it meets one of them in full.
 	Manifests []*manifest.Verified

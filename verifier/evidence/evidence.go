@@ -109,14 +109,34 @@ func ConfigEvents(c *Config) ([]RuntimeEvent, error) {
 // Parse reads evidence and checks its form: known profile and CPU type,
 // bounded counts, valid config. It does not decide whether it is true.
 func Parse(b []byte) (*Evidence, error) {
-	var e Evidence
-	if err := jcs.Decode(b, MaxEvidence, &e); err != nil {
-		return nil, fmt.Errorf("parsing evidence: %w", err)
+	e, _, err := parse(b)
+	return e, err
+}
+
+// ParseHashed is Parse with the evidence's Hash, for who needs both: of a
+// document in RFC 8785 form it is that of the bytes, and nothing is encoded
+// again.
+func ParseHashed(b []byte) (*Evidence, digest.SHA256, error) {
+	e, exact, err := parse(b)
+	if err != nil {
+		return nil, digest.SHA256{}, err
+	}
+	if exact {
+		return e, digest.Sum256(b), nil
+	}
+	h, err := e.Hash()
+	return e, h, err
+}
+
+func parse(b []byte) (e *Evidence, exact bool, err error) {
+	e = &Evidence{}
+	if exact, err = jcs.DecodeExact(b, MaxEvidence, e); err != nil {
+		return nil, false, fmt.Errorf("parsing evidence: %w", err)
 	}
 	if err := e.validate(); err != nil {
-		return nil, fmt.Errorf("parsing evidence: %w", err)
+		return nil, false, fmt.Errorf("parsing evidence: %w", err)
 	}
-	return &e, nil
+	return e, exact, nil
 }
 
 func (e *Evidence) validate() error {

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"cocoon/measurements/digest"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/tpmtest"
 )
@@ -67,6 +68,34 @@ func TestEvidenceIsReadStrictly(t *testing.T) {
 	}
 }
 
+// TestTheHashIsThatOfTheCanonicalForm whatever form the document came in.
+func TestTheHashIsThatOfTheCanonicalForm(t *testing.T) {
+	own := good(t)
+	want := digest.Sum256(own)
+	for name, doc := range map[string]string{
+		"canonical":     string(own),
+		"spaced":        strings.Replace(string(own), `:`, ` : `, 1),
+		"another order": `{"profile":"` + evidence.Profile + `",` + strings.Replace(string(own)[1:], `,"profile":"`+evidence.Profile+`"`, "", 1),
+		"an escape":     strings.Replace(string(own), `"tpm"`, `"\u0074pm"`, 1),
+		"an empty text": strings.Replace(string(own), `"event_log"`, `"hcl_report":"","event_log"`, 1),
+	} {
+		e, got, err := evidence.ParseHashed([]byte(doc))
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+			continue
+		}
+		if h, err := e.Hash(); err != nil || h != want || got != want {
+			t.Errorf("%s: hash %s, again %s, %v, want %s", name, got, h, err, want)
+		}
+		if name != "canonical" && doc == string(own) {
+			t.Errorf("%s: is the same document", name)
+		}
+	}
+	if _, _, err := evidence.ParseHashed([]byte(`{}`)); err == nil {
+		t.Error("nothing was read")
+	}
+}
+
 // FuzzParse reads what strangers send: it is refused, or it comes back as the
 // same evidence.
 func FuzzParse(f *testing.F) {
@@ -74,7 +103,10 @@ func FuzzParse(f *testing.F) {
 	f.Add(foreign(f))
 	f.Add([]byte(`{}`))
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if e, err := evidence.Parse(b); err == nil {
+		if e, hash, err := evidence.ParseHashed(b); err == nil {
+			if h, err := e.Hash(); err != nil || h != hash {
+				t.Fatalf("hash %s of %q, %s again, %v", hash, b, h, err)
+			}
 			again(t, e.Marshal, func(b []byte) (func() ([]byte, error), error) {
 				e, err := evidence.Parse(b)
 				if err != nil {

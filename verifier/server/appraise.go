@@ -108,7 +108,7 @@ func (s *Server) judge(ctx context.Context, body []byte) (*judgement, error) {
 	}
 	defer place.free()
 	t := s.trust.Load()
-	ev, err := evidence.Parse(body)
+	ev, hash, err := evidence.ParseHashed(body)
 	if err != nil {
 		return nil, fault.New(fault.ExitParse, "evidence.parse", "send evidence of profile "+evidence.Profile, "reading evidence: %w", err)
 	}
@@ -120,7 +120,7 @@ func (s *Server) judge(ctx context.Context, body []byte) (*judgement, error) {
 		}
 	}
 	o := appraise.Prepare(ctx, ev, appraise.Options{
-		Policy: t.Policy, PolicySHA256: t.policyHash, Manifests: t.Manifests, Registry: registry, Now: s.o.Clock(), Rules: t.rules, CPUs: t.CPUs, GPUs: t.GPUs,
+		Policy: t.Policy, PolicySHA256: t.policyHash, EvidenceSHA256: hash, Manifests: t.Manifests, Registry: registry, Now: s.o.Clock(), Rules: t.rules, CPUs: t.CPUs, GPUs: t.GPUs,
 		RequireChallenge: true,
 	})
 	if place.err != nil {
