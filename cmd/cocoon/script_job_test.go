@@ -16,6 +16,7 @@ import (
 	"cocoon/contracts/devnet"
 	"cocoon/contracts/job"
 	"cocoon/contracts/receipt"
+	"cocoon/internal/keyfile"
 	"cocoon/internal/toncell"
 	"cocoon/internal/verdictcell"
 )
@@ -41,7 +42,8 @@ func setupJob(env *testscript.Env) error {
 
 // cmdEnclave plays the parts that are not the command line's: "enclave JOB
 // DIR" reads "job show --json" from the file JOB and writes a verdict for its
-// worker, and a receipt with its bodies and voucher, into DIR. "enclave JOB
+// worker, one that contradicts it, their verifier's key, and a receipt with its
+// bodies and voucher, into DIR. "enclave JOB
 // DIR expired" writes a verdict whose time is over.
 func cmdEnclave(ts *testscript.TestScript, neg bool, args []string) {
 	if neg || len(args) < 2 {
@@ -80,6 +82,18 @@ func cmdEnclave(ts *testscript.TestScript, neg bool, args []string) {
 		ts.Check(os.WriteFile(filepath.Join(dir, name), b, 0o644))
 	}
 	write("verdict", text, nil)
+	// The same evidence, said to be another worker's: no honest verifier signs both.
+	other := c
+	other.Payout.Hash[0] ^= 1
+	hash2, err := other.Hash()
+	ts.Check(err)
+	sig, err = verdictcell.Sign(scriptKey("verifier"), hash2, uint64(from.Unix()), uint64(from.Add(time.Hour).Unix()))
+	ts.Check(err)
+	v, err = verdictcell.New(other, sig)
+	ts.Check(err)
+	text, err = v.MarshalText()
+	write("contradicting-verdict", text, err)
+	ts.Check(keyfile.Write(filepath.Join(dir, "verifier.key"), scriptKey("verifier")))
 
 	book, err := receipt.OpenBook(receipt.BookOptions{
 		Job: shown.Address, GlobalID: devnet.GlobalID, ClientKey: terms.Key(), Key: scriptKey("receipt"),
