@@ -23,10 +23,8 @@ const maxVerifiers = 16
 // appraiseFlags are the flags of "cocoon appraise".
 type appraiseFlags struct {
 	keyFlags
+	besideFlags
 	verifiers   []string
-	collateral  string
-	certificate string
-	eventLog    string
 	quorum      int
 	at          string
 	development bool
@@ -45,9 +43,11 @@ payout, manifest, model and policy.
 
 Recorded evidence of a machine that is none of ours is appraised as of --at:
 profile foreign, or what others hand over, a raw TDX or SGX quote (with
---collateral and --event-log), a raw SEV-SNP report (with --certificate), the
-bundle of an Azure VM's guest agent. Nothing is accepted then, and no key is needed: the result
-shows TCB and registers.
+--collateral and --event-log), a raw SEV-SNP report (with --certificate), what
+the guest agent of an Azure VM or of dstack answers, an NVIDIA device's report
+(with --certificate, its chain, --nonce, --rim and --ocsp) or a list of such as
+NVIDIA's tools write it. Nothing is accepted then, and no key is needed: the
+result shows TCB and registers.
 
 Exit codes: 0 accepted, or foreign evidence without a failed check; 1 usage; 2
 refused; 3 no verifier answers; 4 refused by policy alone; 5 unparsable input.`,
@@ -67,8 +67,11 @@ refused; 3 no verifier answers; 4 refused by policy alone; 5 unparsable input.`,
 	fs.BoolVar(&f.development, "allow-development", false, "accept verdicts of the development class")
 	fs.BoolVar(&f.json, "json", false, "write the result as JSON")
 	fs.StringVar(&f.collateral, "collateral", "", "of a raw Intel quote, a JSON `file`")
-	fs.StringVar(&f.certificate, "certificate", "", "of the key that signed a raw SEV-SNP report, a `file` (DER or PEM)")
-	fs.StringVar(&f.eventLog, "event-log", "", "of a raw TDX quote, a `file`: the CCEL")
+	fs.StringVar(&f.certificate, "certificate", "", "of the key that signed a raw SEV-SNP report, a `file` (DER or PEM); of an NVIDIA device's report its chain (PEM, leaf first)")
+	fs.StringVar(&f.eventLog, "event-log", "", "of a raw TDX quote, a `file`: the CCEL, or a guest agent's JSON log")
+	fs.StringVar(&f.nonce, "nonce", "", "that recorded NVIDIA devices were asked with, 32 bytes in `hex`; without it theirs is not checked")
+	fs.StringArrayVar(&f.rims, "rim", nil, "reference integrity manifest of recorded NVIDIA devices, a `file`; may be repeated")
+	fs.StringArrayVar(&f.ocsps, "ocsp", nil, "OCSP response about recorded NVIDIA devices, a DER `file`; may be repeated")
 	_ = cmd.MarkFlagRequired("verifier")
 	return cmd
 }

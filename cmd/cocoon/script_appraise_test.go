@@ -71,7 +71,7 @@ func setupAppraise(env *testscript.Env) error {
 			return err
 		}
 	}
-	foreign := evidence.Foreign{Profile: evidence.ProfileForeign, CPU: w.Evidence(env.T()).CPU}
+	foreign := evidence.Foreign{Profile: evidence.ProfileForeign, CPU: &w.Evidence(env.T()).CPU}
 	b, err := foreign.Marshal()
 	return write("foreign.json", b, err)
 }

@@ -163,7 +163,8 @@ func (f *verifyGPUFlags) items() ([]nvgpu.Item, error) {
 		if err != nil {
 			return nil, err
 		}
-		return parseGPUList(doc)
+		items, _, err := parseGPUList(doc)
+		return items, err
 	}
 	if len(f.reports) != len(f.chains) {
 		return nil, usage("%d --report and %d --chain: give one of each for a device", len(f.reports), len(f.chains))
@@ -204,37 +205,40 @@ type gpuEntry struct {
 	UUID          string `json:"uuid"`
 }
 
-func parseGPUList(doc []byte) ([]nvgpu.Item, error) {
-	bad := func(err error) error {
-		return fault.New(fault.ExitParse, "gpu.evidence.parse", "give a list of {report, chain}, or NVIDIA's {arch, evidence, certificate}", "reading --evidence: %w", err)
+// parseGPUList returns the devices of a list, and what stands beside each as
+// its nonce.
+func parseGPUList(doc []byte) (out []nvgpu.Item, nonces []string, err error) {
+	bad := func(err error) ([]nvgpu.Item, []string, error) {
+		return nil, nil, fault.New(fault.ExitParse, "gpu.evidence.parse", "give a list of {report, chain}, or NVIDIA's {arch, evidence, certificate}", "reading --evidence: %w", err)
 	}
 	var list []gpuEntry
 	if err := jcs.Decode(doc, maxGPUEvidence, &list); err != nil {
-		return nil, bad(err)
+		return bad(err)
 	}
-	out := make([]nvgpu.Item, len(list))
+	out = make([]nvgpu.Item, len(list))
 	for i, e := range list {
+		nonces = append(nonces, e.Nonce)
 		switch {
 		case e.Report != nil && e.Evidence == nil && e.Certificate == nil:
 			out[i] = nvgpu.Item{Report: e.Report, Chain: e.Chain}
 		case e.Evidence != nil && e.Report == nil && e.Chain == nil:
 			chain, err := splitGPUChain(e.Certificate)
 			if err != nil {
-				return nil, err
+				return nil, nil, err
 			}
 			out[i] = nvgpu.Item{Report: e.Evidence, Chain: chain}
 		default:
-			return nil, bad(fmt.Errorf("entry %d is neither of both", i))
+			return bad(fmt.Errorf("entry %d is neither of both", i))
 		}
 		if e.Arch != "" {
 			a, err := nvgpu.ParseArch(e.Arch)
 			if err != nil {
-				return nil, bad(fmt.Errorf("entry %d: %w", i, err))
+				return bad(fmt.Errorf("entry %d: %w", i, err))
 			}
 			out[i].Arch = a
 		}
 	}
-	return out, nil
+	return out, nonces, nil
 }
 
 // splitGPUChain returns the DER of each certificate of a PEM chain, with

@@ -46,7 +46,7 @@ func Appraise(ev *evidence.Evidence, o *Options) *result.Result {
 		r.PolicySHA256 = h
 	}
 	r.NotAfter = a.now.Add(time.Duration(o.Policy.Freshness.VerdictSeconds) * time.Second)
-	a.checkRoots()
+	a.checkRoots(result.SubCPU)
 	a.checkProfile()
 	a.checkNonce()
 	a.checkClaims()
@@ -148,17 +148,17 @@ func (a *appraisal) equal(sub, id, expected, actual, reason, remedy string) {
 
 // checkRoots says which roots are not the makers' own. A production policy
 // takes none; that the class is no hardware's is policy.Class's decision.
-func (a *appraisal) checkRoots() {
+func (a *appraisal) checkRoots(sub string) {
 	if len(a.roots) == 0 {
 		return
 	}
 	const id = "policy.test_roots"
 	names := strings.Join(a.roots, ", ")
 	if a.o.Policy.Environment != policy.Development {
-		a.fail(result.SubCPU, id, "the makers' roots", names, "this appraiser trusts roots that are not the makers' own", "take the test roots out of the configuration")
+		a.fail(sub, id, "the makers' roots", names, "this appraiser trusts roots that are not the makers' own", "take the test roots out of the configuration")
 		return
 	}
-	a.add(result.SubCPU, result.Check{ID: id, Status: result.Pass, Actual: names, Reason: "whoever has these roots can make evidence of any hardware: the class is none of hardware's"})
+	a.add(sub, result.Check{ID: id, Status: result.Pass, Actual: names, Reason: "whoever has these roots can make evidence of any hardware: the class is none of hardware's"})
 }
 
 // checkProfile repeats what evidence.Parse demands, for evidence that was not

@@ -124,6 +124,8 @@ type Preparer interface {
 type GPUPreparer interface {
 	GPU
 	Prepare(ctx context.Context, ev *evidence.Evidence, p *policy.Policy, now time.Time) GPU
+	// PrepareForeign is Prepare for recorded evidence.
+	PrepareForeign(ctx context.Context, ev *evidence.Foreign, p *policy.Policy, now time.Time) GPU
 }
 
 // Prepare returns options for one piece of evidence, after fetching what its
@@ -142,8 +144,14 @@ func Prepare(ctx context.Context, ev *evidence.Evidence, o Options) Options {
 
 // PrepareForeign is Prepare for recorded evidence.
 func PrepareForeign(ctx context.Context, ev *evidence.Foreign, o Options) Options {
-	if o.Policy != nil {
-		o.CPUs = prepareCPU(ctx, &ev.CPU, ev.Collateral, &o)
+	if o.Policy == nil {
+		return o
+	}
+	if ev.CPU != nil {
+		o.CPUs = prepareCPU(ctx, ev.CPU, ev.Collateral, &o)
+	}
+	if p, ok := o.GPUs.(GPUPreparer); ok && len(ev.GPUs) > 0 {
+		o.GPUs = p.PrepareForeign(ctx, ev, o.Policy, now(&o))
 	}
 	return o
 }
@@ -179,8 +187,10 @@ type GPU interface {
 
 // GPUResult is what a GPU appraiser found.
 type GPUResult struct {
-	Machine  []result.Check   // of all devices together: count, distinctness, mode, topology
-	GPUs     [][]result.Check // of each item
-	Facts    []any            // of each item, for the policy's rules
-	NotAfter time.Time        // end of what the appraisal rests on; zero: nothing bounds it
+	Machine []result.Check   // of all devices together: count, distinctness, mode, topology
+	GPUs    [][]result.Check // of each item
+	Facts   []any            // of each item, for the policy's rules
+	// Measurements are shown of recorded evidence alone, by name, "gpu0.driver".
+	Measurements map[string]string
+	NotAfter     time.Time // end of what the appraisal rests on; zero: nothing bounds it
 }

@@ -96,7 +96,7 @@ func TestNothingUnderATestRootIsOfAHardwareClass(t *testing.T) {
 						t.Errorf("%s: a verdict of class tdx was signed", name)
 					}
 				}
-				f := appraise.AppraiseForeign(&evidence.Foreign{CPU: e.CPU}, o)
+				f := appraise.AppraiseForeign(&evidence.Foreign{CPU: &e.CPU}, o)
 				if forRoots := roots[:len(roots)/2]; len(forRoots) > 0 && f.TrustClass != want {
 					t.Errorf("%s: foreign evidence is of class %s", name, f.TrustClass)
 				}

@@ -21,7 +21,7 @@ func good(t testing.TB) []byte {
 
 func foreign(t testing.TB) []byte {
 	t.Helper()
-	f := &evidence.Foreign{Profile: evidence.ProfileForeign, CPU: tpmtest.NewWorld(t).Evidence(t).CPU, Collateral: []byte(`{"a":1}`)}
+	f := &evidence.Foreign{Profile: evidence.ProfileForeign, CPU: &tpmtest.NewWorld(t).Evidence(t).CPU, Collateral: []byte(`{"a":1}`)}
 	b, err := f.Marshal()
 	if err != nil {
 		t.Fatal(err)
@@ -58,6 +58,9 @@ func TestEvidenceIsReadStrictly(t *testing.T) {
 		"an unknown type of foreign evidence":  {parseForeign, strings.Replace(other, `"type":"tpm"`, `"type":"tee"`, 1)},
 		"something behind it":                  {parseOwn, own + "{}"},
 		"something behind foreign evidence":    {parseForeign, other + "{}"},
+		"foreign evidence of nothing":          {parseForeign, `{"profile":"` + evidence.ProfileForeign + `"}`},
+		"a nonce of GPUs without any":          {parseForeign, strings.Replace(other, `,"profile"`, `,"gpu_nonce":"`+strings.Repeat("00", 32)+`","profile"`, 1)},
+		"more GPUs than a machine has":         {parseForeign, strings.Replace(other, `,"profile"`, `,"gpus":[`+strings.Repeat(`{"chain":[],"report":""},`, evidence.MaxGPUs)+`{"chain":[],"report":""}],"profile"`, 1)},
 		"half of it":                           {parseOwn, own[:len(own)/2]},
 		"more than there may be":               {parseOwn, own + strings.Repeat(" ", evidence.MaxEvidence)},
 		"more foreign evidence than there may": {parseForeign, other + strings.Repeat(" ", evidence.MaxEvidence)},

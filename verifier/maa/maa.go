@@ -149,7 +149,7 @@ func (r *Request) Challenge() digest.SHA256 { return r.challenge }
 // Evidence returns the quote for an appraisal.
 func (r *Request) Evidence() *evidence.Foreign {
 	return &evidence.Foreign{Profile: evidence.ProfileForeign, Collateral: r.Collateral,
-		CPU: evidence.CPU{Type: evidence.TypeTDX, Quote: r.quote, CertChain: [][]byte{}, RuntimeEvents: []evidence.RuntimeEvent{}}}
+		CPU: &evidence.CPU{Type: evidence.TypeTDX, Quote: r.quote, CertChain: [][]byte{}, RuntimeEvents: []evidence.RuntimeEvent{}}}
 }
 
 // Document returns the request in RFC 8785 form. Its SHA-256 is what the token

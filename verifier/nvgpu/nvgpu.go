@@ -51,6 +51,9 @@ type Options struct {
 	Clock func() time.Time
 	// Nonce is what every report must answer.
 	Nonce [spdm.NonceSize]byte
+	// AnyNonce takes reports that answer whatever nonce, which is reported as
+	// skipped. For recorded evidence whose nonce nobody wrote down.
+	AnyNonce bool
 	// GPUs is how many GPUs the machine must have; 0: not checked.
 	GPUs int
 	// Partial says that the devices are not a whole machine: the topology is

@@ -191,7 +191,7 @@ func (s *Server) foreign(ctx context.Context, in *verifierv1.AppraiseRequest) (*
 		}
 		now = in.At.AsTime()
 	}
-	o := appraise.PrepareForeign(ctx, ev, appraise.Options{Policy: t.Policy, PolicySHA256: t.policyHash, Now: now, CPUs: t.CPUs})
+	o := appraise.PrepareForeign(ctx, ev, appraise.Options{Policy: t.Policy, PolicySHA256: t.policyHash, Now: now, CPUs: t.CPUs, GPUs: t.GPUs})
 	if place.err != nil {
 		return nil, place.err
 	}

@@ -182,8 +182,8 @@ type AppraiseRequest struct {
 	// The evidence document (application/vnd.cocoon.evidence+json), at most 8 MiB,
 	// or with foreign set a bundle (docs/verifier-api.md).
 	Evidence []byte `protobuf:"bytes,1,opt,name=evidence,proto3" json:"evidence,omitempty"`
-	// Appraise recorded evidence of a machine that is none of ours: TCB and
-	// registers only. Such an answer is never affirming and names no key.
+	// Appraise recorded evidence of a machine that is none of ours, its CPU, its
+	// GPUs or both: TCB and registers only. Such an answer is never affirming and names no key.
 	Foreign bool `protobuf:"varint,2,opt,name=foreign,proto3" json:"foreign,omitempty"`
 	// The time to appraise foreign evidence at; the present if unset. Refused
 	// for other evidence.

@@ -73,15 +73,19 @@ var _ appraise.GPUPreparer = (*Appraiser)(nil)
 // Prepare asks the source for what the evidence does not bring. What is wrong
 // with the evidence is left to the appraisal.
 func (a *Appraiser) Prepare(ctx context.Context, ev *evidence.Evidence, p *policy.Policy, now time.Time) appraise.GPU {
-	if a.o.Source == nil || p.NVGPU == nil {
-		return a
-	}
-	nonce, err := ev.Claims.GPUNonce()
+	t, err := own(ev)
 	if err != nil {
 		return a
 	}
-	o := a.options(ev, nonce, &Collateral{}, p, now)
-	return &Appraiser{o: a.o, got: a.ask(ctx, itemsOf(ev), o, p.NVGPU.OCSP.RequireNonce)}
+	return a.prepared(ctx, t, p, now)
+}
+
+// prepared returns an appraiser that has what the source gives for a task.
+func (a *Appraiser) prepared(ctx context.Context, t *task, p *policy.Policy, now time.Time) appraise.GPU {
+	if a.o.Source == nil || p.NVGPU == nil {
+		return a
+	}
+	return &Appraiser{o: a.o, got: a.ask(ctx, t.items(), a.options(t, &Collateral{}, p, now), p.NVGPU.OCSP.RequireNonce)}
 }
 
 // New returns an appraiser.
@@ -99,31 +103,75 @@ func (a *Appraiser) TestRoots() []string {
 	return out
 }
 
+// task is what there is to appraise: the devices, and what they have to be.
+type task struct {
+	gpus       []evidence.GPU
+	nonce      [32]byte
+	anyNonce   bool
+	count      int  // of GPUs; 0: not known
+	partial    bool // they are not a whole machine
+	mode       string
+	collateral json.RawMessage
+}
+
+// own is the task of a machine that shows claims and config.
+func own(ev *evidence.Evidence) (*task, error) {
+	nonce, err := ev.Claims.GPUNonce()
+	if err != nil {
+		return nil, err
+	}
+	return &task{gpus: ev.GPUs, nonce: nonce, count: ev.Config.GPUs.Count, mode: ev.Config.GPUs.Mode, collateral: ev.Collateral}, nil
+}
+
+func (t *task) items() []nvgpu.Item {
+	items := make([]nvgpu.Item, len(t.gpus))
+	for i, g := range t.gpus {
+		items[i] = nvgpu.Item{Report: g.Report, Chain: g.Chain}
+	}
+	return items
+}
+
 // AppraiseGPUs verifies and appraises all devices of the evidence. Without an
 // nvgpu section in the policy every device is refused.
 func (a *Appraiser) AppraiseGPUs(ev *evidence.Evidence, m *manifest.Verified, p *policy.Policy, now time.Time) appraise.GPUResult {
-	fail := func(id, expected, actual, reason, remedy string) appraise.GPUResult {
-		r := appraise.GPUResult{GPUs: make([][]result.Check, len(ev.GPUs))}
-		for i := range r.GPUs {
-			r.GPUs[i] = []result.Check{{ID: id, Status: result.Fail, Expected: expected, Actual: actual, Reason: reason, Remedy: remedy}}
-		}
-		return r
+	t, err := own(ev)
+	if err != nil {
+		return refuse(len(ev.GPUs), "gpu.nonce", "claims that can be hashed", "", err.Error(), "report this")
 	}
+	var floors []manifest.GPUFloor
+	if m != nil {
+		floors = m.Manifest.GPUs
+	}
+	found, out := a.appraise(t, floors, p, now)
+	if found != nil {
+		out.Machine = machineChecks(found, t.mode)
+	}
+	return out
+}
+
+// refuse fails every device for one reason.
+func refuse(devices int, id, expected, actual, reason, remedy string) appraise.GPUResult {
+	r := appraise.GPUResult{GPUs: make([][]result.Check, devices)}
+	for i := range r.GPUs {
+		r.GPUs[i] = []result.Check{{ID: id, Status: result.Fail, Expected: expected, Actual: actual, Reason: reason, Remedy: remedy}}
+	}
+	return r
+}
+
+// appraise verifies the devices and holds each against the policy; nil where
+// they were not looked at.
+func (a *Appraiser) appraise(t *task, floors []manifest.GPUFloor, p *policy.Policy, now time.Time) (*nvgpu.Machine, appraise.GPUResult) {
 	if p.NVGPU == nil {
-		return fail("gpu.policy.section", "a section for NVIDIA GPUs", "none", "the policy accepts no GPU evidence", `add an "nvgpu" section to the policy`)
+		return nil, refuse(len(t.gpus), "gpu.policy.section", "a section for NVIDIA GPUs", "none", "the policy accepts no GPU evidence", `add an "nvgpu" section to the policy`)
 	}
-	nonce, err := ev.Claims.GPUNonce()
+	brought, err := collateralOf(t.collateral)
 	if err != nil {
-		return fail("gpu.nonce", "claims that can be hashed", "", err.Error(), "report this")
+		return nil, refuse(len(t.gpus), "gpu.collateral.parse", `rims and ocsp in the member "nvgpu"`, "", err.Error(), "leave the evidence's collateral out, or correct it")
 	}
-	brought, err := collateralOf(ev)
-	if err != nil {
-		return fail("gpu.collateral.parse", `rims and ocsp in the member "nvgpu"`, "", err.Error(), "leave the evidence's collateral out, or correct it")
-	}
-	o, items := a.options(ev, nonce, brought, p, now), itemsOf(ev)
+	o, items := a.options(t, brought, p, now), t.items()
 	fetched := a.got
 	if fetched == nil && a.o.Source != nil {
-		// AppraiseGPUs has no context: the source bounds its own time.
+		// An appraisal has no context: the source bounds its own time.
 		fetched = a.ask(context.Background(), items, o, p.NVGPU.OCSP.RequireNonce)
 	}
 	if fetched != nil {
@@ -134,11 +182,7 @@ func (a *Appraiser) AppraiseGPUs(ev *evidence.Evidence, m *manifest.Verified, p 
 		o.RIMs, o.OCSP = slices.Concat(fetched.RIMs, o.RIMs), slices.Concat(fetched.OCSP, o.OCSP)
 	}
 	found := nvgpu.Verify(items, o)
-	out := appraise.GPUResult{NotAfter: found.NotAfter, Machine: machineChecks(found, ev.Config.GPUs.Mode)}
-	var floors []manifest.GPUFloor
-	if m != nil {
-		floors = m.Manifest.GPUs
-	}
+	out := appraise.GPUResult{NotAfter: found.NotAfter}
 	for _, d := range found.Devices {
 		out.Facts = append(out.Facts, d)
 		checks := append(slices.Clone(d.Checks), p.NVGPU.Appraise(d, floors, o.OCSPNonce != nil)...)
@@ -147,24 +191,16 @@ func (a *Appraiser) AppraiseGPUs(ev *evidence.Evidence, m *manifest.Verified, p 
 			return c.Status == result.Skip && policynvgpu.Waived(c.ID, checks)
 		}))
 	}
-	return out
+	return found, out
 }
 
 // options returns the options of the devices' verification.
-func (a *Appraiser) options(ev *evidence.Evidence, nonce [32]byte, brought *Collateral, p *policy.Policy, now time.Time) *nvgpu.Options {
-	o := &nvgpu.Options{Roots: a.o.Roots, RIMRoots: a.o.RIMRoots, Now: now, Nonce: nonce, GPUs: ev.Config.GPUs.Count, Cache: a.o.Cache,
+func (a *Appraiser) options(t *task, brought *Collateral, p *policy.Policy, now time.Time) *nvgpu.Options {
+	o := &nvgpu.Options{Roots: a.o.Roots, RIMRoots: a.o.RIMRoots, Now: now, Nonce: t.nonce, AnyNonce: t.anyNonce, GPUs: t.count, Cache: a.o.Cache,
 		RIMs: slices.Concat(a.o.RIMs, brought.RIMs), OCSP: slices.Concat(a.o.OCSP, brought.OCSP)}
 	p.NVGPU.Apply(o)
-	o.Partial = false // evidence is always of a whole machine
+	o.Partial = t.partial // whatever the policy says of looking at single devices
 	return o
-}
-
-func itemsOf(ev *evidence.Evidence) []nvgpu.Item {
-	items := make([]nvgpu.Item, len(ev.GPUs))
-	for i, g := range ev.GPUs {
-		items[i] = nvgpu.Item{Report: g.Report, Chain: g.Chain}
-	}
-	return items
 }
 
 // ask returns what the source has. Where the policy demands a nonce in OCSP
@@ -196,17 +232,17 @@ func machineChecks(m *nvgpu.Machine, mode string) []result.Check {
 
 // collateralOf reads what the evidence brings for its GPUs. Members of other
 // rooms are not looked at.
-func collateralOf(ev *evidence.Evidence) (*Collateral, error) {
-	if len(ev.Collateral) == 0 {
+func collateralOf(doc json.RawMessage) (*Collateral, error) {
+	if len(doc) == 0 {
 		return &Collateral{}, nil
 	}
 	var members map[string]json.RawMessage
-	if err := json.Unmarshal(ev.Collateral, &members); err != nil {
+	if err := json.Unmarshal(doc, &members); err != nil {
 		return nil, fmt.Errorf("reading collateral: %w", err)
 	}
 	var c Collateral
-	if doc, ok := members["nvgpu"]; ok {
-		if err := jcs.Decode(doc, evidence.MaxEvidence, &c); err != nil {
+	if own, ok := members["nvgpu"]; ok {
+		if err := jcs.Decode(own, evidence.MaxEvidence, &c); err != nil {
 			return nil, fmt.Errorf("reading collateral: %w", err)
 		}
 	}

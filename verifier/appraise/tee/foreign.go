@@ -1,6 +1,7 @@
 package tee
 
 import (
+	"fmt"
 	"time"
 
 	"cocoon/measurements/eventlog"
@@ -19,7 +20,7 @@ func (a tdxCPU) AppraiseForeign(f *evidence.Foreign, p *policy.Policy, now time.
 	out := &outcome{appraise.CPUResult{TrustClass: policy.ClassTDX}}
 	d := a.o.DCAP
 	d.Now = now
-	res := verifyTDX(&a.o, &d, &evidence.Evidence{CPU: f.CPU, Collateral: f.Collateral}, f.CPU.Quote, p, out)
+	res := verifyTDX(&a.o, &d, &evidence.Evidence{CPU: *f.CPU, Collateral: f.Collateral}, f.CPU.Quote, p, out)
 	if res == nil {
 		return out.CPUResult
 	}
@@ -32,21 +33,35 @@ func (a tdxCPU) AppraiseForeign(f *evidence.Foreign, p *policy.Policy, now time.
 	return out.CPUResult
 }
 
-// foreignLog replays a log to RTMR0 to RTMR2. RTMR3 is whatever its guest
-// makes of it.
+// foreignLog replays a log to the registers that it speaks of: a CCEL to RTMR0
+// to RTMR2, RTMR3 is whatever its guest makes of it; an agent's log to all.
 func foreignLog(log []byte, res *tdx.Result, out *outcome) {
-	l, err := eventlog.ParseCCEL(log)
+	l, err := parseForeignLog(log)
 	var traces []eventlog.Trace
 	if err == nil {
 		traces, err = l.Traces(eventlog.SHA384)
 	}
 	if err != nil {
-		out.fail(checkLog, "a CCEL with a SHA-384 bank", oneLine(err), "event log does not parse", "give the CCEL as the firmware left it")
+		out.fail(checkLog, "a CCEL or a JSON log with a SHA-384 bank", oneLine(err), "event log does not parse", "give the log as the machine handed it over")
 		return
 	}
-	out.pass(checkLog, "")
+	out.pass(checkLog, fmt.Sprintf("%d events", len(l.Events)))
 	structure(l, out)
-	replay(l, traces, res, out)
+	registers := firmwareRegisters
+	if l.Kind == eventlog.KindJSON {
+		registers++ // the agent's own events are in it, too
+	}
+	replay(l, traces, res, registers, out)
+}
+
+// parseForeignLog reads a CCEL, or the JSON log of a guest agent. Binary logs of
+// a TPM have other registers.
+func parseForeignLog(log []byte) (*eventlog.Log, error) {
+	l, err := eventlog.Parse(log)
+	if err != nil || l.Kind != eventlog.KindTPM {
+		return l, err
+	}
+	return eventlog.ParseCCEL(log) // says what is wrong
 }
 
 // AppraiseForeign verifies a recorded SNP report and holds it against the
@@ -55,7 +70,7 @@ func (a snpCPU) AppraiseForeign(f *evidence.Foreign, p *policy.Policy, now time.
 	out := &outcome{appraise.CPUResult{TrustClass: policy.ClassSNP}}
 	o := a.o.SNP
 	o.Now = now
-	got := a.o.material(&f.CPU, f.Collateral, p, now)
+	got := a.o.material(f.CPU, f.Collateral, p, now)
 	o.Certificate, o.CRL = got.vcek, got.crl
 	out.CPU = append(out.CPU, got.snpChecks...)
 	if p.SNP != nil {
@@ -80,7 +95,7 @@ func (a azureCPU) AppraiseForeign(f *evidence.Foreign, p *policy.Policy, now tim
 	d, s := a.o.DCAP, a.o.SNP
 	d.Now = now
 	in := &azure.Evidence{HCL: f.CPU.HCLReport, TDQuote: f.CPU.TDQuote, Attest: f.CPU.Quote, Signature: f.CPU.Signature, EventLog: f.CPU.EventLog}
-	got := a.o.material(&f.CPU, f.Collateral, p, now)
+	got := a.o.material(f.CPU, f.Collateral, p, now)
 	in.VCEK, s.CRL = got.vcek, got.crl
 	if f.CPU.Type == evidence.TypeAzTDX {
 		if len(f.CPU.CertChain) > 0 {

@@ -57,7 +57,7 @@ func TestRecordedEvidenceHasItsTCBAndNoMore(t *testing.T) {
 		for _, c := range q.Cases {
 			cases++
 			ev := &evidence.Foreign{Profile: evidence.ProfileForeign, Collateral: read(t, dir, c.Collateral),
-				CPU: evidence.CPU{Type: q.Kind, Quote: read(t, dir, q.Quote), CertChain: [][]byte{}, RuntimeEvents: []evidence.RuntimeEvent{}}}
+				CPU: &evidence.CPU{Type: q.Kind, Quote: read(t, dir, q.Quote), CertChain: [][]byte{}, RuntimeEvents: []evidence.RuntimeEvent{}}}
 			r := appraiseForeign(ev, time.Unix(c.VerifyAt, 0))
 			bad := map[string]bool{}
 			for _, k := range r.Failed() {
@@ -92,7 +92,7 @@ func TestRecordedEvidenceHasItsTCBAndNoMore(t *testing.T) {
 				chain = append(chain, b)
 			}
 		}
-		r := appraiseForeign(&evidence.Foreign{Profile: evidence.ProfileForeign, CPU: evidence.CPU{Type: evidence.TypeSNP, Quote: read(t, path), CertChain: chain}},
+		r := appraiseForeign(&evidence.Foreign{Profile: evidence.ProfileForeign, CPU: &evidence.CPU{Type: evidence.TypeSNP, Quote: read(t, path), CertChain: chain}},
 			time.Date(2025, 6, 1, 0, 0, 0, 0, time.UTC))
 		if len(r.Measurements["launch_digest"]) != 96 {
 			t.Errorf("%s: measurements %v", path, r.Measurements)
@@ -129,7 +129,8 @@ func TestForeignEvidenceIsNeverAffirmed(t *testing.T) {
 		"Azure's without a HCL": {func(f *evidence.Foreign) { f.CPU.Type = evidence.TypeAzTDX }, result.Contraindicated, "azure.hcl.parse"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			f := &evidence.Foreign{Profile: evidence.ProfileForeign, CPU: own.CPU, Collateral: doc}
+			cpu := own.CPU
+			f := &evidence.Foreign{Profile: evidence.ProfileForeign, CPU: &cpu, Collateral: doc}
 			c.change(f)
 			r := appraise.AppraiseForeign(f, &appraise.Options{Policy: w.Policy, Now: tdxtest.Now, CPUs: tee.CPUs(tee.Options{DCAP: dcap.Options{Roots: w.pki.Roots()}})})
 			if r.Accepted || !r.Foreign || r.Status() != c.want {

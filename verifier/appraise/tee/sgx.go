@@ -50,7 +50,7 @@ func (a sgxCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *poli
 // policy.
 func (a sgxCPU) AppraiseForeign(f *evidence.Foreign, p *policy.Policy, now time.Time) appraise.CPUResult {
 	out := &outcome{appraise.CPUResult{TrustClass: policy.ClassSGX}}
-	a.verify(&f.CPU, f.Collateral, p, now, out)
+	a.verify(f.CPU, f.Collateral, p, now, out)
 	return out.CPUResult
 }
 

@@ -125,7 +125,7 @@ func eventLog(ev *evidence.Evidence, res *tdx.Result, out *outcome) *eventlog.Lo
 	} else {
 		out.pass(checkLog, fmt.Sprintf("%d events", len(l.Events)))
 		structure(l, out)
-		replay(l, traces, res, out)
+		replay(l, traces, res, firmwareRegisters, out)
 	}
 	runtimeRegister(ev, res, out)
 	out.CPU = append(out.CPU, appraise.CheckRuntimeEvents(checkEvents, ev))
@@ -158,10 +158,14 @@ func structure(l *eventlog.Log, out *outcome) {
 		"boot again without anything between firmware and the image, and send the CCEL as the firmware left it")
 }
 
-// replay holds RTMR0 to RTMR2 against the quote's and names those that differ.
-func replay(l *eventlog.Log, traces []eventlog.Trace, res *tdx.Result, out *outcome) {
+// firmwareRegisters are those that a CCEL is held against: RTMR0 to RTMR2.
+const firmwareRegisters = 3
+
+// replay holds the first registers against the quote's and names those that
+// differ.
+func replay(l *eventlog.Log, traces []eventlog.Trace, res *tdx.Result, registers int, out *outcome) {
 	var want, got []string
-	for i := range 3 {
+	for i := range registers {
 		value := make([]byte, 48)
 		for _, t := range traces {
 			if t.Register == i+1 {
@@ -177,7 +181,7 @@ func replay(l *eventlog.Log, traces []eventlog.Trace, res *tdx.Result, out *outc
 		out.fail(checkReplay, strings.Join(want, " "), strings.Join(got, " "), "event log does not replay to the quote's registers", "send the log of the same boot")
 		return
 	}
-	out.pass(checkReplay, "rtmr0 to rtmr2")
+	out.pass(checkReplay, fmt.Sprintf("rtmr0 to rtmr%d", registers-1))
 }
 
 // runtimeRegister holds RTMR3 against the runtime events, each extended with
