@@ -23,24 +23,16 @@ import (
 	"cocoon/verifier/client"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/result"
-	"cocoon/verifier/tpm"
 )
 
-// quoter signs by hashing, so that a test can tell what was signed.
-type quoter struct {
-	quotes atomic.Int64
-	err    error
-}
+// quoter is a machine that signs by hashing, so that a test can tell what was
+// signed.
+type quoter struct{ quotes atomic.Int64 }
 
-func (q *quoter) EKCertificate() []byte { return []byte("ek certificate") }
-func (q *quoter) EKPublic() []byte      { return []byte("ek") }
-func (q *quoter) AKPublic() []byte      { return []byte("ak") }
-func (q *quoter) Activate(blob, secret []byte) ([]byte, error) {
-	return append(slices.Clone(blob), secret...), q.err
-}
-func (q *quoter) Quote(extra [32]byte) ([]byte, []byte, error) {
+func (q *quoter) CPU(_ context.Context, claims *evidence.Claims) (*evidence.CPU, error) {
 	q.quotes.Add(1)
-	return extra[:], []byte("signature"), q.err
+	data, err := claims.QualifyingData()
+	return &evidence.CPU{Type: evidence.TypeTPM, Quote: data[:], CertChain: [][]byte{}, RuntimeEvents: []evidence.RuntimeEvent{evidence.LatchEvent()}}, err
 }
 
 // verifier is a verifier service whose answers a test sets.
@@ -49,9 +41,6 @@ type verifier struct {
 	life      time.Duration
 	verifyErr error
 	change    func(*client.Verdict)
-	enrolled  *tpm.EnrollRequest
-	activated *tpm.ActivateRequest
-	chain     [][]byte
 	n         byte
 	mu        sync.Mutex // for verifyErr
 }
@@ -65,14 +54,6 @@ func (v *verifier) fail(err error) {
 func (v *verifier) Challenge(context.Context) (*client.Challenge, error) {
 	v.n++
 	return &client.Challenge{Challenge: digest.Sum256([]byte{v.n})}, nil
-}
-func (v *verifier) Enroll(_ context.Context, in *tpm.EnrollRequest) (*tpm.EnrollResponse, error) {
-	v.enrolled = in
-	return &tpm.EnrollResponse{Session: digest.Sum256([]byte("s")), CredentialBlob: []byte("blob"), Secret: []byte("secret")}, nil
-}
-func (v *verifier) Activate(_ context.Context, in *tpm.ActivateRequest) (*tpm.ActivateResponse, error) {
-	v.activated = in
-	return &tpm.ActivateResponse{CertChain: v.chain}, nil
 }
 func (v *verifier) VerifyBytes(_ context.Context, ev []byte) (*client.Verdict, error) {
 	v.mu.Lock()
@@ -111,35 +92,12 @@ func collector(t *testing.T) (*Collector, *keys.Keys, *quoter) {
 	q := &quoter{}
 	return &Collector{
 		Identity: Identity{Config: config(), SPKI: k.SPKI, ReceiptKey: k.ReceiptPublic(), Payout: "EQpayout"},
-		Quoter:   q, GPUs: NoGPUs{}, EventLog: []byte("log"),
+		Provider: q, GPUs: NoGPUs{}, Queue: &Queue{},
 	}, k, q
-}
-
-func TestEnrolShowsBothKeysAndKeepsTheCertificate(t *testing.T) {
-	c, _, _ := collector(t)
-	v := &verifier{chain: [][]byte{[]byte("ak certificate")}}
-	if err := c.Enrol(context.Background(), v); err != nil {
-		t.Fatal(err)
-	}
-	if string(v.enrolled.EKChain[0]) != "ek certificate" || string(v.enrolled.EKPublic) != "ek" || string(v.enrolled.AKPublic) != "ak" {
-		t.Errorf("enrolled %+v", v.enrolled)
-	}
-	if string(v.activated.Credential) != "blobsecret" || v.activated.Session != digest.Sum256([]byte("s")) {
-		t.Errorf("activated %+v", v.activated)
-	}
-	ev, err := c.Collect(context.Background(), []digest.SHA256{{1}})
-	if err != nil || string(ev.CPU.CertChain[0]) != "ak certificate" {
-		t.Errorf("evidence has chain %q, %v", ev.CPU.CertChain, err)
-	}
-	v.chain = nil
-	if err := c.Enrol(context.Background(), v); err == nil {
-		t.Error("an enrolment without a certificate passed")
-	}
 }
 
 func TestCollectBindsEverythingToTheQuote(t *testing.T) {
 	c, k, _ := collector(t)
-	c.akChain = [][]byte{}
 	b, a := digest.Sum256([]byte("b")), digest.Sum256([]byte("a"))
 	ev, err := c.Collect(context.Background(), []digest.SHA256{b, a, b})
 	if err != nil {
@@ -170,7 +128,7 @@ func TestCollectBindsEverythingToTheQuote(t *testing.T) {
 	if !slices.Equal(ev.CPU.Quote, data[:]) {
 		t.Error("the quote is not over the claims")
 	}
-	if len(ev.CPU.RuntimeEvents) != 4 || string(ev.CPU.EventLog) != "log" || ev.CPU.Type != evidence.TypeTPM {
+	if len(ev.CPU.RuntimeEvents) != 1 || ev.CPU.Type != evidence.TypeTPM {
 		t.Errorf("cpu evidence is %+v", ev.CPU)
 	}
 }
@@ -187,7 +145,6 @@ func TestAMachineWithoutTheGPUsOfItsConfigHasNoEvidence(t *testing.T) {
 func keeper(t *testing.T, v *verifier) (*Keeper, *time.Time, *[]Current) {
 	t.Helper()
 	c, k, _ := collector(t)
-	c.akChain = [][]byte{}
 	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
 	changes := &[]Current{}
 	clock := func() time.Time { return now }
@@ -323,7 +280,6 @@ func TestRenewal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		v := &verifier{life: 30 * time.Minute, clock: time.Now}
 		c, keys, q := collector(t)
-		c.akChain = [][]byte{}
 		var changes atomic.Int64
 		k := NewKeeper(Options{Collector: c, Verifier: v, TLSKey: keys.TLS, Clock: time.Now, Log: slog.New(slog.DiscardHandler),
 			OnChange: func(Current) { changes.Add(1) }})

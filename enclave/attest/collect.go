@@ -1,6 +1,5 @@
 // Package attest collects the VM's evidence, gets a verdict on it, and keeps
-// both fresh. In come the boot's keys and config, the TPM and the event log;
-// out go the evidence document, the verdict, and the TLS certificate that
+// both fresh. In come the boot's keys and config and the machine; out go the evidence document, the verdict, and the TLS certificate that
 // carries the evidence.
 package attest
 
@@ -11,17 +10,11 @@ import (
 	"cocoon/measurements/digest"
 	"cocoon/verifier/client"
 	"cocoon/verifier/evidence"
-	"cocoon/verifier/tpm"
 )
 
-// Quoter signs claims with hardware and proves its key to a verifier.
-// *tpmdev.Keys is the TPM's.
-type Quoter interface {
-	EKCertificate() []byte
-	EKPublic() []byte
-	AKPublic() []byte
-	Activate(blob, secret []byte) ([]byte, error)
-	Quote(extraData [32]byte) (attest, signature []byte, err error)
+// Provider makes the CPU's part of evidence. platform.Platform is one.
+type Provider interface {
+	CPU(ctx context.Context, claims *evidence.Claims) (*evidence.CPU, error)
 }
 
 // GPUs collects the GPUs' evidence for a nonce. NoGPUs is for machines
@@ -41,8 +34,6 @@ func (NoGPUs) Collect(context.Context, [32]byte) ([]evidence.GPU, error) {
 // Verifier is the verifier service. *client.Client of verifier/client is one.
 type Verifier interface {
 	Challenge(ctx context.Context) (*client.Challenge, error)
-	Enroll(ctx context.Context, in *tpm.EnrollRequest) (*tpm.EnrollResponse, error)
-	Activate(ctx context.Context, in *tpm.ActivateRequest) (*tpm.ActivateResponse, error)
 	VerifyBytes(ctx context.Context, ev []byte) (*client.Verdict, error)
 }
 
@@ -54,38 +45,12 @@ type Identity struct {
 	Payout     string
 }
 
-// Collector makes evidence. Its methods are called one at a time.
+// Collector makes evidence, one piece at a time: Queue sees to that.
 type Collector struct {
 	Identity
-	Quoter   Quoter
+	Provider Provider
 	GPUs     GPUs
-	EventLog []byte
-
-	akChain [][]byte // after Enrol
-}
-
-// Enrol proves to the verifier that the attestation key lives in the TPM of
-// the endorsement key, and keeps the certificate that it gets for it.
-func (c *Collector) Enrol(ctx context.Context, v Verifier) error {
-	rsp, err := v.Enroll(ctx, &tpm.EnrollRequest{
-		EKChain: [][]byte{c.Quoter.EKCertificate()}, EKPublic: c.Quoter.EKPublic(), AKPublic: c.Quoter.AKPublic(),
-	})
-	if err != nil {
-		return fmt.Errorf("enrolling attestation key: %w", err)
-	}
-	credential, err := c.Quoter.Activate(rsp.CredentialBlob, rsp.Secret)
-	if err != nil {
-		return fmt.Errorf("enrolling attestation key: %w", err)
-	}
-	cert, err := v.Activate(ctx, &tpm.ActivateRequest{Session: rsp.Session, Credential: credential})
-	if err != nil {
-		return fmt.Errorf("enrolling attestation key: %w", err)
-	}
-	if len(cert.CertChain) == 0 {
-		return fmt.Errorf("enrolling attestation key: the verifier sent no certificate")
-	}
-	c.akChain = cert.CertChain
-	return nil
+	Queue    *Queue
 }
 
 // Collect returns evidence whose nonce is made of the inputs.
@@ -95,30 +60,28 @@ func (c *Collector) Collect(ctx context.Context, inputs []digest.SHA256) (*evide
 	if err != nil {
 		return nil, fmt.Errorf("collecting evidence: %w", err)
 	}
+	var ev *evidence.Evidence
+	err = c.Queue.Do(ctx, func() error {
+		ev, err = c.quote(ctx, nonce)
+		return err
+	})
+	if err != nil {
+		return nil, fmt.Errorf("collecting evidence: %w", err)
+	}
+	ev.NonceInputs = inputs
+	return ev, nil
+}
+
+func (c *Collector) quote(ctx context.Context, nonce digest.SHA256) (*evidence.Evidence, error) {
 	claims, gpus, err := c.claims(ctx, nonce)
 	if err != nil {
-		return nil, fmt.Errorf("collecting evidence: %w", err)
+		return nil, err
 	}
-	data, err := claims.QualifyingData()
+	cpu, err := c.Provider.CPU(ctx, claims)
 	if err != nil {
-		return nil, fmt.Errorf("collecting evidence: %w", err)
+		return nil, err
 	}
-	quote, signature, err := c.Quoter.Quote(data)
-	if err != nil {
-		return nil, fmt.Errorf("collecting evidence: %w", err)
-	}
-	events, err := evidence.RuntimeEvents(c.Config)
-	if err != nil {
-		return nil, fmt.Errorf("collecting evidence: %w", err)
-	}
-	return &evidence.Evidence{
-		Profile: evidence.Profile, Claims: *claims, Config: *c.Config, NonceInputs: inputs,
-		CPU: evidence.CPU{
-			Type: evidence.TypeTPM, Quote: quote, Signature: signature,
-			CertChain: c.akChain, EventLog: c.EventLog, RuntimeEvents: events,
-		},
-		GPUs: gpus,
-	}, nil
+	return &evidence.Evidence{Profile: evidence.Profile, Claims: *claims, Config: *c.Config, CPU: *cpu, GPUs: gpus}, nil
 }
 
 // claims binds the GPUs to the claims before the CPU signs them (DESIGN

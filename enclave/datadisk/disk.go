@@ -63,14 +63,18 @@ type State struct {
 
 // Open opens the machine's data disk, making key and file system on a blank
 // one. A disk that is neither blank nor this machine's is refused and left as
-// it is.
-func Open(ctx context.Context, sys System, s seal.Sealer, random io.Reader) (State, error) {
+// it is. The sealer is asked for only where there is a disk.
+func Open(ctx context.Context, sys System, sealer func() (seal.Sealer, error), random io.Reader) (State, error) {
 	device, err := sys.Disk(Serial)
 	if errors.Is(err, pid1.ErrNoDevice) {
 		return State{}, nil
 	}
 	if err != nil {
 		return State{}, fault.New(fault.ExitNotReady, CodeOpen, "give the machine one disk of this serial", "looking for the data disk: %w", err)
+	}
+	s, err := sealer()
+	if err != nil {
+		return State{}, err
 	}
 	f, err := sys.Open(device)
 	if err != nil {

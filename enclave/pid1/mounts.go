@@ -72,6 +72,8 @@ func Mounts() []Mount {
 		{"tmpfs", "/tmp", "tmpfs", hard, "mode=1777,size=64m", false},
 		{"cgroup2", "/sys/fs/cgroup", "cgroup2", hard, "nsdelegate", true},
 		{"securityfs", "/sys/kernel/security", "securityfs", hard | unix.MS_RDONLY, "", true},
+		// Where TEEs are asked for quotes.
+		{"configfs", "/sys/kernel/config", "configfs", hard, "", true},
 	}
 }
 

@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
-	"os"
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
@@ -26,7 +25,7 @@ const Path = "/dev/tpmrm0"
 
 // EventLogPath is the firmware's event log, in the crypto-agile form (TCG PC
 // Client Platform Firmware Profile, section 10).
-const EventLogPath = "/sys/kernel/security/tpm0/binary_bios_measurements"
+const EventLogPath = "sys/kernel/security/tpm0/binary_bios_measurements"
 
 // MaxEventLog bounds the log that is put into evidence, in bytes.
 const MaxEventLog = 1 << 20
@@ -237,9 +236,9 @@ func (t *TPM) flush(h tpm2.TPMHandle) error {
 	return nil
 }
 
-// ReadEventLog returns the firmware's event log.
-func ReadEventLog(path string) ([]byte, error) {
-	b, err := os.ReadFile(path)
+// ReadEventLog returns the firmware's event log. root is os.DirFS("/").
+func ReadEventLog(root fs.FS, path string) ([]byte, error) {
+	b, err := fs.ReadFile(root, path)
 	if err != nil {
 		remedy := "boot with OVMF and a TPM, so that the firmware measures"
 		if errors.Is(err, fs.ErrNotExist) {

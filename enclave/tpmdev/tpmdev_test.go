@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/fstest"
 	"time"
 
 	"cocoon/hostd/swtpm"
@@ -163,18 +164,16 @@ func TestOpenWithoutATPMSaysWhatToDo(t *testing.T) {
 }
 
 func TestReadEventLog(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "log")
-	if _, err := ReadEventLog(path); !fault.Has(err, "tpm.event_log_absent") || !errors.Is(err, fs.ErrNotExist) {
+	root := fstest.MapFS{}
+	if _, err := ReadEventLog(root, EventLogPath); !fault.Has(err, "tpm.event_log_absent") || !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("no log: got %v", err)
 	}
 	for name, c := range map[string]struct {
 		size int
 		ok   bool
 	}{"empty": {0, false}, "small": {1, true}, "at the limit": {MaxEventLog, true}, "over the limit": {MaxEventLog + 1, false}} {
-		if err := os.WriteFile(path, make([]byte, c.size), 0o600); err != nil {
-			t.Fatal(err)
-		}
-		if b, err := ReadEventLog(path); (err == nil) != c.ok || c.ok && len(b) != c.size {
+		root[EventLogPath] = &fstest.MapFile{Data: make([]byte, c.size)}
+		if b, err := ReadEventLog(root, EventLogPath); (err == nil) != c.ok || c.ok && len(b) != c.size {
 			t.Errorf("%s: got %d bytes, %v", name, len(b), err)
 		}
 	}

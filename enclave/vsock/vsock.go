@@ -43,13 +43,16 @@ func Open() (*Host, error) {
 	if err != nil {
 		return nil, fmt.Errorf("opening vsock: %w", err)
 	}
-	return &Host{cid: cid, dial: func(port uint32) (net.Conn, error) {
-		c, err := vsock.Dial(vsockport.Host, port, nil)
-		if err != nil {
-			return nil, fmt.Errorf("dialling the host: %w", err)
-		}
-		return c, nil
-	}}, nil
+	return &Host{cid: cid, dial: func(port uint32) (net.Conn, error) { return DialHost(context.Background(), port) }}, nil
+}
+
+// DialHost opens a connection to a port of the host.
+func DialHost(_ context.Context, port uint32) (net.Conn, error) {
+	c, err := vsock.Dial(vsockport.Host, port, nil)
+	if err != nil {
+		return nil, fmt.Errorf("dialling the host: %w", err)
+	}
+	return c, nil
 }
 
 // Status opens the channel for status lines.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cocoon/enclave/attest"
+	"cocoon/enclave/platform"
 	"cocoon/enclave/serve"
 	"cocoon/enclave/status"
 	"cocoon/internal/fault"
@@ -39,6 +40,8 @@ func patiently(ctx context.Context, f func(context.Context) error) error {
 	}
 }
 
+// enrol reaches the verifier and, where the machine's attestation key needs it,
+// has the key certified.
 func (w *Worker) enrol(ctx context.Context) error {
 	v, err := client.New(client.Options{BaseURL: w.operator.Verifier, HTTP: &http.Client{
 		Timeout:       client.DefaultTimeout,
@@ -52,14 +55,15 @@ func (w *Worker) enrol(ctx context.Context) error {
 		return fault.New(fault.ExitParse, "config.parse", "set the verifier's URL in operator.json", "%w", err)
 	}
 	w.verifier = v
-	if w.tpmKeys, err = w.tpm.LoadKeys(); err != nil {
-		return err
-	}
 	w.collector = &attest.Collector{
 		Identity: attest.Identity{Config: w.config, SPKI: w.keys.SPKI, ReceiptKey: w.keys.ReceiptPublic(), Payout: w.operator.Payout},
-		Quoter:   w.tpmKeys, GPUs: attest.NoGPUs{}, EventLog: w.eventLog,
+		Provider: w.machine, GPUs: attest.NoGPUs{}, Queue: &attest.Queue{Interval: attest.MinInterval},
 	}
-	return patiently(ctx, func(ctx context.Context) error { return w.collector.Enrol(ctx, w.verifier) })
+	e, ok := w.machine.(platform.Enroller)
+	if !ok {
+		return nil
+	}
+	return patiently(ctx, func(ctx context.Context) error { return e.Enrol(ctx, w.verifier) })
 }
 
 func (w *Worker) collect(ctx context.Context) error {

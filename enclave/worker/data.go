@@ -12,12 +12,21 @@ import (
 	"strings"
 
 	"cocoon/enclave/datadisk"
+	"cocoon/enclave/platform"
+	"cocoon/enclave/seal"
 )
 
 // openData opens the data disk, if the machine has one. It comes after the
 // latch: everything is measured by then, and the disk's key is sealed to it.
 func (w *Worker) openData(ctx context.Context) error {
-	st, err := datadisk.Open(ctx, datadisk.Linux{Reaper: w.reaper, Self: executable(), Log: w.log}, w.tpm.Sealer(), rand.Reader)
+	sealer := func() (seal.Sealer, error) {
+		hash, err := w.config.Hash()
+		if err != nil {
+			return nil, err
+		}
+		return platform.Sealer(ctx, w.machine, hash)
+	}
+	st, err := datadisk.Open(ctx, datadisk.Linux{Reaper: w.reaper, Self: executable(), Log: w.log}, sealer, rand.Reader)
 	if err != nil || st.Dir == "" {
 		return err
 	}

@@ -93,7 +93,7 @@ func (w *Worker) forward(background context.Context, flows []firewall.Flow) erro
 // latch closes what the supervisor itself no longer needs: kernel modules,
 // and for this process the system calls and capabilities that change the
 // kernel. It reads back that all of the image's hardening is in force, and
-// only then records the latch in PCR 15 (DESIGN section 4): evidence with the
+// only then records the latch in the runtime register (DESIGN section 4): evidence with the
 // latch is evidence of a machine that passed. Drivers are loaded before it;
 // GPUs are told to take work, and every other program starts, after it.
 func (w *Worker) latch(context.Context) error {
@@ -111,13 +111,9 @@ func (w *Worker) latch(context.Context) error {
 	if err := pid1.ConfirmProcess(root, pid1.RowSupervisor, os.Getpid(), row); err != nil {
 		return err
 	}
-	docs, err := eventBytes(evidence.LatchEvent())
-	if err != nil {
+	if err := w.machine.Measure(evidence.LatchEvent()); err != nil {
 		return err
 	}
-	if w.pcr15, err = w.tpm.Extend(w.pcr15, docs); err != nil {
-		return err
-	}
-	w.log.Info("latch measured", "pcr15", w.pcr15.String())
+	w.log.Info("latch measured")
 	return nil
 }

@@ -20,7 +20,6 @@ import (
 	"cocoon/enclave/pack"
 	"cocoon/enclave/pid1"
 	"cocoon/enclave/status"
-	"cocoon/enclave/tpmdev"
 	"cocoon/enclave/vsock"
 	"cocoon/internal/fault"
 	"cocoon/verifier/evidence"
@@ -37,13 +36,13 @@ func (w *Worker) stages(background context.Context, stop context.CancelFunc) []b
 		{Name: "network", Run: w.network},
 		{Name: "config", Run: w.readConfig},
 		{Name: "firewall", Run: func(context.Context) error { return w.openFlows(background) }},
-		{Name: "measure", Run: w.measure},
-		{Name: "packs", Timeout: 5 * time.Minute, Run: w.packs},
+		{Name: "platform", Run: w.openPlatform},
 		{Name: "latch", Run: w.latch},
+		{Name: "keys", Run: w.makeKeys},
 		{Name: "data", Timeout: 10 * time.Minute, Run: w.openData},
+		{Name: "model", Timeout: 5 * time.Minute, Run: w.packs},
 		{Name: "containerd", Timeout: 2 * time.Minute, Run: w.startContainerd},
 		{Name: "engine", Timeout: 10 * time.Minute, Run: func(ctx context.Context) error { return w.startEngine(ctx, background) }},
-		{Name: "keys", Run: w.makeKeys},
 		{Name: "enrol", Timeout: 2 * time.Minute, Run: w.enrol},
 		{Name: "evidence", Timeout: 2 * time.Minute, Run: w.collect},
 		{Name: "verdict", Timeout: 2 * time.Minute, Run: func(ctx context.Context) error { return w.judge(ctx, background) }},
@@ -161,43 +160,6 @@ func configFault(name string, err error) error {
 	default:
 		return fault.New(fault.ExitParse, "config.parse", "write "+name+" in RFC 8785 form with known fields only", "reading %s: %w", name, err)
 	}
-}
-
-// measure extends PCR 15 with the runtime events of the config (DESIGN
-// section 4, runtime measurements).
-func (w *Worker) measure(context.Context) error {
-	var err error
-	if w.eventLog, err = tpmdev.ReadEventLog(tpmdev.EventLogPath); err != nil {
-		return err
-	}
-	if w.tpm, err = tpmdev.Open(tpmdev.Path); err != nil {
-		return err
-	}
-	events, err := evidence.ConfigEvents(w.config)
-	if err != nil {
-		return err
-	}
-	docs, err := eventBytes(events...)
-	if err != nil {
-		return err
-	}
-	if w.pcr15, err = w.tpm.Measure(docs); err != nil {
-		return err
-	}
-	w.log.Info("config measured", "pcr15", w.pcr15.String())
-	return nil
-}
-
-func eventBytes(events ...evidence.RuntimeEvent) ([][]byte, error) {
-	docs := make([][]byte, 0, len(events))
-	for _, e := range events {
-		b, err := e.Bytes()
-		if err != nil {
-			return nil, err
-		}
-		docs = append(docs, b)
-	}
-	return docs, nil
 }
 
 func (w *Worker) packs(ctx context.Context) error {

@@ -23,11 +23,11 @@ import (
 	"cocoon/enclave/ledger"
 	"cocoon/enclave/meter"
 	"cocoon/enclave/pid1"
+	"cocoon/enclave/platform"
 	"cocoon/enclave/serve"
 	"cocoon/enclave/status"
-	"cocoon/enclave/tpmdev"
 	"cocoon/enclave/vsock"
-	"cocoon/measurements/digest"
+	"cocoon/verifier/client"
 	"cocoon/verifier/evidence"
 )
 
@@ -49,12 +49,9 @@ type Worker struct {
 
 	config   *evidence.Config
 	operator *evidence.Operator
-	tpm      *tpmdev.TPM
-	tpmKeys  *tpmdev.Keys
-	eventLog []byte
-	vsock    *vsock.Host   // nil without a vsock device
-	pcr15    digest.SHA256 // after the last extension
-	ton      []byte        // network config of the ledger, nil without a registry
+	machine  platform.Platform
+	vsock    *vsock.Host // nil without a vsock device
+	ton      []byte      // network config of the ledger, nil without a registry
 	keys     *keys.Keys
 
 	dataDir             string // mounted data disk, empty without
@@ -63,7 +60,7 @@ type Worker struct {
 	daemon              *pid1.Child
 	engine              *engine.Manager
 
-	verifier  attest.Verifier
+	verifier  *client.Client
 	collector *attest.Collector
 	keeper    *attest.Keeper
 	evidence  []byte         // collected, not yet judged
@@ -184,9 +181,9 @@ func (w *Worker) stop() {
 			w.log.Warn("data disk not closed", "err", err)
 		}
 	}
-	if w.tpm != nil {
-		// The machine ends: what the TPM still holds dies with it.
-		_ = w.tpm.Close()
+	if w.machine != nil {
+		// The machine ends: what its TPM still holds dies with it.
+		_ = w.machine.Close()
 	}
 }
 

@@ -37,10 +37,13 @@ func TestTheOrderOfStages(t *testing.T) {
 		return i
 	}
 	for _, rule := range [][2]string{
-		{"config", "measure"},  // what is measured has been read
-		{"measure", "keys"},    // no key before the measurement
-		{"measure", "packs"},   // nothing of the host's disks before it
-		{"packs", "engine"},    // only verified packs are run
+		{"config", "platform"}, // what is measured has been read
+		{"platform", "latch"},  // the latch is the last event
+		{"latch", "keys"},      // no key before everything is measured
+		{"keys", "data"},
+		{"data", "model"},
+		{"latch", "model"},     // nothing of the host's disks before the measurement
+		{"model", "engine"},    // only verified packs are run
 		{"engine", "evidence"}, // evidence is of a machine that works
 		{"enrol", "evidence"},
 		{"verdict", "serve"}, // nothing is served before a verdict

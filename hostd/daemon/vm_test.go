@@ -33,7 +33,7 @@ func realKeeper(dir string) error {
 const bootLimit = 3 * time.Minute
 
 // measured is the stage by which a guest has measured its config.
-const measured = "measure"
+const measured = "platform"
 
 // worker is a VM of the built image, without forwards.
 func worker(t *testing.T, b imagetest.Build, image string) *spec.Spec {

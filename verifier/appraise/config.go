@@ -7,6 +7,7 @@ import (
 	"strings"
 
 	"cocoon/measurements/manifest"
+	"cocoon/verifier/evidence"
 	"cocoon/verifier/result"
 )
 
@@ -18,6 +19,9 @@ const remedyConfig = "boot with a config that the manifest allows"
 func (a *appraisal) checkConfig(m *manifest.Manifest) {
 	c, sub := &a.ev.Config, result.SubConfig
 	oneOf(a, "config.role", m.Config.Roles, c.Role, "the role is not allowed")
+	if c.Platform != "" {
+		a.equal(sub, "config.platform", c.Platform, evidence.PlatformOf(a.ev.CPU.Type), "the config is for another kind of machine", "start the machine as its config says")
+	}
 	oneOf(a, "config.gpus.mode", m.Config.GPUModes, c.GPUs.Mode, "the GPU mode is not allowed")
 	oneOf(a, "config.network_id", m.Config.NetworkIDs, c.NetworkID, "the network is not allowed")
 	oneOf(a, "config.registry", m.Config.Registries, c.Registry, "the registry is not allowed")

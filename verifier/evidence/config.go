@@ -16,6 +16,27 @@ const (
 	GPUModeNone       = "none"
 )
 
+// Kinds of machines that a config may name.
+const (
+	PlatformTDX  = "tdx"
+	PlatformSNP  = "snp"
+	PlatformVTPM = "vtpm"
+)
+
+// PlatformOf returns the kind of machine that shows CPU evidence of a type;
+// empty for types that no machine of ours shows.
+func PlatformOf(cpuType string) string {
+	switch cpuType {
+	case TypeTDX:
+		return PlatformTDX
+	case TypeSNP:
+		return PlatformSNP
+	case TypeTPM:
+		return PlatformVTPM
+	}
+	return ""
+}
+
 // Verity fixes the bytes of a read-only disk: the parameters of its dm-verity
 // target (SHA-256, 4096-byte data and hash blocks, hash format 1). The hash
 // tree follows the data on the same disk, without a superblock.
@@ -29,8 +50,11 @@ type Verity struct {
 // is derived (DESIGN section 4). What an operator may change at any time is in
 // Operator instead.
 type Config struct {
-	Version   int          `json:"version"` // 1
-	Role      string       `json:"role"`
+	Version int    `json:"version"` // 1
+	Role    string `json:"role"`
+	// Platform is the only kind of machine that may run this config: tdx, snp
+	// or vtpm; empty: any. The guest decides by the hardware what it is.
+	Platform  string       `json:"platform,omitempty"`
 	Model     ConfigModel  `json:"model"`
 	Engine    ConfigEngine `json:"engine"`
 	GPUs      ConfigGPUs   `json:"gpus"`
@@ -83,6 +107,11 @@ func (c *Config) Validate() error {
 	}
 	if c.Role != RoleWorker {
 		bad("role %q is unknown", c.Role)
+	}
+	switch c.Platform {
+	case "", PlatformTDX, PlatformSNP, PlatformVTPM:
+	default:
+		bad("platform %.32q is unknown", c.Platform)
 	}
 	if !nameRE.MatchString(c.Model.Name) {
 		bad("model name %q is not of the form a-z0-9._-", c.Model.Name)

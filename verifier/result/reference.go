@@ -96,6 +96,7 @@ var references = map[string]Reference{
 	"model.name":                 {docVerdict, "Manifest"},
 	"model.verity_root":          {docVerdict, "Manifest"},
 	"config.role":                {docVerdict, "Manifest"},
+	"config.platform":            {docVerdict, "Manifest"},
 	"config.gpus.mode":           {docVerdict, "Manifest"},
 	"config.network_id":          {docVerdict, "Manifest"},
 	"config.registry":            {docVerdict, "Manifest"},
