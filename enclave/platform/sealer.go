@@ -2,6 +2,7 @@ package platform
 
 import (
 	"context"
+	"crypto/rand"
 
 	"cocoon/enclave/seal"
 	"cocoon/internal/fault"
@@ -19,6 +20,7 @@ const (
 // section 2: debug machines are refused, also in sealing):
 //
 //	any kind, debug   none
+//	snp               keys that the firmware derives
 //	vtpm              its TPM
 //
 // config is the hash of the measured config.
@@ -30,7 +32,10 @@ func Sealer(ctx context.Context, p Platform, config digest.SHA256) (seal.Sealer,
 	if debug {
 		return nil, fault.New(fault.ExitRefused, CodeDebug, remedyDebug, "looking for a sealer: the host may read this machine's memory")
 	}
-	if m, ok := p.(*vtpm); ok {
+	switch m := p.(type) {
+	case *guest:
+		return m.Sealer(ctx, config, rand.Reader)
+	case *vtpm:
 		return m.tpm.Sealer(), nil
 	}
 	return nil, fault.New(fault.ExitNotReady, CodeNoSeal, "start the machine without a data disk", "looking for a sealer: a machine of kind %s has none", p.Kind())

@@ -3,7 +3,8 @@
 //
 // In goes a key; out comes a blob that anybody may store, and from the blob
 // the key again, on the same machine after the same measurements. Each kind of
-// machine has its own way: a TPM's sealed objects here.
+// machine has its own way: packages tpmdev, sev and seal/sgx; platform.Sealer
+// decides.
 package seal
 
 import (
@@ -39,6 +40,6 @@ const CodeRefused = "seal.key_not_released"
 // Refused returns the fault for a key that is not released.
 func Refused(cause error) error {
 	return fault.New(fault.ExitRefused, CodeRefused,
-		"boot the image and config that sealed it, on the same machine and TPM; or give the machine an empty data disk",
+		"boot the image and config that sealed it, on the same machine; or give the machine an empty data disk",
 		"unsealing: %w", errors.Join(ErrRefused, cause))
 }
