@@ -63,6 +63,16 @@ func (d *Drainer) Phase() string {
 	return d.now.Phase
 }
 
+// Left returns the most that a drain still takes; 0 where none is under way.
+func (d *Drainer) Left() time.Duration {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.now.Phase != status.Draining {
+		return 0
+	}
+	return max(0, time.Until(d.until)) + settle
+}
+
 // Attach hands the server over, which begins to serve now, unless the host has
 // said otherwise meanwhile.
 func (d *Drainer) Attach(s Server) {

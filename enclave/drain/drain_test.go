@@ -85,12 +85,12 @@ func TestADrainTellsHowItGoesAndEndsWithTheLastRequest(t *testing.T) {
 		}
 		time.Sleep(2 * time.Second)
 		synctest.Wait()
-		if got := h.last(); got.LeftMS != 58000 || d.Phase() != status.Draining {
-			t.Errorf("after 2 s: told %+v", got)
+		if got := h.last(); got.LeftMS != 58000 || d.Phase() != status.Draining || d.Left() != 58*time.Second+settle {
+			t.Errorf("after 2 s: told %+v, %s left", got, d.Left())
 		}
 		time.Sleep(time.Second)
 		synctest.Wait()
-		if want := (status.Drain{Order: "1", Phase: status.Drained}); h.last() != want || d.Phase() != status.Drained {
+		if want := (status.Drain{Order: "1", Phase: status.Drained}); h.last() != want || d.Phase() != status.Drained || d.Left() != 0 {
 			t.Errorf("told %+v, want %+v", h.last(), want)
 		}
 		n := len(h.told)

@@ -75,6 +75,7 @@ func (w *Worker) devices(ctx, background context.Context, stop context.CancelFun
 		return fmt.Errorf("switching off Ctrl-Alt-Del: %w", err)
 	}
 	pid1.WatchButton(background, stop)
+	w.watch()
 	find, cancel := context.WithTimeout(ctx, 5*time.Second)
 	defer cancel()
 	sys := os.DirFS("/sys")
@@ -99,6 +100,20 @@ func (w *Worker) devices(ctx, background context.Context, stop context.CancelFun
 	w.rep.Attach(port)
 	w.listen(background, port)
 	return nil
+}
+
+// watch starts the watchdog, which is for availability alone: a machine
+// without one serves, too.
+func (w *Worker) watch() {
+	dog, err := pid1.OpenWatchdog(pid1.WatchdogPath, pid1.WatchdogTimeout)
+	if err != nil {
+		w.log.Warn("no watchdog", "err", err)
+		return
+	}
+	w.dog = dog
+	dog.Well(wellFor)
+	// Not only until the end is asked for: the end itself may hang.
+	go dog.Run(context.Background())
 }
 
 func (w *Worker) clock(context.Context) error {

@@ -4,6 +4,7 @@
 package worker
 
 import (
+	"cmp"
 	"context"
 	"crypto/x509"
 	"errors"
@@ -46,6 +47,7 @@ type Worker struct {
 	rep    *status.Reporter
 	log    *slog.Logger
 	reaper *pid1.Reaper
+	dog    *pid1.Watchdog // nil without a device
 
 	config   *evidence.Config
 	operator *evidence.Operator
@@ -95,20 +97,38 @@ func (w *Worker) Run(ctx context.Context) error {
 	go w.reaper.Run(reapCtx)
 
 	w.rep.State(status.Booting, nil)
-	err := boot.Run(asked, time.Now, w.rep, w.stages(background, ask))
+	err := boot.Run(asked, time.Now, w.rep, w.watched(w.stages(background, ask)))
 	if err == nil {
 		err = w.attend(asked)
 	}
 	if err == nil && w.server != nil {
 		w.rep.State(status.Draining, nil)
+		w.dog.Well(w.drainer.Left() + wellFor)
 		w.drainer.Finish(drainGrace)
 	}
+	w.dog.Well(wellFor)
 	end()
 	w.stop()
 	if errors.Is(err, context.Canceled) {
 		err = nil // asked to stop in the middle of the boot
 	}
 	return err
+}
+
+// wellFor is how long the supervisor may take from one look at everything to
+// the next, or to stop, before the watchdog resets the machine.
+const wellFor = 3 * time.Minute
+
+// watched tells the watchdog how long each stage may take; the boot ends one
+// that takes longer.
+func (w *Worker) watched(stages []boot.Stage) []boot.Stage {
+	for i, s := range stages {
+		stages[i].Run = func(ctx context.Context) error {
+			w.dog.Well(cmp.Or(s.Timeout, boot.DefaultTimeout) + wellFor)
+			return s.Run(ctx)
+		}
+	}
+	return stages
 }
 
 // attend reports changes of state until ctx ends, or until something that
@@ -119,6 +139,7 @@ func (w *Worker) attend(ctx context.Context) error {
 	defer stateTick.Stop()
 	defer metricsTick.Stop()
 	for {
+		w.dog.Well(wellFor)
 		now, why := status.Serving, w.gate()
 		if why == nil && w.tunnels.count() == 0 {
 			why = errNoTunnel

@@ -250,15 +250,16 @@ func TestTheRootHoldsFiveProgramsAndNoShell(t *testing.T) {
 
 // moduleList is what the initrd may load, in loading order or not: the root
 // file system's path, network, entropy, vsock, TPM and TEE drivers, fw_cfg,
-// containers' overlay, power button, firewall, the data disk's encryption.
+// containers' overlay, power button, firewall, the data disk's encryption,
+// watchdog.
 // Everything else that a host attaches has no driver.
 var moduleList = []string{
 	"aesni_intel", "async_tx", "async_xor", "authenc", "button", "configfs", "cryptd", "crypto_simd", "dm_bufio",
 	"dm_crypt", "dm_integrity", "dm_mod", "dm_verity", "erofs", "evdev", "failover", "gf128mul", "libcrc32c",
 	"net_failover", "nf_conntrack", "nf_defrag_ipv4", "nf_defrag_ipv6", "nf_tables", "nfnetlink", "nft_ct",
-	"overlay", "qemu_fw_cfg", "reed_solomon", "sev_guest", "sha256_ssse3", "tdx_guest", "tsm", "virtio_blk",
-	"virtio_net", "virtio_rng", "vmw_vsock_virtio_transport", "vmw_vsock_virtio_transport_common", "vsock", "xor",
-	"xts",
+	"overlay", "qemu_fw_cfg", "reed_solomon", "sev_guest", "sha256_ssse3", "softdog", "tdx_guest", "tsm", "virtio_blk",
+	"virtio_net", "virtio_rng", "vmw_vsock_virtio_transport", "vmw_vsock_virtio_transport_common", "vsock", "watchdog",
+	"xor", "xts",
 }
 
 func TestTheInitrdLoadsOnlyTheseModules(t *testing.T) {

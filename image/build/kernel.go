@@ -37,7 +37,12 @@ var optionalModules = []string{
 	"nf_tables", "nft_ct",
 	"dm_crypt", "dm_integrity", "authenc", "xts", "ecb", "aesni_intel", "sha256_ssse3",
 	"tsm|tsm_report", "tdx_guest", "sev_guest",
+	"softdog",
 }
+
+// moduleArgs are the arguments of modules that take some. The watchdog panics,
+// which leaves a line on the console, and cannot be stopped once it runs.
+var moduleArgs = map[string]string{"softdog": "soft_panic=1 nowayout=1"}
 
 // kernel is an unpacked kernel package.
 type kernel struct {
@@ -169,7 +174,11 @@ func (b *builder) addModules(ctx context.Context, a *cpio.Archive, k kernel) err
 		if i >= len(required) {
 			list.WriteString("?")
 		}
-		list.WriteString(name + "\n")
+		list.WriteString(name)
+		if args := moduleArgs[modules.Name(file)]; args != "" {
+			list.WriteString(" " + args)
+		}
+		list.WriteString("\n")
 		if err := a.File("modules/"+name, 0o400, data); err != nil {
 			return fmt.Errorf("filling the initrd: %w", err)
 		}

@@ -31,12 +31,14 @@ func mountKernel() error {
 }
 
 // listFile, in the module directory, names the modules in loading order, one
-// a line; a leading "?" marks one that may find no hardware.
+// a line; a leading "?" marks one that may find no hardware, and what follows
+// a space is its arguments.
 const listFile = "list"
 
 // module is one line of the list.
 type module struct {
 	file     string
+	args     string
 	optional bool
 }
 
@@ -44,10 +46,9 @@ type module struct {
 func parseList(text string) ([]module, error) {
 	var out []module
 	for i, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
-		m := module{file: line}
-		if rest, ok := strings.CutPrefix(line, "?"); ok {
-			m = module{file: rest, optional: true}
-		}
+		var m module
+		line, m.optional = strings.CutPrefix(line, "?")
+		m.file, m.args, _ = strings.Cut(line, " ")
 		if m.file == "" || m.file != filepath.Base(m.file) || strings.HasPrefix(m.file, ".") {
 			return nil, fmt.Errorf("module list line %d: %q is not a file name", i+1, line)
 		}
@@ -67,7 +68,7 @@ func loadModules(dir string) error {
 		return err
 	}
 	for _, m := range list {
-		if err := loadModule(filepath.Join(dir, m.file)); err != nil && !tolerable(m, err) {
+		if err := loadModule(filepath.Join(dir, m.file), m.args); err != nil && !tolerable(m, err) {
 			return fmt.Errorf("loading %s: %w", m.file, err)
 		}
 	}
@@ -83,13 +84,13 @@ func tolerable(m module, err error) bool {
 	return m.optional && (errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.EOPNOTSUPP))
 }
 
-func loadModule(path string) error {
+func loadModule(path, args string) error {
 	f, err := os.Open(path)
 	if err != nil {
 		return err
 	}
 	defer f.Close()
-	return os.NewSyscallError("finit_module", unix.FinitModule(int(f.Fd()), "", 0))
+	return os.NewSyscallError("finit_module", unix.FinitModule(int(f.Fd()), args, 0))
 }
 
 // errNoDisk is returned when no disk with the wanted serial shows up.

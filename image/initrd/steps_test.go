@@ -14,18 +14,18 @@ import (
 )
 
 func TestParseListReadsRequiredAndOptionalModules(t *testing.T) {
-	got, err := parseList("dm_mod.ko\n?tdx_guest.ko\n")
+	got, err := parseList("dm_mod.ko\n?tdx_guest.ko\n?softdog.ko a=1 b=2\n")
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := []module{{file: "dm_mod.ko"}, {file: "tdx_guest.ko", optional: true}}
+	want := []module{{file: "dm_mod.ko"}, {file: "tdx_guest.ko", optional: true}, {file: "softdog.ko", args: "a=1 b=2", optional: true}}
 	if diff := cmp.Diff(want, got, cmp.AllowUnexported(module{})); diff != "" {
 		t.Error(diff)
 	}
 }
 
 func TestParseListRefusesWhatIsNoFileName(t *testing.T) {
-	for _, text := range []string{"", "\n", "?\n", "a.ko\n\nb.ko\n", "../init\n", "/etc/x\n", "..\n", ".hidden\n"} {
+	for _, text := range []string{"", "\n", "?\n", "a.ko\n\nb.ko\n", "../init\n", "/etc/x\n", "..\n", ".hidden\n", " a=1\n", "? a=1\n"} {
 		if _, err := parseList(text); err == nil {
 			t.Errorf("%q was accepted", text)
 		}
