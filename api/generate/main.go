@@ -22,11 +22,18 @@ import (
 	"google.golang.org/protobuf/types/pluginpb"
 )
 
-// The one definition, and the directory that import paths start at.
-const (
-	root   = "api"
-	source = "verifier/v1/verifier.proto"
-)
+// root is the directory that import paths start at.
+const root = "api"
+
+// sources are the definitions. A service has operations beside the protobuf's
+// where it answers other calls too.
+var sources = []struct {
+	proto string
+	extra func(paths object)
+}{
+	{"verifier/v1/verifier.proto", func(paths object) { paths["/attest/TdxVm"] = object{"post": attestTDX()} }},
+	{"hostd/v1/hostd.proto", func(paths object) { paths["/metrics"] = object{"get": hostMetrics()} }},
+}
 
 func main() {
 	if err := run(context.Background()); err != nil {
@@ -40,26 +47,31 @@ func run(ctx context.Context) error {
 		Resolver:       protocompile.WithStandardImports(&protocompile.SourceResolver{ImportPaths: []string{root}}),
 		SourceInfoMode: protocompile.SourceInfoStandard,
 	}
-	files, err := c.Compile(ctx, source)
-	if err != nil {
-		return fmt.Errorf("compiling %s: %w", source, err)
-	}
-	file := files[0]
-	for _, plugin := range []string{"protoc-gen-go", "protoc-gen-connect-go"} {
-		if err := generate(ctx, plugin, file); err != nil {
-			return fmt.Errorf("running %s: %w", plugin, err)
+	for _, source := range sources {
+		files, err := c.Compile(ctx, source.proto)
+		if err != nil {
+			return fmt.Errorf("compiling %s: %w", source.proto, err)
+		}
+		file := files[0]
+		for _, plugin := range []string{"protoc-gen-go", "protoc-gen-connect-go"} {
+			if err := generate(ctx, plugin, source.proto, file); err != nil {
+				return fmt.Errorf("running %s: %w", plugin, err)
+			}
+		}
+		doc, err := openAPI(file, source.extra)
+		if err != nil {
+			return fmt.Errorf("making OpenAPI document: %w", err)
+		}
+		if err := os.WriteFile(filepath.Join(root, filepath.Dir(source.proto), "openapi.json"), doc, 0o644); err != nil {
+			return err
 		}
 	}
-	doc, err := openAPI(file)
-	if err != nil {
-		return fmt.Errorf("making OpenAPI document: %w", err)
-	}
-	return os.WriteFile(filepath.Join(root, filepath.Dir(source), "openapi.json"), doc, 0o644)
+	return nil
 }
 
 // generate runs one plugin over the file (plugin.proto's protocol) and writes
 // what it makes.
-func generate(ctx context.Context, plugin string, file protoreflect.FileDescriptor) error {
+func generate(ctx context.Context, plugin, source string, file protoreflect.FileDescriptor) error {
 	req := &pluginpb.CodeGeneratorRequest{
 		FileToGenerate: []string{source}, Parameter: proto.String("paths=source_relative"),
 		ProtoFile: []*descriptorpb.FileDescriptorProto{

@@ -15,7 +15,7 @@ type object = map[string]any
 // Connect protocol serves them: POST with a JSON message at
 // /package.Service/Method (https://connectrpc.com/docs/protocol), names and
 // types as ProtoJSON has them.
-func openAPI(file protoreflect.FileDescriptor) ([]byte, error) {
+func openAPI(file protoreflect.FileDescriptor, extra func(paths object)) ([]byte, error) {
 	paths, schemas := object{}, object{}
 	for i := range file.Services().Len() {
 		s := file.Services().Get(i)
@@ -23,6 +23,9 @@ func openAPI(file protoreflect.FileDescriptor) ([]byte, error) {
 			m := s.Methods().Get(j)
 			name := fmt.Sprintf("/%s/%s", s.FullName(), m.Name())
 			ok := object{"description": "the answer", "content": jsonOf(ref(m.Output()))}
+			if m.IsStreamingServer() { // enveloped: https://connectrpc.com/docs/protocol/#streaming-rpcs
+				ok = object{"description": "the answers, each in an envelope", "content": object{"application/connect+json": object{"schema": ref(m.Output())}}}
+			}
 			paths[name] = object{"post": object{
 				"operationId": string(m.Name()), "description": comment(m),
 				"requestBody": object{"required": true, "content": jsonOf(ref(m.Input()))},
@@ -30,7 +33,7 @@ func openAPI(file protoreflect.FileDescriptor) ([]byte, error) {
 			}}
 		}
 	}
-	paths["/attest/TdxVm"] = object{"post": attestTDX()}
+	extra(paths)
 	for i := range file.Messages().Len() {
 		m := file.Messages().Get(i)
 		props := object{}
@@ -57,7 +60,7 @@ func openAPI(file protoreflect.FileDescriptor) ([]byte, error) {
 		schemas[string(e.FullName())] = object{"type": "string", "enum": names, "description": comment(e)}
 	}
 	text := object{"type": "string"}
-	schemas["connect.Error"] = object{"type": "object", "description": "A Connect error. Its details hold one cocoon.verifier.v1.Faults: every failure with its stable code.",
+	schemas["connect.Error"] = object{"type": "object", "description": "A Connect error. Its details hold one " + string(file.Package()) + ".Faults: every failure with its stable code.",
 		"properties": object{"code": text, "message": text, "details": object{"type": "array", "items": object{"type": "object",
 			"properties": object{"type": text, "value": text, "debug": object{}}}}}}
 	doc := object{
@@ -99,6 +102,12 @@ func attestTDX() object {
 	}
 }
 
+// hostMetrics is what Prometheus asks for.
+func hostMetrics() object {
+	return object{"operationId": "Metrics", "description": "VMs by phase, restarts and requests, for Prometheus.",
+		"responses": object{"200": object{"description": "the metrics", "content": object{"text/plain": object{"schema": object{"type": "string"}}}}}}
+}
+
 func jsonOf(schema object) object {
 	return object{"application/json": object{"schema": schema}}
 }
@@ -123,6 +132,8 @@ func single(f protoreflect.FieldDescriptor) object {
 	switch f.Kind() {
 	case protoreflect.BoolKind:
 		return object{"type": "boolean"}
+	case protoreflect.DoubleKind, protoreflect.FloatKind:
+		return object{"type": "number"}
 	case protoreflect.BytesKind:
 		return object{"type": "string", "contentEncoding": "base64"}
 	case protoreflect.Int32Kind, protoreflect.Uint32Kind:

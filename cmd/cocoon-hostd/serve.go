@@ -39,6 +39,8 @@ type config struct {
 	// AllowUsers and AllowGroups may call the daemon, besides root and its user.
 	AllowUsers  []string `json:"allow_users,omitempty"`
 	AllowGroups []string `json:"allow_groups,omitempty"`
+	// TLS serves the interface over TCP too; without it only the socket does.
+	TLS *tlsListener `json:"tls,omitempty"`
 	// GPUCache serves NVIDIA's RIM and OCSP answers to guests; without it the
 	// daemon does not.
 	GPUCache *gpuCache `json:"gpu_cache,omitempty"`
@@ -124,6 +126,9 @@ func (c *config) load(cmd *cobra.Command, file string) error {
 				set()
 			}
 		}
+		if err := read.TLS.resolve(filepath.Dir(file)); err != nil {
+			return err
+		}
 		if g := read.GPUCache; g != nil {
 			if err := g.resolve(filepath.Dir(file)); err != nil {
 				return err
@@ -199,10 +204,18 @@ func serve(ctx context.Context, c config, log *slog.Logger) (err error) {
 	}
 	base, cut := context.WithCancel(context.WithoutCancel(ctx))
 	defer cut()
-	srv := &http.Server{Handler: api.Handler(api.Options{Host: d, Ephemeral: c.Ephemeral, Peers: peers, Idle: idler.status(), Logger: log}), ConnContext: api.ConnContext,
-		ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, MaxHeaderBytes: 16 << 10,
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetHTTP2(true)
+	protocols.SetUnencryptedHTTP2(true) // gRPC over the socket
+	srv := &http.Server{Handler: api.Handler(api.Options{Host: d, Ephemeral: c.Ephemeral, Peers: peers, Idle: idler.status(), Version: version(), Clock: time.Now, Logger: log}), ConnContext: api.ConnContext,
+		Protocols: protocols, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 		BaseContext: func(net.Listener) context.Context { return base },
 		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
+	remote, err := c.TLS.open(log)
+	if err != nil {
+		return errors.Join(err, l.Close())
+	}
 	supervised := make(chan struct{})
 	go func() {
 		defer close(supervised)
@@ -216,8 +229,11 @@ func serve(ctx context.Context, c config, log *slog.Logger) (err error) {
 	// Before the store is closed.
 	defer func() { cut(); <-supervised }()
 	log.Info("serving", "socket", c.Socket, "state", c.State, "ephemeral", c.Ephemeral)
-	failed := make(chan error, 1)
+	failed := make(chan error, 2)
 	go func() { failed <- srv.Serve(l) }()
+	if remote != nil {
+		go func() { failed <- srv.Serve(remote) }()
+	}
 	// Without systemd this does nothing.
 	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
 		log.Warn("telling systemd", "err", err)

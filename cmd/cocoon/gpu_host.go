@@ -1,51 +1,34 @@
 package main
 
 import (
-	"errors"
 	"fmt"
-	"io/fs"
 	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 
+	"cocoon/hostd/client"
+	"cocoon/hostd/daemon"
 	"cocoon/hostd/vfio"
 	"cocoon/internal/fault"
 )
 
-// gpuRow is a device with its mode, or why that is not known.
-type gpuRow struct {
-	vfio.Device
-	Mode    vfio.Mode `json:"mode,omitempty"`
-	ModeErr string    `json:"mode_error,omitempty"`
-}
-
 func newGPUListCmd() *cobra.Command {
+	f := &hostFlags{}
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "list this host's NVIDIA GPUs and NVSwitches",
-		Long: `Lists GPUs and NVSwitches of NVIDIA with driver, IOMMU group and, as root,
-confidential-computing mode. What it says is the host's word; the guest attests
-its GPUs itself.
+		Long: `Lists GPUs and NVSwitches of NVIDIA with driver, IOMMU group, VM and, as root,
+confidential-computing mode. Which VM has one is what the host daemon says, where
+one answers; another machine's are listed with --hostd https://HOST:PORT. All of
+it is the host's word; the guest attests its GPUs itself.
 
 Exit codes: 0 listed, also where there is none.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			sys, err := vfio.NewLinux()
+			rows, err := listGPUs(cmd, f)
 			if err != nil {
 				return err
-			}
-			list, err := vfio.List(sys)
-			if err != nil && !errors.Is(err, fs.ErrNotExist) {
-				return err
-			}
-			rows := []gpuRow{}
-			for i := range list {
-				r := gpuRow{Device: list[i]}
-				if r.Mode, err = vfio.QueryMode(sys, &list[i]); err != nil {
-					r.ModeErr = err.Error()
-				}
-				rows = append(rows, r)
 			}
 			if asJSON {
 				return writeIndented(cmd.OutOrStdout(), map[string]any{"devices": rows})
@@ -55,19 +38,46 @@ Exit codes: 0 listed, also where there is none.`,
 				return err
 			}
 			tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
-			fmt.Fprintln(tw, "ADDRESS\tKIND\tMODEL\tDRIVER\tGROUP\tPOWER\tMODE")
+			fmt.Fprintln(tw, "ADDRESS\tKIND\tMODEL\tDRIVER\tGROUP\tPOWER\tVM\tMODE")
 			for _, r := range rows {
 				mode := string(r.Mode)
 				if mode == "" {
 					mode = "unknown: " + r.ModeErr
 				}
-				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%s\t%s\n", r.BDF, r.Kind, r.Model, r.Driver, r.Group, r.Power, mode)
+				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%d\t%s\t%s\t%s\n", r.BDF, r.Kind, r.Model, r.Driver, r.Group, r.Power, r.VM, plain(mode))
 			}
 			return tw.Flush()
 		},
 	}
+	f.register(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write the list as JSON")
 	return cmd
+}
+
+// listGPUs looks at this machine itself, for root sees more than a daemon that
+// is not, and asks the daemon whose they are. Another machine's it asks for all.
+func listGPUs(cmd *cobra.Command, f *hostFlags) ([]daemon.GPU, error) {
+	var theirs []daemon.GPU
+	err := f.with(func(c *client.Client) (err error) {
+		theirs, err = c.GPUs(cmd.Context())
+		return err
+	})
+	if f.remote() || cmd.Flags().Changed("hostd") {
+		return theirs, err
+	}
+	sys, err := vfio.NewLinux()
+	if err != nil {
+		return nil, err
+	}
+	rows, err := daemon.ListGPUs(sys)
+	for i := range rows {
+		for _, t := range theirs {
+			if t.BDF == rows[i].BDF {
+				rows[i].VM = t.VM
+			}
+		}
+	}
+	return rows, err
 }
 
 const defaultGPUState = "/var/lib/cocoon-gpu"

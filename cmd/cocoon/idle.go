@@ -22,16 +22,18 @@ func newIdleCmd() *cobra.Command {
 }
 
 func newIdleStatusCmd() *cobra.Command {
-	var socket string
+	f := &hostFlags{}
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "status",
 		Short: "say what the host daemon decided last, and why",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c := client.New(socket)
-			defer c.Close()
-			st, err := c.Idle(cmd.Context())
+			var st *idle.Status
+			err := f.with(func(c *client.Client) (err error) {
+				st, err = c.Idle(cmd.Context())
+				return err
+			})
 			if err != nil {
 				return err
 			}
@@ -54,7 +56,7 @@ func newIdleStatusCmd() *cobra.Command {
 			return err
 		},
 	}
-	cmd.Flags().StringVar(&socket, "hostd", client.DefaultSocket(), "the host daemon's socket; also $COCOON_HOSTD")
+	f.register(cmd)
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write the status as JSON")
 	return cmd
 }

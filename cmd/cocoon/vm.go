@@ -1,7 +1,6 @@
 package main
 
 import (
-	"context"
 	"encoding/json"
 	"fmt"
 	"io"
@@ -12,12 +11,11 @@ import (
 
 	"cocoon/hostd/client"
 	"cocoon/hostd/machine"
-	"cocoon/hostd/spec"
 )
 
 // newVMCmd has the verbs of the host daemon.
 func newVMCmd() *cobra.Command {
-	var socket string
+	f := &hostFlags{}
 	cmd := &cobra.Command{
 		Use:   "vm",
 		Short: "start, stop and watch VMs of the host daemon",
@@ -25,73 +23,25 @@ func newVMCmd() *cobra.Command {
 What a VM says about itself, its stages and its console, is the guest's own
 word; what it proves is seen by "cocoon verify evidence".`,
 	}
-	cmd.PersistentFlags().StringVar(&socket, "hostd", client.DefaultSocket(), "the host daemon's socket; also $COCOON_HOSTD")
-	dial := func() *client.Client { return client.New(socket) }
-	cmd.AddCommand(newVMStartCmd(dial), newVMStopCmd(dial), newVMListCmd(dial), newVMShowCmd(dial), newVMLogsCmd(dial), newVMRemoveCmd(dial), newVMUpgradeCmd(dial), newVMCrashesCmd(dial), newVMCACmd(dial))
+	f.register(cmd)
+	cmd.AddCommand(newVMStartCmd(f), newVMUpgradeCmd(f), newVMStopCmd(f), newVMListCmd(f), newVMShowCmd(f), newVMLogsCmd(f), newVMRemoveCmd(f), newVMCrashesCmd(f), newVMCACmd(f))
 	return cmd
 }
 
-func newVMStartCmd(dial func() *client.Client) *cobra.Command {
-	var file, wait string
-	var timeout time.Duration
-	var asJSON bool
-	cmd := &cobra.Command{
-		Use:     "start --spec FILE",
-		Short:   "start a VM",
-		Example: "  cocoon vm start --spec vm.json --wait serving",
-		Args:    cobra.NoArgs,
-		RunE: func(cmd *cobra.Command, _ []string) error {
-			s, err := spec.Load(file)
-			if err != nil {
-				return err
-			}
-			c := dial()
-			defer c.Close()
-			st, err := c.Start(cmd.Context(), s)
-			if err != nil {
-				return err
-			}
-			progress := cmd.ErrOrStderr()
-			fmt.Fprintf(progress, "started %s with %s: %s\n", st.Name, st.Accel, st.AccelWhy)
-			if st.TEE == spec.TEEVTPM {
-				fmt.Fprintln(progress, "trust class vtpm: measured boot, not confidentiality; for development only")
-			}
-			if wait != "" {
-				ctx, cancel := context.WithTimeout(cmd.Context(), timeout)
-				defer cancel()
-				st, err = c.Wait(ctx, s.Name, wait, func(g machine.Stage) {
-					fmt.Fprintf(progress, "%7.2fs  %-12s %s\n", float64(g.HostMS)/1000, g.Name, g.Status)
-				})
-				if err != nil {
-					return err
-				}
-			}
-			return showVM(cmd.OutOrStdout(), st, asJSON)
-		},
-	}
-	f := cmd.Flags()
-	f.StringVar(&file, "spec", "", "VM spec `file`")
-	f.StringVar(&wait, "wait", "", "return once this `stage` is passed or this guest state is reached")
-	f.DurationVar(&timeout, "timeout", 5*time.Minute, "how long to wait at most")
-	f.BoolVar(&asJSON, "json", false, "write the state as JSON")
-	cobra.CheckErr(cmd.MarkFlagRequired("spec"))
-	return cmd
-}
-
-func newVMStopCmd(dial func() *client.Client) *cobra.Command {
+func newVMStopCmd(f *hostFlags) *cobra.Command {
 	var powerOff, asJSON bool
 	cmd := &cobra.Command{
 		Use:   "stop NAME",
 		Short: "stop a VM: power button first, then power off",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c := dial()
-			defer c.Close()
-			st, err := c.Stop(cmd.Context(), args[0], powerOff)
-			if err != nil {
-				return err
-			}
-			return showVM(cmd.OutOrStdout(), st, asJSON)
+			return f.with(func(c *client.Client) error {
+				st, err := c.Stop(cmd.Context(), args[0], powerOff)
+				if err != nil {
+					return err
+				}
+				return showVM(cmd.OutOrStdout(), st, asJSON)
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&powerOff, "power-off", false, "take the power away at once")
@@ -99,71 +49,71 @@ func newVMStopCmd(dial func() *client.Client) *cobra.Command {
 	return cmd
 }
 
-func newVMListCmd(dial func() *client.Client) *cobra.Command {
+func newVMListCmd(f *hostFlags) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "list",
 		Short: "list all VMs",
 		Args:  cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
-			c := dial()
-			defer c.Close()
-			vms, err := c.List(cmd.Context())
-			if err != nil {
-				return err
-			}
-			if asJSON {
-				return writeIndented(cmd.OutOrStdout(), map[string]any{"vms": vms})
-			}
-			tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
-			fmt.Fprintln(tw, "NAME\tTEE\tPHASE\tACCELERATOR\tTRANSPORT\tGUEST\tSTARTED")
-			for _, s := range vms {
-				fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.TEE, s.Phase, s.Accel, s.Transport, guestWord(s), s.Started.Format(time.RFC3339))
-			}
-			return tw.Flush()
+			return f.with(func(c *client.Client) error {
+				vms, err := c.List(cmd.Context())
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return writeIndented(cmd.OutOrStdout(), map[string]any{"vms": vms})
+				}
+				tw := tabwriter.NewWriter(cmd.OutOrStdout(), 0, 4, 2, ' ', 0)
+				fmt.Fprintln(tw, "NAME\tTEE\tPHASE\tACCELERATOR\tTRANSPORT\tGUEST\tSTARTED")
+				for _, s := range vms {
+					fmt.Fprintf(tw, "%s\t%s\t%s\t%s\t%s\t%s\t%s\n", s.Name, s.TEE, s.Phase, s.Accel, s.Transport, guestWord(s), s.Started.Format(time.RFC3339))
+				}
+				return tw.Flush()
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write the list as JSON")
 	return cmd
 }
 
-func newVMShowCmd(dial func() *client.Client) *cobra.Command {
+func newVMShowCmd(f *hostFlags) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "show NAME",
 		Short: "show a VM's state and boot stages",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c := dial()
-			defer c.Close()
-			st, err := c.Get(cmd.Context(), args[0])
-			if err != nil {
-				return err
-			}
-			return showVM(cmd.OutOrStdout(), st, asJSON)
+			return f.with(func(c *client.Client) error {
+				st, err := c.Get(cmd.Context(), args[0])
+				if err != nil {
+					return err
+				}
+				return showVM(cmd.OutOrStdout(), st, asJSON)
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write the state as JSON")
 	return cmd
 }
 
-func newVMLogsCmd(dial func() *client.Client) *cobra.Command {
+func newVMLogsCmd(f *hostFlags) *cobra.Command {
 	var follow, status, raw bool
 	cmd := &cobra.Command{
 		Use:   "logs NAME",
 		Short: "show a VM's console, or its status lines",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c := dial()
-			defer c.Close()
-			if status {
-				return c.StatusLog(cmd.Context(), args[0], cmd.OutOrStdout(), follow)
-			}
-			out := cmd.OutOrStdout()
-			if !raw {
-				out = plainWriter{out}
-			}
-			return c.Console(cmd.Context(), args[0], out, follow)
+			return f.with(func(c *client.Client) error {
+				if status {
+					return c.StatusLog(cmd.Context(), args[0], cmd.OutOrStdout(), follow)
+				}
+				out := cmd.OutOrStdout()
+				if !raw {
+					out = plainWriter{out}
+				}
+				return c.Console(cmd.Context(), args[0], out, follow)
+			})
 		},
 	}
 	cmd.Flags().BoolVarP(&follow, "follow", "f", false, "go on until the VM ends")
@@ -172,41 +122,41 @@ func newVMLogsCmd(dial func() *client.Client) *cobra.Command {
 	return cmd
 }
 
-func newVMRemoveCmd(dial func() *client.Client) *cobra.Command {
+func newVMRemoveCmd(f *hostFlags) *cobra.Command {
 	return &cobra.Command{
 		Use:   "remove NAME",
 		Short: "forget a VM that has ended, with its logs and its TPM",
 		Args:  cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c := dial()
-			defer c.Close()
-			return c.Remove(cmd.Context(), args[0])
+			return f.with(func(c *client.Client) error {
+				return c.Remove(cmd.Context(), args[0])
+			})
 		},
 	}
 }
 
-func newVMCACmd(dial func() *client.Client) *cobra.Command {
+func newVMCACmd(f *hostFlags) *cobra.Command {
 	var asJSON bool
 	cmd := &cobra.Command{
 		Use:   "tpm-ca [NAME]",
 		Short: "print the root of the software-TPM CA, for development policies",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			c := dial()
-			defer c.Close()
-			name := "default"
-			if len(args) == 1 {
-				name = args[0]
-			}
-			ca, err := c.CA(cmd.Context(), name)
-			if err != nil {
+			return f.with(func(c *client.Client) error {
+				name := "default"
+				if len(args) == 1 {
+					name = args[0]
+				}
+				ca, err := c.CA(cmd.Context(), name)
+				if err != nil {
+					return err
+				}
+				if asJSON {
+					return writeIndented(cmd.OutOrStdout(), ca)
+				}
+				_, err = io.WriteString(cmd.OutOrStdout(), ca.RootPEM)
 				return err
-			}
-			if asJSON {
-				return writeIndented(cmd.OutOrStdout(), ca)
-			}
-			_, err = io.WriteString(cmd.OutOrStdout(), ca.RootPEM)
-			return err
+			})
 		},
 	}
 	cmd.Flags().BoolVar(&asJSON, "json", false, "write name and root as JSON")

@@ -133,7 +133,7 @@ func cmdAnswers(ts *testscript.TestScript, neg bool, args []string) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	for {
-		_, err := c.Health(ctx)
+		_, err := c.Status(ctx)
 		if err == nil {
 			return
 		}

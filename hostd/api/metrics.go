@@ -2,7 +2,7 @@ package api
 
 import (
 	"net/http"
-	"strconv"
+	"path"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -20,9 +20,9 @@ type metrics struct {
 
 func newMetrics(h Host) *metrics {
 	m := &metrics{
-		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cocoon_hostd_requests_total", Help: "Requests by route and status."}, []string{"route", "status"}),
-		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "cocoon_hostd_request_seconds", Help: "Time of a request by route.",
-			Buckets: []float64{0.001, 0.01, 0.1, 1, 10, 60, 600}}, []string{"route"}),
+		requests: prometheus.NewCounterVec(prometheus.CounterOpts{Name: "cocoon_hostd_requests_total", Help: "Calls by method and outcome."}, []string{"method", "code"}),
+		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{Name: "cocoon_hostd_request_seconds", Help: "Time of a call by method.",
+			Buckets: []float64{0.001, 0.01, 0.1, 1, 10, 60, 600}}, []string{"method"}),
 	}
 	reg := prometheus.NewRegistry()
 	reg.MustRegister(m.requests, m.seconds, &vms{h})
@@ -30,10 +30,11 @@ func newMetrics(h Host) *metrics {
 	return m
 }
 
-// observe counts a request. Routes are patterns, never names.
-func (m *metrics) observe(route string, began time.Time, status int) {
-	m.requests.WithLabelValues(route, strconv.Itoa(status)).Inc()
-	m.seconds.WithLabelValues(route).Observe(time.Since(began).Seconds())
+// observe counts a call. Methods are the service's, never a caller's text.
+func (m *metrics) observe(procedure string, began time.Time, code string) {
+	name := path.Base(procedure)
+	m.requests.WithLabelValues(name, code).Inc()
+	m.seconds.WithLabelValues(name).Observe(time.Since(began).Seconds())
 }
 
 // vms reads the VMs' states.
@@ -68,11 +69,11 @@ func (v *vms) Collect(ch chan<- prometheus.Metric) {
 		gauge(restartsDesc, float64(s.Restarts), s.Name)
 		gauge(startedDesc, float64(s.Started.Unix()), s.Name)
 		gauge(badDesc, float64(s.BadLines), s.Name)
-		serving := 0.0
-		if s.Phase == machine.Running && s.Guest.State == "serving" {
-			serving = 1
+		on := 0.0
+		if s.Phase == machine.Running && s.Guest.State == serving {
+			on = 1
 		}
-		gauge(servingDesc, serving, s.Name)
+		gauge(servingDesc, on, s.Name)
 	}
 	for phase, count := range n {
 		gauge(vmsDesc, float64(count), phase)

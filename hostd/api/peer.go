@@ -3,7 +3,6 @@ package api
 import (
 	"context"
 	"fmt"
-	"log/slog"
 	"net"
 	"net/http"
 	"os"
@@ -13,6 +12,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cocoon/hostd/wire"
 	"cocoon/internal/fault"
 )
 
@@ -82,16 +82,19 @@ func ConnContext(ctx context.Context, c net.Conn) context.Context {
 	return context.WithValue(ctx, peerKey{}, *cred)
 }
 
-// allows decides by the kernel's word; a caller of which nothing is known is
-// refused.
-func (p Peers) allows(ctx context.Context) error {
-	cred, ok := ctx.Value(peerKey{}).(unix.Ucred)
-	if ok {
-		if cred.Uid == 0 || cred.Uid == uint32(os.Geteuid()) || slices.Contains(p.UIDs, cred.Uid) || slices.Contains(p.GIDs, cred.Gid) || p.inGroup(cred.Uid) {
-			return nil
-		}
+// allows decides who may call, in this one place: whom the kernel names at the
+// other end of a UNIX socket, or who has shown a certificate that TLS has
+// verified against the configured authority (TLSFiles). A caller of whom
+// nothing is known is refused.
+func (p Peers) allows(r *http.Request) *fault.Fault {
+	cred, ok := r.Context().Value(peerKey{}).(unix.Ucred)
+	if ok && (cred.Uid == 0 || cred.Uid == uint32(os.Geteuid()) || slices.Contains(p.UIDs, cred.Uid) || slices.Contains(p.GIDs, cred.Gid) || p.inGroup(cred.Uid)) {
+		return nil
 	}
-	return fault.New(fault.ExitNotReady, "hostd.forbidden", "run it as root, or name your user in allow_users or a group in allow_groups of hostd.json",
+	if !ok && r.TLS != nil && len(r.TLS.VerifiedChains) > 0 {
+		return nil
+	}
+	return fault.New(fault.ExitNotReady, wire.CodeForbidden, "run it as root, or name your user in allow_users or a group in allow_groups of hostd.json",
 		"calling the host daemon: user %d may not", cred.Uid)
 }
 
@@ -109,17 +112,4 @@ func (p Peers) inGroup(uid uint32) bool {
 		return false
 	}
 	return slices.ContainsFunc(p.GIDs, func(g uint32) bool { return slices.Contains(ids, strconv.FormatUint(uint64(g), 10)) })
-}
-
-// authorised lets nobody through whom peers does not allow.
-func (s *server) authorised(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		if err := s.o.Peers.allows(r.Context()); err != nil {
-			cred, _ := r.Context().Value(peerKey{}).(unix.Ucred)
-			s.o.Logger.Log(r.Context(), slog.LevelWarn, "refused", "method", r.Method, "path", r.URL.Path, "uid", cred.Uid, "pid", cred.Pid)
-			s.problem(w, r, err)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
 }

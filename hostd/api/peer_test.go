@@ -16,8 +16,10 @@ import (
 	"testing"
 	"time"
 
+	"cocoon/api/hostd/v1/hostdv1connect"
 	"cocoon/hostd/accel"
 	"cocoon/hostd/api"
+	"cocoon/hostd/client"
 	"cocoon/hostd/daemon"
 	"cocoon/hostd/machine"
 	"cocoon/hostd/spec"
@@ -43,6 +45,10 @@ func (host) Accel(context.Context, string) (accel.Decision, error) {
 func (host) Upgrade(context.Context, *spec.Spec, string, time.Duration) (*machine.State, error) {
 	return nil, errNothing
 }
+func (host) Summary() (*daemon.Summary, error)       { return nil, errNothing }
+func (host) Drain(context.Context) ([]string, error) { return nil, errNothing }
+func (host) Resume() ([]string, error)               { return nil, errNothing }
+func (host) GPUs() ([]daemon.GPU, error)             { return nil, errNothing }
 func (host) List() ([]*machine.State, error) {
 	at := time.Unix(1764000000, 0)
 	return []*machine.State{{Name: "a", Phase: machine.Running, Started: at, Restarts: 2, Guest: machine.Guest{State: "serving"}}, {Name: "b", Phase: machine.Failed, Started: at}}, nil
@@ -67,7 +73,7 @@ func serve(t *testing.T, p api.Peers) string {
 			t.Fatal(err)
 		}
 	}
-	srv := &http.Server{Handler: api.Handler(api.Options{Host: host{}, Peers: p, Logger: slog.New(slog.DiscardHandler)}), ConnContext: api.ConnContext, ReadHeaderTimeout: time.Minute}
+	srv := &http.Server{Handler: api.Handler(api.Options{Host: host{}, Peers: p, Clock: time.Now, Logger: slog.New(slog.DiscardHandler)}), ConnContext: api.ConnContext, ReadHeaderTimeout: time.Minute}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	t.Cleanup(func() { srv.Close(); <-done })
@@ -77,7 +83,11 @@ func serve(t *testing.T, p api.Peers) string {
 // ask calls the daemon as a user, by a program of the system's.
 func ask(t *testing.T, socket, path string, uid, gid uint32) string {
 	t.Helper()
-	cmd := exec.CommandContext(t.Context(), "curl", "-s", "--unix-socket", socket, "http://hostd"+path)
+	args := []string{"-s", "--unix-socket", socket, "http://hostd" + path}
+	if path != api.PathMetrics {
+		args = append(args, "--json", "{}")
+	}
+	cmd := exec.CommandContext(t.Context(), "curl", args...)
 	cmd.SysProcAttr = &syscall.SysProcAttr{Credential: &syscall.Credential{Uid: uid, Gid: gid}}
 	out, err := cmd.Output()
 	if err != nil {
@@ -103,8 +113,8 @@ func TestTheKernelSaysWhoCalls(t *testing.T) {
 		{"root", api.Peers{}, 0, 0, true},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
-			got := ask(t, serve(t, tc.peers), api.PathHealth, tc.uid, tc.gid)
-			if strings.Contains(got, `"status":"ok"`) != tc.ok || strings.Contains(got, "hostd.forbidden") == tc.ok {
+			got := ask(t, serve(t, tc.peers), hostdv1connect.HostServiceListVMsProcedure, tc.uid, tc.gid)
+			if strings.Contains(got, `"name":"a"`) != tc.ok || strings.Contains(got, "hostd.forbidden") == tc.ok {
 				t.Errorf("answer %s", got)
 			}
 			if got := ask(t, serve(t, tc.peers), api.PathMetrics, tc.uid, tc.gid); strings.Contains(got, "cocoon_hostd_vms") != tc.ok {
@@ -115,43 +125,39 @@ func TestTheKernelSaysWhoCalls(t *testing.T) {
 }
 
 func TestACallerOfWhomNothingIsKnownIsRefused(t *testing.T) {
-	srv := httptest.NewServer(api.Handler(api.Options{Host: host{}, Logger: slog.New(slog.DiscardHandler)}))
+	srv := httptest.NewServer(api.Handler(api.Options{Host: host{}, Clock: time.Now, Logger: slog.New(slog.DiscardHandler)}))
 	defer srv.Close()
-	resp, err := http.Get(srv.URL + api.PathVMs)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer resp.Body.Close()
-	if resp.StatusCode != http.StatusForbidden {
-		t.Errorf("over TCP: %s", resp.Status)
+	for _, path := range []string{hostdv1connect.HostServiceListVMsProcedure, api.PathMetrics, "/"} {
+		resp, err := http.Post(srv.URL+path, "application/json", strings.NewReader("{}"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		if err != nil || resp.StatusCode != http.StatusForbidden || !strings.Contains(string(b), "hostd.forbidden") && path != hostdv1connect.HostServiceListVMsProcedure {
+			t.Errorf("over TCP: %s %s, %v", resp.Status, b, err)
+		}
 	}
 }
 
 func TestMetricsCountRequestsAndVMs(t *testing.T) {
 	socket := serve(t, api.Peers{})
-	c := &http.Client{Transport: &http.Transport{DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-		var d net.Dialer
-		return d.DialContext(ctx, "unix", socket)
-	}}}
-	defer c.CloseIdleConnections()
-	get := func(path string) string {
-		resp, err := c.Get("http://hostd" + path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer resp.Body.Close()
-		b, err := io.ReadAll(resp.Body)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return string(b)
+	c := client.New(socket)
+	defer c.Close()
+	if _, err := c.List(t.Context()); err != nil {
+		t.Fatal(err)
 	}
-	get(api.PathHealth)
-	get("/v1/vms/a")
-	text := get(api.PathMetrics)
+	if _, err := c.Get(t.Context(), "a"); !fault.Has(err, "hostd.internal") || strings.Contains(err.Error(), errNothing.Error()) {
+		t.Errorf("an error without a fault: %v", err)
+	}
+	if _, err := c.Start(t.Context(), &spec.Spec{}); !fault.Has(err, "vm.spec.invalid") {
+		t.Errorf("a spec that is none: %v", err)
+	}
+	text := ask(t, socket, api.PathMetrics, uint32(os.Geteuid()), uint32(os.Getegid()))
 	for _, want := range []string{
-		`cocoon_hostd_requests_total{route="GET /v1/health",status="200"} 1`,
-		`cocoon_hostd_requests_total{route="GET /v1/vms/{name}",status="500"} 1`,
+		`cocoon_hostd_requests_total{code="ok",method="ListVMs"} 1`,
+		`cocoon_hostd_requests_total{code="internal",method="GetVM"} 1`,
+		`cocoon_hostd_requests_total{code="invalid_argument",method="StartVM"} 1`,
 		`cocoon_hostd_vms{phase="running"} 1`, `cocoon_hostd_vms{phase="failed"} 1`, `cocoon_hostd_vms{phase="starting"} 0`,
 		`cocoon_hostd_vm_restarts{vm="a"} 2`, `cocoon_hostd_vm_serving{vm="a"} 1`, `cocoon_hostd_vm_serving{vm="b"} 0`,
 	} {

@@ -1,25 +1,53 @@
+// Package api is the host daemon's interface: the service of
+// api/hostd/v1/hostd.proto over Connect, gRPC and gRPC-Web, and metrics beside
+// it. It is served on a UNIX socket, where the kernel says who calls, and where
+// the configuration asks for it over TLS to clients with a certificate. Whom it
+// lets in may do everything the daemon can.
 package api
 
 import (
+	"bytes"
 	"context"
-	"fmt"
+	"encoding/json"
 	"io"
 	"log/slog"
 	"net/http"
 	"os"
-	"strconv"
 	"time"
 
+	"connectrpc.com/connect"
+	"golang.org/x/sys/unix"
+
+	"cocoon/api/hostd/v1/hostdv1connect"
 	"cocoon/hostd/accel"
-	"cocoon/hostd/console"
 	"cocoon/hostd/daemon"
 	"cocoon/hostd/idle"
 	"cocoon/hostd/machine"
 	"cocoon/hostd/spec"
 	"cocoon/hostd/swtpm"
+	"cocoon/hostd/wire"
 	"cocoon/internal/fault"
-	"cocoon/internal/jcs"
 )
+
+// Limits on what callers may ask for.
+const (
+	// MaxMessage bounds a request in bytes: a spec is the largest part of one.
+	MaxMessage = 256 << 10
+	// MaxCalls and MaxStreams bound what is answered at a time.
+	MaxCalls   = 64
+	MaxStreams = 64
+)
+
+// Times of calls. What waits for a guest has the longest that a spec may give
+// the guest.
+const (
+	shortCall = 30 * time.Second
+	startCall = 3 * time.Minute
+	stopCall  = spec.MaxDrain*time.Second + 15*time.Minute
+)
+
+// PathMetrics is where Prometheus asks.
+const PathMetrics = "/metrics"
 
 // Host is what the interface serves; package daemon has it.
 type Host interface {
@@ -33,6 +61,10 @@ type Host interface {
 	Paths(name string) (console, status string, err error)
 	CA(name string) (*swtpm.CA, error)
 	Accel(ctx context.Context, kernel string) (accel.Decision, error)
+	Summary() (*daemon.Summary, error)
+	Drain(ctx context.Context) ([]string, error)
+	Resume() ([]string, error)
+	GPUs() ([]daemon.GPU, error)
 }
 
 // Options of a server.
@@ -41,220 +73,186 @@ type Options struct {
 	Ephemeral bool
 	Idle      func() idle.Status // nil: there is no idle mode
 	Peers     Peers              // who may call besides root and this user
+	Version   string             // of this software
+	Clock     func() time.Time
 	Logger    *slog.Logger
 }
 
-// Handler returns the interface. Its server must use ConnContext: a caller of
-// whom the kernel says nothing is refused.
+// Handler returns the interface. A caller of whom neither the kernel (its
+// server must use ConnContext) nor TLS says anything is refused.
 func Handler(o Options) http.Handler {
-	s := &server{o, newMetrics(o.Host)}
+	s := &server{o: o, metrics: newMetrics(o.Host), started: o.Clock().UTC(), calls: make(chan struct{}, MaxCalls), streams: make(chan struct{}, MaxStreams)}
+	s.errors = connect.NewErrorWriter()
 	mux := http.NewServeMux()
-	handle := func(method, path string, f func(w http.ResponseWriter, r *http.Request) error) {
-		mux.HandleFunc(method+" "+path, func(w http.ResponseWriter, r *http.Request) {
-			began, status := time.Now(), &recorder{ResponseWriter: w, status: http.StatusOK}
-			r.Body = http.MaxBytesReader(w, r.Body, MaxBody)
-			if err := f(status, r); err != nil {
-				s.problem(status, r, err)
-			}
-			s.metrics.observe(method+" "+path, began, status.status)
-		})
-	}
-	handle("GET", PathHealth, func(w http.ResponseWriter, _ *http.Request) error {
-		return writeOK(w, Health{Status: "ok", PID: os.Getpid(), Ephemeral: o.Ephemeral})
-	})
-	handle("GET", PathAccel, s.accel)
-	handle("GET", PathCA, s.ca)
-	handle("GET", PathVMs, s.list)
-	handle("POST", PathVMs, s.start)
-	handle("GET", PathVM, s.get)
-	handle("DELETE", PathVM, s.remove)
-	handle("POST", PathStop, s.stop)
-	handle("POST", PathUpgrade, s.upgrade)
-	handle("GET", PathCrashes, func(w http.ResponseWriter, r *http.Request) error {
-		cs, err := o.Host.Crashes(r.PathValue("name"))
-		if err != nil {
-			return err
-		}
-		return writeOK(w, Crashes{Crashes: cs})
-	})
-	handle("GET", PathConsole, func(w http.ResponseWriter, r *http.Request) error {
-		return s.follow(w, r, "text/plain; charset=utf-8", true)
-	})
-	handle("GET", PathStatus, func(w http.ResponseWriter, r *http.Request) error {
-		return s.follow(w, r, "application/x-ndjson", false)
-	})
-	handle("GET", PathIdle, func(w http.ResponseWriter, _ *http.Request) error {
-		if o.Idle == nil {
-			return fault.New(fault.ExitNotReady, "idle.off", `name a policy with "idle" in hostd.json`, "asking for the idle mode: there is none")
-		}
-		return writeOK(w, o.Idle())
-	})
+	mux.Handle(hostdv1connect.NewHostServiceHandler(s, connect.WithReadMaxBytes(MaxMessage), connect.WithInterceptors(s)))
 	mux.Handle("GET "+PathMetrics, s.metrics.handler)
+	mux.HandleFunc("/", func(w http.ResponseWriter, r *http.Request) {
+		problem(w, http.StatusNotFound, fault.New(fault.ExitInternal, "hostd.path", "docs/hostd.md has the interface", "calling the host daemon: there is nothing at %.200q", r.URL.Path))
+	})
 	return s.authorised(mux)
 }
 
 type server struct {
 	o       Options
 	metrics *metrics
+	started time.Time
+	errors  *connect.ErrorWriter
+	calls   chan struct{} // one for each that runs
+	streams chan struct{}
 }
 
-// recorder remembers the status of an answer.
-type recorder struct {
-	http.ResponseWriter
-	status int
-}
+var _ hostdv1connect.HostServiceHandler = (*server)(nil)
 
-func (r *recorder) WriteHeader(status int) {
-	r.status = status
-	r.ResponseWriter.WriteHeader(status)
-}
-
-// Unwrap lets http.ResponseController flush.
-func (r *recorder) Unwrap() http.ResponseWriter { return r.ResponseWriter }
-
-func (s *server) problem(w http.ResponseWriter, r *http.Request, err error) {
-	p := NewProblem(err)
-	if len(p.Faults) == 0 {
-		s.o.Logger.Error("request failed", "method", r.Method, "path", r.URL.Path, "err", err)
-	}
-	if werr := writeJSON(w, p.Status, MediaProblem, p); werr != nil {
-		s.o.Logger.Error("answering", "err", werr)
-	}
-}
-
-func writeOK(w http.ResponseWriter, v any) error {
-	return writeJSON(w, http.StatusOK, "application/json", v)
-}
-
-func (s *server) accel(w http.ResponseWriter, r *http.Request) error {
-	d, err := s.o.Host.Accel(r.Context(), "")
-	if err != nil {
-		return err
-	}
-	return writeOK(w, Accel{Accel: d.Accel, Reason: d.Reason, At: d.At})
-}
-
-func (s *server) ca(w http.ResponseWriter, r *http.Request) error {
-	ca, err := s.o.Host.CA(r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	return writeOK(w, CA{Name: ca.Name, RootPEM: string(ca.RootPEM())})
-}
-
-func (s *server) list(w http.ResponseWriter, _ *http.Request) error {
-	vms, err := s.o.Host.List()
-	if err != nil {
-		return err
-	}
-	return writeOK(w, VMs{VMs: vms})
-}
-
-func (s *server) start(w http.ResponseWriter, r *http.Request) error {
-	b, err := io.ReadAll(r.Body)
-	if err != nil {
-		return fmt.Errorf("reading spec: %w", err)
-	}
-	sp, err := spec.Parse(b)
-	if err != nil {
-		return err
-	}
-	if err := sp.CheckAbsolute(); err != nil {
-		return fault.New(fault.ExitParse, "vm.spec.relative", "send absolute paths: the daemon has no directory of yours", "parsing spec: %w", err)
-	}
-	st, err := s.o.Host.Start(r.Context(), sp)
-	if err != nil {
-		return err
-	}
-	return writeJSON(w, http.StatusCreated, "application/json", st)
-}
-
-func (s *server) get(w http.ResponseWriter, r *http.Request) error {
-	st, err := s.o.Host.Get(r.PathValue("name"))
-	if err != nil {
-		return err
-	}
-	return writeOK(w, st)
-}
-
-func (s *server) remove(w http.ResponseWriter, r *http.Request) error {
-	if err := s.o.Host.Remove(r.PathValue("name")); err != nil {
-		return err
-	}
-	w.WriteHeader(http.StatusNoContent)
-	return nil
-}
-
-func (s *server) stop(w http.ResponseWriter, r *http.Request) error {
-	b, err := io.ReadAll(r.Body)
-	if err != nil {
-		return fmt.Errorf("reading request: %w", err)
-	}
-	var how Stop
-	if len(b) > 0 {
-		if err := jcs.Decode(b, MaxBody, &how); err != nil {
-			return fault.New(fault.ExitParse, "hostd.request.malformed", `send {} or {"power_off":true}`, "reading request: %w", err)
+// authorised lets nobody through whom peers does not allow.
+func (s *server) authorised(next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		err := s.o.Peers.allows(r)
+		if err == nil {
+			next.ServeHTTP(w, whole(w, r))
+			return
 		}
-	}
-	st, err := s.o.Host.Stop(r.Context(), r.PathValue("name"), how.PowerOff)
-	if err != nil {
-		return err
-	}
-	return writeOK(w, st)
+		cred, _ := r.Context().Value(peerKey{}).(unix.Ucred)
+		s.o.Logger.Log(r.Context(), slog.LevelWarn, "refused", "path", r.URL.Path, "uid", cred.Uid, "pid", cred.Pid, "remote", r.RemoteAddr)
+		if s.errors.IsSupported(r) {
+			_ = s.errors.Write(w, r, wire.Error(err)) // the caller has gone; there is nobody to tell
+			return
+		}
+		problem(w, http.StatusForbidden, err)
+	})
 }
 
-func (s *server) upgrade(w http.ResponseWriter, r *http.Request) error {
-	b, err := io.ReadAll(r.Body)
-	if err != nil {
-		return fmt.Errorf("reading request: %w", err)
-	}
-	var u Upgrade
-	if err := jcs.Decode(b, MaxBody, &u); err != nil {
-		return fault.New(fault.ExitParse, "hostd.request.malformed", "send a spec, and until and timeout_s if you like", "reading request: %w", err)
-	}
-	if u.Spec.Name != r.PathValue("name") {
-		return fault.New(fault.ExitParse, "vm.upgrade.name", "give the spec the VM's name", "upgrading VM %.64q: the spec is of %.64q", r.PathValue("name"), u.Spec.Name)
-	}
-	if err := u.Spec.CheckAbsolute(); err != nil {
-		return fault.New(fault.ExitParse, "vm.spec.relative", "send absolute paths: the daemon has no directory of yours", "parsing spec: %w", err)
-	}
-	// Its caller may go away; half an upgrade is worse than a whole one.
-	st, err := s.o.Host.Upgrade(context.WithoutCancel(r.Context()), &u.Spec, u.Until, time.Duration(u.TimeoutS)*time.Second)
-	if err != nil {
-		return err
-	}
-	return writeOK(w, st)
-}
-
-func (s *server) follow(w http.ResponseWriter, r *http.Request, media string, isConsole bool) error {
-	name := r.PathValue("name")
-	con, status, err := s.o.Host.Paths(name)
-	if err != nil {
-		return err
-	}
-	path := status
-	if isConsole {
-		path = con
-	}
-	var more func() bool
-	if v := r.URL.Query().Get("follow"); v != "" {
-		on, err := strconv.ParseBool(v)
-		if err != nil {
-			return fault.New(fault.ExitParse, "hostd.request.malformed", "use follow=1 or follow=0", "reading request: follow=%.16q", v)
-		}
-		if on {
-			more = s.running(name)
-		}
-	}
-	w.Header().Set("Content-Type", media)
-	w.Header().Set("X-Content-Type-Options", "nosniff")
-	w.WriteHeader(http.StatusOK)
+// whole reads the request's body, which is small, within bodyTime. The server
+// has no such time for all requests: it would end those that take longer.
+func whole(w http.ResponseWriter, r *http.Request) *http.Request {
 	rc := http.NewResponseController(w)
-	if err := console.Follow(r.Context(), path, flusher{w, rc}, more); err != nil {
-		s.o.Logger.Debug("following ended", "vm", name, "err", err)
+	_ = rc.SetReadDeadline(time.Now().Add(bodyTime)) // a connection that has none is a test's
+	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, MaxMessage+envelope))
+	_ = rc.SetReadDeadline(time.Time{})
+	body := io.Reader(bytes.NewReader(b))
+	if err != nil {
+		body = io.MultiReader(body, failing{err})
 	}
-	return nil
+	r.Body = io.NopCloser(body)
+	return r
 }
+
+const (
+	bodyTime = 30 * time.Second
+	// envelope is what surrounds a message: base64 in JSON, or a prefix.
+	envelope = MaxMessage/2 + 1<<10
+)
+
+// failing is a body that could not be read to its end.
+type failing struct{ err error }
+
+func (f failing) Read([]byte) (int, error) { return 0, f.err }
+
+// problem answers what is no call of the service (RFC 9457).
+func problem(w http.ResponseWriter, status int, f *fault.Fault) {
+	w.Header().Set("Content-Type", "application/problem+json")
+	w.Header().Set("Cache-Control", "no-store")
+	w.WriteHeader(status)
+	_ = json.NewEncoder(w).Encode(map[string]any{"type": "urn:cocoon:problem:" + f.Code, "title": http.StatusText(status), "status": status, "detail": f.Msg, "code": f.Code, "remedy": f.Remedy})
+}
+
+// within is how long a call may take; 0: as long as it likes.
+func within(procedure string) time.Duration {
+	switch procedure {
+	case hostdv1connect.HostServiceStartVMProcedure:
+		return startCall
+	case hostdv1connect.HostServiceStopVMProcedure, hostdv1connect.HostServiceDrainProcedure:
+		return stopCall
+	case hostdv1connect.HostServiceUpgradeVMProcedure:
+		return 0 // it has bounds of its own
+	}
+	return shortCall
+}
+
+var errBusy = fault.New(fault.ExitNetwork, wire.CodeBusy, "try again in a moment", "calling the host daemon: it answers as many callers as it can already")
+
+// take takes one of a bounded number of places.
+func take(places chan struct{}) (func(), error) {
+	select {
+	case places <- struct{}{}:
+		return func() { <-places }, nil
+	default:
+		return nil, errBusy
+	}
+}
+
+// answered counts a call and makes an error into one of the service's.
+func (s *server) answered(procedure string, began time.Time, err error) error {
+	if err == nil {
+		s.metrics.observe(procedure, began, "ok")
+		return nil
+	}
+	if len(fault.All(err)) == 0 {
+		s.o.Logger.Error("call failed", "procedure", procedure, "err", err)
+	}
+	ce := wire.Error(err)
+	s.metrics.observe(procedure, began, ce.Code().String())
+	return ce
+}
+
+// WrapUnary bounds and counts calls.
+func (s *server) WrapUnary(next connect.UnaryFunc) connect.UnaryFunc {
+	return func(ctx context.Context, in connect.AnyRequest) (connect.AnyResponse, error) {
+		began, procedure := time.Now(), in.Spec().Procedure
+		free, err := take(s.calls)
+		if err != nil {
+			return nil, s.answered(procedure, began, err)
+		}
+		defer free()
+		if d := within(procedure); d > 0 {
+			var cancel context.CancelFunc
+			ctx, cancel = context.WithTimeout(ctx, d)
+			defer cancel()
+		}
+		out, err := next(ctx, in)
+		return out, s.answered(procedure, began, err)
+	}
+}
+
+// WrapStreamingHandler bounds and counts streams.
+func (s *server) WrapStreamingHandler(next connect.StreamingHandlerFunc) connect.StreamingHandlerFunc {
+	return func(ctx context.Context, conn connect.StreamingHandlerConn) error {
+		began, procedure := time.Now(), conn.Spec().Procedure
+		free, err := take(s.streams)
+		if err != nil {
+			return s.answered(procedure, began, err)
+		}
+		defer free()
+		return s.answered(procedure, began, next(ctx, conn))
+	}
+}
+
+// WrapStreamingClient is for clients.
+func (s *server) WrapStreamingClient(next connect.StreamingClientFunc) connect.StreamingClientFunc {
+	return next
+}
+
+// hostMemory is what the kernel says that can still be had, in MiB.
+func hostMemory() int64 {
+	n, err := machine.MemoryAvailableMiB()
+	if err != nil {
+		return 0
+	}
+	return int64(n)
+}
+
+func pid() int32 { return int32(os.Getpid()) }
+
+// sender sends each piece on at once.
+type sender func(b []byte) error
+
+func (f sender) Write(b []byte) (int, error) {
+	if err := f(b); err != nil {
+		return 0, err
+	}
+	return len(b), nil
+}
+
+var _ io.Writer = sender(nil)
 
 // running returns a function that says whether the VM may still write,
 // asking at most every quarter of a second.
@@ -269,18 +267,4 @@ func (s *server) running(name string) func() bool {
 		}
 		return last
 	}
-}
-
-// flusher sends each piece on at once.
-type flusher struct {
-	w  io.Writer
-	rc *http.ResponseController
-}
-
-func (f flusher) Write(b []byte) (int, error) {
-	n, err := f.w.Write(b)
-	if err == nil {
-		err = f.rc.Flush()
-	}
-	return n, err
 }

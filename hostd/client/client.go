@@ -1,39 +1,37 @@
-// Package client calls a host daemon over its UNIX socket.
+// Package client calls a host daemon over its UNIX socket, or over TLS.
 package client
 
 import (
-	"bytes"
 	"context"
-	"encoding/json"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
-	"mime"
 	"net"
 	"net/http"
-	"net/url"
-	"strings"
 	"time"
 
-	"cocoon/hostd/api"
+	"connectrpc.com/connect"
+
+	hostdv1 "cocoon/api/hostd/v1"
+	"cocoon/api/hostd/v1/hostdv1connect"
 	"cocoon/hostd/console"
+	"cocoon/hostd/daemon"
 	"cocoon/hostd/idle"
 	"cocoon/hostd/machine"
 	"cocoon/hostd/spec"
+	"cocoon/hostd/wire"
 	"cocoon/internal/fault"
-	"cocoon/internal/jcs"
 )
 
-// maxAnswer bounds an answer in bytes; streams have no bound.
+// maxAnswer bounds one message of an answer in bytes; streams have any number.
 const maxAnswer = 32 << 20
-
-// pollEvery is how often Wait asks.
-const pollEvery = 100 * time.Millisecond
 
 // Client calls one daemon. It is safe for concurrent use.
 type Client struct {
-	socket string
-	http   *http.Client
+	at   string // for people
+	http *http.Client
+	rpc  hostdv1connect.HostServiceClient
 }
 
 // New returns a client for the daemon at this socket.
@@ -42,111 +40,227 @@ func New(socket string) *Client {
 		var d net.Dialer
 		return d.DialContext(ctx, "unix", socket)
 	}
-	return &Client{socket: socket, http: &http.Client{Transport: &http.Transport{DialContext: dial, IdleConnTimeout: 30 * time.Second}}}
+	return open(socket, "http://hostd", &http.Transport{DialContext: dial, IdleConnTimeout: 30 * time.Second})
+}
+
+// NewTLS returns a client for the daemon that listens at HOST:PORT; cfg has the
+// daemon's authority and the caller's certificate.
+func NewTLS(addr string, cfg *tls.Config) *Client {
+	return open(addr, "https://"+addr, &http.Transport{TLSClientConfig: cfg, TLSHandshakeTimeout: 10 * time.Second, IdleConnTimeout: 30 * time.Second, ForceAttemptHTTP2: true})
+}
+
+func open(at, url string, tr *http.Transport) *Client {
+	c := &Client{at: at, http: &http.Client{Transport: tr}}
+	c.rpc = hostdv1connect.NewHostServiceClient(c.http, url, connect.WithReadMaxBytes(maxAnswer))
+	return c
 }
 
 // Close drops idle connections.
 func (c *Client) Close() { c.http.CloseIdleConnections() }
 
-// Health asks whether the daemon answers.
-func (c *Client) Health(ctx context.Context) (*api.Health, error) {
-	var h api.Health
-	return &h, c.call(ctx, "GET", api.PathHealth, "", nil, &h)
+// fail turns what a call ended with into faults.
+func (c *Client) fail(ctx context.Context, err error) error {
+	if err == nil {
+		return nil
+	}
+	var ce *connect.Error
+	if errors.As(err, &ce) {
+		if faults := wire.Faults(ce); faults != nil {
+			return faults
+		}
+	}
+	if cause := ctx.Err(); cause != nil {
+		return fmt.Errorf("calling host daemon: %w", cause)
+	}
+	if ce == nil || ce.Code() == connect.CodeUnavailable {
+		return fault.New(fault.ExitNetwork, "hostd.unreachable", "start it: cocoon-hostd serve; or name its socket with --hostd", "calling host daemon at %s: %w", c.at, err)
+	}
+	if ce.Code() == connect.CodeInternal && connect.IsWireError(ce) {
+		return fault.New(fault.ExitInternal, "hostd.internal", "read the daemon's log", "calling host daemon: %s", ce.Message())
+	}
+	return fault.New(fault.ExitNetwork, "hostd.answer", "see whether the address is a host daemon's, of the same version", "calling host daemon: %w", err)
+}
+
+// Status asks what the daemon is doing.
+func (c *Client) Status(ctx context.Context) (*hostdv1.StatusResponse, error) {
+	r, err := c.rpc.Status(ctx, connect.NewRequest(&hostdv1.StatusRequest{}))
+	if err != nil {
+		return nil, c.fail(ctx, err)
+	}
+	return r.Msg, nil
 }
 
 // Accel returns the accelerator that VMs get, and why.
-func (c *Client) Accel(ctx context.Context) (*api.Accel, error) {
-	var a api.Accel
-	return &a, c.call(ctx, "GET", api.PathAccel, "", nil, &a)
+func (c *Client) Accel(ctx context.Context) (*hostdv1.AcceleratorResponse, error) {
+	r, err := c.rpc.Accelerator(ctx, connect.NewRequest(&hostdv1.AcceleratorRequest{}))
+	if err != nil {
+		return nil, c.fail(ctx, err)
+	}
+	return r.Msg, nil
+}
+
+// CA is a software-TPM authority.
+type CA struct {
+	Name    string `json:"name"`
+	RootPEM string `json:"root_pem"`
 }
 
 // CA returns a software-TPM authority, which the daemon makes where it does
 // not exist yet. The usual one is daemon.DefaultCA, "default".
-func (c *Client) CA(ctx context.Context, name string) (*api.CA, error) {
-	var ca api.CA
-	return &ca, c.call(ctx, "GET", api.PathCA, name, nil, &ca)
+func (c *Client) CA(ctx context.Context, name string) (*CA, error) {
+	r, err := c.rpc.Authority(ctx, connect.NewRequest(&hostdv1.AuthorityRequest{Name: name}))
+	if err != nil {
+		return nil, c.fail(ctx, err)
+	}
+	return &CA{Name: r.Msg.Name, RootPEM: r.Msg.RootPem}, nil
 }
 
 // Start boots a VM and returns once QEMU runs. Paths in s must be absolute:
 // spec.Load and Spec.Resolve make them so.
 func (c *Client) Start(ctx context.Context, s *spec.Spec) (*machine.State, error) {
-	var st machine.State
-	if err := c.call(ctx, "POST", api.PathVMs, "", s, &st); err != nil {
-		return nil, err
+	b, err := s.Marshal()
+	if err != nil {
+		return nil, fmt.Errorf("encoding spec: %w", err)
 	}
-	return &st, nil
+	r, err := c.rpc.StartVM(ctx, connect.NewRequest(&hostdv1.StartVMRequest{Spec: b}))
+	if err != nil {
+		return nil, c.fail(ctx, err)
+	}
+	return wire.ReadVM(r.Msg.Vm), nil
 }
 
-// Stop stops a VM and returns once it has ended; with powerOff at once.
+// Stop drains and stops a VM and returns once it has ended; with powerOff at
+// once.
 func (c *Client) Stop(ctx context.Context, name string, powerOff bool) (*machine.State, error) {
-	var st machine.State
-	if err := c.call(ctx, "POST", api.PathStop, name, api.Stop{PowerOff: powerOff}, &st); err != nil {
-		return nil, err
+	r, err := c.rpc.StopVM(ctx, connect.NewRequest(&hostdv1.StopVMRequest{Name: name, PowerOff: powerOff}))
+	if err != nil {
+		return nil, c.fail(ctx, err)
 	}
-	return &st, nil
+	return wire.ReadVM(r.Msg.Vm), nil
 }
 
 // Upgrade replaces a VM by another version and returns once that has reached
-// the stage or guest state; the error says where the old version is back.
-func (c *Client) Upgrade(ctx context.Context, u api.Upgrade) (*machine.State, error) {
-	var st machine.State
-	if err := c.call(ctx, "POST", api.PathUpgrade, u.Spec.Name, u, &st); err != nil {
-		return nil, err
+// the stage or guest state (empty: serving) in time (0: ten minutes); the error
+// says where the old version is back.
+func (c *Client) Upgrade(ctx context.Context, s *spec.Spec, until string, within time.Duration) (*machine.State, error) {
+	b, err := s.Marshal()
+	if err != nil {
+		return nil, fmt.Errorf("encoding spec: %w", err)
 	}
-	return &st, nil
+	r, err := c.rpc.UpgradeVM(ctx, connect.NewRequest(&hostdv1.UpgradeVMRequest{Spec: b, Until: until, TimeoutS: int32(min(within, daemon.MaxVerify+time.Second) / time.Second)}))
+	if err != nil {
+		return nil, c.fail(ctx, err)
+	}
+	return wire.ReadVM(r.Msg.Vm), nil
 }
 
 // Crashes returns the newest failures of a VM.
-func (c *Client) Crashes(ctx context.Context, name string) (*api.Crashes, error) {
-	var cs api.Crashes
-	return &cs, c.call(ctx, "GET", api.PathCrashes, name, nil, &cs)
+func (c *Client) Crashes(ctx context.Context, name string) ([]daemon.Crash, error) {
+	r, err := c.rpc.Crashes(ctx, connect.NewRequest(&hostdv1.CrashesRequest{Name: name}))
+	if err != nil {
+		return nil, c.fail(ctx, err)
+	}
+	out := []daemon.Crash{}
+	for _, x := range r.Msg.Crashes {
+		out = append(out, wire.ReadCrash(x))
+	}
+	return out, nil
 }
 
 // Idle returns what the idle mode last decided, and why.
 func (c *Client) Idle(ctx context.Context) (*idle.Status, error) {
-	var st idle.Status
-	return &st, c.call(ctx, "GET", api.PathIdle, "", nil, &st)
+	r, err := c.rpc.Idle(ctx, connect.NewRequest(&hostdv1.IdleRequest{}))
+	if err != nil {
+		return nil, c.fail(ctx, err)
+	}
+	return wire.ReadIdle(r.Msg), nil
+}
+
+// GPUs returns the host's GPUs and NVSwitches, and which VM has each.
+func (c *Client) GPUs(ctx context.Context) ([]daemon.GPU, error) {
+	r, err := c.rpc.ListGPUs(ctx, connect.NewRequest(&hostdv1.ListGPUsRequest{}))
+	if err != nil {
+		return nil, c.fail(ctx, err)
+	}
+	out := []daemon.GPU{}
+	for _, g := range r.Msg.Gpus {
+		out = append(out, wire.ReadGPU(g))
+	}
+	return out, nil
+}
+
+// Drain stops every VM and lets none start; it returns once all have ended.
+func (c *Client) Drain(ctx context.Context) ([]string, error) {
+	r, err := c.rpc.Drain(ctx, connect.NewRequest(&hostdv1.DrainRequest{}))
+	if err != nil {
+		return nil, c.fail(ctx, err)
+	}
+	return r.Msg.Vms, nil
+}
+
+// Resume ends a drain and returns the VMs that are being started.
+func (c *Client) Resume(ctx context.Context) ([]string, error) {
+	r, err := c.rpc.Resume(ctx, connect.NewRequest(&hostdv1.ResumeRequest{}))
+	if err != nil {
+		return nil, c.fail(ctx, err)
+	}
+	return r.Msg.Vms, nil
 }
 
 // Get returns a VM's state.
 func (c *Client) Get(ctx context.Context, name string) (*machine.State, error) {
-	var st machine.State
-	if err := c.call(ctx, "GET", api.PathVM, name, nil, &st); err != nil {
-		return nil, err
+	r, err := c.rpc.GetVM(ctx, connect.NewRequest(&hostdv1.GetVMRequest{Name: name}))
+	if err != nil {
+		return nil, c.fail(ctx, err)
 	}
-	return &st, nil
+	return wire.ReadVM(r.Msg.Vm), nil
 }
 
 // List returns the state of every VM.
 func (c *Client) List(ctx context.Context) ([]*machine.State, error) {
-	var l api.VMs
-	return l.VMs, c.call(ctx, "GET", api.PathVMs, "", nil, &l)
+	r, err := c.rpc.ListVMs(ctx, connect.NewRequest(&hostdv1.ListVMsRequest{}))
+	if err != nil {
+		return nil, c.fail(ctx, err)
+	}
+	out := []*machine.State{}
+	for _, v := range r.Msg.Vms {
+		out = append(out, wire.ReadVM(v))
+	}
+	return out, nil
 }
 
 // Remove forgets a VM that has ended, with its logs and its TPM.
 func (c *Client) Remove(ctx context.Context, name string) error {
-	return c.call(ctx, "DELETE", api.PathVM, name, nil, nil)
+	_, err := c.rpc.RemoveVM(ctx, connect.NewRequest(&hostdv1.RemoveVMRequest{Name: name}))
+	return c.fail(ctx, err)
+}
+
+// Watch calls each for a VM at once and after each change, until it has ended
+// or each returns false.
+func (c *Client) Watch(ctx context.Context, name string, each func(*machine.State) bool) error {
+	st, err := c.rpc.WatchVM(ctx, connect.NewRequest(&hostdv1.WatchVMRequest{Name: name}))
+	if err != nil {
+		return c.fail(ctx, err)
+	}
+	defer st.Close()
+	for st.Receive() {
+		if !each(wire.ReadVM(st.Msg().Vm)) {
+			return nil
+		}
+	}
+	return c.fail(ctx, st.Err())
 }
 
 // Wait waits until a VM has passed the stage, or is in that guest state, and
 // returns its state. It fails as soon as that cannot happen any more, with
-// the guest's own faults and the last state that was seen, if any. on, where not nil, sees each change of a stage.
+// the guest's own faults and the last state that was seen, if any. on, where
+// not nil, sees each change of a stage.
 func (c *Client) Wait(ctx context.Context, name, stage string, on func(machine.Stage)) (*machine.State, error) {
 	seen := map[string]string{}
-	late := func() error {
-		return fault.New(fault.ExitNotReady, "vm.wait.timeout", "read the console: cocoon vm logs "+name, "waiting for stage %s of VM %s: %w", stage, name, ctx.Err())
-	}
 	var last *machine.State
-	t := time.NewTicker(pollEvery)
-	defer t.Stop()
-	for {
-		st, err := c.Get(ctx, name)
-		if ctx.Err() != nil {
-			return last, late()
-		}
-		if err != nil {
-			return last, err
-		}
+	var outcome error
+	reached := false
+	err := c.Watch(ctx, name, func(st *machine.State) bool {
 		last = st
 		for _, s := range st.Guest.Stages {
 			if on != nil && seen[s.Name] != s.Status {
@@ -154,36 +268,49 @@ func (c *Client) Wait(ctx context.Context, name, stage string, on func(machine.S
 				on(s)
 			}
 		}
-		if ok, err := st.Reached(stage); ok || err != nil {
-			return st, err
-		}
-		select {
-		case <-ctx.Done():
-			return st, late()
-		case <-t.C:
-		}
+		reached, outcome = st.Reached(stage)
+		return !reached && outcome == nil && ctx.Err() == nil
+	})
+	switch {
+	case reached || outcome != nil:
+		return last, outcome
+	case ctx.Err() != nil:
+		return last, fault.New(fault.ExitNotReady, "vm.wait.timeout", "read the console: cocoon vm logs "+name, "waiting for stage %s of VM %s: %w", stage, name, ctx.Err())
+	case err != nil:
+		return last, err
 	}
+	return last, fault.New(fault.ExitNetwork, "hostd.answer", "try again", "waiting for stage %s of VM %s: the daemon stopped watching", stage, name)
 }
 
 // Console copies a VM's console to w; with follow until the VM ends.
 func (c *Client) Console(ctx context.Context, name string, w io.Writer, follow bool) error {
-	return c.copy(ctx, api.PathConsole, name, w, follow)
+	st, err := c.rpc.Console(ctx, connect.NewRequest(&hostdv1.ConsoleRequest{Name: name, Follow: follow}))
+	if err != nil {
+		return c.fail(ctx, err)
+	}
+	return c.copy(ctx, w, st.Receive, func() []byte { return st.Msg().Data }, st.Err, st.Close)
 }
 
 // StatusLog copies a VM's status lines to w as they came, one JSON object a
 // line; with follow until the VM ends.
 func (c *Client) StatusLog(ctx context.Context, name string, w io.Writer, follow bool) error {
-	return c.copy(ctx, api.PathStatus, name, w, follow)
+	st, err := c.rpc.StatusLog(ctx, connect.NewRequest(&hostdv1.StatusLogRequest{Name: name, Follow: follow}))
+	if err != nil {
+		return c.fail(ctx, err)
+	}
+	return c.copy(ctx, w, st.Receive, func() []byte { return st.Msg().Data }, st.Err, st.Close)
 }
 
-func (c *Client) copy(ctx context.Context, path, name string, w io.Writer, follow bool) error {
-	body, err := c.stream(ctx, path, name, follow)
-	if err != nil {
-		return err
+// copy writes the pieces of a stream; a caller who gives up is no error.
+func (c *Client) copy(ctx context.Context, w io.Writer, receive func() bool, data func() []byte, failed, end func() error) (err error) {
+	defer func() { _ = end() }() // what matters of it has been said by failed
+	for receive() {
+		if _, err := w.Write(data()); err != nil {
+			return fmt.Errorf("copying log: %w", err)
+		}
 	}
-	defer body.Close()
-	if _, err := io.Copy(w, body); err != nil && ctx.Err() == nil {
-		return fmt.Errorf("reading log: %w", err)
+	if err := failed(); err != nil && ctx.Err() == nil {
+		return c.fail(ctx, err)
 	}
 	return nil
 }
@@ -191,86 +318,20 @@ func (c *Client) copy(ctx context.Context, path, name string, w io.Writer, follo
 // Lines calls each for the status lines of a VM; with follow until the VM
 // ends.
 func (c *Client) Lines(ctx context.Context, name string, follow bool, each func(*console.Line)) error {
-	body, err := c.stream(ctx, api.PathStatus, name, follow)
-	if err != nil {
+	r, w := io.Pipe()
+	done := make(chan error, 1)
+	go func() {
+		err := c.StatusLog(ctx, name, w, follow)
+		w.CloseWithError(err)
+		done <- err
+	}()
+	lerr := console.Lines(r, each, func(error) {})
+	r.Close()
+	if err := <-done; err != nil {
 		return err
 	}
-	defer body.Close()
-	if err := console.Lines(body, each, func(error) {}); err != nil && ctx.Err() == nil {
-		return err
+	if lerr != nil && ctx.Err() == nil {
+		return lerr
 	}
 	return nil
-}
-
-func (c *Client) stream(ctx context.Context, path, name string, follow bool) (io.ReadCloser, error) {
-	p := expand(path, name)
-	if follow {
-		p += "?follow=1"
-	}
-	resp, err := c.do(ctx, "GET", p, nil)
-	if err != nil {
-		return nil, err
-	}
-	return resp.Body, nil
-}
-
-func expand(path, name string) string {
-	return strings.Replace(path, "{name}", url.PathEscape(name), 1)
-}
-
-// call sends in as JSON where it is not nil, and reads the answer into out.
-func (c *Client) call(ctx context.Context, method, path, name string, in, out any) error {
-	var body io.Reader
-	if in != nil {
-		b, err := json.Marshal(in)
-		if err != nil {
-			return fmt.Errorf("encoding request: %w", err)
-		}
-		body = bytes.NewReader(b)
-	}
-	resp, err := c.do(ctx, method, expand(path, name), body)
-	if err != nil {
-		return err
-	}
-	defer resp.Body.Close()
-	if out == nil {
-		return nil
-	}
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
-	if err != nil {
-		return fault.New(fault.ExitNetwork, "hostd.unreachable", "start it: cocoon-hostd serve", "reading the host daemon's answer: %w", err)
-	}
-	if err := jcs.Decode(b, maxAnswer, out); err != nil {
-		return fault.New(fault.ExitParse, "hostd.answer", "use the same version of client and daemon", "reading the host daemon's answer: %w", err)
-	}
-	return nil
-}
-
-// do returns a response with a 2xx status; all else becomes an error.
-func (c *Client) do(ctx context.Context, method, path string, body io.Reader) (*http.Response, error) {
-	req, err := http.NewRequestWithContext(ctx, method, "http://hostd"+path, body)
-	if err != nil {
-		return nil, fmt.Errorf("calling host daemon: %w", err)
-	}
-	resp, err := c.http.Do(req)
-	if err != nil {
-		if ctx.Err() != nil {
-			return nil, fmt.Errorf("calling host daemon: %w", ctx.Err())
-		}
-		return nil, fault.New(fault.ExitNetwork, "hostd.unreachable", "start it: cocoon-hostd serve; or name its socket with --hostd", "calling host daemon at %s: %w", c.socket, errors.Unwrap(err))
-	}
-	if resp.StatusCode/100 == 2 {
-		return resp, nil
-	}
-	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer))
-	if err != nil {
-		return nil, fmt.Errorf("reading the host daemon's answer: %w", err)
-	}
-	media, _, _ := mime.ParseMediaType(resp.Header.Get("Content-Type"))
-	var p api.Problem
-	if media != api.MediaProblem || jcs.Decode(b, maxAnswer, &p) != nil {
-		return nil, fault.New(fault.ExitNetwork, "hostd.answer", "see whether the socket is a host daemon's", "calling host daemon: HTTP status %d", resp.StatusCode)
-	}
-	return nil, p.Err()
 }

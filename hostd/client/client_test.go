@@ -14,6 +14,10 @@ import (
 	"testing"
 	"time"
 
+	"connectrpc.com/connect"
+
+	hostdv1 "cocoon/api/hostd/v1"
+	"cocoon/api/hostd/v1/hostdv1connect"
 	"cocoon/hostd/api"
 	"cocoon/hostd/console"
 	"cocoon/hostd/daemon"
@@ -45,7 +49,10 @@ func serve(t *testing.T, before func(dir string)) *Client {
 	if err != nil {
 		t.Fatal(err)
 	}
-	srv := &http.Server{Handler: api.Handler(api.Options{Host: d, Logger: log}), ConnContext: api.ConnContext, ReadHeaderTimeout: time.Minute}
+	protocols := new(http.Protocols)
+	protocols.SetHTTP1(true)
+	protocols.SetUnencryptedHTTP2(true)
+	srv := &http.Server{Handler: api.Handler(api.Options{Host: d, Clock: now, Logger: log}), Protocols: protocols, ConnContext: api.ConnContext, ReadHeaderTimeout: time.Minute}
 	done := make(chan error, 1)
 	go func() { done <- srv.Serve(l) }()
 	c := New(socket)
@@ -124,29 +131,63 @@ func TestFaultsKeepTheirCodesAndValuesOverTheSocket(t *testing.T) {
 	}
 }
 
-func TestProblemsAreProblemDetails(t *testing.T) {
+// What is no message of the service is refused with a status of its own, and
+// what is too large is not read to its end.
+func TestMalformedCallsAreRefused(t *testing.T) {
 	c := serve(t, nil)
-	for path, want := range map[string]int{"/v1/vms/nobody": 404, "/v1/vms/nobody/console": 404} {
-		resp, err := c.http.Get("http://hostd" + path)
+	for body, want := range map[string]string{
+		strings.Repeat(" ", 2*api.MaxMessage): "resource_exhausted",
+		`{"name":1}`:                          "invalid_argument",
+		`[]`:                                  "invalid_argument",
+		`{"name":"nobody"}`:                   "not_found",
+	} {
+		resp, err := c.http.Post("http://hostd"+hostdv1connect.HostServiceGetVMProcedure, "application/json", strings.NewReader(body))
 		if err != nil {
 			t.Fatal(err)
 		}
-		var p api.Problem
-		err = json.NewDecoder(resp.Body).Decode(&p)
+		var e struct {
+			Code    string `json:"code"`
+			Details []struct {
+				Type  string `json:"type"`
+				Debug any    `json:"debug"`
+			} `json:"details"`
+		}
+		err = json.NewDecoder(resp.Body).Decode(&e)
 		resp.Body.Close()
-		if err != nil || resp.StatusCode != want || p.Status != want || p.Type != "urn:cocoon:problem:vm.unknown" || resp.Header.Get("Content-Type") != api.MediaProblem {
-			t.Errorf("%s: %d %s %+v, %v", path, resp.StatusCode, resp.Header.Get("Content-Type"), p, err)
+		if err != nil || e.Code != want {
+			t.Errorf("a body of %d bytes: %s %+v, %v, want %s", len(body), resp.Status, e, err, want)
+		}
+		if want == "not_found" && (len(e.Details) != 1 || e.Details[0].Type != "cocoon.hostd.v1.Faults") {
+			t.Errorf("the faults are not in the error's details: %+v", e)
 		}
 	}
-	for _, body := range []string{strings.Repeat(" ", api.MaxBody+1), `{"version":1,"version":1}`, `[]`} {
-		resp, err := c.http.Post("http://hostd"+api.PathVMs, "application/json", strings.NewReader(body))
-		if err != nil {
-			t.Fatal(err)
-		}
-		resp.Body.Close()
-		if resp.StatusCode != 400 && resp.StatusCode != 413 {
-			t.Errorf("a body of %d bytes: status %d, want 400 or 413", len(body), resp.StatusCode)
-		}
+	resp, err := c.http.Get("http://hostd/v1/vms")
+	if err != nil {
+		t.Fatal(err)
+	}
+	resp.Body.Close()
+	if resp.StatusCode != 404 || resp.Header.Get("Content-Type") != "application/problem+json" {
+		t.Errorf("nothing there: %s %s", resp.Status, resp.Header.Get("Content-Type"))
+	}
+}
+
+// gRPC clients are answered on the socket, too.
+func TestTheSocketSpeaksGRPC(t *testing.T) {
+	c := serve(t, withVM(t, machine.State{Name: "a", Phase: machine.Stopped, Started: now(), Guest: machine.Guest{Stages: []machine.Stage{}}}))
+	p := new(http.Protocols)
+	p.SetUnencryptedHTTP2(true)
+	tr := &http.Transport{Protocols: p, DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "unix", c.at)
+	}}
+	defer tr.CloseIdleConnections()
+	g := hostdv1connect.NewHostServiceClient(&http.Client{Transport: tr}, "http://hostd", connect.WithGRPC())
+	r, err := g.GetVM(t.Context(), connect.NewRequest(&hostdv1.GetVMRequest{Name: "a"}))
+	if err != nil || r.Msg.Vm.Phase != machine.Stopped {
+		t.Errorf("GetVM over gRPC = %v, %v", r, err)
+	}
+	if _, err := g.GetVM(t.Context(), connect.NewRequest(&hostdv1.GetVMRequest{Name: "b"})); connect.CodeOf(err) != connect.CodeNotFound {
+		t.Errorf("GetVM of nobody over gRPC = %v", err)
 	}
 }
 
@@ -185,8 +226,8 @@ func TestLogsAreCopiedAndFollowed(t *testing.T) {
 
 func TestAnAbsentDaemonIsANetworkFaultWithAHint(t *testing.T) {
 	c := New(filepath.Join(t.TempDir(), "none.sock"))
-	if _, err := c.Health(t.Context()); !fault.Has(err, "hostd.unreachable") || fault.ExitCode(err) != fault.ExitNetwork {
-		t.Errorf("Health() = %v", err)
+	if _, err := c.Status(t.Context()); !fault.Has(err, "hostd.unreachable") || fault.ExitCode(err) != fault.ExitNetwork {
+		t.Errorf("Status() = %v", err)
 	}
 	if _, err := Launch(t.Context(), LaunchOptions{Program: "/bin/false", State: t.TempDir()}); !fault.Has(err, "hostd.launch") {
 		t.Errorf("Launch of a program that ends = %v", err)

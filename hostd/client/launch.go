@@ -74,7 +74,7 @@ func Launch(ctx context.Context, o LaunchOptions) (*Launched, error) {
 	ctx, cancel := context.WithTimeout(ctx, launchTimeout)
 	defer cancel()
 	for {
-		if _, err := l.Health(ctx); err == nil {
+		if _, err := l.Status(ctx); err == nil {
 			return l, nil
 		}
 		select {

@@ -22,6 +22,7 @@ import (
 	"cocoon/hostd/spec"
 	"cocoon/hostd/store"
 	"cocoon/hostd/swtpm"
+	"cocoon/hostd/vfio"
 	"cocoon/internal/fault"
 	"cocoon/internal/toolstree"
 )
@@ -49,8 +50,10 @@ type Options struct {
 	Ephemeral bool           // VMs end with the daemon, also when it is killed
 	// PrepareGPUs makes devices ready for a VM; nil: this host's.
 	PrepareGPUs func(ctx context.Context, g *spec.GPUs) error
-	Clock       func() time.Time
-	Logger      *slog.Logger
+	// Devices opens the host's sysfs; nil: this host's.
+	Devices func() (vfio.Reader, error)
+	Clock   func() time.Time
+	Logger  *slog.Logger
 }
 
 // Daemon is a running host daemon.
@@ -81,6 +84,9 @@ func Open(o Options) (_ *Daemon, err error) {
 	d := &Daemon{o: o, busy: map[string]bool{}, gpus: map[string][]string{}}
 	if d.o.PrepareGPUs == nil {
 		d.o.PrepareGPUs = prepareGPUs
+	}
+	if d.o.Devices == nil {
+		d.o.Devices = func() (vfio.Reader, error) { return vfio.NewLinux() }
 	}
 	defer func() {
 		if err != nil {

@@ -42,10 +42,14 @@ func (d *Daemon) Start(ctx context.Context, s *spec.Spec) (*machine.State, error
 		return nil, err
 	}
 	defer done()
+	// Under the claim: a drain that begins later finds this VM and ends it.
+	if err := d.open("starting", s.Name); err != nil {
+		return nil, err
+	}
 	if r, err := d.store.Get(s.Name); err == nil && r.Upgrade != nil {
 		return nil, fault.New(fault.ExitNotReady, "vm.upgrade.pending", "restart hostd, which ends it", "starting VM %s: an upgrade of it has not ended", s.Name)
 	}
-	return d.start(ctx, s, func(r *store.Record) { r.Restarts, r.Next, r.LastError = 0, nil, "" })
+	return d.start(ctx, s, func(r *store.Record) { r.Restarts, r.Next, r.LastError, r.Revive = 0, nil, "", false })
 }
 
 // start boots a VM whose name is claimed. change, where not nil, changes its

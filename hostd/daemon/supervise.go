@@ -30,13 +30,32 @@ func backoff(n int) time.Duration {
 
 // Supervise completes or undoes what an earlier daemon left half done, and
 // then restarts what should run and does not, until ctx ends. A VM that should
-// run when the host goes down is started when the daemon is there again.
+// run when the host goes down is started when the daemon is there again. While
+// the host is drained nothing is started.
 func (d *Daemon) Supervise(ctx context.Context) {
-	d.recoverUpgrades(ctx)
 	t := time.NewTicker(superviseEvery)
 	defer t.Stop()
+	recovered, drained := false, false
 	for {
-		d.sweep(ctx)
+		switch drain, err := d.store.Drain(); {
+		case err != nil:
+			d.o.Logger.Error("reading whether the host is drained", "err", err)
+		case drain == nil:
+			drained = false
+			if !recovered {
+				recovered = true
+				d.recoverUpgrades(ctx)
+			}
+			d.sweep(ctx)
+		case !drained:
+			// Begun by this daemon, or by one before it that did not come to its
+			// end.
+			drained = true
+			if err := d.endAll(ctx); err != nil && ctx.Err() == nil {
+				d.o.Logger.Error("draining the host", "err", err)
+				drained = false
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -74,6 +93,9 @@ func (d *Daemon) tend(ctx context.Context, name string) error {
 	if err != nil || r.Want != store.WantRunning || r.Upgrade != nil {
 		return err
 	}
+	if drain, err := d.store.Drain(); err != nil || drain != nil {
+		return err // begun since the sweep
+	}
 	st := d.state(r)
 	now := d.o.Clock().UTC()
 	if !st.Over() {
@@ -86,7 +108,11 @@ func (d *Daemon) tend(ctx context.Context, name string) error {
 	if err := d.keepCrash(name); err != nil {
 		d.o.Logger.Warn("keeping a crash report", "vm", name, "err", err)
 	}
-	if r.Spec.Restart != spec.RestartAlways && (r.Spec.Restart != spec.RestartOnFailure || st.Phase != machine.Failed) {
+	if r.Revive && (r.Next == nil || !now.Before(*r.Next)) {
+		d.o.Logger.Info("starting vm after a drain", "vm", name)
+		return d.again(ctx, r, func(r *store.Record) { r.Restarts, r.Next, r.LastError, r.Revive = 0, nil, "", false })
+	}
+	if !r.Revive && r.Spec.Restart != spec.RestartAlways && (r.Spec.Restart != spec.RestartOnFailure || st.Phase != machine.Failed) {
 		r.Want = store.WantStopped
 		return d.store.Put(r)
 	}
@@ -99,11 +125,16 @@ func (d *Daemon) tend(ctx context.Context, name string) error {
 		return nil
 	}
 	d.o.Logger.Info("restarting vm", "vm", name, "restart", r.Restarts+1, "ended", st.Reason)
-	_, err = d.start(ctx, &r.Spec, func(r *store.Record) { r.Restarts, r.Next, r.LastError = r.Restarts+1, nil, "" })
+	return d.again(ctx, r, func(r *store.Record) { r.Restarts, r.Next, r.LastError = r.Restarts+1, nil, "" })
+}
+
+// again starts a VM that should run; a start that fails is tried again later.
+func (d *Daemon) again(ctx context.Context, r store.Record, change func(*store.Record)) error {
+	_, err := d.start(ctx, &r.Spec, change)
 	if err == nil || ctx.Err() != nil {
 		return err
 	}
-	again, gerr := d.store.Get(name)
+	again, gerr := d.store.Get(r.Spec.Name)
 	if gerr != nil {
 		return errors.Join(err, gerr)
 	}

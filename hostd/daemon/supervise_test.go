@@ -302,13 +302,13 @@ func TestAnInterruptedUpgradeIsEndedByTheNextDaemon(t *testing.T) {
 		name, step, runs string // what runs when the daemon dies
 		want             string
 	}{
-		{"while the old version drains", stepDrain, "old", "old"},
-		{"after the old version ended", stepStart, "none", "old"},
-		{"while the new version starts", stepStart, "hang", "old"},
-		{"while the new version attests", stepVerify, "hang", "old"},
-		{"just before the new version is taken", stepVerify, "new", "new"},
-		{"after the new version died", stepVerify, "none", "old"},
-		{"while rolling back", stepRollBack, "none", "old"},
+		{"while the old version drains", StepDrain, "old", "old"},
+		{"after the old version ended", StepStart, "none", "old"},
+		{"while the new version starts", StepStart, "hang", "old"},
+		{"while the new version attests", StepVerify, "hang", "old"},
+		{"just before the new version is taken", StepVerify, "new", "new"},
+		{"after the new version died", StepVerify, "none", "old"},
+		{"while rolling back", StepRollBack, "none", "old"},
 	} {
 		t.Run(tc.name, func(t *testing.T) {
 			dir := t.TempDir()

@@ -14,10 +14,10 @@ import (
 
 // Steps of an upgrade, as the journal has them.
 const (
-	stepDrain    = "drain"
-	stepStart    = "start"
-	stepVerify   = "verify"
-	stepRollBack = "roll back"
+	StepDrain    = "drain"
+	StepStart    = "start"
+	StepVerify   = "verify"
+	StepRollBack = "roll back"
 )
 
 // DefaultUntil is what a new version has to reach.
@@ -56,6 +56,9 @@ func (d *Daemon) Upgrade(ctx context.Context, to *spec.Spec, until string, withi
 		return nil, err
 	}
 	defer done()
+	if err := d.open("upgrading", to.Name); err != nil {
+		return nil, err
+	}
 	r, err := d.store.Get(to.Name)
 	if errors.Is(err, store.ErrNotFound) {
 		return nil, notFound(to.Name)
@@ -67,7 +70,7 @@ func (d *Daemon) Upgrade(ctx context.Context, to *spec.Spec, until string, withi
 	if err := to.CheckFiles(); err != nil {
 		return nil, err
 	}
-	r.Upgrade = &store.Upgrade{From: r.Spec, To: *to, Step: stepDrain, Until: until, Began: d.o.Clock().UTC(), Ran: r.Want == store.WantRunning}
+	r.Upgrade = &store.Upgrade{From: r.Spec, To: *to, Step: StepDrain, Until: until, Began: d.o.Clock().UTC(), Ran: r.Want == store.WantRunning}
 	if err := d.store.Put(r); err != nil {
 		return nil, err
 	}
@@ -75,13 +78,13 @@ func (d *Daemon) Upgrade(ctx context.Context, to *spec.Spec, until string, withi
 	if _, err := d.end(ctx, to.Name, false); err != nil {
 		return nil, d.rollBack(ctx, r, err)
 	}
-	if err := d.step(&r, stepStart); err != nil {
+	if err := d.step(&r, StepStart); err != nil {
 		return nil, d.rollBack(ctx, r, err)
 	}
 	if _, err := d.start(ctx, to, nil); err != nil {
 		return nil, d.rollBack(ctx, r, err)
 	}
-	if err := d.step(&r, stepVerify); err != nil {
+	if err := d.step(&r, StepVerify); err != nil {
 		return nil, d.rollBack(ctx, r, err)
 	}
 	st, err := d.await(ctx, to.Name, until, within)
@@ -119,11 +122,11 @@ func (d *Daemon) rollBack(ctx context.Context, r store.Record, cause error) erro
 	// The caller's end does not end this.
 	ctx = context.WithoutCancel(ctx)
 	undone := fault.New(fault.ExitNotReady, "vm.upgrade.rolled_back", "correct what follows, then upgrade again; the old version is back", "upgrading VM %s: the new version did not come up", name)
-	if st, err := d.Get(name); err == nil && !st.Over() && r.Upgrade.Step == stepDrain {
+	if st, err := d.Get(name); err == nil && !st.Over() && r.Upgrade.Step == StepDrain {
 		// The old version has not ended yet, and need not.
 		return errors.Join(undone, cause, d.settle(name, from))
 	}
-	if err := d.step(&r, stepRollBack); err != nil {
+	if err := d.step(&r, StepRollBack); err != nil {
 		return errors.Join(cause, err)
 	}
 	_, err := d.end(ctx, name, true)
@@ -189,7 +192,7 @@ func (d *Daemon) recoverUpgrade(ctx context.Context, r store.Record) error {
 		return err
 	}
 	defer done()
-	if r.Upgrade.Step == stepVerify {
+	if r.Upgrade.Step == StepVerify {
 		st, err := d.Get(name)
 		if err != nil {
 			return err

@@ -238,7 +238,7 @@ func (h *vmHost) Start(_ context.Context, s *spec.Spec) (*machine.State, error) 
 	if h.fail != nil {
 		return nil, h.fail
 	}
-	h.state = &machine.State{Phase: machine.Running, Guest: machine.Guest{Metrics: map[string]float64{inFlight: 2}}}
+	h.state = &machine.State{Phase: machine.Running, Guest: machine.Guest{Metrics: map[string]float64{InFlight: 2}}}
 	return h.state, nil
 }
 

@@ -18,8 +18,8 @@ const LookEvery = 2 * time.Second
 // keepDecisions is how many decisions are remembered.
 const keepDecisions = 64
 
-// inFlight is the guest's metric of requests that it serves.
-const inFlight = "cocoon_worker_requests_in_flight"
+// InFlight is the guest's metric of requests that it serves.
+const InFlight = "cocoon_worker_requests_in_flight"
 
 // Host starts and stops the VM.
 type Host interface {
@@ -93,7 +93,7 @@ func (r *Runner) step(ctx context.Context) {
 	o := r.Look(ctx, r.Policy, ours)
 	o.Running = running
 	if running {
-		o.Requests = int(st.Guest.Metrics[inFlight])
+		o.Requests = int(st.Guest.Metrics[InFlight])
 	}
 	r.mu.Lock()
 	starting := r.started != nil

@@ -64,7 +64,7 @@ func checkSpace(dir string) error {
 }
 
 func checkMemory(needMiB int) error {
-	avail, err := memAvailableMiB("/proc/meminfo")
+	avail, err := MemoryAvailableMiB()
 	if err != nil {
 		return err
 	}
@@ -75,6 +75,9 @@ func checkMemory(needMiB int) error {
 	}
 	return nil
 }
+
+// MemoryAvailableMiB is what the kernel says that programs can still have.
+func MemoryAvailableMiB() (int, error) { return memAvailableMiB("/proc/meminfo") }
 
 func memAvailableMiB(path string) (int, error) {
 	f, err := os.Open(path)

@@ -27,7 +27,11 @@ const File = "hostd.db"
 // ErrNotFound is returned for a VM that is not there.
 var ErrNotFound = errors.New("no such VM")
 
-var bucketVMs = []byte("vms-1")
+var (
+	bucketVMs  = []byte("vms-1")
+	bucketHost = []byte("host-1")
+	keyDrain   = []byte("drain")
+)
 
 // maxRecord bounds one record in bytes.
 const maxRecord = 8 * spec.MaxSize
@@ -50,6 +54,9 @@ type Record struct {
 	Next      *time.Time `json:"next,omitempty"`
 	LastError string     `json:"last_error,omitempty"`
 	Upgrade   *Upgrade   `json:"upgrade,omitempty"`
+	// Revive: it ended because the host was drained, and is started again
+	// whatever its restart policy.
+	Revive bool `json:"revive,omitempty"`
 }
 
 // Upgrade is the journal of an upgrade that has not ended.
@@ -104,6 +111,9 @@ func open(path string) (db *bbolt.DB, err error) {
 	err = db.Update(func(tx *bbolt.Tx) error {
 		b, err := tx.CreateBucketIfNotExists(bucketVMs)
 		if err != nil {
+			return err
+		}
+		if _, err := tx.CreateBucketIfNotExists(bucketHost); err != nil {
 			return err
 		}
 		return b.ForEach(func(k, v []byte) error {

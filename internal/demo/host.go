@@ -29,14 +29,14 @@ func (r *run) startHost(ctx context.Context) error {
 		return err
 	}
 	r.host = &host{client: hostclient.New(socket)}
-	if err := s.waitFor(ctx, time.Minute, func() error { _, err := r.host.client.Health(ctx); return err }); err != nil {
+	if err := s.waitFor(ctx, time.Minute, func() error { _, err := r.host.client.Status(ctx); return err }); err != nil {
 		return err
 	}
 	a, err := r.host.client.Accel(ctx)
 	if err != nil {
 		return err
 	}
-	r.note("accelerator %s: %s", a.Accel, a.Reason)
+	r.note("accelerator %s: %s", a.Accelerator, a.Reason)
 	return nil
 }
 

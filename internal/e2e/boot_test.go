@@ -109,7 +109,7 @@ func daemon(t *testing.T, program, state string, b imagetest.Build) (*exec.Cmd, 
 	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
 	defer cancel()
 	for {
-		_, err := c.Health(ctx)
+		_, err := c.Status(ctx)
 		if err == nil {
 			return cmd, c
 		}
