@@ -97,8 +97,9 @@ type Shared struct {
 type Limits struct {
 	PerSecond        float64 `json:"per_second,omitempty"` // requests of one client
 	Burst            int     `json:"burst,omitempty"`
-	Concurrent       int     `json:"concurrent,omitempty"` // appraisals at a time
-	Queue            int     `json:"queue,omitempty"`      // appraisals that wait
+	Concurrent       int     `json:"concurrent,omitempty"`         // appraisals at a time
+	Queue            int     `json:"queue,omitempty"`              // appraisals that wait
+	QueueMillis      int     `json:"queue_milliseconds,omitempty"` // that one who is let in is expected to wait, at most
 	ChallengeSeconds int64   `json:"challenge_seconds,omitempty"`
 	ArchiveBytes     int64   `json:"archive_bytes,omitempty"` // accepted evidence stops at them
 	ArchiveDays      int     `json:"archive_days,omitempty"`  // after which evidence is removed; 0: never
@@ -135,7 +136,7 @@ func (c *Config) validate() error {
 		}
 	}
 	l := &c.Limits
-	bad(l.PerSecond < 0 || l.Burst < 0 || l.Concurrent < 0 || l.Queue < 0 || l.ChallengeSeconds < 0 || l.ChallengeSeconds > 3600 || l.ArchiveBytes < 0 || l.ArchiveDays < 0 || l.ArchiveDays > 36500,
+	bad(l.PerSecond < 0 || l.Burst < 0 || l.Concurrent < 0 || l.Queue < 0 || l.QueueMillis < 0 || l.QueueMillis > 60_000 || l.ChallengeSeconds < 0 || l.ChallengeSeconds > 3600 || l.ArchiveBytes < 0 || l.ArchiveDays < 0 || l.ArchiveDays > 36500,
 		"a limit is out of range")
 	bad(c.Listen == "" || c.Policy == "" || len(c.Manifests)+len(c.Sources) == 0, "listen, policy, and manifests or manifest_sources are needed")
 	bad((c.SigningKey == "") == (len(c.Signing) == 0), "signing_key or signing_keys is needed, and not both")

@@ -88,7 +88,7 @@ func newService(path string, log *slog.Logger) (s *service, err error) {
 	s.cert.Store(s.loaded.cert)
 	o := server.Options{
 		Trust: s.loaded.trust, Build: build(), Log: log, ArchiveDir: c.path(c.Archive),
-		PerSecond: c.Limits.PerSecond, Burst: c.Limits.Burst, Concurrent: c.Limits.Concurrent, Queue: c.Limits.Queue,
+		PerSecond: c.Limits.PerSecond, Burst: c.Limits.Burst, Concurrent: c.Limits.Concurrent, Queue: c.Limits.Queue, Delay: time.Duration(c.Limits.QueueMillis) * time.Millisecond,
 		ChallengeTTL: time.Duration(c.Limits.ChallengeSeconds) * time.Second,
 		ArchiveBytes: c.Limits.ArchiveBytes, ArchiveAge: time.Duration(c.Limits.ArchiveDays) * 24 * time.Hour,
 	}

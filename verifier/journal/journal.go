@@ -26,6 +26,7 @@ import (
 	"log/slog"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/transparency-dev/merkle/compact"
@@ -97,6 +98,17 @@ type pending struct {
 	index uint64
 	err   error
 	done  chan struct{}
+	next  *pending    // of the same group
+	taken atomic.Bool // a group has it: it will be done
+}
+
+// pass says to the next of the group that it is done. One wakes the next so that
+// each goes on at once: woken together, all but one would stand behind whatever
+// else the process has to do, and under overload that is much.
+func (p *pending) pass() {
+	if p.next != nil {
+		close(p.next.done)
+	}
 }
 
 // Receipt says where an entry is.
@@ -130,14 +142,18 @@ func (j *Journal) Append(ctx context.Context, e Entry) (*Receipt, error) {
 	select {
 	case <-p.done:
 	case <-ctx.Done():
+		go func() { // the others of its group wait
+			if j.await(p) {
+				p.pass()
+			}
+		}()
 		return nil, fmt.Errorf("appending to journal: %w", ctx.Err())
 	case <-j.done:
-		select {
-		case <-p.done:
-		default:
+		if !j.await(p) {
 			return nil, fmt.Errorf("appending to journal: %w", ErrClosed)
 		}
 	}
+	p.pass()
 	if p.err != nil {
 		return nil, p.err
 	}
@@ -148,6 +164,21 @@ func (j *Journal) Append(ctx context.Context, e Entry) (*Receipt, error) {
 		}
 	}
 	return r, nil
+}
+
+// await waits until an entry is done; false where the journal ended before it
+// took the entry.
+func (j *Journal) await(p *pending) bool {
+	select {
+	case <-p.done:
+		return true
+	case <-j.done:
+	}
+	if !p.taken.Load() {
+		return false
+	}
+	<-p.done
+	return true
 }
 
 // run commits what is appended, as much at a time as there is.
@@ -179,10 +210,14 @@ func (j *Journal) run() {
 		if err != nil {
 			j.o.Log.Error("journal cannot append", "entries", len(batch), "error", err)
 		}
-		for _, p := range batch {
+		for i, p := range batch {
 			p.err = err
-			close(p.done)
+			p.taken.Store(true)
+			if i > 0 {
+				batch[i-1].next = p
+			}
 		}
+		close(first.done)
 	}
 }
 

@@ -291,3 +291,31 @@ func TestSegmentsAreFullAndIndexed(t *testing.T) {
 		t.Errorf("%+v", rep)
 	}
 }
+
+// TestWhoGivesUpKeepsNobodyWaiting appends from many at once of whom half give
+// up: the others of each group hear of their entries.
+func TestWhoGivesUpKeepsNobodyWaiting(t *testing.T) {
+	j := open(t, options(t.TempDir()))
+	defer closed(t, j)
+	gone, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	var wg sync.WaitGroup
+	for i := range 400 {
+		ctx := context.Background()
+		if i%2 == 0 {
+			ctx = gone
+		}
+		wg.Go(func() {
+			if _, err := j.Append(ctx, entry(uint64(i))); err != nil && ctx != gone {
+				t.Errorf("entry %d: %v", i, err)
+			}
+		})
+		if i == 200 {
+			cancel()
+		}
+	}
+	wg.Wait()
+	if n := j.Size(); n < 200 {
+		t.Errorf("%d entries, want at least those that nobody gave up", n)
+	}
+}

@@ -5,6 +5,8 @@ import (
 	"crypto"
 	"crypto/ed25519"
 	"encoding/base64"
+	"encoding/json"
+	"fmt"
 	"io"
 	"net/http"
 	"regexp"
@@ -128,6 +130,84 @@ func TestAFullQueueTurnsAwayAtOnce(t *testing.T) {
 	s.metric(t, "cocoon_verifier_appraisals_pending 0")
 	if status, _, _ := s.post(t, "Appraise", s.evidence(t)); status != http.StatusOK {
 		t.Errorf("afterwards: status %d", status)
+	}
+}
+
+// TestAFullQueueTurnsAwayAzuresCallsToo fills slot and queue with appraisals:
+// POST /attest/TdxVm is let in by the same door, before its body is read.
+func TestAFullQueueTurnsAwayAzuresCallsToo(t *testing.T) {
+	g := newGate()
+	s := start(t, tpmtest.NewWorld(t), func(o *server.Options) { o.Challenges, o.Concurrent, o.Queue, o.Wait = g, 1, 1, time.Minute })
+	var wg sync.WaitGroup
+	for range 2 {
+		body := s.evidence(t)
+		wg.Go(func() {
+			if status, _, b := s.post(t, "Appraise", body); status != http.StatusOK {
+				t.Errorf("who was let in got status %d, %.200s", status, b)
+			}
+		})
+	}
+	<-g.waiting
+	s.metric(t, "cocoon_verifier_appraisals_pending 2")
+	resp, err := http.Post(s.http.URL+wire.PathMAA, "application/json", strings.NewReader(`this is not read`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer resp.Body.Close()
+	var p wire.Problem
+	if err := json.NewDecoder(resp.Body).Decode(&p); err != nil {
+		t.Fatal(err)
+	}
+	if resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") == "" || resp.Header.Get("Content-Type") != "application/problem+json" || p.Code != wire.CodeBusy || p.Status != http.StatusTooManyRequests {
+		t.Errorf("status %d, headers %v, problem %+v", resp.StatusCode, resp.Header, p)
+	}
+	s.metric(t, `cocoon_verifier_turned_away_total{why="queue"} 1`)
+	s.metric(t, `cocoon_verifier_problems_total{code="verifier.busy",method="/attest/TdxVm"} 1`)
+	close(g.open)
+	wg.Wait()
+	// There is room again: the body is read now, and is no request.
+	resp, err = http.Post(s.http.URL+wire.PathMAA, "application/json", strings.NewReader(`this is read`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if resp.Body.Close(); resp.StatusCode != http.StatusBadRequest {
+		t.Errorf("afterwards: status %d", resp.StatusCode)
+	}
+}
+
+// TestARejectionIsOneInEveryProtocol asks in each way that the service knows.
+func TestARejectionIsOneInEveryProtocol(t *testing.T) {
+	s := start(t, tpmtest.NewWorld(t), func(o *server.Options) { o.PerSecond, o.Burst = 1e-6, 1 })
+	s.challenge(t)
+	for typ, want := range map[string]struct {
+		status int
+		has    string
+	}{
+		"application/json":           {http.StatusTooManyRequests, `"code":"resource_exhausted"`},
+		"application/proto":          {http.StatusTooManyRequests, `"code":"resource_exhausted"`},
+		"application/grpc-web+proto": {http.StatusOK, "too many requests"},
+		"text/plain":                 {http.StatusTooManyRequests, `"code":"verifier.rate_limited"`},
+	} {
+		resp, err := http.Post(s.http.URL+"/cocoon.verifier.v1.VerifierService/Appraise", typ, strings.NewReader("x"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(resp.Body)
+		resp.Body.Close()
+		text := string(b) + fmt.Sprint(resp.Header, resp.Trailer)
+		if err != nil || resp.StatusCode != want.status || !strings.Contains(text, want.has) || !strings.Contains(text, "Retry-After") {
+			t.Errorf("%s: status %d, %v: %s", typ, resp.StatusCode, err, text)
+		}
+		if want.status == http.StatusTooManyRequests && resp.Header.Get("Content-Type") == "" {
+			t.Errorf("%s: no content type", typ)
+		}
+	}
+	c, err := client.New(client.Options{BaseURL: s.http.URL, Retries: -1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Challenge(context.Background()); !fault.Has(err, wire.CodeRateLimited) {
+		t.Errorf("the client reads %v", err)
 	}
 }
 

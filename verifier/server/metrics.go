@@ -63,19 +63,26 @@ func (m *metrics) handler() http.Handler {
 	return promhttp.HandlerFor(m.registry, promhttp.HandlerOpts{})
 }
 
-// method keeps paths that a client made up out of the labels.
-func method(path string) string {
-	name, ok := strings.CutPrefix(path, "/"+verifierv1connect.VerifierServiceName+"/")
-	if !ok {
-		return path // of web, by this program's choice
-	}
+// methods are the names of the API's methods, by their paths.
+var methods = func() map[string]string {
+	out := map[string]string{}
 	ms := verifierv1.File_verifier_v1_verifier_proto.Services().Get(0).Methods()
 	for i := range ms.Len() {
-		if string(ms.Get(i).Name()) == name {
-			return name
-		}
+		name := string(ms.Get(i).Name())
+		out["/"+verifierv1connect.VerifierServiceName+"/"+name] = name
 	}
-	return "other"
+	return out
+}()
+
+// method keeps paths that a client made up out of the labels.
+func method(path string) string {
+	if name, ok := methods[path]; ok {
+		return name
+	}
+	if strings.HasPrefix(path, "/"+verifierv1connect.VerifierServiceName+"/") {
+		return "other"
+	}
+	return path // of web, by this program's choice
 }
 
 func (m *metrics) refused(label, code string) { m.problems.WithLabelValues(label, code).Inc() }

@@ -51,14 +51,14 @@ func (s *Server) rpc(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.metrics.requests.WithLabelValues(method(r.URL.Path)).Inc()
 		if !s.limiter.allow(r, s.o.Clock()) {
-			s.turnAway(w, r, turnedRate, errTooManyRequests)
+			s.turnAway(w, r, turnedRate, s.slow)
 			return
 		}
 		limit := int64(maxSmall)
 		switch r.URL.Path {
 		case verifierv1connect.VerifierServiceAppraiseProcedure:
 			if !s.admission.enter() {
-				s.turnAway(w, r, turnedQueue, errBusy)
+				s.turnAway(w, r, turnedQueue, s.busy)
 				return
 			}
 			defer s.admission.leave()
@@ -69,18 +69,6 @@ func (s *Server) rpc(next http.Handler) http.Handler {
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
 		next.ServeHTTP(w, r)
 	})
-}
-
-// turnAway answers without reading the request.
-func (s *Server) turnAway(w http.ResponseWriter, r *http.Request, why string, err error) {
-	s.metrics.turned.WithLabelValues(why).Inc()
-	s.metrics.refused(method(r.URL.Path), fault.All(err)[0].Code)
-	if !s.errors.IsSupported(r) {
-		s.writeProblem(w, r, http.StatusTooManyRequests, err)
-		return
-	}
-	// The peer has gone if this fails: there is nobody to tell.
-	_ = s.errors.Write(w, r, wire.Error(err))
 }
 
 // answer turns a method's outcome into a response.

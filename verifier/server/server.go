@@ -27,9 +27,10 @@ const (
 	DefaultBurst           = 40
 	DefaultMaxClients      = 1 << 14
 	DefaultArchiveMaxBytes = 8 << 30
-	DefaultQueue           = 32              // appraisals that wait, for each that runs
-	DefaultWait            = 5 * time.Second // how long one waits at most
-	DefaultMaxGiven        = 1 << 12         // verdicts that GetVerdict has, without a Journal
+	DefaultQueue           = 64                    // appraisals let in at most, for each that runs
+	DefaultWait            = 5 * time.Second       // how long one waits at most
+	DefaultDelay           = 15 * time.Millisecond // for how long one is expected to wait at most
+	DefaultMaxGiven        = 1 << 12               // verdicts that GetVerdict has, without a Journal
 )
 
 // Options of a Server.
@@ -49,6 +50,7 @@ type Options struct {
 	Concurrent   int              // appraisals at a time; 0: number of CPUs
 	Queue        int              // appraisals that wait; 0: DefaultQueue for each of Concurrent
 	Wait         time.Duration    // for one of Concurrent, at most; 0: DefaultWait
+	Delay        time.Duration    // that is to be expected by who is let in; 0: DefaultDelay
 	ArchiveDir   string           // "": nothing is kept
 	ArchiveBytes int64            // 0: DefaultArchiveMaxBytes
 	ArchiveAge   time.Duration    // after which evidence is removed; 0: never
@@ -94,12 +96,13 @@ type Server struct {
 	draining   atomic.Bool
 	mux        *http.ServeMux
 	errors     *connect.ErrorWriter
+	busy, slow *rejection // errBusy and errTooManyRequests, written once
 }
 
 // New returns a Server.
 func New(o Options) (*Server, error) {
 	setDefaults(&o)
-	s := &Server{o: o, log: o.Log, limiter: newLimiter(o.PerSecond, o.Burst, DefaultMaxClients), admission: newAdmission(o.Concurrent, o.Queue, o.Wait),
+	s := &Server{o: o, log: o.Log, limiter: newLimiter(o.PerSecond, o.Burst, DefaultMaxClients), admission: newAdmission(o.Concurrent, o.Queue, o.Wait, o.Delay),
 		challenges: o.Challenges, journal: o.Journal, mux: http.NewServeMux(), errors: connect.NewErrorWriter()}
 	m, err := newMaterial(o.Trust, o.Clock())
 	if err != nil {
@@ -129,6 +132,7 @@ func New(o Options) (*Server, error) {
 		return 0
 	}, s.admission.waiting)
 	s.admission.waited = func() { s.metrics.turned.WithLabelValues(turnedWait).Inc() }
+	s.busy, s.slow = newRejection(errBusy), newRejection(errTooManyRequests)
 	s.routes()
 	return s, nil
 }
@@ -151,6 +155,9 @@ func setDefaults(o *Options) {
 	}
 	if o.Wait <= 0 {
 		o.Wait = DefaultWait
+	}
+	if o.Delay <= 0 {
+		o.Delay = DefaultDelay
 	}
 	if o.ArchiveBytes <= 0 {
 		o.ArchiveBytes = DefaultArchiveMaxBytes

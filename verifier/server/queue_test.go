@@ -1,0 +1,61 @@
+package server
+
+import (
+	"context"
+	"testing"
+	"time"
+)
+
+// TestTheQueueIsShortInTime: how many are let in follows from how long a slot is
+// held, between the least and the number of places.
+func TestTheQueueIsShortInTime(t *testing.T) {
+	const slots, places = 2, 64
+	for name, c := range map[string]struct {
+		held time.Duration
+		want int // let in before one is turned away
+	}{
+		"nothing is known yet": {0, slots + places},
+		"fast":                 {10 * time.Microsecond, slots + places},
+		"half a millisecond":   {500 * time.Microsecond, slots + 40},
+		"slow":                 {10 * time.Millisecond, slots + leastQueue*slots},
+		"very slow":            {time.Minute, slots + leastQueue*slots},
+	} {
+		a := newAdmission(slots, places, time.Minute, 10*time.Millisecond)
+		a.held.Store(int64(c.held))
+		n := 0
+		for ; n < 1000 && a.enter(); n++ {
+			a.before.Add(1) // as run does, who waits for a slot
+		}
+		if n != c.want {
+			t.Errorf("%s: %d were let in, want %d", name, n, c.want)
+		}
+	}
+}
+
+// TestAHeldSlotIsTimed: slots that are held for long make the queue shorter, and
+// who gives his slot back is before nobody.
+func TestAHeldSlotIsTimed(t *testing.T) {
+	a := newAdmission(1, 8, time.Minute, time.Millisecond)
+	done, err := a.run(context.Background())
+	if err != nil || a.before.Load() != 1 {
+		t.Fatalf("%d before, %v", a.before.Load(), err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	cancel()
+	if _, err := a.run(ctx); err == nil || a.before.Load() != 1 {
+		t.Errorf("who gave up: %v, %d before", err, a.before.Load())
+	}
+	done()
+	first := a.held.Load()
+	if first <= 0 || a.before.Load() != 0 {
+		t.Errorf("held for %d ns, %d before", first, a.before.Load())
+	}
+	a.held.Store(int64(time.Hour))
+	if done, err = a.run(context.Background()); err != nil {
+		t.Fatal(err)
+	}
+	done()
+	if got := time.Duration(a.held.Load()); got >= time.Hour || got < time.Hour*(heldWeight-2)/heldWeight {
+		t.Errorf("held for %v after one that was short", got)
+	}
+}
