@@ -34,13 +34,16 @@ func newWorkerCmd() *cobra.Command {
 				return tx, err
 			}
 		}),
-		newWorkerStepCmd("advance", "announce the machine's next boot", func(*cobra.Command) workerStep {
+		newWorkerStepCmd("advance", "announce the boot that the machine asks for", func(cmd *cobra.Command) workerStep {
+			var generation uint64
+			cmd.Flags().Uint64Var(&generation, "generation", 0, "`number` of the boot, as the machine says it; nothing is sent for one that is announced already")
+			need(cmd, "generation")
 			return func(ctx context.Context, l *ledger.Ledger, w chain.Sender, at toncell.Address) (*ledger.Tx, error) {
 				s, _, err := l.Worker(ctx, at)
-				if err != nil {
+				if err != nil || s.Generation == generation {
 					return nil, err
 				}
-				_, tx, err := l.Advance(ctx, w, at, s.Generation+1)
+				_, tx, err := l.Advance(ctx, w, at, generation)
 				return tx, err
 			}
 		}))

@@ -39,6 +39,10 @@ type Options struct {
 	// which Close closes.
 	TVM    *tvm.Engine
 	TVMDir string
+	// Start is a key block that was proven before (KeyBlock); proofs start
+	// there instead of at the config's init block. Whoever keeps it goes on
+	// along the same chain, whatever config is given later.
+	Start *ton.BlockIDExt
 	// MaxAge is how old a proven state may be by this machine's clock; 0 means
 	// DefaultMaxAge, less any age. It ends the power of servers that agree on
 	// showing an old chain.
@@ -89,6 +93,11 @@ func OpenFile(path string, o Options) (*Client, error) {
 }
 
 func open(cfg *netconfig.Config, o Options) *Client {
+	if o.Start != nil {
+		own := *cfg
+		own.InitBlock = *o.Start
+		cfg = &own
+	}
 	c := &Client{pool: newPool(cfg.Servers), cfg: cfg, opts: o, log: o.Logger, trusted: cfg.InitBlock}
 	if c.log == nil {
 		c.log = slog.New(slog.DiscardHandler)
@@ -113,6 +122,14 @@ func (c *Client) Close() error {
 		err = errors.Join(err, engine.Close(context.Background()))
 	}
 	return err
+}
+
+// KeyBlock returns the newest key block that was proven: the one that the
+// client started from, until Head has met another.
+func (c *Client) KeyBlock() ton.BlockIDExt {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.trusted
 }
 
 // Account returns the account's state at a fresh master block.

@@ -30,7 +30,7 @@ func (w *Worker) openData(ctx context.Context) error {
 	if err != nil || st.Dir == "" {
 		return err
 	}
-	w.dataDir = st.Dir
+	w.dataDir, w.dataBlank = st.Dir, st.Formatted
 	n, err := countBoot(st.Dir)
 	if err != nil {
 		return err
@@ -40,7 +40,8 @@ func (w *Worker) openData(ctx context.Context) error {
 }
 
 // countBoot counts the boots that saw this disk. The host can put back an
-// older disk, so the number is for people who look for a cause.
+// older disk, so the number is for people who look for a cause; package anchor
+// decides.
 func countBoot(dir string) (int, error) {
 	path := filepath.Join(dir, "boots")
 	n := 0

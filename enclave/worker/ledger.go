@@ -9,16 +9,19 @@ import (
 	"cocoon/contracts/chain"
 	contracts "cocoon/contracts/ledger"
 	"cocoon/contracts/receipt"
+	"cocoon/enclave/anchor"
 	"cocoon/enclave/ledger"
+	"cocoon/enclave/status"
 	"cocoon/internal/fault"
 	"cocoon/internal/toncell"
 )
 
-// openLedger opens the ledger of the config's registry, if it names one, and
+// openChain opens the chain of the config's registry, if it names one, and
 // makes sure that the registry is there. The network config comes from the
 // host: a host that names a chain of its own making only cheats itself of its
-// pay, since clients read the chain that they trust.
-func (w *Worker) openLedger(ctx context.Context) error {
+// pay, since clients read the chain that they trust. A data disk that is tied
+// to a chain goes on along that one.
+func (w *Worker) openChain(ctx context.Context) error {
 	if w.config.Registry == "" {
 		return nil
 	}
@@ -30,21 +33,80 @@ func (w *Worker) openLedger(ctx context.Context) error {
 	if err != nil {
 		return fault.New(fault.ExitParse, "config.parse", "write the payout address into operator.json", "%w", err)
 	}
-	w.chain, err = chain.Open(w.ton, chain.Options{Logger: w.log})
+	w.registry, w.payout = registry, payout
+	o := chain.Options{Logger: w.log}
+	if w.dataDir != "" {
+		rec, err := anchor.Read(w.dataDir)
+		if err != nil {
+			return err
+		}
+		if rec != nil {
+			o.Start = rec.KeyBlock.ID()
+		}
+	}
+	w.chain, err = chain.Open(w.ton, o)
 	if err != nil {
 		return configFault("ton-global.json", err)
 	}
-	on := contracts.New(w.chain, w.log)
-	err = patiently(ctx, func(ctx context.Context) error {
-		_, st, err := on.Registry(ctx, registry)
+	w.contracts = contracts.New(w.chain, w.log)
+	return patiently(ctx, func(ctx context.Context) error {
+		_, st, err := w.contracts.Registry(ctx, registry)
 		if err == nil && st.GlobalID != w.config.NetworkID {
 			err = fault.Mismatch(fault.ExitRefused, ledger.CodeNetwork, "the TON network", fmt.Sprint(w.config.NetworkID), fmt.Sprint(st.GlobalID),
 				"give the machine the lite-servers of its config's network")
 		}
 		return err
 	})
-	if err != nil {
+}
+
+// anchorChain is what package anchor reads.
+type anchorChain struct {
+	*contracts.Ledger
+	*chain.Client
+}
+
+// holdData makes sure that the data disk is not an older state of itself,
+// before anything on it is used.
+func (w *Worker) holdData(ctx, background context.Context) error {
+	if w.dataDir == "" {
+		return nil
+	}
+	o := anchor.Options{
+		Dir: w.dataDir, Blank: w.dataBlank, Payout: w.payout, Registry: w.registry, GlobalID: w.config.NetworkID,
+		Await: func(why error) { w.rep.State(status.Booting, why) },
+	}
+	if w.operator.Worker != "" {
+		if w.config.Registry == "" {
+			return fault.New(fault.ExitParse, "config.parse", "name the registry in the config, or no worker contract in operator.json",
+				"reading operator.json: a worker contract needs the config's registry")
+		}
+		addr, err := toncell.ParseAddress(w.operator.Worker)
+		if err != nil {
+			return fault.New(fault.ExitParse, "config.parse", "write the worker contract's address into operator.json", "%w", err)
+		}
+		o.Worker, o.Chain = &addr, anchorChain{w.contracts, w.chain}
+	}
+	var held *anchor.Anchor
+	err := patiently(ctx, func(ctx context.Context) (err error) {
+		held, err = anchor.Hold(ctx, o)
 		return err
+	})
+	if err != nil || held == nil {
+		return err
+	}
+	w.log.Info("data disk held", "worker", w.operator.Worker)
+	w.goBackground(func() {
+		if err := held.Watch(background); err != nil {
+			w.lost <- err
+		}
+	})
+	return nil
+}
+
+// openLedger opens the books of the jobs under the config's registry.
+func (w *Worker) openLedger(context.Context) error {
+	if w.config.Registry == "" {
+		return nil
 	}
 	dir := w.booksDir()
 	if err := os.MkdirAll(dir, 0o700); err != nil {
@@ -52,8 +114,8 @@ func (w *Worker) openLedger(ctx context.Context) error {
 	}
 	w.log.Info("books", "dir", dir)
 	w.ledger = ledger.New(ledger.Options{
-		Chain: on, GlobalID: w.config.NetworkID, Registry: registry, ModelRoot: receipt.Hash(w.config.Model.Verity.Root),
-		Payout: payout, Key: w.keys.Receipt, Price: w.operator.Price, Dir: dir, Clock: time.Now,
+		Chain: w.contracts, GlobalID: w.config.NetworkID, Registry: w.registry, ModelRoot: receipt.Hash(w.config.Model.Verity.Root),
+		Payout: w.payout, Key: w.keys.Receipt, Price: w.operator.Price, Dir: dir, Clock: time.Now,
 		OnVoucher: w.offerVoucher,
 		Manifest: func() (receipt.Hash, error) {
 			cur, err := w.keeper.Current()

@@ -46,7 +46,9 @@ func (w *Worker) stages(background context.Context, stop context.CancelFunc) []b
 		{Name: "enrol", Timeout: 2 * time.Minute, Run: w.enrol},
 		{Name: "evidence", Timeout: 2 * time.Minute, Run: w.collect},
 		{Name: "verdict", Timeout: 2 * time.Minute, Run: func(ctx context.Context) error { return w.judge(ctx, background) }},
-		{Name: "ledger", Timeout: 2 * time.Minute, Run: w.openLedger},
+		{Name: "chain", Timeout: 2 * time.Minute, Run: w.openChain},
+		{Name: "anchor", Timeout: 10 * time.Minute, Run: func(ctx context.Context) error { return w.holdData(ctx, background) }},
+		{Name: "ledger", Run: w.openLedger},
 		{Name: "serve", Timeout: 2 * time.Minute, Run: func(ctx context.Context) error { return w.serve(ctx, background) }},
 	}
 }

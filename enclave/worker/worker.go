@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"cocoon/contracts/chain"
+	contracts "cocoon/contracts/ledger"
 	"cocoon/enclave/attest"
 	"cocoon/enclave/boot"
 	"cocoon/enclave/datadisk"
@@ -28,6 +29,7 @@ import (
 	"cocoon/enclave/serve"
 	"cocoon/enclave/status"
 	"cocoon/enclave/vsock"
+	"cocoon/internal/toncell"
 	"cocoon/verifier/client"
 	"cocoon/verifier/evidence"
 )
@@ -56,22 +58,26 @@ type Worker struct {
 	ton      []byte      // network config of the ledger, nil without a registry
 	keys     *keys.Keys
 
-	dataDir             string // mounted data disk, empty without
+	dataDir             string     // mounted data disk, empty without
+	dataBlank           bool       // this boot made its file system
+	lost                chan error // why the data disk is no longer this boot's
 	engineDir, modelDir string
 	containerd          *engine.Containerd
 	daemon              *pid1.Child
 	engine              *engine.Manager
 
-	verifier  *client.Client
-	collector *attest.Collector
-	keeper    *attest.Keeper
-	evidence  []byte         // collected, not yet judged
-	chain     *chain.Client  // nil without a registry
-	ledger    *ledger.Ledger // nil without a registry
-	meter     meter.Meter
-	server    *serve.Server
-	drainer   *drain.Drainer
-	tunnels   tunnels
+	verifier         *client.Client
+	collector        *attest.Collector
+	keeper           *attest.Keeper
+	evidence         []byte            // collected, not yet judged
+	chain            *chain.Client     // nil without a registry
+	contracts        *contracts.Ledger // on chain
+	registry, payout toncell.Address
+	ledger           *ledger.Ledger // nil without a registry
+	meter            meter.Meter
+	server           *serve.Server
+	drainer          *drain.Drainer
+	tunnels          tunnels
 
 	background sync.WaitGroup
 }
@@ -160,6 +166,8 @@ func (w *Worker) attend(ctx context.Context) error {
 		case <-w.daemon.Done:
 			// The engine's shim may live on, but nothing watches it any more.
 			return errDaemon
+		case err := <-w.lost:
+			return err
 		case <-stateTick.C:
 		case <-metricsTick.C:
 			w.rep.Report(status.Line{Type: status.TypeMetrics, Metrics: w.meter.Text()})
@@ -192,8 +200,13 @@ func (w *Worker) stop() {
 		w.daemon.Stop(stopGrace)
 	}
 	if w.ledger != nil {
-		if err := errors.Join(w.ledger.Close(), w.chain.Close()); err != nil {
+		if err := w.ledger.Close(); err != nil {
 			w.log.Warn("ledger not closed", "err", err)
+		}
+	}
+	if w.chain != nil {
+		if err := w.chain.Close(); err != nil {
+			w.log.Warn("chain not closed", "err", err)
 		}
 	}
 	if w.dataDir != "" {

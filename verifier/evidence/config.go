@@ -165,7 +165,10 @@ type Operator struct {
 	Gateways []string `json:"gateways"` // host:port of each gateway to dial
 	// Price is nanoton per million tokens of every kind; 0 asks for each job's
 	// own cap.
-	Price  uint64 `json:"price,omitempty"`
+	Price uint64 `json:"price,omitempty"`
+	// Worker is the address of the machine's worker contract, whose boot
+	// generation the data disk is tied to from then on; empty for none.
+	Worker string `json:"worker,omitempty"`
 	Limits Limits `json:"limits"`
 }
 
