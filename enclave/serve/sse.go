@@ -66,8 +66,12 @@ type meter struct {
 // unchanged. It goes on reading after send fails, as far as r goes on: the
 // usage may be in what r holds already. It returns the error of r, or of the
 // events' form; send's error is kept apart in sendErr.
-func (m *meter) copy(r io.Reader, send func([]byte) error) (err, sendErr error) {
+//
+// flush is called when all events that have come were sent: an engine that is
+// faster than the client's connection is then sent on in larger pieces.
+func (m *meter) copy(r io.Reader, send func([]byte) error, flush func() error) (err, sendErr error) {
 	br := bufio.NewReaderSize(r, 16<<10)
+	pending := false // something was sent since the last flush
 	var event []byte
 	for {
 		line, rerr := br.ReadSlice('\n')
@@ -90,12 +94,17 @@ func (m *meter) copy(r io.Reader, send func([]byte) error) (err, sendErr error) 
 					sendErr = send([]byte(notBilled))
 				}
 				if pass && sendErr == nil {
+					pending = true
 					if sendErr = send(event); sendErr == nil && content {
 						m.delivered++
 					}
 				}
 			}
 			event = event[:0]
+			if pending && sendErr == nil && (end || !buffered(br)) {
+				pending = false
+				sendErr = flush()
+			}
 		}
 		if end {
 			if errors.Is(rerr, io.EOF) {
@@ -104,6 +113,13 @@ func (m *meter) copy(r io.Reader, send func([]byte) error) (err, sendErr error) 
 			return rerr, sendErr
 		}
 	}
+}
+
+// buffered reports whether the reader holds the end of another event, which
+// can be had without waiting for the engine.
+func buffered(br *bufio.Reader) bool {
+	b, err := br.Peek(br.Buffered())
+	return err == nil && (bytes.Contains(b, []byte("\n\n")) || bytes.Contains(b, []byte("\n\r\n")))
 }
 
 func blank(line []byte) bool { return len(line) > 0 && len(bytes.TrimRight(line, "\r\n")) == 0 }
@@ -118,6 +134,9 @@ func (m *meter) see(event []byte) (pass, content bool, err error) {
 	if string(data) == "[DONE]" {
 		m.done = true
 		return true, false, nil
+	}
+	if plainChunk(data) {
+		return true, true, nil
 	}
 	var chunk struct {
 		Choices []json.RawMessage `json:"choices"`
@@ -137,6 +156,14 @@ func (m *meter) see(event []byte) (pass, content bool, err error) {
 		}
 	}
 	return true, len(chunk.Choices) > 0, nil
+}
+
+// plainChunk reports whether an event is JSON with choices and certainly
+// without usage, as nearly all are: that is seen without decoding it. Inside a
+// string these words could not stand, since its quotes would be escaped.
+func plainChunk(data []byte) bool {
+	return !bytes.Contains(data, []byte(`"usage"`)) && !bytes.Contains(data, []byte(`\u`)) &&
+		bytes.Contains(data, []byte(`"choices":[{`)) && json.Valid(data)
 }
 
 func (m *meter) add(u Usage) {

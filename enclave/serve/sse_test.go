@@ -21,7 +21,7 @@ const (
 func run(t *testing.T, m *meter, r io.Reader) (string, error, error) {
 	t.Helper()
 	var out bytes.Buffer
-	err, sendErr := m.copy(r, func(b []byte) error { _, err := out.Write(b); return err })
+	err, sendErr := m.copy(r, func(b []byte) error { _, err := out.Write(b); return err }, func() error { return nil })
 	return out.String(), err, sendErr
 }
 
@@ -65,6 +65,35 @@ func TestMeterBillsFromUsageOnly(t *testing.T) {
 	}
 }
 
+// TestUsageIsFoundHoweverItIsWritten: the short way past most events must not
+// pass one that has usage.
+func TestUsageIsFoundHoweverItIsWritten(t *testing.T) {
+	for _, in := range []string{
+		`{"choices":[{"delta":{"content":"x"}}],"usage":{"prompt_tokens":1,"completion_tokens":5}}`,
+		`{"choices":[{"delta":{"content":"x"}}],"\u0075sage":{"prompt_tokens":1,"completion_tokens":5}}`,
+		`{"choices":[{"delta":{"content":"\"usage\""}}],"usage" : {"prompt_tokens":1,"completion_tokens":5}}`,
+	} {
+		m := &meter{}
+		if _, _, err := m.see([]byte("data: " + in + "\n\n")); err != nil || m.usage != (Usage{Prompt: 1, Completion: 5}) {
+			t.Errorf("%s: %+v, %v", in, m.usage, err)
+		}
+	}
+	for in, want := range map[string]bool{
+		`{"choices":[{"delta":{"content":"\"usage\""}}]}`: true,
+		`{"choices":[]}`:          false,
+		`{"model":"choices"}`:     false,
+		`{"choices": [ {} ] }`:    true,
+		`{"choices":[{}],"x":[]}`: true,
+	} {
+		if _, content, err := new(meter).see([]byte("data: " + in + "\n\n")); err != nil || content != want {
+			t.Errorf("%s: content %v, %v", in, content, err)
+		}
+	}
+	if _, _, err := new(meter).see([]byte(`data: {"choices":[{}]` + "\n\n")); err == nil {
+		t.Error("an event that is cut short passed")
+	}
+}
+
 func TestTheLargestUsageWins(t *testing.T) {
 	m := &meter{}
 	u := func(p, c string) string {
@@ -98,7 +127,7 @@ func TestAClientThatHangsUpIsStillMetered(t *testing.T) {
 			return hungUp
 		}
 		return nil
-	})
+	}, func() error { return nil })
 	if err != nil || !errors.Is(sendErr, hungUp) || n != 2 {
 		t.Fatalf("got %v, %v after %d events", err, sendErr, n)
 	}
@@ -145,7 +174,7 @@ func FuzzMeter(f *testing.F) {
 			rest = rest[i+len(b):]
 			out.Write(b)
 			return nil
-		})
+		}, func() error { return nil })
 		if sendErr != nil {
 			t.Fatal(sendErr)
 		}
