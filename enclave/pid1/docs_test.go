@@ -4,8 +4,11 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"cocoon/internal/toolstree"
 )
@@ -44,9 +47,26 @@ func TestTheHardeningPageHasTheTables(t *testing.T) {
 			t.Errorf("docs/hardening.md lacks the code %s", code)
 		}
 	}
+	groups := map[string]string{}
 	for _, g := range Groups() {
-		if g.Limits["pids.max"] != "512" || g.Limits["memory.max"] != "384M" {
-			t.Errorf("docs/hardening.md has other limits for %s: %v", g.Name, g.Limits)
+		groups[g.Name] = g.Limits["pids.max"] + " processes, " + strings.TrimRight(g.Limits["memory.max"], "MG") + " " + strings.TrimLeft(g.Limits["memory.max"], "0123456789") + "iB"
+	}
+	if groups[RowContainerd] != "512 processes, 384 MiB" {
+		t.Errorf("docs/hardening.md has other limits for containerd: %s", groups[RowContainerd])
+	}
+	var gpus strings.Builder
+	for _, name := range []string{RowNVML, RowNVMLReady, RowPersist, RowFabric} {
+		row := Table()[name]
+		var keeps []string
+		for c, text := range map[int]string{unix.CAP_CHOWN: "CHOWN", unix.CAP_DAC_OVERRIDE: "DAC_OVERRIDE", unix.CAP_SYS_ADMIN: "SYS_ADMIN"} {
+			if !slices.Contains(row.Drop, c) {
+				keeps = append(keeps, "`"+text+"`")
+			}
 		}
+		slices.Sort(keeps)
+		fmt.Fprintf(&gpus, "| `%s` | %d | %s | %s | %s |\n", name, row.User, strings.Join(keeps, " "), strings.Join(row.Namespaces, ", "), groups[row.Cgroup])
+	}
+	if !strings.Contains(page, gpus.String()+"\n") {
+		t.Errorf("docs/hardening.md lacks the programs for GPUs; it should have\n%s", gpus.String())
 	}
 }

@@ -18,6 +18,9 @@ func (h Hardening) encode() (string, error) {
 	if h.OOMScoreAdj < -1000 || h.OOMScoreAdj > 1000 {
 		return "", fmt.Errorf("encoding hardening: oom score %d, want -1000 to 1000", h.OOMScoreAdj)
 	}
+	if h.User < 0 || h.User > 65534 {
+		return "", fmt.Errorf("encoding hardening: user %d, want 0 to 65534", h.User)
+	}
 	for _, ns := range h.Namespaces {
 		if namespaceFlags[ns] == 0 {
 			return "", fmt.Errorf("encoding hardening: namespace %q is unknown", ns)
@@ -49,6 +52,7 @@ func (h Hardening) cloneFlags() uintptr {
 // limiter is the part of the system that Apply changes.
 type limiter interface {
 	DropBounding(capability int) error
+	Identity(user int) error
 	NoNewPrivs() error
 	Limit(resource int, value uint64) error
 	Filter(deny []string) error
@@ -71,6 +75,13 @@ func (h Hardening) apply(l limiter) error {
 			return fmt.Errorf("dropping capability %d: %w", c, err)
 		}
 	}
+	if h.User != 0 {
+		// After the bounding set, which it takes a capability to change: with
+		// the user go all capabilities.
+		if err := l.Identity(h.User); err != nil {
+			return fmt.Errorf("becoming user %d: %w", h.User, err)
+		}
+	}
 	if h.NoNewPrivs {
 		if err := l.NoNewPrivs(); err != nil {
 			return fmt.Errorf("setting no_new_privs: %w", err)
@@ -89,6 +100,19 @@ type linuxLimiter struct{}
 
 func (linuxLimiter) DropBounding(c int) error {
 	return unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0)
+}
+
+// Identity changes the calling thread alone, which is the one that executes.
+func (linuxLimiter) Identity(user int) error {
+	if _, _, errno := unix.RawSyscall(unix.SYS_SETGROUPS, 0, 0, 0); errno != 0 {
+		return errno
+	}
+	for _, call := range []uintptr{unix.SYS_SETRESGID, unix.SYS_SETRESUID} {
+		if _, _, errno := unix.RawSyscall(call, uintptr(user), uintptr(user), uintptr(user)); errno != 0 {
+			return errno
+		}
+	}
+	return nil
 }
 func (linuxLimiter) NoNewPrivs() error {
 	return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)

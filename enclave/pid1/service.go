@@ -66,6 +66,11 @@ const ExecName = "cocoon-harden-exec"
 // The hardening is applied in the child by Harden-exec: self is the path of
 // this program, run with ExecName.
 func StartService(ctx context.Context, r *Reaper, self string, s Service, log *slog.Logger) (*Child, error) {
+	out := &lineLog{log: log.With("service", s.Name)}
+	return start(r, self, s, nil, out, out)
+}
+
+func start(r *Reaper, self string, s Service, stdin io.Reader, stdout, stderr io.Writer) (*Child, error) {
 	spec, err := s.Harden.encode()
 	if err != nil {
 		return nil, fmt.Errorf("starting %s: %w", s.Name, err)
@@ -83,8 +88,7 @@ func StartService(ctx context.Context, r *Reaper, self string, s Service, log *s
 		defer dir.Close()
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
 	}
-	out := &lineLog{log: log.With("service", s.Name)}
-	cmd.Stdout, cmd.Stderr = out, out
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
 	// A grandchild that keeps the pipe open must not hold up the wait.
 	cmd.WaitDelay = time.Second
 	wait, err := r.Start(cmd)

@@ -103,17 +103,18 @@ func (f *fakeLimiter) do(call string) error {
 	return nil
 }
 func (f *fakeLimiter) DropBounding(c int) error    { return f.do(fmt.Sprintf("drop %d", c)) }
+func (f *fakeLimiter) Identity(u int) error        { return f.do(fmt.Sprintf("user %d", u)) }
 func (f *fakeLimiter) NoNewPrivs() error           { return f.do("no_new_privs") }
 func (f *fakeLimiter) Filter(deny []string) error  { return f.do(fmt.Sprintf("filter %v", deny)) }
 func (f *fakeLimiter) Limit(r int, v uint64) error { return f.do(fmt.Sprintf("limit %d %d", r, v)) }
 
 func TestApplyDoesEverythingAndStopsAtAFailure(t *testing.T) {
-	h := Hardening{NoNewPrivs: true, Drop: []int{16, 17}, NoFile: 100, NoCore: true, DenySyscalls: []string{"ptrace"}}
+	h := Hardening{NoNewPrivs: true, User: 7, Drop: []int{16, 17}, NoFile: 100, NoCore: true, DenySyscalls: []string{"ptrace"}}
 	var f fakeLimiter
 	if err := h.apply(&f); err != nil {
 		t.Fatal(err)
 	}
-	want := []string{"limit 4 0", "limit 7 100", "drop 16", "drop 17", "no_new_privs", "filter [ptrace]"}
+	want := []string{"limit 4 0", "limit 7 100", "drop 16", "drop 17", "user 7", "no_new_privs", "filter [ptrace]"}
 	if diff := cmp.Diff(want, f.calls); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
 	}
@@ -128,6 +129,7 @@ func TestImpossibleHardeningIsRefused(t *testing.T) {
 	for name, h := range map[string]Hardening{
 		"unknown capability": {Drop: []int{unix.CAP_LAST_CAP + 1}},
 		"oom score":          {OOMScoreAdj: 1001},
+		"unknown user":       {User: 65535},
 		"unknown namespace":  {Namespaces: []string{"time"}},
 		"unknown call":       {DenySyscalls: []string{"make_coffee"}},
 	} {

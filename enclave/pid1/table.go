@@ -1,10 +1,15 @@
 package pid1
 
-import "golang.org/x/sys/unix"
+import (
+	"slices"
+
+	"golang.org/x/sys/unix"
+)
 
 // Hardening is one row of the hardening table. Ambient rights are never given.
 type Hardening struct {
 	NoNewPrivs   bool
+	User         int      // user and group it runs as, without further groups; 0 is root
 	Drop         []int    // capabilities taken out of the bounding set
 	DenySyscalls []string // answered with EPERM by a seccomp filter
 	Namespaces   []string // of its own: net, ipc, uts
@@ -19,6 +24,10 @@ const (
 	RowSupervisor = "supervisor"
 	RowContainerd = "containerd"
 	RowMkfs       = "mkfs"
+	RowNVML       = "nvml"
+	RowNVMLReady  = "nvml-ready"
+	RowPersist    = "nvidia-persistenced"
+	RowFabric     = "nvidia-fabricmanager"
 )
 
 // kernelCalls are system calls that change the kernel, the clock, or look into
@@ -95,7 +104,67 @@ func Table() map[string]Hardening {
 			NoFile:       64,
 			NoCore:       true,
 		},
+		// NVIDIA's libraries, for one request each: they reach the driver through
+		// its devices, which everybody may open, and nothing else.
+		RowNVML: {
+			NoNewPrivs:   true,
+			User:         NVMLUser,
+			Drop:         allCaps(),
+			DenySyscalls: deviceUserCalls(),
+			Namespaces:   []string{"net", "ipc"},
+			OOMScoreAdj:  100,
+			NoFile:       256,
+			NoCore:       true,
+		},
+		// The same for the one request that the driver grants to nobody but an
+		// administrator (CAP_SYS_ADMIN).
+		RowNVMLReady: {
+			NoNewPrivs:   true,
+			Drop:         allCapsBut(unix.CAP_SYS_ADMIN),
+			DenySyscalls: deviceUserCalls(),
+			Namespaces:   []string{"net", "ipc"},
+			OOMScoreAdj:  100,
+			NoFile:       256,
+			NoCore:       true,
+		},
+		// Holds the devices open for the machine's life, as root: the driver
+		// lets nobody else set persistence. It makes no namespace, mount or
+		// process of its own.
+		RowPersist: {
+			NoNewPrivs:   true,
+			Drop:         allCapsBut(unix.CAP_SYS_ADMIN, unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE),
+			DenySyscalls: deviceUserCalls(),
+			Namespaces:   []string{"net", "ipc"},
+			Cgroup:       RowPersist,
+			OOMScoreAdj:  -500,
+			NoFile:       1024,
+			NoCore:       true,
+		},
+		// Programs the switches' routes, over the driver's devices; it listens
+		// on the loopback device, behind the firewall.
+		RowFabric: {
+			NoNewPrivs:   true,
+			Drop:         allCapsBut(unix.CAP_SYS_ADMIN, unix.CAP_CHOWN, unix.CAP_DAC_OVERRIDE),
+			DenySyscalls: deviceUserCalls(),
+			Cgroup:       RowFabric,
+			OOMScoreAdj:  -500,
+			NoFile:       4096,
+			NoCore:       true,
+		},
 	}
+}
+
+// NVMLUser is the user that NVIDIA's libraries run as.
+const NVMLUser = 65533
+
+// deviceUserCalls is what a program that only talks to devices needs none of.
+func deviceUserCalls() []string {
+	return append(kernelCalls(), "reboot", "mount", "umount2", "pivot_root", "bpf", "setns", "unshare", "keyctl")
+}
+
+// allCapsBut are all capabilities without some, SETPCAP last.
+func allCapsBut(keep ...int) []int {
+	return slices.DeleteFunc(allCaps(), func(c int) bool { return slices.Contains(keep, c) })
 }
 
 // Groups are the control groups of the table's rows. The engine's limits are
@@ -103,5 +172,7 @@ func Table() map[string]Hardening {
 func Groups() []Cgroup {
 	return []Cgroup{
 		{Name: RowContainerd, Limits: map[string]string{"pids.max": "512", "memory.max": "384M", "memory.oom.group": "1"}},
+		{Name: RowPersist, Limits: map[string]string{"pids.max": "64", "memory.max": "256M", "memory.oom.group": "1"}},
+		{Name: RowFabric, Limits: map[string]string{"pids.max": "256", "memory.max": "1G", "memory.oom.group": "1"}},
 	}
 }
