@@ -64,6 +64,8 @@ require (
 	sigs.k8s.io/json v0.0.0-20260909141634-11ed52e25bc5
 )
 
+require github.com/ebitengine/purego v0.11.3
+
 require (
 	cel.dev/expr v0.25.2 // indirect
 	filippo.io/hpke v0.4.0 // indirect
