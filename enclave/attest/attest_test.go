@@ -133,6 +133,28 @@ func TestCollectBindsEverythingToTheQuote(t *testing.T) {
 	}
 }
 
+// board shows evidence of so many devices.
+type board int
+
+func (b board) Collect(context.Context, [32]byte) ([]evidence.GPU, error) {
+	out := make([]evidence.GPU, b)
+	for i := range out {
+		out[i] = evidence.GPU{Report: []byte{byte(i)}, Chain: [][]byte{{1}}}
+	}
+	return out, nil
+}
+
+func TestABoardInProtectedPCIeShowsItsSwitches(t *testing.T) {
+	for devices, good := range map[board]bool{8: false, 11: false, 12: true, 13: false} {
+		c, _, _ := collector(t)
+		c.Config.GPUs, c.GPUs = evidence.ConfigGPUs{Count: 8, Mode: evidence.GPUModePPCIE}, devices
+		ev, err := c.Collect(context.Background(), []digest.SHA256{digest.Sum256(nil)})
+		if good != (err == nil) || good && len(ev.GPUs) != 12 {
+			t.Errorf("%d devices: %v", devices, err)
+		}
+	}
+}
+
 func TestAMachineWithoutTheGPUsOfItsConfigHasNoEvidence(t *testing.T) {
 	c, _, q := collector(t)
 	c.Config.GPUs = evidence.ConfigGPUs{Count: 1, Mode: "on"}

@@ -104,8 +104,10 @@ func (c *Collector) claims(ctx context.Context, nonce digest.SHA256) (*evidence.
 	if err != nil {
 		return nil, nil, fmt.Errorf("attesting GPUs: %w", err)
 	}
-	if len(gpus) != c.Config.GPUs.Count {
-		return nil, nil, fmt.Errorf("attesting GPUs: found %d, config wants %d", len(gpus), c.Config.GPUs.Count)
+	// A board in protected PCIe shows its switches' evidence beside its GPUs'.
+	switches := c.Config.GPUs.Switches()
+	if want := c.Config.GPUs.Count + switches; len(gpus) != want {
+		return nil, nil, fmt.Errorf("attesting GPUs: evidence of %d devices, config wants %d GPUs and %d switches", len(gpus), c.Config.GPUs.Count, switches)
 	}
 	if claims.GPUEvidenceSHA256, err = evidence.GPUHash(gpus); err != nil {
 		return nil, nil, err

@@ -14,6 +14,8 @@ const (
 	RoleWorker        = "worker"
 	EngineLlamaServer = "llama-server"
 	GPUModeNone       = "none"
+	GPUModeOn         = "on"    // confidential computing on, each GPU for itself
+	GPUModePPCIE      = "ppcie" // protected PCIe: a board of 8 GPUs and 4 switches
 )
 
 // Kinds of machines that a config may name.
@@ -83,6 +85,15 @@ type ConfigGPUs struct {
 	Mode  string `json:"mode"` // none, on, ppcie
 }
 
+// Switches returns how many NVSwitches attest beside the GPUs: those of a board
+// in protected PCIe, where NVLink is trusted.
+func (g ConfigGPUs) Switches() int {
+	if g.Mode == GPUModePPCIE {
+		return 4
+	}
+	return 0
+}
+
 var nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 
 // ParseConfig reads a config, which must be in RFC 8785 form, and validates
@@ -137,7 +148,7 @@ func (c *Config) Validate() error {
 		if c.GPUs.Count != 0 {
 			bad("gpu mode none with %d gpus", c.GPUs.Count)
 		}
-	case "on", "ppcie":
+	case GPUModeOn, GPUModePPCIE:
 		if c.GPUs.Count < 1 || c.GPUs.Count > MaxGPUs {
 			bad("gpu count %d, want 1 to %d", c.GPUs.Count, MaxGPUs)
 		}
