@@ -18,6 +18,10 @@ type Stage struct {
 	Name    string
 	Timeout time.Duration // DefaultTimeout where zero
 	Run     func(ctx context.Context) error
+
+	// Expand, where it is set, gives the stages that stand here instead; it is
+	// called when it is this stage's turn, and knows what those before it found.
+	Expand func() []Stage
 }
 
 // DefaultTimeout bounds a stage that names no timeout. Software emulation on
@@ -58,6 +62,12 @@ func (e *StageError) Unwrap() error { return e.Err }
 // fails.
 func Run(ctx context.Context, clock func() time.Time, r Reporter, stages []Stage) error {
 	for _, s := range stages {
+		if s.Expand != nil {
+			if err := Run(ctx, clock, r, s.Expand()); err != nil {
+				return err
+			}
+			continue
+		}
 		begin := clock()
 		r.Stage(s.Name, running, 0, nil)
 		err := runOne(ctx, s)

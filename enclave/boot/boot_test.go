@@ -95,3 +95,26 @@ func TestAStopIsNotATimeout(t *testing.T) {
 		t.Errorf("got %v, want the cancellation", err)
 	}
 }
+
+func TestAStageMayStandForOthers(t *testing.T) {
+	var l log
+	known := false
+	err := Run(context.Background(), clock(), &l, []Stage{
+		{Name: "a", Run: func(context.Context) error { known = true; return nil }},
+		{Name: "group", Expand: func() []Stage {
+			if !known {
+				t.Error("the group was asked before its turn")
+			}
+			return []Stage{{Name: "b", Run: ok1}, {Name: "c", Run: func(context.Context) error { return errors.New("no GPU") }}}
+		}},
+		{Name: "none", Expand: func() []Stage { t.Error("a stage after a failure was asked"); return nil }},
+	})
+	var se *StageError
+	if !errors.As(err, &se) || se.Stage != "c" {
+		t.Errorf("got %v, want a StageError of stage c", err)
+	}
+	want := log{"a running 0 false", "a ok 1000 false", "b running 0 false", "b ok 1000 false", "c running 0 false", "c failed 1000 true"}
+	if diff := cmp.Diff(want, l); diff != "" {
+		t.Errorf("stages (-want +got):\n%s", diff)
+	}
+}

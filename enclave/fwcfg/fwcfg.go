@@ -14,6 +14,10 @@ const (
 	Config   = "opt/cocoon/config.json"     // evidence.Config, measured
 	Operator = "opt/cocoon/operator.json"   // evidence.Operator
 	TON      = "opt/cocoon/ton-global.json" // lite-servers of the ledger
+
+	// GPUCollateral is a bundle of reference measurements and OCSP responses
+	// (verifier/nvgpu/services), for images with GPUs.
+	GPUCollateral = "opt/cocoon/gpu-collateral.json"
 )
 
 // Dir is where Linux shows the files.

@@ -57,7 +57,7 @@ func (w *Worker) enrol(ctx context.Context) error {
 	w.verifier = v
 	w.collector = &attest.Collector{
 		Identity: attest.Identity{Config: w.config, SPKI: w.keys.SPKI, ReceiptKey: w.keys.ReceiptPublic(), Payout: w.operator.Payout},
-		Provider: w.machine, GPUs: attest.NoGPUs{}, Queue: &attest.Queue{Interval: attest.MinInterval},
+		Provider: w.machine, GPUs: w.gpuEvidence(), Queue: &attest.Queue{Interval: attest.MinInterval},
 	}
 	e, ok := w.machine.(platform.Enroller)
 	if !ok {

@@ -57,6 +57,7 @@ type Worker struct {
 	vsock    *vsock.Host // nil without a vsock device
 	ton      []byte      // network config of the ledger, nil without a registry
 	keys     *keys.Keys
+	gpus     gpus // nil without GPUs
 
 	dataDir             string     // mounted data disk, empty without
 	dataBlank           bool       // this boot made its file system

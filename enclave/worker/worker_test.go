@@ -44,6 +44,10 @@ func TestTheOrderOfStages(t *testing.T) {
 		{"data", "model"},
 		{"latch", "model"},     // nothing of the host's disks before the measurement
 		{"model", "engine"},    // only verified packs are run
+		{"platform", "gpus"},   // whose number and mode are measured
+		{"gpus", "latch"},      // their driver is a module
+		{"latch", "gpu-ready"}, // no other driver reaches them then
+		{"gpu-ready", "engine"},
 		{"engine", "evidence"}, // evidence is of a machine that works
 		{"enrol", "evidence"},
 		{"verdict", "serve"}, // nothing is served before a verdict

@@ -13,6 +13,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"sort"
 	"strings"
 	"time"
@@ -51,7 +52,11 @@ func (b *builder) image(ctx context.Context) error {
 		return fmt.Errorf("creating %s: %w", extra, err)
 	}
 	b.say("image: compiling supervisor and init")
-	enclave, err := b.goBuild(ctx, supervisorPkg, filepath.Join(extra, "cocoon-enclave"))
+	enclave, err := b.goBuild(ctx, supervisorPkg, filepath.Join(extra, "cocoon-enclave"), b.profile.Tags...)
+	if err != nil {
+		return err
+	}
+	nvml, err := b.nvml(ctx, filepath.Join(extra, "cocoon-nvml"))
 	if err != nil {
 		return err
 	}
@@ -67,7 +72,7 @@ func (b *builder) image(ctx context.Context) error {
 	if u, err = b.resolveProfile(ctx, u); err != nil {
 		return err
 	}
-	inputs, err := b.inputs(u, enclave, init, []byte(b.profile.Name))
+	inputs, err := b.inputs(u, enclave, init, nvml, []byte(b.profile.Name))
 	if err != nil {
 		return err
 	}
@@ -121,6 +126,18 @@ func (b *builder) image(ctx context.Context) error {
 		return fmt.Errorf("stamping the image: %w", err)
 	}
 	return nil
+}
+
+// nvml compiles the program that loads NVIDIA's libraries, for the profiles
+// that keep it. In the others nothing of an earlier build is left.
+func (b *builder) nvml(ctx context.Context, dest string) ([]byte, error) {
+	if !slices.Contains(b.profile.Keep, "usr/bin/cocoon-nvml") {
+		if err := os.RemoveAll(dest); err != nil {
+			return nil, fmt.Errorf("removing %s: %w", dest, err)
+		}
+		return nil, nil
+	}
+	return b.goBuild(ctx, "./cmd/cocoon-nvml", dest)
 }
 
 // imageFiles are the artefacts of an image, in the order of image.json.

@@ -205,8 +205,8 @@ func (b *builder) readModule(ctx context.Context, path string) ([]byte, error) {
 
 // goBuild compiles a static, reproducible program: no cgo, no paths, no build
 // identifiers, no version-control stamp, the base instruction set.
-func (b *builder) goBuild(ctx context.Context, pkg, dest string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-o", dest, pkg)
+func (b *builder) goBuild(ctx context.Context, pkg, dest string, tags ...string) ([]byte, error) {
+	cmd := exec.CommandContext(ctx, "go", "build", "-trimpath", "-buildvcs=false", "-ldflags=-s -w -buildid=", "-tags="+strings.Join(tags, ","), "-o", dest, pkg)
 	cmd.Dir = b.root
 	cmd.Env = append(os.Environ(), "CGO_ENABLED=0", "GOOS=linux", "GOARCH=amd64", "GOAMD64=v1", "GOFLAGS=-mod=readonly", "GOEXPERIMENT=", "GOTOOLCHAIN=local")
 	cmd.Env = append(cmd.Env, b.goenv...)

@@ -36,6 +36,8 @@ type profile struct {
 	// Components of the stable release that it may take packages from, beside main.
 	Components []string `json:"components"`
 
+	Tags []string `json:"tags"` // build tags of the supervisor
+
 	Packages []profilePackage `json:"packages"` // in the root file system besides mkosi.conf's
 	Keep     []string         `json:"keep"`     // of their files, beside mkosi.finalize's own list
 }
@@ -99,6 +101,11 @@ func parseProfile(doc []byte) (profile, error) {
 	for _, k := range p.Packages {
 		if !packageRE.MatchString(k.Name) || k.From == "" {
 			bad("package %.64q needs a name and a word on where it comes from", k.Name)
+		}
+	}
+	for _, w := range p.Tags {
+		if !profileRE.MatchString(w) {
+			bad("tag %.32q is no word", w)
 		}
 	}
 	for _, w := range p.Archives {
