@@ -62,7 +62,7 @@ func (v *verifier) VerifyBytes(_ context.Context, ev []byte) (*client.Verdict, e
 		return nil, v.verifyErr
 	}
 	exp := v.clock().Add(v.life)
-	out := &client.Verdict{Cell: "cell", EAR: jwt(fmt.Sprintf(`{"exp":%d}`, exp.Unix())), Result: &result.Result{
+	out := &client.Verdict{Cell: "cell", EAR: jwt(fmt.Sprintf(`{"exp":%d,"iat":%d}`, exp.Unix(), v.clock().Unix())), Result: &result.Result{
 		Accepted: true, TrustClass: "vtpm", NotAfter: exp, EvidenceSHA256: sha256.Sum256(ev),
 		Submods:  map[string]*result.Submod{"cpu0": {Status: result.Affirming}, "image": {Status: result.Warning}},
 		Manifest: &result.ManifestRef{SHA256: digest.Sum256([]byte("manifest"))},
@@ -164,10 +164,13 @@ func TestAMachineWithoutTheGPUsOfItsConfigHasNoEvidence(t *testing.T) {
 }
 
 // keeper returns a Keeper at a fixed time.
+// start is when these tests begin.
+var start = time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+
 func keeper(t *testing.T, v *verifier) (*Keeper, *time.Time, *[]Current) {
 	t.Helper()
 	c, k, _ := collector(t)
-	now := time.Date(2026, 11, 22, 12, 0, 0, 0, time.UTC)
+	now := start
 	changes := &[]Current{}
 	clock := func() time.Time { return now }
 	v.clock = clock
@@ -248,7 +251,14 @@ func TestVerdictsThatAreRefused(t *testing.T) {
 		{"no JWT", func(v *client.Verdict) { v.EAR = "a.b" }, CodeRefused},
 		{"no base64", func(v *client.Verdict) { v.EAR = "a.!.c" }, CodeRefused},
 		{"no expiry", func(v *client.Verdict) { v.EAR = jwt(`{}`) }, CodeRefused},
-		{"expired", func(v *client.Verdict) { v.EAR = jwt(`{"exp":1}`) }, CodeExpired},
+		{"no time of issue", func(v *client.Verdict) { v.EAR = jwt(`{"exp":1}`) }, CodeRefused},
+		{"expired", func(v *client.Verdict) { v.EAR = jwt(fmt.Sprintf(`{"exp":1,"iat":%d}`, start.Unix())) }, CodeExpired},
+		{"made a year ago, by this machine's clock", func(v *client.Verdict) {
+			v.EAR = jwt(fmt.Sprintf(`{"exp":%d,"iat":%d}`, start.AddDate(-1, 0, 0).Add(time.Hour).Unix(), start.AddDate(-1, 0, 0).Unix()))
+		}, CodeClock},
+		{"made a year from now, by this machine's clock", func(v *client.Verdict) {
+			v.EAR = jwt(fmt.Sprintf(`{"exp":%d,"iat":%d}`, start.AddDate(1, 0, 0).Add(time.Hour).Unix(), start.AddDate(1, 0, 0).Unix()))
+		}, CodeClock},
 		{"collateral expired", func(v *client.Verdict) { v.Result.NotAfter = time.Unix(1, 0) }, CodeExpired},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -27,11 +27,15 @@ const (
 	CodeRefused   = "verdict.refused"
 	CodeForeign   = "verdict.foreign"
 	CodeExpired   = "verdict.expired"
+	CodeClock     = "clock.verifier"
 )
 
 // MaxLife bounds how long a verdict is relied on (DESIGN section 2: no
 // verdict outlives one hour).
 const MaxLife = time.Hour
+
+// MaxSkew is how far the verifier's clock and the guest's may be apart.
+const MaxSkew = 10 * time.Minute
 
 // Times of renewal. A quote costs about a second of the TPM or the TEE, so
 // renewals have a floor between them.
@@ -151,9 +155,16 @@ func accept(v *client.Verdict, doc []byte, now time.Time) (*Current, error) {
 		return nil, fault.Mismatch(fault.ExitRefused, CodeForeign, "the evidence that the verdict is about",
 			hash.String(), v.Result.EvidenceSHA256.String(), remedy)
 	}
-	expires, err := expiry(v.EAR)
+	issued, expires, err := times(v.EAR)
 	if err != nil {
 		return nil, fault.New(fault.ExitParse, CodeRefused, remedy, "reading verdict: %w", err)
+	}
+	// The verdict was made a moment ago. The guest's clock is the host's; with
+	// a wrong one it would offer certificates that nobody accepts, or go on
+	// under a verdict that is over.
+	if skew := issued.Sub(now); skew > MaxSkew || skew < -MaxSkew {
+		return nil, fault.Mismatch(fault.ExitNotReady, CodeClock, "this machine's clock", "within "+MaxSkew.String()+" of the verifier's, "+issued.UTC().Format(time.RFC3339),
+			now.Format(time.RFC3339), "set the host's clock, which the guest reads at its boot, and restart the machine; or the verifier's")
 	}
 	if limit := now.Add(MaxLife); expires.After(limit) {
 		expires = limit
@@ -176,22 +187,23 @@ func accept(v *client.Verdict, doc []byte, now time.Time) (*Current, error) {
 }
 
 // expiry returns the exp claim of a JWT (RFC 7519, section 4.1.4), unverified.
-func expiry(jwt string) (time.Time, error) {
+func times(jwt string) (issued, expires time.Time, err error) {
 	parts := strings.Split(jwt, ".")
 	if len(parts) != 3 {
-		return time.Time{}, errors.New("not a JWT")
+		return issued, expires, errors.New("not a JWT")
 	}
 	b, err := base64.RawURLEncoding.DecodeString(parts[1])
 	if err != nil {
-		return time.Time{}, fmt.Errorf("decoding JWT: %w", err)
+		return issued, expires, fmt.Errorf("decoding JWT: %w", err)
 	}
 	var claims struct {
+		Iat int64 `json:"iat"`
 		Exp int64 `json:"exp"`
 	}
-	if err := json.Unmarshal(b, &claims); err != nil || claims.Exp <= 0 {
-		return time.Time{}, errors.New("JWT has no expiry")
+	if err := json.Unmarshal(b, &claims); err != nil || claims.Exp <= 0 || claims.Iat <= 0 {
+		return issued, expires, errors.New("JWT has no time of issue or no expiry")
 	}
-	return time.Unix(claims.Exp, 0), nil
+	return time.Unix(claims.Iat, 0), time.Unix(claims.Exp, 0), nil
 }
 
 func (k *Keeper) drop() {

@@ -43,7 +43,9 @@ const (
 	fresh = 10 * time.Second
 	// maxStale bounds the age of the block that proves a state: an old state is
 	// true, but the job may have ended since.
-	maxStale      = 5 * time.Minute
+	maxStale = 5 * time.Minute
+	// maxAhead is how far a block may be ahead of this machine's clock.
+	maxAhead      = 2 * time.Minute
 	minCloseDelay = time.Minute
 	maxRecent     = 64 // receipts kept for clients whose connection broke
 )
@@ -54,6 +56,7 @@ const (
 	CodeTooMany   = "job.too_many"
 	CodeContinued = "job.served_before"
 	CodeStale     = "ledger.stale"
+	CodeClock     = "clock.chain"
 	CodeNetwork   = "ledger.wrong_network"
 	CodeUnknown   = "voucher.mismatch"
 	CodeNoReceipt = "receipt.unknown"
@@ -202,9 +205,8 @@ func (l *Ledger) refresh(ctx context.Context, e *entry, addr toncell.Address) er
 		return fault.Mismatch(fault.ExitRefused, CodeNetwork, "the TON network", fmt.Sprint(l.opt.GlobalID), fmt.Sprint(st.GlobalID),
 			"give the machine the lite-servers of its config's network")
 	}
-	if age := now.Sub(time.Unix(int64(st.Utime), 0)); age > maxStale {
-		return fault.Mismatch(fault.ExitNetwork, CodeStale, "the age of the newest block", "at most "+maxStale.String(), age.Truncate(time.Second).String(),
-			"give the machine lite-servers that follow the chain")
+	if err := CheckClock(now, st); err != nil {
+		return err
 	}
 	verdict, err := contracts.CheckRelease(s, contracts.Demand{
 		ReceiptKey: l.opt.Key.Public().(ed25519.PublicKey), Payout: l.opt.Payout, Registry: l.opt.Registry,
@@ -221,6 +223,23 @@ func (l *Ledger) refresh(ctx context.Context, e *entry, addr toncell.Address) er
 	}
 	e.book.Chain(e.deposit, e.verdict)
 	e.checked = now
+	return nil
+}
+
+// CheckClock holds this machine's clock, which is the host's, against the time
+// of the chain's newest block. A block from the future shows that the clock is
+// behind; an old one that the clock is ahead, or that the chain's servers show
+// an old state. Either way nothing that depends on time may be decided.
+func CheckClock(now time.Time, st *chain.State) error {
+	block := time.Unix(int64(st.Utime), 0)
+	switch age := now.Sub(block); {
+	case age > maxStale:
+		return fault.Mismatch(fault.ExitNetwork, CodeStale, "the age of the newest block", "at most "+maxStale.String(), age.Truncate(time.Second).String(),
+			"give the machine lite-servers that follow the chain; if they do, set the host's clock")
+	case age < -maxAhead:
+		return fault.Mismatch(fault.ExitNotReady, CodeClock, "this machine's clock", "at least that of the newest block, "+block.UTC().Format(time.RFC3339),
+			now.UTC().Format(time.RFC3339), "set the host's clock, which the guest reads at its boot, and restart the machine")
+	}
 	return nil
 }
 

@@ -206,6 +206,9 @@ func TestJobsThatAreNotServed(t *testing.T) {
 		{"paid from before", func(w *world) { w.state.Paid = 1 }, CodeContinued},
 		{"another network", func(w *world) { w.proof.GlobalID = -239 }, CodeNetwork},
 		{"a chain that stands still", func(w *world) { w.proof.Utime -= 301 }, CodeStale},
+		{"a clock a year ahead", func(w *world) { w.now = w.now.AddDate(1, 0, 0) }, CodeStale},
+		{"a clock a year behind", func(w *world) { w.now = w.now.AddDate(-1, 0, 0) }, CodeClock},
+		{"a clock three minutes behind", func(w *world) { w.proof.Utime += 180 }, CodeClock},
 		{"no such contract", func(w *world) {
 			w.addr = addr("other")
 			w.err = fault.New(fault.ExitRefused, "contract.not_active", "", "x")

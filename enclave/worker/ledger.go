@@ -55,6 +55,9 @@ func (w *Worker) openChain(ctx context.Context) error {
 			err = fault.Mismatch(fault.ExitRefused, ledger.CodeNetwork, "the TON network", fmt.Sprint(w.config.NetworkID), fmt.Sprint(st.GlobalID),
 				"give the machine the lite-servers of its config's network")
 		}
+		if err == nil {
+			err = ledger.CheckClock(time.Now(), st)
+		}
 		return err
 	})
 }
