@@ -209,6 +209,9 @@ func showVM(w io.Writer, s *machine.State, asJSON bool) error {
 	if s.Guest.Panic != "" {
 		fmt.Fprintf(w, "guest: %q\n", s.Guest.Panic)
 	}
+	if d := s.Guest.Drain; d != nil && d.Phase != machine.Serving {
+		fmt.Fprintf(w, "guest: %s, %d requests run, %d wait, %d were cut off\n", quoteOdd(d.Phase), d.Running, d.Waiting, d.Cut)
+	}
 	for _, g := range s.Guest.Stages {
 		// The guest's text: quoted, so that it cannot steer a terminal.
 		fmt.Fprintf(w, "  %-12s %-8s %6d ms\n", quoteOdd(g.Name), quoteOdd(g.Status), g.MS)

@@ -70,7 +70,7 @@ func (v *vms) Collect(ch chan<- prometheus.Metric) {
 		gauge(startedDesc, float64(s.Started.Unix()), s.Name)
 		gauge(badDesc, float64(s.BadLines), s.Name)
 		on := 0.0
-		if s.Phase == machine.Running && s.Guest.State == serving {
+		if s.Phase == machine.Running && s.Guest.State == machine.Serving {
 			on = 1
 		}
 		gauge(servingDesc, on, s.Name)

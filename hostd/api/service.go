@@ -30,7 +30,7 @@ func (s *server) Status(context.Context, *connect.Request[hostdv1.StatusRequest]
 	}
 	for _, vm := range sum.VMs {
 		out.Vms[vm.Phase]++
-		if vm.Phase == machine.Running && vm.Guest.State == serving {
+		if vm.Phase == machine.Running && vm.Guest.State == machine.Serving {
 			out.Serving++
 		}
 		if !vm.Over() {
@@ -43,9 +43,6 @@ func (s *server) Status(context.Context, *connect.Request[hostdv1.StatusRequest]
 	}
 	return connect.NewResponse(out), nil
 }
-
-// serving is the state of a guest that takes requests.
-const serving = "serving"
 
 // Accelerator returns the accelerator that VMs get.
 func (s *server) Accelerator(ctx context.Context, _ *connect.Request[hostdv1.AcceleratorRequest]) (*connect.Response[hostdv1.AcceleratorResponse], error) {

@@ -72,7 +72,7 @@ func (c *Client) fail(ctx context.Context, err error) error {
 	if cause := ctx.Err(); cause != nil {
 		return fmt.Errorf("calling host daemon: %w", cause)
 	}
-	if ce == nil || ce.Code() == connect.CodeUnavailable {
+	if ce == nil || ce.Code() == connect.CodeUnavailable || ce.Code() == connect.CodeCanceled && !connect.IsWireError(ce) {
 		return fault.New(fault.ExitNetwork, "hostd.unreachable", "start it: cocoon-hostd serve; or name its socket with --hostd", "calling host daemon at %s: %w", c.at, err)
 	}
 	if ce.Code() == connect.CodeInternal && connect.IsWireError(ce) {

@@ -25,9 +25,21 @@ type Line struct {
 	Uptime int64        `json:"uptime_ms"`        // since the guest's kernel started
 	State  string       `json:"state,omitempty"`  // of a state line
 	Faults []GuestFault `json:"faults,omitempty"`
+	Drain  *Drain       `json:"drain,omitempty"` // of a drain line
 	// Voucher of a voucher line is unread: package vouchers reads it strictly.
 	Voucher json.RawMessage `json:"voucher,omitempty"`
 	Raw     json.RawMessage `json:"-"` // the line as it came
+}
+
+// Drain is how far a guest is with an order of the host to drain (package
+// hostorder).
+type Drain struct {
+	Order   string `json:"order"`             // its id; empty: the guest's own
+	Phase   string `json:"phase"`             // serving, draining or drained
+	Running int    `json:"running"`           // requests that run
+	Waiting int    `json:"waiting"`           // requests that wait for their turn
+	LeftMS  int64  `json:"left_ms,omitempty"` // until those that run are cut off
+	Cut     int    `json:"cut,omitempty"`     // requests that were cut off
 }
 
 // GuestFault is a failure that the guest reports.
@@ -63,6 +75,9 @@ func ParseLine(b []byte) (*Line, error) {
 		if len(s) > maxField {
 			return nil, errors.New("parsing status line: a field is too long")
 		}
+	}
+	if d := l.Drain; d != nil && (len(d.Order) > maxField || len(d.Phase) > maxField) {
+		return nil, errors.New("parsing status line: a field is too long")
 	}
 	if len(l.Faults) > 256 {
 		return nil, errors.New("parsing status line: too many faults")

@@ -87,6 +87,8 @@ func (m *Machine) line(l *console.Line, log io.Writer) {
 		if v := console.Metrics(l.Raw); v != nil {
 			m.note(func(s *State) { s.Guest.Metrics = v })
 		}
+	case "drain":
+		m.noteDrain(l)
 	case "state":
 		m.note(func(s *State) { s.Guest.State, s.Guest.Faults = l.State, l.Faults })
 	}

@@ -83,13 +83,15 @@ type Machine struct {
 
 	statusLog *console.Log
 	stopVsock context.CancelFunc
+	look      time.Duration // how often a guest that drains is looked at
 	done      chan struct{}
 
 	mu       sync.Mutex
 	state    State
-	shutdown string // reason from QEMU's SHUTDOWN event
-	asked    string // how the end was asked for, or empty
-	noted    bool   // a write of the state is under way
+	shutdown string   // reason from QEMU's SHUTDOWN event
+	asked    string   // how the end was asked for, or empty
+	noted    bool     // a write of the state is under way
+	channel  net.Conn // where the guest reads orders; nil without
 }
 
 // Start makes the TPM where it does not exist and boots the VM. On failure
@@ -105,7 +107,7 @@ func Start(ctx context.Context, o Options) (m *Machine, err error) {
 	if o.Vouchers == "" {
 		o.Vouchers = filepath.Join(o.Dir, VouchersDir)
 	}
-	m = &Machine{o: o, done: make(chan struct{}), err: &stderrTail{}}
+	m = &Machine{o: o, look: drainEvery, done: make(chan struct{}), err: &stderrTail{}}
 	m.state = State{Name: o.Spec.Name, Phase: Starting, TEE: o.Spec.TEE, Accel: o.Accel, AccelWhy: o.AccelWhy,
 		Transport: o.Transport, TransportWhy: o.TransportWhy,
 		Keeper: self, Started: o.Clock().UTC(), Guest: Guest{Stages: []Stage{}}}
@@ -267,6 +269,8 @@ func (m *Machine) attach(con net.Conn) error {
 // pumpStatus keeps the status lines of one connection.
 func (m *Machine) pumpStatus(status net.Conn) {
 	defer status.Close()
+	m.openChannel(status)
+	defer m.closeChannel(status)
 	err := console.Lines(status, func(l *console.Line) { m.line(l, m.statusLog) }, m.badLine)
 	if err != nil && !errors.Is(err, net.ErrClosed) {
 		m.o.Logger.Warn("status port ended", "vm", m.o.Spec.Name, "err", err)
@@ -288,12 +292,21 @@ func (m *Machine) State() State {
 // QMP returns the connection to QEMU.
 func (m *Machine) QMP() *qemu.QMP { return m.qmp }
 
-// Stop presses the power button, and after the grace period takes the power
-// away. It returns once the machine has ended.
+// powerTaken is how the end of a machine was asked for whose power is taken.
+const powerTaken = "power taken away"
+
+// Stop drains the guest, presses the power button, and after the grace period
+// takes the power away, which it does at once without one. It returns once the
+// machine has ended.
 func (m *Machine) Stop(ctx context.Context, grace time.Duration) {
 	m.mu.Lock()
 	first := m.asked == ""
-	m.asked = "stopped"
+	if first || grace <= 0 {
+		m.asked = "stopped"
+		if grace <= 0 {
+			m.asked = powerTaken
+		}
+	}
 	m.mu.Unlock()
 	if first {
 		m.note(func(s *State) {
@@ -303,16 +316,25 @@ func (m *Machine) Stop(ctx context.Context, grace time.Duration) {
 		})
 	}
 	if grace > 0 {
-		// The power button asks the guest to drain and shut down; one that says
-		// it is draining gets the time for it.
-		if err := m.qmp.Do(ctx, "system_powerdown", nil, nil); err == nil && (m.gone(ctx, grace) || m.drained(ctx, grace)) {
-			return
+		deadline := DefaultDrain
+		if m.o.Spec.Drain > 0 {
+			deadline = time.Duration(m.o.Spec.Drain) * time.Second
+		}
+		if err := m.drain(ctx, deadline); err != nil {
+			m.o.Logger.Warn("draining", "vm", m.o.Spec.Name, "err", err)
+		}
+		// The power button asks the guest to shut down; one that says it is still
+		// draining gets the time for it.
+		if !m.forced() {
+			if err := m.qmp.Do(ctx, "system_powerdown", nil, nil); err == nil && (m.gone(ctx, grace) || m.drained(ctx, grace)) {
+				return
+			}
 		}
 	}
 	qctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	m.mu.Lock()
-	m.asked = "power taken away"
+	m.asked = powerTaken
 	m.mu.Unlock()
 	if err := m.qmp.Do(qctx, "quit", nil, nil); err == nil && m.gone(ctx, 3*time.Second) {
 		return
@@ -322,34 +344,6 @@ func (m *Machine) Stop(ctx context.Context, grace time.Duration) {
 	}
 	<-m.done
 }
-
-// The states of a guest that takes no new work and finishes what it has.
-const (
-	Draining      = "draining"
-	guestStopping = "stopping"
-)
-
-// drained waits on for a guest that is draining, as long as its spec allows.
-func (m *Machine) drained(ctx context.Context, waited time.Duration) bool {
-	end := time.Duration(m.o.Spec.Drain) * time.Second
-	for waited < end {
-		if s := m.State(); s.Guest.State != Draining && s.Guest.State != guestStopping {
-			return false
-		}
-		step := min(end-waited, drainEvery)
-		if m.gone(ctx, step) {
-			return true
-		}
-		if ctx.Err() != nil {
-			return false
-		}
-		waited += step
-	}
-	return false
-}
-
-// drainEvery is how often a guest that drains is looked at.
-const drainEvery = 250 * time.Millisecond
 
 func (m *Machine) gone(ctx context.Context, d time.Duration) bool {
 	t := time.NewTimer(d)
@@ -383,24 +377,29 @@ func (m *Machine) wait() {
 	m.mu.Lock()
 	asked, shutdown := m.asked, m.shutdown
 	m.mu.Unlock()
-	phase, reason := Stopped, asked
-	var cause error
-	switch {
-	case asked != "":
-	case werr == nil && shutdown == "guest-shutdown":
-		reason = "the guest powered off"
-	case werr == nil && shutdown == "guest-reset":
-		reason = "the guest asked for a reboot, which is an end here"
-	case werr == nil && shutdown != "":
-		reason = shutdown
-	default:
-		phase, reason = Failed, "QEMU ended on its own"
-		cause = fault.New(fault.ExitInternal, "vm.qemu.died", "see whether the host ran out of memory: dmesg",
-			"running QEMU: %w", errors.Join(werr, errors.New(strings.TrimSpace(m.err.String()))))
-	}
+	phase, reason, cause := outcome(asked, shutdown, werr, strings.TrimSpace(m.err.String()))
 	if err := m.end(phase, reason, cause); err != nil {
 		m.o.Logger.Error("writing last state", "vm", m.o.Spec.Name, "err", err)
 	}
+}
+
+// outcome says how a machine ended: as was asked for, by what QEMU says of the
+// guest's shutdown, or otherwise. A reset is a failure: no guest of ours asks
+// for one, but a kernel that panics and a watchdog do.
+func outcome(asked, shutdown string, exit error, stderr string) (phase, reason string, cause error) {
+	switch {
+	case asked != "":
+		return Stopped, asked, nil
+	case exit == nil && shutdown == "guest-shutdown":
+		return Stopped, "the guest powered off", nil
+	case exit == nil && shutdown == "guest-reset":
+		return Failed, "the guest reset itself", fault.New(fault.ExitNotReady, "vm.guest.reset", "read the console: its kernel panicked, or its watchdog found it stalled",
+			"running the guest: it reset itself, which is an end here")
+	case exit == nil && shutdown != "":
+		return Stopped, shutdown, nil
+	}
+	return Failed, "QEMU ended on its own", fault.New(fault.ExitInternal, "vm.qemu.died", "see whether the host ran out of memory: dmesg",
+		"running QEMU: %w", errors.Join(exit, errors.New(stderr)))
 }
 
 func (m *Machine) end(phase, reason string, cause error) error {

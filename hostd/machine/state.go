@@ -76,6 +76,9 @@ type Guest struct {
 	// Metrics are its newest counters, by Prometheus name and labels. The map
 	// is replaced and never changed.
 	Metrics map[string]float64 `json:"metrics,omitempty"`
+	// Drain is how far it is with the host's last order. It is replaced and
+	// never changed.
+	Drain *console.Drain `json:"drain,omitempty"`
 }
 
 // Stage is one boot stage.

@@ -84,6 +84,9 @@ func readGuestFaults(fs []*hostdv1.Fault) []console.GuestFault {
 
 func guest(g *machine.Guest) *hostdv1.Guest {
 	out := &hostdv1.Guest{State: g.State, Faults: guestFaults(g.Faults), Panic: g.Panic, Metrics: g.Metrics}
+	if d := g.Drain; d != nil {
+		out.Drain = &hostdv1.GuestDrain{Order: d.Order, Phase: d.Phase, Running: int64(d.Running), Waiting: int64(d.Waiting), Cut: int64(d.Cut), LeftMs: d.LeftMS}
+	}
 	for _, s := range g.Stages {
 		out.Stages = append(out.Stages, &hostdv1.Stage{Name: s.Name, Status: s.Status, Ms: s.MS, UptimeMs: s.UptimeMS, HostMs: s.HostMS, Faults: guestFaults(s.Faults)})
 	}
@@ -92,6 +95,9 @@ func guest(g *machine.Guest) *hostdv1.Guest {
 
 func readGuest(g *hostdv1.Guest) machine.Guest {
 	out := machine.Guest{State: g.GetState(), Stages: []machine.Stage{}, Faults: readGuestFaults(g.GetFaults()), Panic: g.GetPanic(), Metrics: g.GetMetrics()}
+	if d := g.GetDrain(); d != nil {
+		out.Drain = &console.Drain{Order: d.Order, Phase: d.Phase, Running: int(d.Running), Waiting: int(d.Waiting), Cut: int(d.Cut), LeftMS: d.LeftMs}
+	}
 	for _, s := range g.GetStages() {
 		out.Stages = append(out.Stages, machine.Stage{Name: s.GetName(), Status: s.GetStatus(), MS: s.GetMs(), UptimeMS: s.GetUptimeMs(), HostMS: s.GetHostMs(), Faults: readGuestFaults(s.GetFaults())})
 	}

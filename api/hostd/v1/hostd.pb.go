@@ -684,7 +684,9 @@ type Guest struct {
 	// The console's line, where the kernel panicked.
 	Panic string `protobuf:"bytes,4,opt,name=panic,proto3" json:"panic,omitempty"`
 	// Its newest counters, by Prometheus name and labels.
-	Metrics       map[string]float64 `protobuf:"bytes,5,rep,name=metrics,proto3" json:"metrics,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	Metrics map[string]float64 `protobuf:"bytes,5,rep,name=metrics,proto3" json:"metrics,omitempty" protobuf_key:"bytes,1,opt,name=key" protobuf_val:"fixed64,2,opt,name=value"`
+	// How far it is with the host's last order to drain.
+	Drain         *GuestDrain `protobuf:"bytes,6,opt,name=drain,proto3" json:"drain,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -754,6 +756,102 @@ func (x *Guest) GetMetrics() map[string]float64 {
 	return nil
 }
 
+func (x *Guest) GetDrain() *GuestDrain {
+	if x != nil {
+		return x.Drain
+	}
+	return nil
+}
+
+// GuestDrain is how far a guest is with an order to drain.
+type GuestDrain struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The order's id; empty: the guest drains on its own.
+	Order string `protobuf:"bytes,1,opt,name=order,proto3" json:"order,omitempty"`
+	// serving, draining or drained.
+	Phase string `protobuf:"bytes,2,opt,name=phase,proto3" json:"phase,omitempty"`
+	// Requests that run, that wait for their turn, and that were cut off.
+	Running int64 `protobuf:"varint,3,opt,name=running,proto3" json:"running,omitempty"`
+	Waiting int64 `protobuf:"varint,4,opt,name=waiting,proto3" json:"waiting,omitempty"`
+	Cut     int64 `protobuf:"varint,5,opt,name=cut,proto3" json:"cut,omitempty"`
+	// Until those that run are cut off.
+	LeftMs        int64 `protobuf:"varint,6,opt,name=left_ms,json=leftMs,proto3" json:"left_ms,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *GuestDrain) Reset() {
+	*x = GuestDrain{}
+	mi := &file_hostd_v1_hostd_proto_msgTypes[9]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *GuestDrain) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*GuestDrain) ProtoMessage() {}
+
+func (x *GuestDrain) ProtoReflect() protoreflect.Message {
+	mi := &file_hostd_v1_hostd_proto_msgTypes[9]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use GuestDrain.ProtoReflect.Descriptor instead.
+func (*GuestDrain) Descriptor() ([]byte, []int) {
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{9}
+}
+
+func (x *GuestDrain) GetOrder() string {
+	if x != nil {
+		return x.Order
+	}
+	return ""
+}
+
+func (x *GuestDrain) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *GuestDrain) GetRunning() int64 {
+	if x != nil {
+		return x.Running
+	}
+	return 0
+}
+
+func (x *GuestDrain) GetWaiting() int64 {
+	if x != nil {
+		return x.Waiting
+	}
+	return 0
+}
+
+func (x *GuestDrain) GetCut() int64 {
+	if x != nil {
+		return x.Cut
+	}
+	return 0
+}
+
+func (x *GuestDrain) GetLeftMs() int64 {
+	if x != nil {
+		return x.LeftMs
+	}
+	return 0
+}
+
 // Stage is one boot stage.
 type Stage struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -772,7 +870,7 @@ type Stage struct {
 
 func (x *Stage) Reset() {
 	*x = Stage{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[9]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -784,7 +882,7 @@ func (x *Stage) String() string {
 func (*Stage) ProtoMessage() {}
 
 func (x *Stage) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[9]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -797,7 +895,7 @@ func (x *Stage) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Stage.ProtoReflect.Descriptor instead.
 func (*Stage) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{9}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *Stage) GetName() string {
@@ -850,7 +948,7 @@ type ListVMsRequest struct {
 
 func (x *ListVMsRequest) Reset() {
 	*x = ListVMsRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[10]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -862,7 +960,7 @@ func (x *ListVMsRequest) String() string {
 func (*ListVMsRequest) ProtoMessage() {}
 
 func (x *ListVMsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[10]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -875,7 +973,7 @@ func (x *ListVMsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVMsRequest.ProtoReflect.Descriptor instead.
 func (*ListVMsRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{10}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{11}
 }
 
 type ListVMsResponse struct {
@@ -887,7 +985,7 @@ type ListVMsResponse struct {
 
 func (x *ListVMsResponse) Reset() {
 	*x = ListVMsResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[11]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -899,7 +997,7 @@ func (x *ListVMsResponse) String() string {
 func (*ListVMsResponse) ProtoMessage() {}
 
 func (x *ListVMsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[11]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -912,7 +1010,7 @@ func (x *ListVMsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListVMsResponse.ProtoReflect.Descriptor instead.
 func (*ListVMsResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{11}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ListVMsResponse) GetVms() []*VM {
@@ -931,7 +1029,7 @@ type GetVMRequest struct {
 
 func (x *GetVMRequest) Reset() {
 	*x = GetVMRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[12]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -943,7 +1041,7 @@ func (x *GetVMRequest) String() string {
 func (*GetVMRequest) ProtoMessage() {}
 
 func (x *GetVMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[12]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -956,7 +1054,7 @@ func (x *GetVMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVMRequest.ProtoReflect.Descriptor instead.
 func (*GetVMRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{12}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *GetVMRequest) GetName() string {
@@ -975,7 +1073,7 @@ type GetVMResponse struct {
 
 func (x *GetVMResponse) Reset() {
 	*x = GetVMResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[13]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -987,7 +1085,7 @@ func (x *GetVMResponse) String() string {
 func (*GetVMResponse) ProtoMessage() {}
 
 func (x *GetVMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[13]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1000,7 +1098,7 @@ func (x *GetVMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVMResponse.ProtoReflect.Descriptor instead.
 func (*GetVMResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{13}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetVMResponse) GetVm() *VM {
@@ -1019,7 +1117,7 @@ type WatchVMRequest struct {
 
 func (x *WatchVMRequest) Reset() {
 	*x = WatchVMRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[14]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1031,7 +1129,7 @@ func (x *WatchVMRequest) String() string {
 func (*WatchVMRequest) ProtoMessage() {}
 
 func (x *WatchVMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[14]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1044,7 +1142,7 @@ func (x *WatchVMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchVMRequest.ProtoReflect.Descriptor instead.
 func (*WatchVMRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{14}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *WatchVMRequest) GetName() string {
@@ -1063,7 +1161,7 @@ type WatchVMResponse struct {
 
 func (x *WatchVMResponse) Reset() {
 	*x = WatchVMResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[15]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1075,7 +1173,7 @@ func (x *WatchVMResponse) String() string {
 func (*WatchVMResponse) ProtoMessage() {}
 
 func (x *WatchVMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[15]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1088,7 +1186,7 @@ func (x *WatchVMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use WatchVMResponse.ProtoReflect.Descriptor instead.
 func (*WatchVMResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{15}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *WatchVMResponse) GetVm() *VM {
@@ -1109,7 +1207,7 @@ type StartVMRequest struct {
 
 func (x *StartVMRequest) Reset() {
 	*x = StartVMRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[16]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1121,7 +1219,7 @@ func (x *StartVMRequest) String() string {
 func (*StartVMRequest) ProtoMessage() {}
 
 func (x *StartVMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[16]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1134,7 +1232,7 @@ func (x *StartVMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartVMRequest.ProtoReflect.Descriptor instead.
 func (*StartVMRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{16}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *StartVMRequest) GetSpec() []byte {
@@ -1153,7 +1251,7 @@ type StartVMResponse struct {
 
 func (x *StartVMResponse) Reset() {
 	*x = StartVMResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[17]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1165,7 +1263,7 @@ func (x *StartVMResponse) String() string {
 func (*StartVMResponse) ProtoMessage() {}
 
 func (x *StartVMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[17]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1178,7 +1276,7 @@ func (x *StartVMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StartVMResponse.ProtoReflect.Descriptor instead.
 func (*StartVMResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{17}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StartVMResponse) GetVm() *VM {
@@ -1199,7 +1297,7 @@ type StopVMRequest struct {
 
 func (x *StopVMRequest) Reset() {
 	*x = StopVMRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[18]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1211,7 +1309,7 @@ func (x *StopVMRequest) String() string {
 func (*StopVMRequest) ProtoMessage() {}
 
 func (x *StopVMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[18]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1224,7 +1322,7 @@ func (x *StopVMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopVMRequest.ProtoReflect.Descriptor instead.
 func (*StopVMRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{18}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StopVMRequest) GetName() string {
@@ -1250,7 +1348,7 @@ type StopVMResponse struct {
 
 func (x *StopVMResponse) Reset() {
 	*x = StopVMResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[19]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1262,7 +1360,7 @@ func (x *StopVMResponse) String() string {
 func (*StopVMResponse) ProtoMessage() {}
 
 func (x *StopVMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[19]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1275,7 +1373,7 @@ func (x *StopVMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StopVMResponse.ProtoReflect.Descriptor instead.
 func (*StopVMResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{19}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *StopVMResponse) GetVm() *VM {
@@ -1299,7 +1397,7 @@ type UpgradeVMRequest struct {
 
 func (x *UpgradeVMRequest) Reset() {
 	*x = UpgradeVMRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[20]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1311,7 +1409,7 @@ func (x *UpgradeVMRequest) String() string {
 func (*UpgradeVMRequest) ProtoMessage() {}
 
 func (x *UpgradeVMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[20]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1324,7 +1422,7 @@ func (x *UpgradeVMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeVMRequest.ProtoReflect.Descriptor instead.
 func (*UpgradeVMRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{20}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *UpgradeVMRequest) GetSpec() []byte {
@@ -1357,7 +1455,7 @@ type UpgradeVMResponse struct {
 
 func (x *UpgradeVMResponse) Reset() {
 	*x = UpgradeVMResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[21]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1369,7 +1467,7 @@ func (x *UpgradeVMResponse) String() string {
 func (*UpgradeVMResponse) ProtoMessage() {}
 
 func (x *UpgradeVMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[21]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1382,7 +1480,7 @@ func (x *UpgradeVMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use UpgradeVMResponse.ProtoReflect.Descriptor instead.
 func (*UpgradeVMResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{21}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *UpgradeVMResponse) GetVm() *VM {
@@ -1401,7 +1499,7 @@ type RemoveVMRequest struct {
 
 func (x *RemoveVMRequest) Reset() {
 	*x = RemoveVMRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[22]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1413,7 +1511,7 @@ func (x *RemoveVMRequest) String() string {
 func (*RemoveVMRequest) ProtoMessage() {}
 
 func (x *RemoveVMRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[22]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1426,7 +1524,7 @@ func (x *RemoveVMRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVMRequest.ProtoReflect.Descriptor instead.
 func (*RemoveVMRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{22}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *RemoveVMRequest) GetName() string {
@@ -1444,7 +1542,7 @@ type RemoveVMResponse struct {
 
 func (x *RemoveVMResponse) Reset() {
 	*x = RemoveVMResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[23]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1456,7 +1554,7 @@ func (x *RemoveVMResponse) String() string {
 func (*RemoveVMResponse) ProtoMessage() {}
 
 func (x *RemoveVMResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[23]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1469,7 +1567,7 @@ func (x *RemoveVMResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RemoveVMResponse.ProtoReflect.Descriptor instead.
 func (*RemoveVMResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{23}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{24}
 }
 
 type CrashesRequest struct {
@@ -1481,7 +1579,7 @@ type CrashesRequest struct {
 
 func (x *CrashesRequest) Reset() {
 	*x = CrashesRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[24]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1493,7 +1591,7 @@ func (x *CrashesRequest) String() string {
 func (*CrashesRequest) ProtoMessage() {}
 
 func (x *CrashesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[24]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1506,7 +1604,7 @@ func (x *CrashesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CrashesRequest.ProtoReflect.Descriptor instead.
 func (*CrashesRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{24}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *CrashesRequest) GetName() string {
@@ -1526,7 +1624,7 @@ type CrashesResponse struct {
 
 func (x *CrashesResponse) Reset() {
 	*x = CrashesResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[25]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1538,7 +1636,7 @@ func (x *CrashesResponse) String() string {
 func (*CrashesResponse) ProtoMessage() {}
 
 func (x *CrashesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[25]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1551,7 +1649,7 @@ func (x *CrashesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use CrashesResponse.ProtoReflect.Descriptor instead.
 func (*CrashesResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{25}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *CrashesResponse) GetCrashes() []*Crash {
@@ -1579,7 +1677,7 @@ type Crash struct {
 
 func (x *Crash) Reset() {
 	*x = Crash{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[26]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1591,7 +1689,7 @@ func (x *Crash) String() string {
 func (*Crash) ProtoMessage() {}
 
 func (x *Crash) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[26]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1604,7 +1702,7 @@ func (x *Crash) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Crash.ProtoReflect.Descriptor instead.
 func (*Crash) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{26}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Crash) GetVm() string {
@@ -1674,7 +1772,7 @@ type ConsoleRequest struct {
 
 func (x *ConsoleRequest) Reset() {
 	*x = ConsoleRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[27]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[28]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1686,7 +1784,7 @@ func (x *ConsoleRequest) String() string {
 func (*ConsoleRequest) ProtoMessage() {}
 
 func (x *ConsoleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[27]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[28]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1699,7 +1797,7 @@ func (x *ConsoleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsoleRequest.ProtoReflect.Descriptor instead.
 func (*ConsoleRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{27}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{28}
 }
 
 func (x *ConsoleRequest) GetName() string {
@@ -1726,7 +1824,7 @@ type ConsoleResponse struct {
 
 func (x *ConsoleResponse) Reset() {
 	*x = ConsoleResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[28]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[29]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1738,7 +1836,7 @@ func (x *ConsoleResponse) String() string {
 func (*ConsoleResponse) ProtoMessage() {}
 
 func (x *ConsoleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[28]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[29]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1751,7 +1849,7 @@ func (x *ConsoleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ConsoleResponse.ProtoReflect.Descriptor instead.
 func (*ConsoleResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{28}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{29}
 }
 
 func (x *ConsoleResponse) GetData() []byte {
@@ -1772,7 +1870,7 @@ type StatusLogRequest struct {
 
 func (x *StatusLogRequest) Reset() {
 	*x = StatusLogRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[29]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[30]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1784,7 +1882,7 @@ func (x *StatusLogRequest) String() string {
 func (*StatusLogRequest) ProtoMessage() {}
 
 func (x *StatusLogRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[29]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[30]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1797,7 +1895,7 @@ func (x *StatusLogRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusLogRequest.ProtoReflect.Descriptor instead.
 func (*StatusLogRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{29}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{30}
 }
 
 func (x *StatusLogRequest) GetName() string {
@@ -1824,7 +1922,7 @@ type StatusLogResponse struct {
 
 func (x *StatusLogResponse) Reset() {
 	*x = StatusLogResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[30]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[31]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1836,7 +1934,7 @@ func (x *StatusLogResponse) String() string {
 func (*StatusLogResponse) ProtoMessage() {}
 
 func (x *StatusLogResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[30]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[31]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1849,7 +1947,7 @@ func (x *StatusLogResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StatusLogResponse.ProtoReflect.Descriptor instead.
 func (*StatusLogResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{30}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{31}
 }
 
 func (x *StatusLogResponse) GetData() []byte {
@@ -1867,7 +1965,7 @@ type IdleRequest struct {
 
 func (x *IdleRequest) Reset() {
 	*x = IdleRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[31]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[32]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1879,7 +1977,7 @@ func (x *IdleRequest) String() string {
 func (*IdleRequest) ProtoMessage() {}
 
 func (x *IdleRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[31]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[32]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1892,7 +1990,7 @@ func (x *IdleRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdleRequest.ProtoReflect.Descriptor instead.
 func (*IdleRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{31}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{32}
 }
 
 type IdleResponse struct {
@@ -1912,7 +2010,7 @@ type IdleResponse struct {
 
 func (x *IdleResponse) Reset() {
 	*x = IdleResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[32]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[33]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1924,7 +2022,7 @@ func (x *IdleResponse) String() string {
 func (*IdleResponse) ProtoMessage() {}
 
 func (x *IdleResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[32]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[33]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1937,7 +2035,7 @@ func (x *IdleResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use IdleResponse.ProtoReflect.Descriptor instead.
 func (*IdleResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{32}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{33}
 }
 
 func (x *IdleResponse) GetPolicy() string {
@@ -1999,7 +2097,7 @@ type Decision struct {
 
 func (x *Decision) Reset() {
 	*x = Decision{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[33]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[34]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2011,7 +2109,7 @@ func (x *Decision) String() string {
 func (*Decision) ProtoMessage() {}
 
 func (x *Decision) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[33]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[34]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2024,7 +2122,7 @@ func (x *Decision) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Decision.ProtoReflect.Descriptor instead.
 func (*Decision) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{33}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{34}
 }
 
 func (x *Decision) GetTime() *timestamppb.Timestamp {
@@ -2080,7 +2178,7 @@ type Observation struct {
 
 func (x *Observation) Reset() {
 	*x = Observation{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[34]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[35]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2092,7 +2190,7 @@ func (x *Observation) String() string {
 func (*Observation) ProtoMessage() {}
 
 func (x *Observation) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[34]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[35]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2105,7 +2203,7 @@ func (x *Observation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Observation.ProtoReflect.Descriptor instead.
 func (*Observation) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{34}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{35}
 }
 
 func (x *Observation) GetTime() *timestamppb.Timestamp {
@@ -2179,7 +2277,7 @@ type ListGPUsRequest struct {
 
 func (x *ListGPUsRequest) Reset() {
 	*x = ListGPUsRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[35]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[36]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2191,7 +2289,7 @@ func (x *ListGPUsRequest) String() string {
 func (*ListGPUsRequest) ProtoMessage() {}
 
 func (x *ListGPUsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[35]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[36]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2204,7 +2302,7 @@ func (x *ListGPUsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGPUsRequest.ProtoReflect.Descriptor instead.
 func (*ListGPUsRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{35}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{36}
 }
 
 type ListGPUsResponse struct {
@@ -2216,7 +2314,7 @@ type ListGPUsResponse struct {
 
 func (x *ListGPUsResponse) Reset() {
 	*x = ListGPUsResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[36]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[37]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2228,7 +2326,7 @@ func (x *ListGPUsResponse) String() string {
 func (*ListGPUsResponse) ProtoMessage() {}
 
 func (x *ListGPUsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[36]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[37]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2241,7 +2339,7 @@ func (x *ListGPUsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ListGPUsResponse.ProtoReflect.Descriptor instead.
 func (*ListGPUsResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{36}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{37}
 }
 
 func (x *ListGPUsResponse) GetGpus() []*GPU {
@@ -2284,7 +2382,7 @@ type GPU struct {
 
 func (x *GPU) Reset() {
 	*x = GPU{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[37]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[38]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2296,7 +2394,7 @@ func (x *GPU) String() string {
 func (*GPU) ProtoMessage() {}
 
 func (x *GPU) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[37]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[38]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2309,7 +2407,7 @@ func (x *GPU) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GPU.ProtoReflect.Descriptor instead.
 func (*GPU) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{37}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{38}
 }
 
 func (x *GPU) GetBdf() string {
@@ -2432,7 +2530,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[38]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[39]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2444,7 +2542,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[38]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[39]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2457,7 +2555,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{38}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{39}
 }
 
 type DrainResponse struct {
@@ -2470,7 +2568,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[39]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[40]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2482,7 +2580,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[39]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[40]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2495,7 +2593,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{39}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{40}
 }
 
 func (x *DrainResponse) GetVms() []string {
@@ -2513,7 +2611,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[40]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2525,7 +2623,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[40]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2538,7 +2636,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{40}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{41}
 }
 
 type ResumeResponse struct {
@@ -2551,7 +2649,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[41]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2563,7 +2661,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[41]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2576,7 +2674,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{41}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *ResumeResponse) GetVms() []string {
@@ -2596,7 +2694,7 @@ type Faults struct {
 
 func (x *Faults) Reset() {
 	*x = Faults{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[42]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2608,7 +2706,7 @@ func (x *Faults) String() string {
 func (*Faults) ProtoMessage() {}
 
 func (x *Faults) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[42]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2621,7 +2719,7 @@ func (x *Faults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Faults.ProtoReflect.Descriptor instead.
 func (*Faults) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{42}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *Faults) GetFaults() []*Fault {
@@ -2647,7 +2745,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[43]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2659,7 +2757,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[43]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2672,7 +2770,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{43}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *Fault) GetCode() string {
@@ -2779,16 +2877,25 @@ const file_hostd_v1_hostd_proto_rawDesc = "" +
 	"next_start\x18\x13 \x01(\v2\x1a.google.protobuf.TimestampR\tnextStart\x12\x1f\n" +
 	"\vstart_error\x18\x14 \x01(\tR\n" +
 	"startError\x12\x18\n" +
-	"\aupgrade\x18\x15 \x01(\tR\aupgrade\"\x8e\x02\n" +
+	"\aupgrade\x18\x15 \x01(\tR\aupgrade\"\xc1\x02\n" +
 	"\x05Guest\x12\x14\n" +
 	"\x05state\x18\x01 \x01(\tR\x05state\x12.\n" +
 	"\x06stages\x18\x02 \x03(\v2\x16.cocoon.hostd.v1.StageR\x06stages\x12.\n" +
 	"\x06faults\x18\x03 \x03(\v2\x16.cocoon.hostd.v1.FaultR\x06faults\x12\x14\n" +
 	"\x05panic\x18\x04 \x01(\tR\x05panic\x12=\n" +
-	"\ametrics\x18\x05 \x03(\v2#.cocoon.hostd.v1.Guest.MetricsEntryR\ametrics\x1a:\n" +
+	"\ametrics\x18\x05 \x03(\v2#.cocoon.hostd.v1.Guest.MetricsEntryR\ametrics\x121\n" +
+	"\x05drain\x18\x06 \x01(\v2\x1b.cocoon.hostd.v1.GuestDrainR\x05drain\x1a:\n" +
 	"\fMetricsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
-	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\xa9\x01\n" +
+	"\x05value\x18\x02 \x01(\x01R\x05value:\x028\x01\"\x97\x01\n" +
+	"\n" +
+	"GuestDrain\x12\x14\n" +
+	"\x05order\x18\x01 \x01(\tR\x05order\x12\x14\n" +
+	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x18\n" +
+	"\arunning\x18\x03 \x01(\x03R\arunning\x12\x18\n" +
+	"\awaiting\x18\x04 \x01(\x03R\awaiting\x12\x10\n" +
+	"\x03cut\x18\x05 \x01(\x03R\x03cut\x12\x17\n" +
+	"\aleft_ms\x18\x06 \x01(\x03R\x06leftMs\"\xa9\x01\n" +
 	"\x05Stage\x12\x12\n" +
 	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
 	"\x06status\x18\x02 \x01(\tR\x06status\x12\x0e\n" +
@@ -2952,7 +3059,7 @@ func file_hostd_v1_hostd_proto_rawDescGZIP() []byte {
 	return file_hostd_v1_hostd_proto_rawDescData
 }
 
-var file_hostd_v1_hostd_proto_msgTypes = make([]protoimpl.MessageInfo, 46)
+var file_hostd_v1_hostd_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
 var file_hostd_v1_hostd_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: cocoon.hostd.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: cocoon.hostd.v1.StatusResponse
@@ -2963,120 +3070,122 @@ var file_hostd_v1_hostd_proto_goTypes = []any{
 	(*Process)(nil),               // 6: cocoon.hostd.v1.Process
 	(*VM)(nil),                    // 7: cocoon.hostd.v1.VM
 	(*Guest)(nil),                 // 8: cocoon.hostd.v1.Guest
-	(*Stage)(nil),                 // 9: cocoon.hostd.v1.Stage
-	(*ListVMsRequest)(nil),        // 10: cocoon.hostd.v1.ListVMsRequest
-	(*ListVMsResponse)(nil),       // 11: cocoon.hostd.v1.ListVMsResponse
-	(*GetVMRequest)(nil),          // 12: cocoon.hostd.v1.GetVMRequest
-	(*GetVMResponse)(nil),         // 13: cocoon.hostd.v1.GetVMResponse
-	(*WatchVMRequest)(nil),        // 14: cocoon.hostd.v1.WatchVMRequest
-	(*WatchVMResponse)(nil),       // 15: cocoon.hostd.v1.WatchVMResponse
-	(*StartVMRequest)(nil),        // 16: cocoon.hostd.v1.StartVMRequest
-	(*StartVMResponse)(nil),       // 17: cocoon.hostd.v1.StartVMResponse
-	(*StopVMRequest)(nil),         // 18: cocoon.hostd.v1.StopVMRequest
-	(*StopVMResponse)(nil),        // 19: cocoon.hostd.v1.StopVMResponse
-	(*UpgradeVMRequest)(nil),      // 20: cocoon.hostd.v1.UpgradeVMRequest
-	(*UpgradeVMResponse)(nil),     // 21: cocoon.hostd.v1.UpgradeVMResponse
-	(*RemoveVMRequest)(nil),       // 22: cocoon.hostd.v1.RemoveVMRequest
-	(*RemoveVMResponse)(nil),      // 23: cocoon.hostd.v1.RemoveVMResponse
-	(*CrashesRequest)(nil),        // 24: cocoon.hostd.v1.CrashesRequest
-	(*CrashesResponse)(nil),       // 25: cocoon.hostd.v1.CrashesResponse
-	(*Crash)(nil),                 // 26: cocoon.hostd.v1.Crash
-	(*ConsoleRequest)(nil),        // 27: cocoon.hostd.v1.ConsoleRequest
-	(*ConsoleResponse)(nil),       // 28: cocoon.hostd.v1.ConsoleResponse
-	(*StatusLogRequest)(nil),      // 29: cocoon.hostd.v1.StatusLogRequest
-	(*StatusLogResponse)(nil),     // 30: cocoon.hostd.v1.StatusLogResponse
-	(*IdleRequest)(nil),           // 31: cocoon.hostd.v1.IdleRequest
-	(*IdleResponse)(nil),          // 32: cocoon.hostd.v1.IdleResponse
-	(*Decision)(nil),              // 33: cocoon.hostd.v1.Decision
-	(*Observation)(nil),           // 34: cocoon.hostd.v1.Observation
-	(*ListGPUsRequest)(nil),       // 35: cocoon.hostd.v1.ListGPUsRequest
-	(*ListGPUsResponse)(nil),      // 36: cocoon.hostd.v1.ListGPUsResponse
-	(*GPU)(nil),                   // 37: cocoon.hostd.v1.GPU
-	(*DrainRequest)(nil),          // 38: cocoon.hostd.v1.DrainRequest
-	(*DrainResponse)(nil),         // 39: cocoon.hostd.v1.DrainResponse
-	(*ResumeRequest)(nil),         // 40: cocoon.hostd.v1.ResumeRequest
-	(*ResumeResponse)(nil),        // 41: cocoon.hostd.v1.ResumeResponse
-	(*Faults)(nil),                // 42: cocoon.hostd.v1.Faults
-	(*Fault)(nil),                 // 43: cocoon.hostd.v1.Fault
-	nil,                           // 44: cocoon.hostd.v1.StatusResponse.VmsEntry
-	nil,                           // 45: cocoon.hostd.v1.Guest.MetricsEntry
-	(*timestamppb.Timestamp)(nil), // 46: google.protobuf.Timestamp
+	(*GuestDrain)(nil),            // 9: cocoon.hostd.v1.GuestDrain
+	(*Stage)(nil),                 // 10: cocoon.hostd.v1.Stage
+	(*ListVMsRequest)(nil),        // 11: cocoon.hostd.v1.ListVMsRequest
+	(*ListVMsResponse)(nil),       // 12: cocoon.hostd.v1.ListVMsResponse
+	(*GetVMRequest)(nil),          // 13: cocoon.hostd.v1.GetVMRequest
+	(*GetVMResponse)(nil),         // 14: cocoon.hostd.v1.GetVMResponse
+	(*WatchVMRequest)(nil),        // 15: cocoon.hostd.v1.WatchVMRequest
+	(*WatchVMResponse)(nil),       // 16: cocoon.hostd.v1.WatchVMResponse
+	(*StartVMRequest)(nil),        // 17: cocoon.hostd.v1.StartVMRequest
+	(*StartVMResponse)(nil),       // 18: cocoon.hostd.v1.StartVMResponse
+	(*StopVMRequest)(nil),         // 19: cocoon.hostd.v1.StopVMRequest
+	(*StopVMResponse)(nil),        // 20: cocoon.hostd.v1.StopVMResponse
+	(*UpgradeVMRequest)(nil),      // 21: cocoon.hostd.v1.UpgradeVMRequest
+	(*UpgradeVMResponse)(nil),     // 22: cocoon.hostd.v1.UpgradeVMResponse
+	(*RemoveVMRequest)(nil),       // 23: cocoon.hostd.v1.RemoveVMRequest
+	(*RemoveVMResponse)(nil),      // 24: cocoon.hostd.v1.RemoveVMResponse
+	(*CrashesRequest)(nil),        // 25: cocoon.hostd.v1.CrashesRequest
+	(*CrashesResponse)(nil),       // 26: cocoon.hostd.v1.CrashesResponse
+	(*Crash)(nil),                 // 27: cocoon.hostd.v1.Crash
+	(*ConsoleRequest)(nil),        // 28: cocoon.hostd.v1.ConsoleRequest
+	(*ConsoleResponse)(nil),       // 29: cocoon.hostd.v1.ConsoleResponse
+	(*StatusLogRequest)(nil),      // 30: cocoon.hostd.v1.StatusLogRequest
+	(*StatusLogResponse)(nil),     // 31: cocoon.hostd.v1.StatusLogResponse
+	(*IdleRequest)(nil),           // 32: cocoon.hostd.v1.IdleRequest
+	(*IdleResponse)(nil),          // 33: cocoon.hostd.v1.IdleResponse
+	(*Decision)(nil),              // 34: cocoon.hostd.v1.Decision
+	(*Observation)(nil),           // 35: cocoon.hostd.v1.Observation
+	(*ListGPUsRequest)(nil),       // 36: cocoon.hostd.v1.ListGPUsRequest
+	(*ListGPUsResponse)(nil),      // 37: cocoon.hostd.v1.ListGPUsResponse
+	(*GPU)(nil),                   // 38: cocoon.hostd.v1.GPU
+	(*DrainRequest)(nil),          // 39: cocoon.hostd.v1.DrainRequest
+	(*DrainResponse)(nil),         // 40: cocoon.hostd.v1.DrainResponse
+	(*ResumeRequest)(nil),         // 41: cocoon.hostd.v1.ResumeRequest
+	(*ResumeResponse)(nil),        // 42: cocoon.hostd.v1.ResumeResponse
+	(*Faults)(nil),                // 43: cocoon.hostd.v1.Faults
+	(*Fault)(nil),                 // 44: cocoon.hostd.v1.Fault
+	nil,                           // 45: cocoon.hostd.v1.StatusResponse.VmsEntry
+	nil,                           // 46: cocoon.hostd.v1.Guest.MetricsEntry
+	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
 }
 var file_hostd_v1_hostd_proto_depIdxs = []int32{
-	46, // 0: cocoon.hostd.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	46, // 1: cocoon.hostd.v1.StatusResponse.drained_since:type_name -> google.protobuf.Timestamp
-	44, // 2: cocoon.hostd.v1.StatusResponse.vms:type_name -> cocoon.hostd.v1.StatusResponse.VmsEntry
-	33, // 3: cocoon.hostd.v1.StatusResponse.idle:type_name -> cocoon.hostd.v1.Decision
-	46, // 4: cocoon.hostd.v1.AcceleratorResponse.probed_at:type_name -> google.protobuf.Timestamp
+	47, // 0: cocoon.hostd.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	47, // 1: cocoon.hostd.v1.StatusResponse.drained_since:type_name -> google.protobuf.Timestamp
+	45, // 2: cocoon.hostd.v1.StatusResponse.vms:type_name -> cocoon.hostd.v1.StatusResponse.VmsEntry
+	34, // 3: cocoon.hostd.v1.StatusResponse.idle:type_name -> cocoon.hostd.v1.Decision
+	47, // 4: cocoon.hostd.v1.AcceleratorResponse.probed_at:type_name -> google.protobuf.Timestamp
 	6,  // 5: cocoon.hostd.v1.VM.keeper:type_name -> cocoon.hostd.v1.Process
 	6,  // 6: cocoon.hostd.v1.VM.qemu:type_name -> cocoon.hostd.v1.Process
 	6,  // 7: cocoon.hostd.v1.VM.swtpm:type_name -> cocoon.hostd.v1.Process
-	46, // 8: cocoon.hostd.v1.VM.started:type_name -> google.protobuf.Timestamp
-	46, // 9: cocoon.hostd.v1.VM.ended:type_name -> google.protobuf.Timestamp
-	43, // 10: cocoon.hostd.v1.VM.faults:type_name -> cocoon.hostd.v1.Fault
+	47, // 8: cocoon.hostd.v1.VM.started:type_name -> google.protobuf.Timestamp
+	47, // 9: cocoon.hostd.v1.VM.ended:type_name -> google.protobuf.Timestamp
+	44, // 10: cocoon.hostd.v1.VM.faults:type_name -> cocoon.hostd.v1.Fault
 	8,  // 11: cocoon.hostd.v1.VM.guest:type_name -> cocoon.hostd.v1.Guest
-	46, // 12: cocoon.hostd.v1.VM.next_start:type_name -> google.protobuf.Timestamp
-	9,  // 13: cocoon.hostd.v1.Guest.stages:type_name -> cocoon.hostd.v1.Stage
-	43, // 14: cocoon.hostd.v1.Guest.faults:type_name -> cocoon.hostd.v1.Fault
-	45, // 15: cocoon.hostd.v1.Guest.metrics:type_name -> cocoon.hostd.v1.Guest.MetricsEntry
-	43, // 16: cocoon.hostd.v1.Stage.faults:type_name -> cocoon.hostd.v1.Fault
-	7,  // 17: cocoon.hostd.v1.ListVMsResponse.vms:type_name -> cocoon.hostd.v1.VM
-	7,  // 18: cocoon.hostd.v1.GetVMResponse.vm:type_name -> cocoon.hostd.v1.VM
-	7,  // 19: cocoon.hostd.v1.WatchVMResponse.vm:type_name -> cocoon.hostd.v1.VM
-	7,  // 20: cocoon.hostd.v1.StartVMResponse.vm:type_name -> cocoon.hostd.v1.VM
-	7,  // 21: cocoon.hostd.v1.StopVMResponse.vm:type_name -> cocoon.hostd.v1.VM
-	7,  // 22: cocoon.hostd.v1.UpgradeVMResponse.vm:type_name -> cocoon.hostd.v1.VM
-	26, // 23: cocoon.hostd.v1.CrashesResponse.crashes:type_name -> cocoon.hostd.v1.Crash
-	46, // 24: cocoon.hostd.v1.Crash.ended:type_name -> google.protobuf.Timestamp
-	43, // 25: cocoon.hostd.v1.Crash.faults:type_name -> cocoon.hostd.v1.Fault
-	8,  // 26: cocoon.hostd.v1.Crash.guest:type_name -> cocoon.hostd.v1.Guest
-	33, // 27: cocoon.hostd.v1.IdleResponse.last:type_name -> cocoon.hostd.v1.Decision
-	34, // 28: cocoon.hostd.v1.IdleResponse.seen:type_name -> cocoon.hostd.v1.Observation
-	33, // 29: cocoon.hostd.v1.IdleResponse.changes:type_name -> cocoon.hostd.v1.Decision
-	46, // 30: cocoon.hostd.v1.Decision.time:type_name -> google.protobuf.Timestamp
-	46, // 31: cocoon.hostd.v1.Decision.until:type_name -> google.protobuf.Timestamp
-	46, // 32: cocoon.hostd.v1.Observation.time:type_name -> google.protobuf.Timestamp
-	37, // 33: cocoon.hostd.v1.ListGPUsResponse.gpus:type_name -> cocoon.hostd.v1.GPU
-	43, // 34: cocoon.hostd.v1.Faults.faults:type_name -> cocoon.hostd.v1.Fault
-	0,  // 35: cocoon.hostd.v1.HostService.Status:input_type -> cocoon.hostd.v1.StatusRequest
-	2,  // 36: cocoon.hostd.v1.HostService.Accelerator:input_type -> cocoon.hostd.v1.AcceleratorRequest
-	4,  // 37: cocoon.hostd.v1.HostService.Authority:input_type -> cocoon.hostd.v1.AuthorityRequest
-	10, // 38: cocoon.hostd.v1.HostService.ListVMs:input_type -> cocoon.hostd.v1.ListVMsRequest
-	12, // 39: cocoon.hostd.v1.HostService.GetVM:input_type -> cocoon.hostd.v1.GetVMRequest
-	14, // 40: cocoon.hostd.v1.HostService.WatchVM:input_type -> cocoon.hostd.v1.WatchVMRequest
-	16, // 41: cocoon.hostd.v1.HostService.StartVM:input_type -> cocoon.hostd.v1.StartVMRequest
-	18, // 42: cocoon.hostd.v1.HostService.StopVM:input_type -> cocoon.hostd.v1.StopVMRequest
-	20, // 43: cocoon.hostd.v1.HostService.UpgradeVM:input_type -> cocoon.hostd.v1.UpgradeVMRequest
-	22, // 44: cocoon.hostd.v1.HostService.RemoveVM:input_type -> cocoon.hostd.v1.RemoveVMRequest
-	24, // 45: cocoon.hostd.v1.HostService.Crashes:input_type -> cocoon.hostd.v1.CrashesRequest
-	27, // 46: cocoon.hostd.v1.HostService.Console:input_type -> cocoon.hostd.v1.ConsoleRequest
-	29, // 47: cocoon.hostd.v1.HostService.StatusLog:input_type -> cocoon.hostd.v1.StatusLogRequest
-	31, // 48: cocoon.hostd.v1.HostService.Idle:input_type -> cocoon.hostd.v1.IdleRequest
-	35, // 49: cocoon.hostd.v1.HostService.ListGPUs:input_type -> cocoon.hostd.v1.ListGPUsRequest
-	38, // 50: cocoon.hostd.v1.HostService.Drain:input_type -> cocoon.hostd.v1.DrainRequest
-	40, // 51: cocoon.hostd.v1.HostService.Resume:input_type -> cocoon.hostd.v1.ResumeRequest
-	1,  // 52: cocoon.hostd.v1.HostService.Status:output_type -> cocoon.hostd.v1.StatusResponse
-	3,  // 53: cocoon.hostd.v1.HostService.Accelerator:output_type -> cocoon.hostd.v1.AcceleratorResponse
-	5,  // 54: cocoon.hostd.v1.HostService.Authority:output_type -> cocoon.hostd.v1.AuthorityResponse
-	11, // 55: cocoon.hostd.v1.HostService.ListVMs:output_type -> cocoon.hostd.v1.ListVMsResponse
-	13, // 56: cocoon.hostd.v1.HostService.GetVM:output_type -> cocoon.hostd.v1.GetVMResponse
-	15, // 57: cocoon.hostd.v1.HostService.WatchVM:output_type -> cocoon.hostd.v1.WatchVMResponse
-	17, // 58: cocoon.hostd.v1.HostService.StartVM:output_type -> cocoon.hostd.v1.StartVMResponse
-	19, // 59: cocoon.hostd.v1.HostService.StopVM:output_type -> cocoon.hostd.v1.StopVMResponse
-	21, // 60: cocoon.hostd.v1.HostService.UpgradeVM:output_type -> cocoon.hostd.v1.UpgradeVMResponse
-	23, // 61: cocoon.hostd.v1.HostService.RemoveVM:output_type -> cocoon.hostd.v1.RemoveVMResponse
-	25, // 62: cocoon.hostd.v1.HostService.Crashes:output_type -> cocoon.hostd.v1.CrashesResponse
-	28, // 63: cocoon.hostd.v1.HostService.Console:output_type -> cocoon.hostd.v1.ConsoleResponse
-	30, // 64: cocoon.hostd.v1.HostService.StatusLog:output_type -> cocoon.hostd.v1.StatusLogResponse
-	32, // 65: cocoon.hostd.v1.HostService.Idle:output_type -> cocoon.hostd.v1.IdleResponse
-	36, // 66: cocoon.hostd.v1.HostService.ListGPUs:output_type -> cocoon.hostd.v1.ListGPUsResponse
-	39, // 67: cocoon.hostd.v1.HostService.Drain:output_type -> cocoon.hostd.v1.DrainResponse
-	41, // 68: cocoon.hostd.v1.HostService.Resume:output_type -> cocoon.hostd.v1.ResumeResponse
-	52, // [52:69] is the sub-list for method output_type
-	35, // [35:52] is the sub-list for method input_type
-	35, // [35:35] is the sub-list for extension type_name
-	35, // [35:35] is the sub-list for extension extendee
-	0,  // [0:35] is the sub-list for field type_name
+	47, // 12: cocoon.hostd.v1.VM.next_start:type_name -> google.protobuf.Timestamp
+	10, // 13: cocoon.hostd.v1.Guest.stages:type_name -> cocoon.hostd.v1.Stage
+	44, // 14: cocoon.hostd.v1.Guest.faults:type_name -> cocoon.hostd.v1.Fault
+	46, // 15: cocoon.hostd.v1.Guest.metrics:type_name -> cocoon.hostd.v1.Guest.MetricsEntry
+	9,  // 16: cocoon.hostd.v1.Guest.drain:type_name -> cocoon.hostd.v1.GuestDrain
+	44, // 17: cocoon.hostd.v1.Stage.faults:type_name -> cocoon.hostd.v1.Fault
+	7,  // 18: cocoon.hostd.v1.ListVMsResponse.vms:type_name -> cocoon.hostd.v1.VM
+	7,  // 19: cocoon.hostd.v1.GetVMResponse.vm:type_name -> cocoon.hostd.v1.VM
+	7,  // 20: cocoon.hostd.v1.WatchVMResponse.vm:type_name -> cocoon.hostd.v1.VM
+	7,  // 21: cocoon.hostd.v1.StartVMResponse.vm:type_name -> cocoon.hostd.v1.VM
+	7,  // 22: cocoon.hostd.v1.StopVMResponse.vm:type_name -> cocoon.hostd.v1.VM
+	7,  // 23: cocoon.hostd.v1.UpgradeVMResponse.vm:type_name -> cocoon.hostd.v1.VM
+	27, // 24: cocoon.hostd.v1.CrashesResponse.crashes:type_name -> cocoon.hostd.v1.Crash
+	47, // 25: cocoon.hostd.v1.Crash.ended:type_name -> google.protobuf.Timestamp
+	44, // 26: cocoon.hostd.v1.Crash.faults:type_name -> cocoon.hostd.v1.Fault
+	8,  // 27: cocoon.hostd.v1.Crash.guest:type_name -> cocoon.hostd.v1.Guest
+	34, // 28: cocoon.hostd.v1.IdleResponse.last:type_name -> cocoon.hostd.v1.Decision
+	35, // 29: cocoon.hostd.v1.IdleResponse.seen:type_name -> cocoon.hostd.v1.Observation
+	34, // 30: cocoon.hostd.v1.IdleResponse.changes:type_name -> cocoon.hostd.v1.Decision
+	47, // 31: cocoon.hostd.v1.Decision.time:type_name -> google.protobuf.Timestamp
+	47, // 32: cocoon.hostd.v1.Decision.until:type_name -> google.protobuf.Timestamp
+	47, // 33: cocoon.hostd.v1.Observation.time:type_name -> google.protobuf.Timestamp
+	38, // 34: cocoon.hostd.v1.ListGPUsResponse.gpus:type_name -> cocoon.hostd.v1.GPU
+	44, // 35: cocoon.hostd.v1.Faults.faults:type_name -> cocoon.hostd.v1.Fault
+	0,  // 36: cocoon.hostd.v1.HostService.Status:input_type -> cocoon.hostd.v1.StatusRequest
+	2,  // 37: cocoon.hostd.v1.HostService.Accelerator:input_type -> cocoon.hostd.v1.AcceleratorRequest
+	4,  // 38: cocoon.hostd.v1.HostService.Authority:input_type -> cocoon.hostd.v1.AuthorityRequest
+	11, // 39: cocoon.hostd.v1.HostService.ListVMs:input_type -> cocoon.hostd.v1.ListVMsRequest
+	13, // 40: cocoon.hostd.v1.HostService.GetVM:input_type -> cocoon.hostd.v1.GetVMRequest
+	15, // 41: cocoon.hostd.v1.HostService.WatchVM:input_type -> cocoon.hostd.v1.WatchVMRequest
+	17, // 42: cocoon.hostd.v1.HostService.StartVM:input_type -> cocoon.hostd.v1.StartVMRequest
+	19, // 43: cocoon.hostd.v1.HostService.StopVM:input_type -> cocoon.hostd.v1.StopVMRequest
+	21, // 44: cocoon.hostd.v1.HostService.UpgradeVM:input_type -> cocoon.hostd.v1.UpgradeVMRequest
+	23, // 45: cocoon.hostd.v1.HostService.RemoveVM:input_type -> cocoon.hostd.v1.RemoveVMRequest
+	25, // 46: cocoon.hostd.v1.HostService.Crashes:input_type -> cocoon.hostd.v1.CrashesRequest
+	28, // 47: cocoon.hostd.v1.HostService.Console:input_type -> cocoon.hostd.v1.ConsoleRequest
+	30, // 48: cocoon.hostd.v1.HostService.StatusLog:input_type -> cocoon.hostd.v1.StatusLogRequest
+	32, // 49: cocoon.hostd.v1.HostService.Idle:input_type -> cocoon.hostd.v1.IdleRequest
+	36, // 50: cocoon.hostd.v1.HostService.ListGPUs:input_type -> cocoon.hostd.v1.ListGPUsRequest
+	39, // 51: cocoon.hostd.v1.HostService.Drain:input_type -> cocoon.hostd.v1.DrainRequest
+	41, // 52: cocoon.hostd.v1.HostService.Resume:input_type -> cocoon.hostd.v1.ResumeRequest
+	1,  // 53: cocoon.hostd.v1.HostService.Status:output_type -> cocoon.hostd.v1.StatusResponse
+	3,  // 54: cocoon.hostd.v1.HostService.Accelerator:output_type -> cocoon.hostd.v1.AcceleratorResponse
+	5,  // 55: cocoon.hostd.v1.HostService.Authority:output_type -> cocoon.hostd.v1.AuthorityResponse
+	12, // 56: cocoon.hostd.v1.HostService.ListVMs:output_type -> cocoon.hostd.v1.ListVMsResponse
+	14, // 57: cocoon.hostd.v1.HostService.GetVM:output_type -> cocoon.hostd.v1.GetVMResponse
+	16, // 58: cocoon.hostd.v1.HostService.WatchVM:output_type -> cocoon.hostd.v1.WatchVMResponse
+	18, // 59: cocoon.hostd.v1.HostService.StartVM:output_type -> cocoon.hostd.v1.StartVMResponse
+	20, // 60: cocoon.hostd.v1.HostService.StopVM:output_type -> cocoon.hostd.v1.StopVMResponse
+	22, // 61: cocoon.hostd.v1.HostService.UpgradeVM:output_type -> cocoon.hostd.v1.UpgradeVMResponse
+	24, // 62: cocoon.hostd.v1.HostService.RemoveVM:output_type -> cocoon.hostd.v1.RemoveVMResponse
+	26, // 63: cocoon.hostd.v1.HostService.Crashes:output_type -> cocoon.hostd.v1.CrashesResponse
+	29, // 64: cocoon.hostd.v1.HostService.Console:output_type -> cocoon.hostd.v1.ConsoleResponse
+	31, // 65: cocoon.hostd.v1.HostService.StatusLog:output_type -> cocoon.hostd.v1.StatusLogResponse
+	33, // 66: cocoon.hostd.v1.HostService.Idle:output_type -> cocoon.hostd.v1.IdleResponse
+	37, // 67: cocoon.hostd.v1.HostService.ListGPUs:output_type -> cocoon.hostd.v1.ListGPUsResponse
+	40, // 68: cocoon.hostd.v1.HostService.Drain:output_type -> cocoon.hostd.v1.DrainResponse
+	42, // 69: cocoon.hostd.v1.HostService.Resume:output_type -> cocoon.hostd.v1.ResumeResponse
+	53, // [53:70] is the sub-list for method output_type
+	36, // [36:53] is the sub-list for method input_type
+	36, // [36:36] is the sub-list for extension type_name
+	36, // [36:36] is the sub-list for extension extendee
+	0,  // [0:36] is the sub-list for field type_name
 }
 
 func init() { file_hostd_v1_hostd_proto_init() }
@@ -3084,14 +3193,14 @@ func file_hostd_v1_hostd_proto_init() {
 	if File_hostd_v1_hostd_proto != nil {
 		return
 	}
-	file_hostd_v1_hostd_proto_msgTypes[34].OneofWrappers = []any{}
+	file_hostd_v1_hostd_proto_msgTypes[35].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hostd_v1_hostd_proto_rawDesc), len(file_hostd_v1_hostd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   46,
+			NumMessages:   47,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
