@@ -4,10 +4,12 @@ package main
 import (
 	"context"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"time"
 
+	"cocoon/enclave/logring"
 	"cocoon/enclave/pid1"
 	"cocoon/enclave/status"
 	"cocoon/enclave/worker"
@@ -31,13 +33,17 @@ func main() {
 func run() {
 	// The path may be absent until the mounts stage; the reporter tries at
 	// each line.
+	ring := &logring.Ring{}
 	rep := status.New(status.Options{
-		Clock: time.Now, Uptime: pid1.Uptime, Console: os.Stderr, Path: worker.Dir + "/status.json",
+		Clock: time.Now, Uptime: pid1.Uptime, Console: os.Stderr, Path: worker.Dir + "/status.json", Log: ring.Lines,
 	})
-	log := slog.New(slog.NewTextHandler(os.Stderr, nil))
+	log := slog.New(slog.NewTextHandler(io.MultiWriter(os.Stderr, ring), nil))
 	state := status.Halted
 	err := worker.New(rep, log).Run(context.Background())
 	rep.State(state, err)
+	if err != nil {
+		rep.Log()
+	}
 	rep.Flush(3 * time.Second)
 	if err := pid1.Off(pid1.Machine{}); err != nil {
 		fmt.Fprintf(os.Stderr, "cocoon-enclave: powering off: %v\n", err)

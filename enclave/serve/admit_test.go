@@ -58,7 +58,7 @@ func newDesk(t *testing.T, opt Options) *desk {
 // ask sends a request in the background; its answer comes on the channel.
 func (d *desk) ask(job, body string, header ...string) <-chan *httptest.ResponseRecorder {
 	out := make(chan *httptest.ResponseRecorder, 1)
-	r := httptest.NewRequest("POST", pathChat, strings.NewReader(body))
+	r := httptest.NewRequest("POST", PathChat, strings.NewReader(body))
 	r.Header.Set(HeaderJob, job)
 	for i := 0; i+1 < len(header); i += 2 {
 		r.Header.Set(header[i], header[i+1])

@@ -6,6 +6,7 @@ import (
 	"crypto/tls"
 	"encoding/base64"
 	"io"
+	"log/slog"
 	"net"
 	"net/http"
 	"net/http/httptest"
@@ -193,6 +194,11 @@ func ramDir(tb testing.TB) string {
 // newWorker serves the engine as the enclave does, meter and books included.
 func newWorker(tb testing.TB, socket string) (*serve.Server, *ledger.Ledger) {
 	tb.Helper()
+	return newLoggedWorker(tb, socket, &meter.Meter{}, slog.New(slog.DiscardHandler))
+}
+
+func newLoggedWorker(tb testing.TB, socket string, m *meter.Meter, log *slog.Logger) (*serve.Server, *ledger.Ledger) {
+	tb.Helper()
 	books := ledger.New(ledger.Options{
 		Chain: oneJob{}, GlobalID: globalID, Registry: address("registry"), ModelRoot: receipt.Hash(digest.Sum256([]byte("model"))),
 		Payout: address("payout"), Key: keyOf("receipt"), Dir: ramDir(tb), Clock: time.Now,
@@ -201,7 +207,7 @@ func newWorker(tb testing.TB, socket string) (*serve.Server, *ledger.Ledger) {
 	tb.Cleanup(func() { books.Close() })
 	s, err := serve.New(serve.Options{
 		Model: "m", Created: time.Now(), Engine: engine.NewAPI(socket), Attestation: http.NotFoundHandler(),
-		Gate: func() error { return nil }, Ledger: books, Meter: &meter.Meter{},
+		Gate: func() error { return nil }, Ledger: books, Meter: m, Log: log,
 	})
 	if err != nil {
 		tb.Fatal(err)

@@ -18,6 +18,9 @@ const (
 	maxStops     = 16
 	maxTools     = 128
 	maxMaxTokens = 1 << 20
+
+	maxInputs     = 2048 // texts to embed in one request
+	maxDimensions = 1 << 16
 )
 
 // DefaultMaxTokens bounds an answer whose request names no bound: there are
@@ -88,12 +91,15 @@ func filter(endpoint, model string, body []byte) (*filtered, *apiError) {
 	if apiErr := checkModel(out["model"], model); apiErr != nil {
 		return nil, apiErr
 	}
-	need := "messages"
-	if endpoint == pathCompletions {
-		need = "prompt"
-	}
+	need := map[string]string{PathChat: "messages", PathCompletions: "prompt", PathEmbeddings: "input"}[endpoint]
 	if out[need] == nil {
 		return nil, badRequest(codeValue, need, fmt.Sprintf("field %q is required", need))
+	}
+	if endpoint == PathEmbeddings {
+		// No answer but numbers: only the prompt costs. The quotes and commas of
+		// each text stand for the tokens that begin and end it.
+		f.most = Usage{Prompt: uint64(len(body)) + promptOverhead}
+		return f, f.encode(out)
 	}
 	f.stream = string(out["stream"]) == "true"
 	f.wantUsage = string(out["stream_options"]) == includeUsage
@@ -104,12 +110,17 @@ func filter(endpoint, model string, body []byte) (*filtered, *apiError) {
 		out["stream_options"] = json.RawMessage(includeUsage)
 	}
 	f.most = bound(out, len(body))
+	return f, f.encode(out)
+}
+
+// encode writes the body for the engine.
+func (f *filtered) encode(out map[string]json.RawMessage) *apiError {
 	b, err := json.Marshal(out)
 	if err != nil {
-		return nil, badRequest(codeMalformed, "", "the body is not valid JSON")
+		return badRequest(codeMalformed, "", "the body is not valid JSON")
 	}
 	f.body = b
-	return f, nil
+	return nil
 }
 
 // bound returns the most that a request can cost, and makes sure that its
@@ -145,6 +156,12 @@ func checkModel(raw json.RawMessage, model string) *apiError {
 }
 
 func rulesFor(endpoint string) map[string]rule {
+	if endpoint == PathEmbeddings {
+		return map[string]rule{
+			"model": str(128), "input": inputs, "encoding_format": oneOf("float", "base64"),
+			"dimensions": integer(1, maxDimensions), "user": drop,
+		}
+	}
 	rules := map[string]rule{
 		"model":             str(128),
 		"stream":            boolean,
@@ -161,7 +178,7 @@ func rulesFor(endpoint string) map[string]rule {
 		"user":              drop,
 	}
 	switch endpoint {
-	case pathCompletions:
+	case PathCompletions:
 		rules["prompt"] = str(MaxBody)
 		rules["echo"] = boolean
 		rules["suffix"] = str(MaxBody)
@@ -260,6 +277,28 @@ func stop(raw json.RawMessage) (json.RawMessage, error) {
 	var many []string
 	if err := json.Unmarshal(raw, &many); err != nil || len(many) > maxStops {
 		return nil, fmt.Errorf("want a string or at most %d strings", maxStops)
+	}
+	return json.Marshal(many)
+}
+
+// inputs are the texts to embed: one, or a list. Token numbers are not
+// accepted: they would not be what the client's bytes bound.
+func inputs(raw json.RawMessage) (json.RawMessage, error) {
+	var one string
+	if json.Unmarshal(raw, &one) == nil {
+		if one == "" {
+			return nil, fmt.Errorf("want a text that is not empty")
+		}
+		return json.Marshal(one)
+	}
+	var many []string
+	if err := json.Unmarshal(raw, &many); err != nil || len(many) == 0 || len(many) > maxInputs {
+		return nil, fmt.Errorf("want a string or 1 to %d strings", maxInputs)
+	}
+	for _, text := range many {
+		if text == "" {
+			return nil, fmt.Errorf("want texts that are not empty")
+		}
 	}
 	return json.Marshal(many)
 }

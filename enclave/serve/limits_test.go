@@ -49,10 +49,10 @@ func TestOnlyTheListedEndpointsExist(t *testing.T) {
 func TestNoWordOfAConversationReachesTheLog(t *testing.T) {
 	w := start(t, nil)
 	const prompt = "launch code 4711"
-	w.do(t, "POST", pathChat, `{"model":"m","messages":[{"role":"user","content":"`+prompt+`"}]}`)
-	w.do(t, "POST", pathChat, `{"model":"m","`+prompt+`":1}`)
-	w.do(t, "POST", pathChat, `{"model":"`+prompt+`"}`)
-	w.do(t, "POST", pathChat, prompt)
+	w.do(t, "POST", PathChat, `{"model":"m","messages":[{"role":"user","content":"`+prompt+`"}]}`)
+	w.do(t, "POST", PathChat, `{"model":"m","`+prompt+`":1}`)
+	w.do(t, "POST", PathChat, `{"model":"`+prompt+`"}`)
+	w.do(t, "POST", PathChat, prompt)
 	w.do(t, "GET", "/"+strings.ReplaceAll(prompt, " ", "-"), "")
 	if log := w.log.String(); strings.Contains(log, "4711") || strings.Contains(log, "secret answer") || !strings.Contains(log, "status=200") {
 		t.Errorf("log is\n%s", log)

@@ -10,6 +10,7 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -22,10 +23,12 @@ import (
 	"cocoon/ratls"
 )
 
-// Paths of the OpenAI surface.
+// Paths of the OpenAI surface. The first three are those that reach an engine,
+// each only if the engine offers it.
 const (
-	pathChat        = "/v1/chat/completions"
-	pathCompletions = "/v1/completions"
+	PathChat        = "/v1/chat/completions"
+	PathCompletions = "/v1/completions"
+	PathEmbeddings  = "/v1/embeddings"
 	pathModels      = "/v1/models"
 	pathHealth      = "/healthz"
 )
@@ -48,6 +51,7 @@ type Options struct {
 	Model       string
 	Created     time.Time         // when the model came up
 	Engine      http.RoundTripper // the engine's HTTP interface
+	Endpoints   []string          // paths that the engine offers, nil for chat and completions
 	Attestation http.Handler      // of ratls.AttestationPath
 	Gate        func() error      // nil while the worker may serve
 	Ledger      Ledger            // nil without a ledger
@@ -87,6 +91,9 @@ func New(opt Options) (*Server, error) {
 	if opt.Engine == nil || opt.Attestation == nil || opt.Gate == nil || opt.Meter == nil || opt.Model == "" {
 		return nil, errors.New("making server: model, engine, attestation, gate and meter are needed")
 	}
+	if opt.Endpoints == nil {
+		opt.Endpoints = []string{PathChat, PathCompletions}
+	}
 	opt.MaxRequests = cmp.Or(opt.MaxRequests, DefaultMaxRequests)
 	opt.MaxWaiting = cmp.Or(opt.MaxWaiting, DefaultMaxWaiting)
 	opt.MaxPerJob = cmp.Or(opt.MaxPerJob, DefaultMaxPerJob)
@@ -105,8 +112,14 @@ func New(opt Options) (*Server, error) {
 	s.mux.Handle(ratls.AttestationPath, opt.Attestation)
 	s.mux.HandleFunc("GET "+pathHealth, s.health)
 	s.mux.HandleFunc("GET "+pathModels, s.models)
-	s.mux.HandleFunc("POST "+pathChat, func(w http.ResponseWriter, r *http.Request) { s.generate(w, r, pathChat) })
-	s.mux.HandleFunc("POST "+pathCompletions, func(w http.ResponseWriter, r *http.Request) { s.generate(w, r, pathCompletions) })
+	for _, path := range opt.Endpoints {
+		switch path {
+		case PathChat, PathCompletions, PathEmbeddings:
+			s.mux.HandleFunc("POST "+path, func(w http.ResponseWriter, r *http.Request) { s.generate(w, r, path) })
+		default: // an engine's own routes show prompts and change what it runs
+			return nil, fmt.Errorf("making server: %s is no endpoint of the OpenAI surface", path)
+		}
+	}
 	if opt.Ledger != nil {
 		s.mux.HandleFunc("POST "+PathVoucher, s.acceptVoucher)
 		s.mux.HandleFunc("GET "+PathVoucher, s.voucher)

@@ -210,7 +210,7 @@ const (
 
 func TestAnAnswerInOnePiece(t *testing.T) {
 	w := start(t, nil)
-	rsp, body := w.do(t, "POST", pathChat, chat, "Authorization", "Bearer key", "X-Other", "y", "Cookie", "c=d")
+	rsp, body := w.do(t, "POST", PathChat, chat, "Authorization", "Bearer key", "X-Other", "y", "Cookie", "c=d")
 	if rsp.StatusCode != 200 || body != whole || rsp.Trailer.Get(TrailerReceipt) != "" {
 		t.Fatalf("got %s %s", rsp.Status, body)
 	}
@@ -225,7 +225,7 @@ func TestAnAnswerInOnePiece(t *testing.T) {
 
 func TestAStream(t *testing.T) {
 	w := start(t, nil)
-	rsp, body := w.do(t, "POST", pathChat, stream)
+	rsp, body := w.do(t, "POST", PathChat, stream)
 	if rsp.StatusCode != 200 || body != chunkA+chunkB+doneEnd || rsp.Header.Get("Content-Type") != "text/event-stream" {
 		t.Fatalf("got %s %q", rsp.Status, body)
 	}
@@ -241,7 +241,7 @@ func TestStreamingIsUnbuffered(t *testing.T) {
 	w := start(t, func(w *world, _ *Options) {
 		w.engine = engineFunc(func(*http.Request) (*http.Response, error) { return answer(200, "text/event-stream", pr), nil })
 	})
-	req, err := http.NewRequest("POST", w.srv.URL+pathChat, strings.NewReader(stream))
+	req, err := http.NewRequest("POST", w.srv.URL+PathChat, strings.NewReader(stream))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -265,7 +265,7 @@ func TestReceiptsCoverTheExactBytes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := start(t, func(w *world, _ *Options) { w.ledger = &ledger{} })
-			rsp, body := w.do(t, "POST", pathChat, c.in, HeaderJob, "EQjob")
+			rsp, body := w.do(t, "POST", PathChat, c.in, HeaderJob, "EQjob")
 			if rsp.StatusCode != 200 || body != c.out {
 				t.Fatalf("got %s %q", rsp.Status, body)
 			}
@@ -301,7 +301,7 @@ func TestRefusalsOfTheLedger(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := start(t, func(w *world, _ *Options) { w.ledger = &ledger{refuse: c.err} })
-			rsp, body := w.do(t, "POST", pathChat, chat, HeaderJob, "EQjob")
+			rsp, body := w.do(t, "POST", PathChat, chat, HeaderJob, "EQjob")
 			if rsp.StatusCode != c.status || code(t, body) != c.code || strings.Contains(body, "secret") {
 				t.Errorf("got %s %s", rsp.Status, body)
 			}
@@ -312,7 +312,7 @@ func TestRefusalsOfTheLedger(t *testing.T) {
 	}
 	t.Run("no job at all", func(t *testing.T) {
 		w := start(t, func(w *world, _ *Options) { w.ledger = &ledger{} })
-		rsp, body := w.do(t, "POST", pathChat, chat)
+		rsp, body := w.do(t, "POST", PathChat, chat)
 		if rsp.StatusCode != 402 || code(t, body) != "job.required" {
 			t.Errorf("got %s %s", rsp.Status, body)
 		}
@@ -324,7 +324,7 @@ func TestAFailedRequestGivesItsReservationBack(t *testing.T) {
 		w.ledger = &ledger{}
 		w.engine = engineFunc(func(*http.Request) (*http.Response, error) { return nil, errors.New("down") })
 	})
-	rsp, body := w.do(t, "POST", pathChat, chat, HeaderJob, "EQjob")
+	rsp, body := w.do(t, "POST", PathChat, chat, HeaderJob, "EQjob")
 	if rsp.StatusCode != 503 || code(t, body) != "engine.unreachable" || w.ledger.cancelled != 1 || len(w.ledger.issued) != 0 {
 		t.Errorf("got %s %s, cancelled %d, issued %d", rsp.Status, body, w.ledger.cancelled, len(w.ledger.issued))
 	}
@@ -399,7 +399,7 @@ func TestAClientThatHangsUpStopsTheEngine(t *testing.T) {
 			})
 			ctx, cancel := context.WithCancel(context.Background())
 			defer cancel()
-			req, err := http.NewRequestWithContext(ctx, "POST", w.srv.URL+pathChat, strings.NewReader(c.in))
+			req, err := http.NewRequestWithContext(ctx, "POST", w.srv.URL+PathChat, strings.NewReader(c.in))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -439,7 +439,7 @@ func TestAStreamWithoutUsageIsNotBilledAndSaysSo(t *testing.T) {
 			return answer(200, "text/event-stream", strings.NewReader(chunkA+doneEnd)), nil
 		})
 	})
-	rsp, body := w.do(t, "POST", pathChat, stream, HeaderJob, "EQjob")
+	rsp, body := w.do(t, "POST", PathChat, stream, HeaderJob, "EQjob")
 	if rsp.StatusCode != 200 || body != chunkA+notBilled+doneEnd {
 		t.Errorf("got %s %q", rsp.Status, body)
 	}
@@ -459,13 +459,37 @@ func TestAnEngineThatDiesInTheMiddleSaysSoInTheStream(t *testing.T) {
 			return answer(200, "text/event-stream", strings.NewReader(chunkA)), nil
 		})
 	})
-	rsp, body := w.do(t, "POST", pathChat, stream, HeaderJob, "EQjob")
+	rsp, body := w.do(t, "POST", PathChat, stream, HeaderJob, "EQjob")
 	if rsp.StatusCode != 200 || !strings.HasPrefix(body, chunkA) || !strings.Contains(body, `"code":"engine.failed"`) {
 		t.Errorf("got %s %q", rsp.Status, body)
 	}
 	d := led.issued[0]
 	if !d.Cancelled || d.Usage != (Usage{Completion: 1}) || d.Response != digest.Sum256([]byte(body)) {
 		t.Errorf("delivery is %+v, hash of body %s", d, hex.EncodeToString(d.Response[:]))
+	}
+}
+
+func TestEmbeddingsWhereTheEngineHasThem(t *testing.T) {
+	const vectors = `{"data":[{"embedding":[0.5]}],"usage":{"prompt_tokens":3,"total_tokens":3}}`
+	led := &ledger{}
+	w := start(t, func(w *world, o *Options) {
+		w.ledger, o.Endpoints = led, []string{PathEmbeddings}
+		w.engine = engineFunc(func(r *http.Request) (*http.Response, error) {
+			if r.URL.Path != PathEmbeddings {
+				t.Errorf("the engine was asked for %s", r.URL.Path)
+			}
+			return answer(200, "application/json", strings.NewReader(vectors)), nil
+		})
+	})
+	rsp, body := w.do(t, "POST", PathEmbeddings, `{"model":"m","input":"x"}`, HeaderJob, "EQjob")
+	if rsp.StatusCode != 200 || body != vectors || led.issued[0].Usage != (Usage{Prompt: 3}) || led.opened[0].Completion != 0 {
+		t.Errorf("got %s %s, issued %+v, reserved %+v", rsp.Status, body, led.issued, led.opened)
+	}
+	if rsp, body := w.do(t, "POST", PathChat, chat, HeaderJob, "EQjob"); rsp.StatusCode != 404 || code(t, body) != "request.not_found" {
+		t.Errorf("a chat with an engine for embeddings: %s %s", rsp.Status, body)
+	}
+	if _, err := New(Options{Model: "m", Engine: &engine{}, Attestation: http.NotFoundHandler(), Gate: func() error { return nil }, Meter: &counts{}, Endpoints: []string{"/slots"}}); err == nil {
+		t.Error("a route of the engine was opened")
 	}
 }
 
@@ -489,7 +513,7 @@ func TestEngineErrors(t *testing.T) {
 			w := start(t, func(w *world, _ *Options) {
 				w.engine = engineFunc(func(*http.Request) (*http.Response, error) { return c.rsp, nil })
 			})
-			rsp, body := w.do(t, "POST", pathChat, c.in)
+			rsp, body := w.do(t, "POST", PathChat, c.in)
 			if rsp.StatusCode != c.status || code(t, body) != c.code || strings.Contains(body, "stack") {
 				t.Errorf("got %s %s", rsp.Status, body)
 			}

@@ -21,6 +21,7 @@ type Reporter struct {
 	uptime  func() time.Duration
 	console io.Writer
 	path    string // status document, or empty
+	log     func() []string
 
 	mu     sync.Mutex
 	queue  [][]byte // lines before the port came
@@ -44,11 +45,15 @@ type Options struct {
 	Uptime  func() time.Duration // since the kernel started
 	Console io.Writer            // text lines
 	Path    string               // status document, written by rename; empty for none
+	Log     func() []string      // newest lines of the log, for the document; nil for none
 }
 
 // New returns a Reporter that has no port yet.
 func New(o Options) *Reporter {
-	return &Reporter{clock: o.Clock, uptime: o.Uptime, console: o.Console, path: o.Path, state: Booting,
+	if o.Log == nil {
+		o.Log = func() []string { return nil }
+	}
+	return &Reporter{clock: o.Clock, uptime: o.Uptime, console: o.Console, path: o.Path, log: o.Log, state: Booting,
 		vouchers: map[string][]byte{}, kick: make(chan struct{}, 1)}
 }
 
@@ -163,6 +168,13 @@ func (r *Reporter) State(state string, err error) {
 	r.Report(Line{Type: TypeState, State: state, Faults: Faults(err)})
 }
 
+// Log reports the newest lines of the log, for a machine that halts.
+func (r *Reporter) Log() {
+	if lines := r.log(); len(lines) > 0 {
+		r.Report(Line{Type: TypeLog, Log: lines})
+	}
+}
+
 // Flush closes the port's queue and waits until it is written or the time is
 // over.
 func (r *Reporter) Flush(timeout time.Duration) {
@@ -184,8 +196,9 @@ func (r *Reporter) Flush(timeout time.Duration) {
 
 // Document is the status document.
 type Document struct {
-	State  string `json:"state"`
-	Stages []Line `json:"stages"`
+	State  string   `json:"state"`
+	Stages []Line   `json:"stages"`
+	Log    []string `json:"log,omitempty"` // newest lines, the oldest of them first
 }
 
 func (r *Reporter) keep(l Line) {
@@ -205,7 +218,7 @@ func (r *Reporter) keep(l Line) {
 		return
 	}
 	// Before the mounts stage there is no directory to write to.
-	if err := writeFile(r.path, Document{State: r.state, Stages: r.stages}); err != nil && !errors.Is(err, fs.ErrNotExist) {
+	if err := writeFile(r.path, Document{State: r.state, Stages: r.stages, Log: r.log()}); err != nil && !errors.Is(err, fs.ErrNotExist) {
 		_, _ = fmt.Fprintf(r.console, "cocoon: status file: %v\n", err)
 	}
 }

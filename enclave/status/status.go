@@ -30,6 +30,7 @@ const (
 	TypeVerdict  = "verdict"  // the verifier's answer to that evidence
 	TypeMetrics  = "metrics"  // Prometheus text
 	TypeVoucher  = "voucher"  // a client's newest voucher for a job, which is money
+	TypeLog      = "log"      // newest lines of the log, from a machine that halts
 	TypeDrain    = "drain"    // the answer to an order of the host, and how a drain goes
 )
 
@@ -66,6 +67,7 @@ type Line struct {
 	Metrics  string          `json:"metrics,omitempty"`
 	Voucher  json.RawMessage `json:"voucher,omitempty"` // receipt.SignedVoucher
 	Drain    *Drain          `json:"drain,omitempty"`
+	Log      []string        `json:"log,omitempty"`
 	Faults   []Fault         `json:"faults,omitempty"`
 }
 
