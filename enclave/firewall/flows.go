@@ -22,13 +22,13 @@ import (
 // Code of the fault for an endpoint that cannot be a flow.
 const CodeFlow = "firewall.flow"
 
-// MaxFlows bounds the flows of a machine: verifier, 16 gateways and the
+// MaxFlows bounds the flows of a machine: verifier, sealing enclave, 16 gateways and the
 // lite-servers of a network config.
 const MaxFlows = 512
 
 // Flow is one server that the guest may open TCP connections to.
 type Flow struct {
-	Name string // for people: verifier, gateway, lite-server
+	Name string // for people: verifier, gateway, sealing enclave, lite-server
 	To   netip.AddrPort
 }
 
@@ -57,6 +57,9 @@ func Flows(op *evidence.Operator, liteServers []string) ([]Flow, error) {
 	}
 	for _, g := range op.Gateways {
 		add("gateway", g)
+	}
+	if op.Sealer != "" {
+		add("sealing enclave", op.Sealer)
 	}
 	for _, s := range liteServers {
 		add("lite-server", s)

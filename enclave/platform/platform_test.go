@@ -18,6 +18,7 @@ import (
 	"cocoon/enclave/attest"
 	"cocoon/enclave/keys"
 	"cocoon/enclave/platform"
+	"cocoon/enclave/seal/sgx"
 	"cocoon/enclave/sev"
 	"cocoon/enclave/tdx"
 	"cocoon/enclave/teetest"
@@ -447,16 +448,39 @@ func TestWithoutConfigfsTheSNPDeviceIsAsked(t *testing.T) {
 func TestAMachineUnderDebugHasNoSealer(t *testing.T) {
 	m := newTD(t)
 	m.Attributes[0] |= 1
-	if _, err := platform.Sealer(t.Context(), open(t, platform.TDX, m.Sources()), digest.SHA256{1}); !fault.Has(err, platform.CodeDebug) {
+	if _, err := platform.Sealer(t.Context(), open(t, platform.TDX, m.Sources()), platform.Sealing{Config: &m.Config}); !fault.Has(err, platform.CodeDebug) {
 		t.Errorf("tdx: %v", err)
 	}
 	g := newGuest(t)
 	g.Policy |= 1 << 19
-	if _, err := platform.Sealer(t.Context(), open(t, platform.SNP, g.Sources()), digest.SHA256{1}); !fault.Has(err, platform.CodeDebug) {
+	if _, err := platform.Sealer(t.Context(), open(t, platform.SNP, g.Sources()), platform.Sealing{Config: &g.Config}); !fault.Has(err, platform.CodeDebug) {
 		t.Errorf("snp: %v", err)
 	}
 	g.Failing = unix.EIO
-	if _, err := platform.Sealer(t.Context(), open(t, platform.SNP, g.Sources()), digest.SHA256{1}); !fault.Has(err, sev.CodeReport) {
+	if _, err := platform.Sealer(t.Context(), open(t, platform.SNP, g.Sources()), platform.Sealing{Config: &g.Config}); !fault.Has(err, sev.CodeReport) {
 		t.Errorf("a machine that does not say: %v", err)
+	}
+}
+
+// TestWhichMachineGetsWhichSealer is the table of the decision.
+func TestWhichMachineGetsWhichSealer(t *testing.T) {
+	m, g := newTD(t), newGuest(t)
+	with := m.Config
+	with.Sealer = &evidence.SealingEnclave{Signer: digest.SHA256{1}, Product: 1, MinSVN: 1}
+	dial := func(context.Context) (net.Conn, error) { return nil, unix.ECONNREFUSED }
+	for name, c := range map[string]struct {
+		p    platform.Platform
+		s    platform.Sealing
+		want string // name of the sealer, or a fault's code
+	}{
+		"an SNP guest":                           {open(t, platform.SNP, g.Sources()), platform.Sealing{Config: &g.Config}, sev.SealerName},
+		"a TD with an enclave":                   {open(t, platform.TDX, m.Sources()), platform.Sealing{Config: &with, Enclave: dial}, sgx.SealerName},
+		"a TD whose config names none":           {open(t, platform.TDX, m.Sources()), platform.Sealing{Config: &m.Config, Enclave: dial}, platform.CodeNoSeal},
+		"a TD whose operator does not say where": {open(t, platform.TDX, m.Sources()), platform.Sealing{Config: &with}, platform.CodeNoSeal},
+	} {
+		s, err := platform.Sealer(t.Context(), c.p, c.s)
+		if err == nil && s.Name() != c.want || err != nil && !fault.Has(err, c.want) {
+			t.Errorf("%s: %v, %v, want %s", name, s, err, c.want)
+		}
 	}
 }

@@ -3,38 +3,63 @@ package platform
 import (
 	"context"
 	"crypto/rand"
+	"net"
 
 	"cocoon/enclave/seal"
+	"cocoon/enclave/seal/sgx"
 	"cocoon/internal/fault"
-	"cocoon/measurements/digest"
+	"cocoon/verifier/evidence"
+	"cocoon/verifier/pck"
 )
 
 // Codes of faults.
 const (
-	CodeDebug   = "seal.debug"       // the host may look into this machine
-	CodeNoSeal  = "seal.unavailable" // this kind of machine keeps no keys
-	remedyDebug = "launch the machine without the debug policy"
+	CodeDebug  = "seal.debug"       // the host may look into this machine
+	CodeNoSeal = "seal.unavailable" // nothing seals keys for this machine
 )
 
+// Sealing is what a sealer needs beside the machine.
+type Sealing struct {
+	Config *evidence.Config // as measured
+	// Enclave reaches the sealing enclave that the config names; nil: nobody
+	// said where it is.
+	Enclave func(ctx context.Context) (net.Conn, error)
+	Roots   *pck.Roots // Intel's where nil
+}
+
 // Sealer is the one place that decides which sealer a machine gets (DESIGN
-// section 2: debug machines are refused, also in sealing):
+// section 2: debug machines are refused, also in sealing; section 6, SGX
+// sealing enclave):
 //
 //	any kind, debug   none
 //	snp               keys that the firmware derives
+//	tdx               the SGX enclave of the measured config, none where it names none
 //	vtpm              its TPM
-//
-// config is the hash of the measured config.
-func Sealer(ctx context.Context, p Platform, config digest.SHA256) (seal.Sealer, error) {
+func Sealer(ctx context.Context, p Platform, s Sealing) (seal.Sealer, error) {
 	debug, err := p.Debug(ctx)
 	if err != nil {
 		return nil, err
 	}
 	if debug {
-		return nil, fault.New(fault.ExitRefused, CodeDebug, remedyDebug, "looking for a sealer: the host may read this machine's memory")
+		return nil, fault.New(fault.ExitRefused, CodeDebug, "launch the machine without the debug policy", "looking for a sealer: the host may read this machine's memory")
+	}
+	hash, err := s.Config.Hash()
+	if err != nil {
+		return nil, err
 	}
 	switch m := p.(type) {
 	case *guest:
-		return m.Sealer(ctx, config, rand.Reader)
+		return m.Sealer(ctx, hash, rand.Reader)
+	case *td:
+		switch {
+		case s.Config.Sealer == nil:
+			return nil, fault.New(fault.ExitNotReady, CodeNoSeal, "start the machine without a data disk, or with a config that names a sealing enclave",
+				"looking for a sealer: a TD seals no keys by itself, and the config names no sealing enclave")
+		case s.Enclave == nil:
+			return nil, fault.New(fault.ExitNotReady, CodeNoSeal, `set "sealer" in operator.json to the sealing enclave's address`,
+				"looking for a sealer: nobody says where the sealing enclave of the config is")
+		}
+		return sgx.New(sgx.Options{Dial: s.Enclave, Quote: m.Quote, Enclave: *s.Config.Sealer, Config: hash, Roots: s.Roots}), nil
 	case *vtpm:
 		return m.tpm.Sealer(), nil
 	}

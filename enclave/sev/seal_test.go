@@ -9,14 +9,12 @@ import (
 	"cocoon/enclave/seal"
 	"cocoon/enclave/sev"
 	"cocoon/enclave/teetest"
-	"cocoon/measurements/digest"
 	"cocoon/verifier/snptest"
 	"cocoon/verifier/testfleet"
 )
 
 var (
-	config = digest.Sum256([]byte("config"))
-	key    = bytes.Repeat([]byte{7}, 96)
+	key = bytes.Repeat([]byte{7}, 96)
 )
 
 func guest(t testing.TB) *teetest.Guest {
@@ -32,13 +30,16 @@ func guest(t testing.TB) *teetest.Guest {
 	return g
 }
 
-func sealer(t testing.TB, g *teetest.Guest, config digest.SHA256) seal.Sealer {
+// sealer is that of a guest with the fleet's config, under a network's id.
+func sealer(t testing.TB, g *teetest.Guest, network int32) seal.Sealer {
 	t.Helper()
 	p, err := platform.Open(platform.SNP, g.Sources())
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := platform.Sealer(t.Context(), p, config)
+	config := g.Config
+	config.NetworkID = network
+	s, err := platform.Sealer(t.Context(), p, platform.Sealing{Config: &config})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -50,7 +51,7 @@ func sealer(t testing.TB, g *teetest.Guest, config digest.SHA256) seal.Sealer {
 func TestASealedKeyBelongsToWhatWasLaunched(t *testing.T) {
 	const tcb = 1 << 56 // microcode, the last component
 	g := guest(t)
-	blob, err := sealer(t, g, config).Seal(key)
+	blob, err := sealer(t, g, 0).Seal(key)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -58,30 +59,30 @@ func TestASealedKeyBelongsToWhatWasLaunched(t *testing.T) {
 		t.Fatalf("blob of %d bytes", len(blob))
 	}
 	for name, c := range map[string]struct {
-		change func(*teetest.Guest)
-		config digest.SHA256
-		ok     bool
+		change  func(*teetest.Guest)
+		network int32
+		ok      bool
 	}{
-		"the same guest, booted again":    {func(*teetest.Guest) {}, config, true},
-		"after an update of the chip":     {func(g *teetest.Guest) { g.CommittedTCB += tcb }, config, true},
-		"after the chip's way back":       {func(g *teetest.Guest) { g.CommittedTCB -= tcb }, config, false},
-		"a later version of the guest":    {func(g *teetest.Guest) { g.GuestSVN++ }, config, true},
-		"an earlier version of the guest": {func(g *teetest.Guest) { g.GuestSVN-- }, config, false},
-		"another image":                   {func(g *teetest.Guest) { g.Measurement[0] ^= 1 }, config, false},
-		"another launch policy":           {func(g *teetest.Guest) { g.Policy ^= 1 << 16 }, config, false},
-		"another chip":                    {func(g *teetest.Guest) { g.Chip = "other" }, config, false},
-		"another config":                  {func(*teetest.Guest) {}, digest.Sum256([]byte("other")), false},
+		"the same guest, booted again":    {func(*teetest.Guest) {}, 0, true},
+		"after an update of the chip":     {func(g *teetest.Guest) { g.CommittedTCB += tcb }, 0, true},
+		"after the chip's way back":       {func(g *teetest.Guest) { g.CommittedTCB -= tcb }, 0, false},
+		"a later version of the guest":    {func(g *teetest.Guest) { g.GuestSVN++ }, 0, true},
+		"an earlier version of the guest": {func(g *teetest.Guest) { g.GuestSVN-- }, 0, false},
+		"another image":                   {func(g *teetest.Guest) { g.Measurement[0] ^= 1 }, 0, false},
+		"another launch policy":           {func(g *teetest.Guest) { g.Policy ^= 1 << 16 }, 0, false},
+		"another chip":                    {func(g *teetest.Guest) { g.Chip = "other" }, 0, false},
+		"another config":                  {func(*teetest.Guest) {}, 1, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			h := *g
 			c.change(&h)
-			got, err := sealer(t, &h, c.config).Unseal(blob)
+			got, err := sealer(t, &h, c.network).Unseal(blob)
 			if c.ok != (err == nil) || c.ok && !bytes.Equal(got, key) || !c.ok && !errors.Is(err, seal.ErrRefused) {
 				t.Errorf("got %x, %v", got, err)
 			}
 		})
 	}
-	s := sealer(t, g, config)
+	s := sealer(t, g, 0)
 	for i := range blob {
 		bad := bytes.Clone(blob)
 		bad[i] ^= 1
@@ -112,7 +113,7 @@ func TestAKeyOfZerosIsNone(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	s, err := platform.Sealer(t.Context(), p, config)
+	s, err := platform.Sealer(t.Context(), p, platform.Sealing{Config: &g.Config})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +123,7 @@ func TestAKeyOfZerosIsNone(t *testing.T) {
 }
 
 func FuzzUnseal(f *testing.F) {
-	s := sealer(f, guest(f), config)
+	s := sealer(f, guest(f), 0)
 	blob, err := s.Seal(key)
 	if err != nil {
 		f.Fatal(err)

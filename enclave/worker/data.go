@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -20,11 +21,7 @@ import (
 // latch: everything is measured by then, and the disk's key is sealed to it.
 func (w *Worker) openData(ctx context.Context) error {
 	sealer := func() (seal.Sealer, error) {
-		hash, err := w.config.Hash()
-		if err != nil {
-			return nil, err
-		}
-		return platform.Sealer(ctx, w.machine, hash)
+		return platform.Sealer(ctx, w.machine, platform.Sealing{Config: w.config, Enclave: w.sealingEnclave()})
 	}
 	st, err := datadisk.Open(ctx, datadisk.Linux{Reaper: w.reaper, Self: executable(), Log: w.log}, sealer, rand.Reader)
 	if err != nil || st.Dir == "" {
@@ -37,6 +34,19 @@ func (w *Worker) openData(ctx context.Context) error {
 	}
 	w.log.Info("data disk opened", "formatted", st.Formatted, "boot", n)
 	return nil
+}
+
+// sealingEnclave reaches the sealing enclave at the operator's address. Which
+// enclave is believed is the config's word: the address only finds it.
+func (w *Worker) sealingEnclave() func(context.Context) (net.Conn, error) {
+	addr := w.operator.Sealer
+	if addr == "" {
+		return nil
+	}
+	return func(ctx context.Context) (net.Conn, error) {
+		var d net.Dialer
+		return d.DialContext(ctx, "tcp4", addr)
+	}
 }
 
 // countBoot counts the boots that saw this disk. The host can put back an

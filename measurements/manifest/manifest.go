@@ -121,6 +121,16 @@ type ConfigRules struct {
 	GPUModes   []string `json:"gpu_modes"`
 	NetworkIDs []int32  `json:"network_ids"` // TON global ids, 0: without a ledger
 	Registries []string `json:"registries"`  // TON addresses, "": without a ledger
+	// Sealers are the SGX enclaves that a config may trust with a TD's sealed
+	// keys; none where it is left out.
+	Sealers []SealingEnclave `json:"sealers,omitempty"`
+}
+
+// SealingEnclave is an SGX enclave by signer and product, from a version on.
+type SealingEnclave struct {
+	Signer  digest.SHA256 `json:"signer"` // MRSIGNER
+	Product uint16        `json:"product"`
+	MinSVN  uint16        `json:"min_svn"` // at least 1
 }
 
 // Model is a model that may be served. It narrows the registry's list.

@@ -41,7 +41,7 @@ func schemaOf(t reflect.Type, defs map[string]any) any {
 		return map[string]any{"type": "string"}
 	case reflect.Bool:
 		return map[string]any{"type": "boolean"}
-	case reflect.Uint64, reflect.Uint32, reflect.Uint8:
+	case reflect.Uint64, reflect.Uint32, reflect.Uint16, reflect.Uint8:
 		return map[string]any{"type": "integer", "minimum": 0}
 	case reflect.Int, reflect.Int32, reflect.Int64:
 		return map[string]any{"type": "integer"}

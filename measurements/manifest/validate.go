@@ -234,6 +234,12 @@ func (m *Manifest) validateConfig(v *validator) {
 			v.bad("config rules: %.64q is not of the form a-z0-9._-", s)
 		}
 	}
+	v.count("sealing enclave", len(c.Sealers), 0)
+	for _, s := range c.Sealers {
+		if s.Signer.IsZero() || s.MinSVN == 0 {
+			v.bad("config rules: a sealing enclave without a signer or a least version")
+		}
+	}
 	for _, s := range c.Registries {
 		if len(s) > 128 {
 			v.bad("config rules: registry address of %d bytes", len(s))

@@ -119,6 +119,23 @@ func TestEachChangeIsRefusedByItsCode(t *testing.T) {
 			machine: func(w *world) { w.Config.Registry = "0:00" },
 			want:    []string{"config.registry"}, exit: fault.ExitPolicy,
 		},
+		"a config for another kind of machine": {
+			machine: func(w *world) { w.Config.Platform = evidence.PlatformTDX },
+			want:    []string{"config.platform"}, exit: fault.ExitPolicy,
+		},
+		"a sealing enclave that no manifest names": {
+			machine: func(w *world) {
+				w.Config.Sealer = &evidence.SealingEnclave{Signer: d("signer"), Product: 1, MinSVN: 1}
+			},
+			want: []string{"config.sealer"}, exit: fault.ExitPolicy,
+		},
+		"an older sealing enclave than the manifest's": {
+			machine: func(w *world) {
+				w.Config.Sealer = &evidence.SealingEnclave{Signer: d("signer"), Product: 1, MinSVN: 1}
+				w.Manifest.Config.Sealers = []manifest.SealingEnclave{{Signer: d("signer"), Product: 1, MinSVN: 2}}
+			},
+			want: []string{"config.sealer"}, exit: fault.ExitPolicy,
+		},
 		"GPUs that are not there": {
 			machine: func(w *world) { w.Config.GPUs = evidence.ConfigGPUs{Count: 1, Mode: "on"} },
 			want:    []string{"config.gpus.mode", "gpu.count"}, exit: fault.ExitRefused,

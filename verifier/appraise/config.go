@@ -6,6 +6,7 @@ import (
 	"strconv"
 	"strings"
 
+	"cocoon/measurements/digest"
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/result"
@@ -25,6 +26,7 @@ func (a *appraisal) checkConfig(m *manifest.Manifest) {
 	oneOf(a, "config.gpus.mode", m.Config.GPUModes, c.GPUs.Mode, "the GPU mode is not allowed")
 	oneOf(a, "config.network_id", m.Config.NetworkIDs, c.NetworkID, "the network is not allowed")
 	oneOf(a, "config.registry", m.Config.Registries, c.Registry, "the registry is not allowed")
+	a.checkSealer(m)
 	var kinds, digests []string
 	var engine *manifest.Engine
 	for i := range m.Engines {
@@ -49,6 +51,31 @@ func (a *appraisal) checkConfig(m *manifest.Manifest) {
 		return
 	}
 	a.pass(sub, "config.engine.args", strings.Join(c.Engine.Args, " "))
+}
+
+// checkSealer checks that the enclave which a config trusts with sealed keys is
+// one that the manifest allows: an operator's own would hand them to him.
+func (a *appraisal) checkSealer(m *manifest.Manifest) {
+	c := a.ev.Config.Sealer
+	if c == nil {
+		return
+	}
+	text := func(signer digest.SHA256, product, svn uint16) string {
+		return fmt.Sprintf("signer %s, product %d, version %d or later", signer, product, svn)
+	}
+	got := text(c.Signer, c.Product, c.MinSVN)
+	var allowed []string
+	for _, s := range m.Config.Sealers {
+		if s.Signer == c.Signer && s.Product == c.Product && s.MinSVN <= c.MinSVN {
+			a.pass(result.SubConfig, "config.sealer", got)
+			return
+		}
+		allowed = append(allowed, text(s.Signer, s.Product, s.MinSVN))
+	}
+	if len(allowed) == 0 {
+		allowed = []string{"none"}
+	}
+	a.fail(result.SubConfig, "config.sealer", strings.Join(allowed, " or "), got, "the sealing enclave is not one of the manifest's", remedyConfig)
 }
 
 // checkModel checks that the model is one of the manifest's, by name and by

@@ -62,6 +62,15 @@ type Config struct {
 	GPUs      ConfigGPUs   `json:"gpus"`
 	NetworkID int32        `json:"network_id"` // TON global id, 0 without a ledger
 	Registry  string       `json:"registry"`   // TON address of the registry, empty without a ledger
+	// Sealer is the SGX enclave that seals the keys of TDs; nil: none does.
+	Sealer *SealingEnclave `json:"sealer,omitempty"`
+}
+
+// SealingEnclave says which SGX enclave is trusted with a TD's sealed keys.
+type SealingEnclave struct {
+	Signer  digest.SHA256 `json:"signer"` // MRSIGNER
+	Product uint16        `json:"product"`
+	MinSVN  uint16        `json:"min_svn"` // at least 1
 }
 
 // ConfigModel is the model pack and the name under which it is served.
@@ -155,6 +164,9 @@ func (c *Config) Validate() error {
 	default:
 		bad("gpu mode %q is unknown", c.GPUs.Mode)
 	}
+	if e := c.Sealer; e != nil && (e.Signer.IsZero() || e.MinSVN == 0) {
+		bad("sealing enclave without a signer or a least version")
+	}
 	if len(c.Registry) > 128 {
 		bad("registry address of %d bytes", len(c.Registry))
 	}
@@ -174,6 +186,8 @@ type Operator struct {
 	Payout   string   `json:"payout"`   // TON address; it is bound by the claims
 	Verifier string   `json:"verifier"` // base URL of the verifier service
 	Gateways []string `json:"gateways"` // host:port of each gateway to dial
+	// Sealer is host:port of the sealing enclave that the config names.
+	Sealer string `json:"sealer,omitempty"`
 	// Price is nanoton per million tokens of every kind; 0 asks for each job's
 	// own cap.
 	Price uint64 `json:"price,omitempty"`
