@@ -147,9 +147,9 @@ func (c *Config) Validate() error {
 			bad("an engine argument of %d bytes, at most 256", len(a))
 		}
 	}
-	for what, v := range map[string]Verity{"model": c.Model.Verity, "engine": c.Engine.Verity} {
+	for i, v := range []*Verity{&c.Model.Verity, &c.Engine.Verity} {
 		if v.Root.IsZero() || v.DataBlocks == 0 || v.DataBlocks > 1<<36 {
-			bad("%s verity parameters are out of range", what)
+			bad("%s verity parameters are out of range", []string{"model", "engine"}[i])
 		}
 	}
 	switch c.GPUs.Mode {

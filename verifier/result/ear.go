@@ -118,8 +118,17 @@ var errSignature = errors.New("the signer's signature is not of Ed25519")
 // SignEAR returns the verdict on an accepted result as a signed JWT. It
 // expires with the result.
 func SignEAR(r *Result, key crypto.Signer, build string) (string, error) {
+	token, _, err := SignHashedEAR(r, key, build)
+	return token, err
+}
+
+// SignHashedEAR is SignEAR with the SHA-256 of the token, its name in the log.
+func SignHashedEAR(r *Result, key crypto.Signer, build string) (string, digest.SHA256, error) {
+	fail := func(err error) (string, digest.SHA256, error) {
+		return "", digest.SHA256{}, fmt.Errorf("signing verdict: %w", err)
+	}
 	if !r.Accepted || r.Manifest == nil || len(r.Failed()) != 0 {
-		return "", fmt.Errorf("signing verdict: %w", ErrNotAccepted)
+		return fail(ErrNotAccepted)
 	}
 	e := &EAR{
 		Profile: EARProfile, IssuedAt: r.Time.Unix(), Expires: r.NotAfter.Unix(), ID: r.EvidenceSHA256.String(),
@@ -137,20 +146,20 @@ func SignEAR(r *Result, key crypto.Signer, build string) (string, error) {
 		e.Submods[name] = m
 	}
 	if err := e.validate(); err != nil {
-		return "", fmt.Errorf("signing verdict: %w", err)
+		return fail(err)
 	}
 	public, ok := key.Public().(ed25519.PublicKey)
 	if !ok {
-		return "", errors.New("signing verdict: not an Ed25519 key")
+		return fail(errors.New("not an Ed25519 key"))
 	}
-	out, err := signJWT(KeyID(public), e, key)
+	out, hash, err := signJWT(KeyID(public), e, key)
 	if err != nil {
-		return "", fmt.Errorf("signing verdict: %w", err)
+		return fail(err)
 	}
 	if len(out) > MaxEAR {
-		return "", fmt.Errorf("signing verdict: token of %d bytes, limit %d", len(out), MaxEAR)
+		return fail(fmt.Errorf("token of %d bytes, limit %d", len(out), MaxEAR))
 	}
-	return out, nil
+	return out, hash, nil
 }
 
 // EAROptions say which verdicts VerifyEAR believes.

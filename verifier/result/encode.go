@@ -27,20 +27,20 @@ type earHeader struct {
 // tokens are buffers for signJWT.
 var tokens = sync.Pool{New: func() any { return new([2][]byte) }}
 
-// signJWT returns a token (RFC 7515, section 7.1) whose header and claims are
+// signJWT returns a token (RFC 7515, section 7.1), and its SHA-256, whose header and claims are
 // canonical JSON. Package jwt copies the claims five times on the way, which is
 // most of what signing costs.
-func signJWT(keyID string, claims *EAR, key crypto.Signer) (string, error) {
+func signJWT(keyID string, claims *EAR, key crypto.Signer) (string, digest.SHA256, error) {
 	head, err := jcs.Marshal(&earHeader{Algorithm: jwt.SigningMethodEdDSA.Alg(), KeyID: keyID, Type: EARType})
 	if err != nil {
-		return "", err
+		return "", digest.SHA256{}, err
 	}
 	buf := tokens.Get().(*[2][]byte)
 	defer tokens.Put(buf)
 	body, ok := appendEAR(buf[0][:0], claims)
 	if !ok {
 		if body, err = jcs.Marshal(signedForm(claims)); err != nil {
-			return "", err
+			return "", digest.SHA256{}, err
 		}
 	}
 	b64 := base64.RawURLEncoding
@@ -48,14 +48,14 @@ func signJWT(keyID string, claims *EAR, key crypto.Signer) (string, error) {
 	out = b64.AppendEncode(out, body)
 	sig, err := key.Sign(rand.Reader, out, crypto.Hash(0))
 	if err != nil {
-		return "", err
+		return "", digest.SHA256{}, err
 	}
 	if len(sig) != ed25519.SignatureSize {
-		return "", errSignature
+		return "", digest.SHA256{}, errSignature
 	}
 	out = b64.AppendEncode(append(out, '.'), sig)
 	buf[0], buf[1] = body, out
-	return string(out), nil
+	return string(out), digest.Sum256(out), nil
 }
 
 // signedForm returns the claims as they are signed: without what checks follow,

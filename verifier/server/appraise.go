@@ -22,6 +22,9 @@ import (
 // journal, takes none: however much there is to read, who has been judged goes
 // on.
 func (s *Server) appraise(ctx context.Context, body []byte) (*verifierv1.AppraiseResponse, error) {
+	if err := checkSize(body); err != nil {
+		return nil, err
+	}
 	j, err := s.judge(ctx, body)
 	if err != nil {
 		return nil, err
@@ -40,6 +43,13 @@ func (s *Server) appraise(ctx context.Context, body []byte) (*verifierv1.Apprais
 	s.log.DebugContext(ctx, "verdict given", "evidence_sha256", given.EvidenceSHA256.String(),
 		"trust_class", j.result.TrustClass, "manifest", given.ManifestSHA256.String(), "not_after", given.NotAfter)
 	return &verifierv1.AppraiseResponse{Accepted: true, Ear: given.EAR, Cell: given.Cell, Result: wire.Accepted(j.result), Promise: given.Logged.Promise}, nil
+}
+
+func checkSize(body []byte) error {
+	if len(body) > evidence.MaxEvidence {
+		return fault.New(fault.ExitParse, codeBody, "send at most 8 MiB of evidence", "reading evidence: %d bytes", len(body))
+	}
+	return nil
 }
 
 // keep puts what was signed into archive and journal. It is handed out after
@@ -147,7 +157,7 @@ func (s *Server) sign(j *judgement) (*Given, error) {
 	start := time.Now()
 	g := &Given{EvidenceSHA256: res.EvidenceSHA256, PolicySHA256: res.PolicySHA256, ManifestSHA256: res.Manifest.SHA256,
 		KeyID: digest.Sum256(key.public), Issued: res.Time, NotAfter: res.NotAfter}
-	if g.EAR, err = result.SignEAR(res, key, s.o.Build); err != nil {
+	if g.EAR, g.EARSHA256, err = result.SignHashedEAR(res, key, s.o.Build); err != nil {
 		return nil, err
 	}
 	if g.Cell, err = verdictCell(j.evidence, res, key); err != nil {
@@ -174,6 +184,9 @@ func (s *Server) refused(ctx context.Context, body []byte, res *result.Result, a
 // foreign appraises recorded evidence. Nothing of it is signed, kept or
 // counted as a verdict.
 func (s *Server) foreign(ctx context.Context, in *verifierv1.AppraiseRequest) (*verifierv1.AppraiseResponse, error) {
+	if err := checkSize(in.Evidence); err != nil {
+		return nil, err
+	}
 	place, ctx, err := s.slot(ctx)
 	if err != nil {
 		return nil, err

@@ -83,6 +83,7 @@ func (s *Server) attest(ctx context.Context, body []byte) (token string, refused
 	if g.EAR, err = req.Token(p, res.EvidenceSHA256, key, s.o.Build); err != nil {
 		return "", nil, err
 	}
+	g.EARSHA256 = digest.Sum256([]byte(g.EAR))
 	s.metrics.signing.Observe(time.Since(start).Seconds())
 	if err := s.keep(ctx, doc, res, g); err != nil {
 		return "", nil, err

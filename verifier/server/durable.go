@@ -13,10 +13,9 @@ import (
 	"cocoon/verifier/journal"
 )
 
-// maxLatest bounds the verdicts that a Durable keeps for GetVerdict: some
-// seconds at full load, which is what the proof of inclusion takes, and some
-// hundred megabytes.
-const maxLatest = 1 << 14
+// latestBytes bounds the verdicts that a Durable keeps for GetVerdict: some
+// seconds at full load, which is more than the proof of inclusion takes.
+const latestBytes = 96 << 20
 
 // Durable is a Journal on disk: a verdict is in the log of verdicts (package
 // journal), tamper-evident and synced, before it is handed out. The log holds
@@ -32,12 +31,12 @@ var _ Log = (*Durable)(nil)
 // NewDurable returns a Journal that appends to log. The caller closes the log
 // after the server.
 func NewDurable(log *journal.Journal, clock func() time.Time) *Durable {
-	return &Durable{log: log, latest: newMemory(maxLatest, clock)}
+	return &Durable{log: log, latest: newMemory(latestBytes, clock)}
 }
 
 // Append implements Journal.
 func (d *Durable) Append(ctx context.Context, g *Given) error {
-	e := journal.Entry{Time: g.Issued, Expires: g.NotAfter, Key: g.KeyID, Verdict: digest.Sum256([]byte(g.EAR)),
+	e := journal.Entry{Time: g.Issued, Expires: g.NotAfter, Key: g.KeyID, Verdict: g.EARSHA256,
 		Evidence: g.EvidenceSHA256, Policy: g.PolicySHA256, Manifest: g.ManifestSHA256}
 	if g.Cell != "" {
 		var v verdictcell.Verdict

@@ -150,8 +150,6 @@ func (s *service) Appraise(ctx context.Context, in *connect.Request[verifierv1.A
 	var out *verifierv1.AppraiseResponse
 	var err error
 	switch m := in.Msg; {
-	case len(m.Evidence) > evidence.MaxEvidence:
-		err = fault.New(fault.ExitParse, "request.body", "send at most 8 MiB of evidence", "reading evidence: %d bytes", len(m.Evidence))
 	case !m.Foreign && m.At != nil:
 		err = fault.New(fault.ExitParse, "request.at", "leave the time out, or ask for an appraisal as foreign", "a time is for foreign evidence alone")
 	case m.Foreign:

@@ -30,7 +30,7 @@ const (
 	DefaultQueue           = 64                    // appraisals let in at most, for each that runs
 	DefaultWait            = 5 * time.Second       // how long one waits at most
 	DefaultDelay           = 15 * time.Millisecond // for how long one is expected to wait at most
-	DefaultMaxGiven        = 1 << 12               // verdicts that GetVerdict has, without a Journal
+	DefaultGivenBytes      = 32 << 20              // of verdicts that GetVerdict has, without a Journal
 )
 
 // Options of a Server.
@@ -68,6 +68,7 @@ type Given struct {
 	PolicySHA256   digest.SHA256
 	ManifestSHA256 digest.SHA256
 	KeyID          digest.SHA256 // of the signer
+	EARSHA256      digest.SHA256 // of EAR, as the journal has it
 	EAR, Cell      string
 	Issued         time.Time // whole seconds, as in the EAR
 	NotAfter       time.Time
@@ -123,7 +124,7 @@ func New(o Options) (*Server, error) {
 		}
 	}
 	if s.journal == nil {
-		s.journal = newMemory(DefaultMaxGiven, o.Clock)
+		s.journal = newMemory(DefaultGivenBytes, o.Clock)
 	}
 	s.metrics = newMetrics(func() float64 {
 		if e := s.trust.Load().Enroller; e != nil {
@@ -182,10 +183,14 @@ func setDefaults(o *Options) {
 func (s *Server) Drain() { s.draining.Store(true) }
 
 func (s *Server) routes() {
-	path, h := verifierv1connect.NewVerifierServiceHandler(&service{s}, connect.WithReadMaxBytes(maxMessage))
-	s.mux.Handle(path, s.rpc(h))
+	path, h := verifierv1connect.NewVerifierServiceHandler(&service{s}, connect.WithReadMaxBytes(maxMessage), connect.WithCompressMinBytes(compressFrom))
+	s.mux.Handle(path, s.rpc(s.unary(h)))
 	s.web()
 }
+
+// compressFrom is the size of answers that are compressed where the caller can
+// read it. A verdict is smaller: to compress it would take longer than all else.
+const compressFrom = 256 << 10
 
 // ServeHTTP serves one request.
 func (s *Server) ServeHTTP(w http.ResponseWriter, r *http.Request) { s.mux.ServeHTTP(w, r) }

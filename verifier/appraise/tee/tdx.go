@@ -32,10 +32,13 @@ func (a tdxCPU) Prepare(ctx context.Context, cpu *evidence.CPU, collateral json.
 	return tdxCPU{a.o.with(ctx, cpu, collateral, p, now)}
 }
 
+// usualChecks is about how many there are of a CPU.
+const usualChecks = 40
+
 // AppraiseCPU verifies the quote, binds it to the claims, holds it against
 // the policy, and replays the event log to its registers.
 func (a tdxCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *policy.Policy, now time.Time) appraise.CPUResult {
-	out := &outcome{appraise.CPUResult{TrustClass: policy.ClassTDX}}
+	out := &outcome{appraise.CPUResult{TrustClass: policy.ClassTDX, CPU: make([]result.Check, 0, usualChecks)}}
 	d := a.o.DCAP
 	d.Now = now
 	res := verifyTDX(&a.o, &d, ev, ev.CPU.Quote, p, out)
