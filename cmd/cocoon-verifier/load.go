@@ -78,6 +78,9 @@ func (s *service) load(c *Config, before *loaded) (l *loaded, err error) {
 	if err := c.testRoots(p, &cpus, &devices); err != nil {
 		return l, err
 	}
+	if s.cache != nil && !s.cache.Trusts(devices.RIMRoots) {
+		return l, fault.New(fault.ExitInternal, "verifier.test_roots", "restart the service", "reading test roots: those of RIM signers have changed, and gpu_cache keeps what the old ones vouch for")
+	}
 	if err := s.sources(c, &cpus, l); err != nil {
 		return l, err
 	}

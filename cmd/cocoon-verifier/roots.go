@@ -62,6 +62,23 @@ func (c *Config) testRoots(p *policy.Policy, cpus *tee.Options, devices *gpus.Op
 	return nil
 }
 
+// rimRoots returns the roots of RIM signers that the config names; nil:
+// NVIDIA's. Whether the policy allows them is testRoots' decision.
+func (c *Config) rimRoots() (*rim.Roots, error) {
+	if c.TestRoots == nil || c.TestRoots.NVIDIARIM == "" {
+		return nil, nil
+	}
+	b, err := c.readFile(c.TestRoots.NVIDIARIM, maxRoots)
+	var roots *rim.Roots
+	if err == nil {
+		roots, err = rim.ParseRoots(b)
+	}
+	if err != nil {
+		return nil, fault.New(fault.ExitInternal, "verifier.test_roots", "leave test_roots out, or see docs/verifier-api.md", "reading test roots: %w", err)
+	}
+	return roots, nil
+}
+
 // deviceRoots pins the keys of certificates in PEM.
 func deviceRoots(b []byte) (*nvgpu.Roots, error) {
 	var pins [][32]byte

@@ -77,7 +77,11 @@ func newService(path string, log *slog.Logger) (s *service, err error) {
 		return s, err
 	}
 	if c.GPUCache != nil {
-		if s.cache, err = c.GPUCache.Open(c.dir, log); err != nil {
+		roots, err := c.rimRoots()
+		if err != nil {
+			return s, err
+		}
+		if s.cache, err = c.GPUCache.Open(c.dir, roots, log); err != nil {
 			return s, err
 		}
 		s.ended = append(s.ended, closer(func() error { s.cache.Close(); return nil }))

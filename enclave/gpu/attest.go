@@ -94,7 +94,7 @@ func (m *Machine) collateral(ctx context.Context, items []nvgpu.Item, o *nvgpu.O
 		for i := range len(chain) - 1 {
 			if key := string(chain[i].Raw); !asked[key] {
 				asked[key] = true
-				if der, err := client.RawOCSP(ctx, chain[i], chain[i+1], nil); err == nil {
+				if der, _, err := client.RawOCSP(ctx, chain[i], chain[i+1], nil); err == nil {
 					o.OCSP = append(o.OCSP, der)
 				}
 			}

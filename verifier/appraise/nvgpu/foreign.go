@@ -32,7 +32,7 @@ func (a *Appraiser) AppraiseForeignGPUs(ev *evidence.Foreign, p *policy.Policy, 
 	if found == nil {
 		return out
 	}
-	out.Machine = slices.DeleteFunc(slices.Clone(found.Topology.Checks), func(c result.Check) bool { return c.ID == "gpu.ocsp.unused" })
+	out.Machine = append(out.Machine, slices.DeleteFunc(slices.Clone(found.Topology.Checks), func(c result.Check) bool { return c.ID == "gpu.ocsp.unused" })...)
 	out.Measurements = map[string]string{}
 	for i, d := range found.Devices {
 		for name, v := range map[string]string{"driver": d.Driver, "vbios": d.VBIOS} {

@@ -42,12 +42,16 @@ type Options struct {
 }
 
 // Source gives reference documents and OCSP responses for devices that were
-// verified as far as that goes without. It returns what it has: what is missing
-// is reported by the checks. A nonce, where there is one, has to be in every
-// OCSP response.
+// verified as far as that goes without. It returns what it has, and says in a
+// line where that came from and what is not to be had; "": it was not asked for
+// anything. What is missing is reported by the checks. A nonce, where there is
+// one, has to be in every OCSP response.
 type Source interface {
-	Collateral(ctx context.Context, devices []*nvgpu.Device, nonce []byte) Collateral
+	Collateral(ctx context.Context, devices []*nvgpu.Device, nonce []byte) (c Collateral, said string)
 }
+
+// checkSource says where RIMs and OCSP responses came from.
+const checkSource = "gpu.collateral.source"
 
 // Collateral is what evidence can bring along for its GPUs, as the member
 // "nvgpu" of Evidence.Collateral.
@@ -65,6 +69,7 @@ type Appraiser struct {
 // got is what the source had, with the nonce that OCSP responses carry.
 type got struct {
 	Collateral
+	said  string // of where it is from
 	nonce []byte // nil: none is demanded
 }
 
@@ -144,7 +149,7 @@ func (a *Appraiser) AppraiseGPUs(ev *evidence.Evidence, m *manifest.Verified, p 
 	}
 	found, out := a.appraise(t, floors, p, now)
 	if found != nil {
-		out.Machine = machineChecks(found, t.mode)
+		out.Machine = append(out.Machine, machineChecks(found, t.mode)...)
 	}
 	return out
 }
@@ -183,6 +188,9 @@ func (a *Appraiser) appraise(t *task, floors []manifest.GPUFloor, p *policy.Poli
 	}
 	found := nvgpu.Verify(items, o)
 	out := appraise.GPUResult{NotAfter: found.NotAfter}
+	if fetched != nil && fetched.said != "" {
+		out.Machine = append(out.Machine, result.Check{ID: checkSource, Status: result.Pass, Actual: fetched.said})
+	}
 	for _, d := range found.Devices {
 		out.Facts = append(out.Facts, d)
 		checks := append(slices.Clone(d.Checks), p.NVGPU.Appraise(d, floors, o.OCSPNonce != nil)...)
@@ -214,7 +222,7 @@ func (a *Appraiser) ask(ctx context.Context, items []nvgpu.Item, o *nvgpu.Option
 		_, _ = rand.Read(out.nonce) // never fails: crypto/rand
 	}
 	devices := nvgpu.Verify(items, &bare).Devices
-	appraise.Blocking(ctx, func() { out.Collateral = a.o.Source.Collateral(ctx, devices, out.nonce) })
+	appraise.Blocking(ctx, func() { out.Collateral, out.said = a.o.Source.Collateral(ctx, devices, out.nonce) })
 	return out
 }
 

@@ -317,11 +317,11 @@ func TestCachedAnswersAreNoNonce(t *testing.T) {
 // device.
 type asked func()
 
-func (f asked) Collateral(_ context.Context, ds []*nvgpu.Device, _ []byte) gpus.Collateral {
+func (f asked) Collateral(_ context.Context, ds []*nvgpu.Device, _ []byte) (gpus.Collateral, string) {
 	for _, d := range ds {
 		if d.Check("gpu.nonce").Status == result.Pass {
 			f()
 		}
 	}
-	return gpus.Collateral{}
+	return gpus.Collateral{}, ""
 }

@@ -23,7 +23,7 @@ func (c *Client) OCSP(ctx context.Context, cert, issuer *x509.Certificate, nonce
 	if err != nil {
 		return nil, fault.New(fault.ExitInternal, "ocsp.request", "", "%w", err)
 	}
-	raw, err := c.rawOCSP(ctx, der)
+	raw, _, err := c.rawOCSP(ctx, der)
 	if err != nil {
 		return nil, err
 	}
@@ -32,20 +32,20 @@ func (c *Client) OCSP(ctx context.Context, cert, issuer *x509.Certificate, nonce
 
 // rawOCSP returns the answer to a request in DER. It answers the request's
 // certificate; nothing else is verified, since the issuer is not known here.
-func (c *Client) rawOCSP(ctx context.Context, der []byte) ([]byte, error) {
+func (c *Client) rawOCSP(ctx context.Context, der []byte) ([]byte, Origin, error) {
 	req, err := ocsp.ParseRequest(der)
 	if err != nil {
-		return nil, err
+		return nil, Origin{}, err
 	}
 	if req.Nonce != nil {
 		if c.opts.Offline {
-			return nil, fault.New(fault.ExitNetwork, "rim.service.offline", "do not demand the nonce where there is no network", "asking OCSP responder: offline")
+			return nil, Origin{}, fault.New(fault.ExitNetwork, "rim.service.offline", "do not demand the nonce where there is no network", "asking OCSP responder: offline")
 		}
 		e, err := c.fetchOCSP(ctx, der, req.Key())
 		if err != nil {
-			return nil, err
+			return nil, Origin{}, err
 		}
-		return e.Data, nil
+		return e.Data, Origin{}, nil
 	}
 	key := "ocsp " + req.Key()
 	now := c.opts.Clock()
@@ -54,7 +54,7 @@ func (c *Client) rawOCSP(ctx context.Context, der []byte) ([]byte, error) {
 		have = nil
 	}
 	if have != nil && now.Sub(have.Fetched) < c.opts.OCSPTTL {
-		return have.Data, nil
+		return have.Data, Origin{Held: true}, nil
 	}
 	e, err := c.once(ctx, key, func(ctx context.Context) (*entry, error) {
 		e, err := c.fetchOCSP(ctx, der, req.Key())
@@ -70,13 +70,13 @@ func (c *Client) rawOCSP(ctx context.Context, der []byte) ([]byte, error) {
 		return e, nil
 	})
 	if err == nil {
-		return e.Data, nil
+		return e.Data, Origin{}, nil
 	}
 	if have != nil {
 		c.log.LogAttrs(ctx, slog.LevelWarn, "OCSP responder did not answer, using what is held", slog.Any("error", err))
-		return have.Data, nil
+		return have.Data, Origin{Held: true, Refresh: err}, nil
 	}
-	return nil, err
+	return nil, Origin{}, err
 }
 
 func (c *Client) fetchOCSP(ctx context.Context, der []byte, key string) (*entry, error) {

@@ -39,7 +39,11 @@ type RIM struct {
 	Doc     *rim.Document
 	Fetched time.Time
 	Stale   bool // the service did not answer, and this is older than the TTL
+	From    Origin
 }
+
+// Origin says where an answer came from.
+type Origin = fetch.Origin
 
 var idRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$`)
 
@@ -60,6 +64,7 @@ func (c *Client) RIM(ctx context.Context, id string) (*RIM, error) {
 	now := c.opts.Clock()
 	have := c.heldRIM(ctx, id, now)
 	if have != nil && now.Sub(have.Fetched) < c.opts.TTL {
+		have.From = Origin{Held: true}
 		return have, nil
 	}
 	e, err := c.once(ctx, key, func(ctx context.Context) (*entry, error) { return c.fetchRIM(ctx, id, have) })
@@ -71,7 +76,7 @@ func (c *Client) RIM(ctx context.Context, id string) (*RIM, error) {
 		return &RIM{ID: id, Raw: e.Data, Doc: d, Fetched: e.Fetched, Stale: now.Sub(e.Fetched) >= c.opts.TTL}, nil
 	}
 	if have != nil && !IsNotFound(err) && now.Sub(have.Fetched) <= c.opts.MaxStale {
-		have.Stale = true
+		have.Stale, have.From = true, Origin{Held: true, Refresh: err}
 		c.log.LogAttrs(ctx, slog.LevelWarn, "using a stale manifest", slog.String("id", id), slog.Duration("age", now.Sub(have.Fetched)), slog.Any("error", err))
 		return have, nil
 	}

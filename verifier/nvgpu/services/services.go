@@ -181,6 +181,15 @@ func setDefault[T comparable](v *T, def T) {
 	}
 }
 
+// Trusts reports whether these are the roots that answers are verified under;
+// nil roots are NVIDIA's.
+func (c *Client) Trusts(roots *rim.Roots) bool {
+	if roots == nil {
+		roots = rim.NVIDIARoots()
+	}
+	return c.opts.Roots.Hash() == roots.Hash()
+}
+
 // Close ends requests that are under way.
 func (c *Client) Close() { c.cancel() }
 
