@@ -65,6 +65,22 @@ func WriteDaemonConfig() error {
 	return nil
 }
 
+// Cgroup is the control group in which containers run: the OCI default, the
+// namespace.
+const Cgroup = namespace
+
+// RemoveSockets removes the sockets that a daemon which was killed has left:
+// they would look like one that is there and does not answer.
+func RemoveSockets() error {
+	var errs []error
+	for _, path := range []string{DaemonSocket, DaemonSocket + ".ttrpc"} {
+		if err := os.Remove(path); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			errs = append(errs, fmt.Errorf("removing a socket of containerd: %w", err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
 // FindProgram returns the path of a program in DaemonPath.
 func FindProgram(name string) (string, error) {
 	for _, dir := range filepath.SplitList(DaemonPath) {

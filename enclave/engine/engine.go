@@ -75,8 +75,9 @@ const (
 
 // Manager keeps one engine running.
 type Manager struct {
-	opt Options
-	api *API
+	opt        Options
+	api        *API
+	minBackoff time.Duration
 
 	mu   sync.Mutex
 	task Task
@@ -91,7 +92,7 @@ func New(opt Options) *Manager {
 	if opt.OnChange == nil {
 		opt.OnChange = func(bool) {}
 	}
-	return &Manager{opt: opt, api: NewAPI(filepath.Join(opt.Container.SocketDir, SocketName))}
+	return &Manager{opt: opt, minBackoff: minBackoff, api: NewAPI(filepath.Join(opt.Container.SocketDir, SocketName))}
 }
 
 // API returns the engine's HTTP interface.
@@ -164,7 +165,7 @@ func exited(err error) error {
 // Supervise watches a started engine until ctx ends and starts it again when
 // it exits, each time after a longer pause.
 func (m *Manager) Supervise(ctx context.Context) {
-	backoff := minBackoff
+	backoff := m.minBackoff
 	for {
 		m.mu.Lock()
 		task := m.task
@@ -178,7 +179,7 @@ func (m *Manager) Supervise(ctx context.Context) {
 			}
 			m.down(ctx, task)
 			if time.Since(begin) > stableAfter {
-				backoff = minBackoff
+				backoff = m.minBackoff
 			}
 		}
 		select {
@@ -187,7 +188,9 @@ func (m *Manager) Supervise(ctx context.Context) {
 		case <-time.After(backoff):
 		}
 		backoff = min(2*backoff, maxBackoff)
-		if err := m.start(ctx); err != nil && ctx.Err() == nil {
+		// From the beginning: a daemon that was killed, too, knows of containers
+		// that are gone.
+		if err := m.Start(ctx); err != nil && ctx.Err() == nil {
 			m.opt.Log.Error("engine did not come up", "err", err)
 		}
 	}

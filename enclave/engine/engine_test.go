@@ -296,7 +296,7 @@ func TestAnEngineThatExitsIsStartedAgain(t *testing.T) {
 		t.Error("the engine did not come up again")
 	}
 	<-r.task(0).removed
-	if diff := cmp.Diff([]string{"clean", "start", "start"}, r.log); diff != "" {
+	if diff := cmp.Diff([]string{"clean", "start", "clean", "start"}, r.log); diff != "" {
 		t.Errorf("runtime calls (-want +got):\n%s", diff)
 	}
 	cancel()

@@ -18,7 +18,7 @@ import (
 var (
 	errNoTunnel   = fault.New(fault.ExitNetwork, "serve.no_tunnel", "check the gateways in operator.json and that they run", "connecting to gateways: none is connected")
 	errEngineDown = fault.New(fault.ExitNotReady, "engine.down", "wait until the engine is up again", "looking for the engine: it is down")
-	errDaemon     = fault.New(fault.ExitNotReady, "containerd.exited", "restart the machine", "watching containerd: it ended")
+	errDaemon     = fault.New(fault.ExitNotReady, "containerd.exited", "wait until it is up again; if it ends again and again, see the log", "watching containerd: it ended")
 )
 
 // retryPause is between attempts to reach a verifier that is not there yet.

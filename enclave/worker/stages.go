@@ -43,7 +43,7 @@ func (w *Worker) stages(background context.Context, stop context.CancelFunc) []b
 		{Name: "keys", Run: w.makeKeys},
 		{Name: "data", Timeout: 10 * time.Minute, Run: w.openData},
 		{Name: "model", Timeout: 5 * time.Minute, Run: w.packs},
-		{Name: "containerd", Timeout: 2 * time.Minute, Run: w.startContainerd},
+		{Name: "containerd", Timeout: 2 * time.Minute, Run: func(ctx context.Context) error { return w.startContainerd(ctx, background) }},
 		{Name: "engine", Timeout: 10 * time.Minute, Run: func(ctx context.Context) error { return w.startEngine(ctx, background) }},
 		{Name: "enrol", Timeout: 2 * time.Minute, Run: w.enrol},
 		{Name: "evidence", Timeout: 2 * time.Minute, Run: w.collect},
@@ -186,32 +186,6 @@ func (w *Worker) packs(ctx context.Context) error {
 	modelDir, errM := pack.Mount(ctx, pack.Linux{}, pack.Pack{Name: "model", Serial: pack.SerialModel, Verity: w.config.Model.Verity})
 	w.engineDir, w.modelDir = engineDir, modelDir
 	return errors.Join(errE, errM)
-}
-
-func (w *Worker) startContainerd(ctx context.Context) error {
-	path, err := engine.FindProgram("containerd")
-	if err != nil {
-		return err
-	}
-	if err := engine.WriteDaemonConfig(); err != nil {
-		return err
-	}
-	w.daemon, err = pid1.StartService(ctx, w.reaper, executable(), pid1.Service{
-		Name: "containerd", Path: path, Args: []string{"--config", engine.DaemonConfig},
-		Env:    []string{"PATH=" + engine.DaemonPath, "HOME=/", "TMPDIR=/tmp"},
-		Harden: pid1.Table()[pid1.RowContainerd],
-	}, w.log)
-	if err != nil {
-		return err
-	}
-	w.containerd, err = engine.AwaitDaemon(ctx, w.daemon.Done)
-	if errors.Is(err, engine.ErrDaemonExited) {
-		return fmt.Errorf("%w: %w", err, w.daemon.Err())
-	}
-	if err != nil {
-		return err
-	}
-	return pid1.ConfirmProcess(os.DirFS("/"), pid1.RowContainerd, w.daemon.PID, pid1.Table()[pid1.RowContainerd])
 }
 
 func (w *Worker) startEngine(ctx, background context.Context) error {

@@ -38,10 +38,12 @@ import (
 const Dir = "/run/cocoon"
 
 const (
-	stopGrace   = 10 * time.Second
-	drainGrace  = 5 * time.Second // of running requests when the machine is told to stop without an order to drain
-	pollState   = time.Second
-	pollMetrics = 15 * time.Second
+	stopGrace = 10 * time.Second
+	// daemonDeadline is what containerd has to come up.
+	daemonDeadline = 90 * time.Second
+	drainGrace     = 5 * time.Second // of running requests when the machine is told to stop without an order to drain
+	pollState      = time.Second
+	pollMetrics    = 15 * time.Second
 )
 
 // Worker is one boot.
@@ -64,7 +66,7 @@ type Worker struct {
 	lost                chan error // why the data disk is no longer this boot's
 	engineDir, modelDir string
 	containerd          *engine.Containerd
-	daemon              *pid1.Child
+	daemon              *pid1.Kept
 	engine              *engine.Manager
 
 	verifier         *client.Client
@@ -130,6 +132,10 @@ const wellFor = 3 * time.Minute
 // that takes longer.
 func (w *Worker) watched(stages []boot.Stage) []boot.Stage {
 	for i, s := range stages {
+		if s.Expand != nil {
+			stages[i].Expand = func() []boot.Stage { return w.watched(s.Expand()) }
+			continue
+		}
 		stages[i].Run = func(ctx context.Context) error {
 			w.dog.Well(cmp.Or(s.Timeout, boot.DefaultTimeout) + wellFor)
 			return s.Run(ctx)
@@ -164,9 +170,6 @@ func (w *Worker) attend(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 			return nil
-		case <-w.daemon.Done:
-			// The engine's shim may live on, but nothing watches it any more.
-			return errDaemon
 		case err := <-w.lost:
 			return err
 		case <-stateTick.C:
@@ -176,9 +179,12 @@ func (w *Worker) attend(ctx context.Context) error {
 	}
 }
 
-// gate says whether the worker may serve: the engine answers and a verdict is
+// gate says whether the worker may serve: containerd runs, the engine answers and a verdict is
 // in force.
 func (w *Worker) gate() error {
+	if w.daemon.Child() == nil {
+		return errDaemon
+	}
 	if !w.engine.Up() {
 		return errEngineDown
 	}
@@ -198,7 +204,9 @@ func (w *Worker) stop() {
 		}
 	}
 	if w.daemon != nil {
-		w.daemon.Stop(stopGrace)
+		if child := w.daemon.Child(); child != nil {
+			child.Stop(stopGrace)
+		}
 	}
 	if w.ledger != nil {
 		if err := w.ledger.Close(); err != nil {

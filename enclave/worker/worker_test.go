@@ -8,12 +8,15 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
+	"os"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	"cocoon/enclave/boot"
 	"cocoon/enclave/status"
 	"cocoon/internal/fault"
 )
@@ -55,6 +58,37 @@ func TestTheOrderOfStages(t *testing.T) {
 		if at(rule[0]) > at(rule[1]) {
 			t.Errorf("stage %s comes after %s", rule[0], rule[1])
 		}
+	}
+}
+
+// TestTheDocumentedStagesAreThese keeps docs/worker-api.md true.
+func TestTheDocumentedStagesAreThese(t *testing.T) {
+	var names []string
+	for _, s := range newWorker().stages(context.Background(), func() {}) {
+		names = append(names, s.Name)
+	}
+	doc, err := os.ReadFile("../../docs/worker-api.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if want := "Stages, in order: " + strings.Join(names, ", ") + "."; !strings.Contains(strings.Join(strings.Fields(string(doc)), " "), want) {
+		t.Errorf("docs/worker-api.md lacks: %s", want)
+	}
+}
+
+// TestStagesThatOthersBecomeAreWatched: what a stage expands to is run as it
+// is, and does not need the watchdog to be there.
+func TestStagesThatOthersBecomeAreWatched(t *testing.T) {
+	w := newWorker()
+	var ran []string
+	run := func(name string) boot.Stage {
+		return boot.Stage{Name: name, Run: func(context.Context) error { ran = append(ran, name); return nil }}
+	}
+	err := boot.Run(t.Context(), time.Now, w.rep, w.watched([]boot.Stage{
+		run("a"), {Name: "x", Expand: func() []boot.Stage { return []boot.Stage{run("b"), run("c")} }}, {Name: "y", Expand: func() []boot.Stage { return nil }}, run("d"),
+	}))
+	if err != nil || strings.Join(ran, "") != "abcd" {
+		t.Errorf("ran %v, %v", ran, err)
 	}
 }
 
