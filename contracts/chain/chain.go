@@ -281,19 +281,37 @@ const maxTransactions = 256
 // first, at most n. Each is the one that the proven state or its successor
 // names by hash.
 func (c *Client) Transactions(ctx context.Context, addr *address.Address, st *State, n int) ([]*tlb.Transaction, error) {
+	return c.transactionsAfter(ctx, addr, st, 0, n)
+}
+
+// firstBatch is how many transactions are asked for at first where only the
+// newest are wanted: mostly there are one or two.
+const firstBatch = 2
+
+// transactionsAfter is Transactions without those up to logical time after.
+func (c *Client) transactionsAfter(ctx context.Context, addr *address.Address, st *State, after uint64, n int) ([]*tlb.Transaction, error) {
 	lt, hash := st.LastLT, st.LastHash
+	n = min(n, maxTransactions)
 	var out []*tlb.Transaction
-	for len(out) < min(n, maxTransactions) && lt != 0 {
-		batch, err := c.transactions(ctx, addr, lt, hash, min(n, maxTransactions)-len(out))
+	for len(out) < n && lt > after {
+		batch := n - len(out)
+		if after > 0 && len(out) == 0 {
+			batch = min(batch, firstBatch)
+		}
+		txs, err := c.transactions(ctx, addr, lt, hash, batch)
 		if err != nil {
 			return nil, err
 		}
-		if len(batch) == 0 {
+		if len(txs) == 0 {
 			break
 		}
-		out = append(out, batch...)
-		last := batch[len(batch)-1]
-		lt, hash = last.PrevTxLT, last.PrevTxHash
+		for _, tx := range txs {
+			if tx.LT <= after {
+				return out, nil
+			}
+			out = append(out, tx)
+			lt, hash = tx.PrevTxLT, tx.PrevTxHash
+		}
 	}
 	return out, nil
 }

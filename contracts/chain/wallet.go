@@ -188,13 +188,10 @@ func (c *Client) waitExternal(ctx context.Context, addr *address.Address, before
 			return false
 		}
 		var txs []*tlb.Transaction
-		if txs, failed = c.Transactions(ctx, addr, st, maxTransactions); failed != nil {
+		if txs, failed = c.transactionsAfter(ctx, addr, st, seen, maxTransactions); failed != nil {
 			return true
 		}
 		for _, tx := range txs {
-			if tx.LT <= before.LastLT {
-				break
-			}
 			if tx.IO.In != nil && tx.IO.In.MsgType == tlb.MsgTypeExternalIn && bytes.Equal(tx.IO.In.AsExternalIn().Body.Hash(), ext.Body.Hash()) {
 				found = tx
 				return true
