@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"encoding/binary"
 	"errors"
@@ -9,7 +10,9 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strconv"
 	"time"
 
@@ -59,6 +62,8 @@ type conn struct {
 	r    *bufio.Reader
 	buf  []byte
 	body []byte
+	a    answer    // the latest
+	sent time.Time // when the deadline was set
 }
 
 func (c *conn) dial(ctx context.Context) error {
@@ -109,8 +114,11 @@ func (c *conn) appraise(ctx context.Context, size int, appendEvidence func([]byt
 		b = append(b, head[:n]...)
 		b = appendEvidence(b)
 		c.buf = b
-		if err := c.c.SetDeadline(time.Now().Add(answerTimeout)); err != nil {
-			return nil, unreachable(err)
+		if now := time.Now(); fresh || now.Sub(c.sent) > answerTimeout/10 { // a timer costs more than a look at the clock
+			if err := c.c.SetDeadline(now.Add(answerTimeout)); err != nil {
+				return nil, unreachable(err)
+			}
+			c.sent = now
 		}
 		_, err := c.c.Write(b)
 		var a *answer
@@ -127,31 +135,60 @@ func (c *conn) appraise(ctx context.Context, size int, appendEvidence func([]byt
 	}
 }
 
+// read reads an answer as the verifier writes it: HTTP/1.1, with its length or in
+// chunks. Package http's reader makes a map of headers that nobody looks at.
 func (c *conn) read() (*answer, error) {
-	res, err := http.ReadResponse(c.r, nil)
+	bad := func(err error) (*answer, error) { return nil, fmt.Errorf("reading answer: %w", err) }
+	line, err := c.r.ReadSlice('\n')
 	if err != nil {
-		return nil, fmt.Errorf("reading answer: %w", err)
+		return bad(err)
 	}
-	c.body = c.body[:0]
-	if n := res.ContentLength; n >= 0 && n <= maxAnswer {
-		if int64(cap(c.body)) < n {
-			c.body = make([]byte, 0, n)
+	const version = "HTTP/1.1 "
+	if len(line) < len(version)+3 || string(line[:len(version)]) != version {
+		return bad(fmt.Errorf("%.40q is no answer", line))
+	}
+	a := &c.a
+	if a.status, err = strconv.Atoi(string(line[len(version) : len(version)+3])); err != nil {
+		return bad(fmt.Errorf("%.40q is no answer", line))
+	}
+	length, chunked, last := int64(-1), false, false
+	for {
+		if line, err = c.r.ReadSlice('\n'); err != nil {
+			return bad(err)
 		}
-		c.body = c.body[:n]
-		_, err = io.ReadFull(res.Body, c.body)
-	} else {
-		c.body, err = io.ReadAll(io.LimitReader(res.Body, maxAnswer))
+		name, value, more := bytes.Cut(bytes.TrimRight(line, "\r\n"), []byte(": "))
+		if !more {
+			break
+		}
+		switch {
+		case bytes.EqualFold(name, []byte("Content-Length")):
+			if length, err = strconv.ParseInt(string(value), 10, 64); err != nil || length > maxAnswer {
+				return bad(fmt.Errorf("length %.40q", value))
+			}
+		case bytes.EqualFold(name, []byte("Transfer-Encoding")):
+			chunked = true
+		case bytes.EqualFold(name, []byte("Connection")):
+			last = bytes.EqualFold(value, []byte("close"))
+		}
+	}
+	switch {
+	case chunked:
+		if c.body, err = io.ReadAll(io.LimitReader(httputil.NewChunkedReader(c.r), maxAnswer)); err == nil {
+			_, err = c.r.ReadSlice('\n') // there are no trailers
+		}
+	case length < 0:
+		err = errors.New("it has no length")
+	default:
+		c.body = slices.Grow(c.body[:0], int(length))[:length]
+		_, err = io.ReadFull(c.r, c.body)
 	}
 	if err != nil {
-		return nil, fmt.Errorf("reading answer: %w", err)
+		return bad(err)
 	}
-	if err := res.Body.Close(); err != nil {
-		return nil, fmt.Errorf("reading answer: %w", err)
-	}
-	if res.Close {
+	if last {
 		c.close()
 	}
-	a := &answer{status: res.StatusCode, body: c.body}
+	a.body = c.body
 	// Field 1 of AppraiseResponse, true.
 	a.accepted = a.status == http.StatusOK && len(a.body) > 2 && a.body[0] == 1<<3 && a.body[1] == 1
 	return a, nil

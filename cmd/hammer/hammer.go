@@ -58,6 +58,9 @@ const (
 	calibration = 2 * time.Second
 	warmUp      = 300
 	maxStock    = 400_000
+	// Connections of an overload: enough that none of them is waited for. With more,
+	// what grows is the queue in the hammer.
+	overloaded = 256
 )
 
 func hammer(ctx context.Context, o *options, fleet *testfleet.Fleet, say func(string, ...any)) (*report, error) {
@@ -128,7 +131,7 @@ func measure(ctx context.Context, o *options, t *target, s *stock, rep *report) 
 	if rep.AskedPerSec > 0 {
 		connections := o.concurrency
 		if o.load > 1 || rep.CapacityPerSec == 0 {
-			connections = max(connections, 512)
+			connections = max(connections, overloaded)
 		} else {
 			connections = max(connections, 128)
 		}

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -76,9 +77,9 @@ func challenge(ctx context.Context, c *client.Client) (digest.SHA256, error) {
 	return ch.Challenge, nil
 }
 
-// tally counts answers and keeps the time that each took.
+// tally counts answers and keeps the time that each took. A connection has one
+// of its own.
 type tally struct {
-	mu        sync.Mutex
 	latencies []time.Duration // of verdicts
 	shedTimes []time.Duration // of 429
 	errors    int
@@ -87,8 +88,6 @@ type tally struct {
 }
 
 func (t *tally) add(a *answer, err error, took time.Duration) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	switch {
 	case err == nil && a.accepted:
 		t.latencies = append(t.latencies, took)
@@ -104,32 +103,46 @@ func (t *tally) add(a *answer, err error, took time.Duration) {
 	}
 }
 
+// connect starts connections with a tally each, and returns a function that waits for
+// them and adds their tallies to out.
+func connect(t *target, connections int, out *tally, each func(*conn, *tally)) (wait func()) {
+	var wg sync.WaitGroup
+	all := make([]tally, connections)
+	for i := range all {
+		wg.Go(func() {
+			c := &conn{t: t}
+			defer c.close()
+			each(c, &all[i])
+		})
+	}
+	return func() {
+		wg.Wait()
+		for i := range all {
+			a := &all[i]
+			out.latencies, out.shedTimes = append(out.latencies, a.latencies...), append(out.shedTimes, a.shedTimes...)
+			out.errors += a.errors
+			out.first = cmp.Or(out.first, a.first)
+		}
+	}
+}
+
 // closedLoop sends one request after another on each connection until the time
 // is over or the stock is empty, and returns how long that was.
 func closedLoop(ctx context.Context, t *target, s *stock, connections int, d time.Duration, out *tally) time.Duration {
 	start := time.Now()
-	ctx, cancel := context.WithDeadline(ctx, start.Add(d))
-	defer cancel()
-	var wg sync.WaitGroup
-	for range connections {
-		wg.Go(func() {
-			c := &conn{t: t}
-			defer c.close()
-			for ctx.Err() == nil {
-				b := s.take()
-				if b == nil {
-					return
-				}
-				begin := time.Now()
-				a, err := c.appraise(ctx, s.machine.Size(), func(dst []byte) []byte { return s.machine.AppendEvidence(dst, b) })
-				if err != nil && ctx.Err() != nil {
-					return
-				}
-				out.add(a, err, time.Since(begin))
+	connect(t, connections, out, func(c *conn, mine *tally) {
+		for begin := start; begin.Sub(start) < d; begin = time.Now() {
+			b := s.take()
+			if b == nil {
+				return
 			}
-		})
-	}
-	wg.Wait()
+			a, err := c.appraise(ctx, s.machine.Size(), func(dst []byte) []byte { return s.machine.AppendEvidence(dst, b) })
+			if err != nil && ctx.Err() != nil {
+				return
+			}
+			mine.add(a, err, time.Since(begin))
+		}
+	})()
 	return time.Since(start)
 }
 
@@ -140,25 +153,20 @@ func openLoop(ctx context.Context, t *target, s *stock, connections int, perSeco
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	due := make(chan time.Time)
-	var wg sync.WaitGroup
-	for range connections {
-		wg.Go(func() {
-			c := &conn{t: t}
-			defer c.close()
-			for at := range due {
-				b := s.take()
-				if b == nil {
-					cancel()
-					continue
-				}
-				a, err := c.appraise(ctx, s.machine.Size(), func(dst []byte) []byte { return s.machine.AppendEvidence(dst, b) })
-				if err != nil && ctx.Err() != nil {
-					continue
-				}
-				out.add(a, err, time.Since(at))
+	wait := connect(t, connections, out, func(c *conn, mine *tally) {
+		for at := range due {
+			b := s.take()
+			if b == nil {
+				cancel()
+				continue
 			}
-		})
-	}
+			a, err := c.appraise(ctx, s.machine.Size(), func(dst []byte) []byte { return s.machine.AppendEvidence(dst, b) })
+			if err != nil && ctx.Err() != nil {
+				continue
+			}
+			mine.add(a, err, time.Since(at))
+		}
+	})
 	start := time.Now()
 	limit := rate.NewLimiter(rate.Limit(perSecond), 1)
 	missed := 0
@@ -176,7 +184,7 @@ func openLoop(ctx context.Context, t *target, s *stock, connections int, perSeco
 	}
 	took := time.Since(start)
 	close(due)
-	wg.Wait()
+	wait()
 	out.missed = missed
 	return took
 }
