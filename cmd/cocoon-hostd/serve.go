@@ -19,6 +19,7 @@ import (
 	"cocoon/hostd/api"
 	"cocoon/hostd/client"
 	"cocoon/hostd/daemon"
+	"cocoon/hostd/gpumode"
 	"cocoon/hostd/vsock"
 	"cocoon/internal/fault"
 	"cocoon/internal/strictyaml"
@@ -39,6 +40,9 @@ type config struct {
 	// AllowUsers and AllowGroups may call the daemon, besides root and its user.
 	AllowUsers  []string `json:"allow_users,omitempty"`
 	AllowGroups []string `json:"allow_groups,omitempty"`
+	// GPUTool is NVIDIA's tool that sets a GPU's mode; without it a GPU in
+	// another mode is refused.
+	GPUTool *gpumode.Tool `json:"gpu_tool,omitempty"`
 	// TLS serves the interface over TCP too; without it only the socket does.
 	TLS *tlsListener `json:"tls,omitempty"`
 	// GPUCache serves NVIDIA's RIM and OCSP answers to guests; without it the
@@ -126,6 +130,14 @@ func (c *config) load(cmd *cobra.Command, file string) error {
 				set()
 			}
 		}
+		if t := read.GPUTool; t != nil {
+			if err := t.Validate(); err != nil {
+				return fault.New(fault.ExitParse, "hostd.config.malformed", "cocoon gpu tool DIR prints the section", "reading gpu_tool: %w", err)
+			}
+			if !filepath.IsAbs(t.Dir) {
+				t.Dir = filepath.Join(filepath.Dir(file), t.Dir)
+			}
+		}
 		if err := read.TLS.resolve(filepath.Dir(file)); err != nil {
 			return err
 		}
@@ -173,7 +185,7 @@ func serve(ctx context.Context, c config, log *slog.Logger) (err error) {
 	if err != nil {
 		return fmt.Errorf("finding own program: %w", err)
 	}
-	d, err := daemon.Open(daemon.Options{Dir: c.State, Tools: tree, Accel: c.Accelerator, Transport: c.Transport, Keeper: []string{self, "keep"},
+	d, err := daemon.Open(daemon.Options{Dir: c.State, Tools: tree, Accel: c.Accelerator, Transport: c.Transport, Keeper: []string{self, "keep"}, GPUTool: c.GPUTool,
 		Ephemeral: c.Ephemeral, Clock: time.Now, Logger: log})
 	if err != nil {
 		return err

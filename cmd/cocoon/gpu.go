@@ -19,7 +19,7 @@ import (
 // publishes to judge them by.
 func newGPUCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "gpu", Short: "NVIDIA GPUs: prepare them for a VM, and what is published to judge them by", Args: cobra.NoArgs}
-	cmd.AddCommand(newGPURIMCmd(), newGPUListCmd(), newGPUPrepareCmd(), newGPURestoreCmd())
+	cmd.AddCommand(newGPURIMCmd(), newGPUListCmd(), newGPUPrepareCmd(), newGPURestoreCmd(), newGPUToolCmd())
 	return cmd
 }
 

@@ -2,12 +2,16 @@ package main
 
 import (
 	"fmt"
+	"log/slog"
+	"path/filepath"
 	"text/tabwriter"
+	"time"
 
 	"github.com/spf13/cobra"
 
 	"cocoon/hostd/client"
 	"cocoon/hostd/daemon"
+	"cocoon/hostd/gpumode"
 	"cocoon/hostd/vfio"
 	"cocoon/internal/fault"
 )
@@ -84,12 +88,18 @@ const defaultGPUState = "/var/lib/cocoon-gpu"
 
 func newGPUPrepareCmd() *cobra.Command {
 	var mode, dir string
+	var tool gpumode.Tool
 	cmd := &cobra.Command{
 		Use:   "prepare ADDRESS...",
 		Short: "bind GPUs to vfio-pci, reset them and check their mode",
 		Long: `Binds GPUs and NVSwitches to vfio-pci, pins their power, resets them and checks
 the confidential-computing mode. If anything fails, everything is taken back.
 "cocoon gpu restore" gives them back to their drivers.
+
+With --tool a device in another mode is brought into the wanted one by NVIDIA's
+tool, of exactly the version that --tool-sha256 names ("cocoon gpu tool"). The tool
+is never interrupted, also if this command is; the mode is then read from the
+device, whatever the tool says.
 
 Exit codes: 0 prepared; 6 the machine is not ready for it.`,
 		Example: "  cocoon gpu prepare 0000:1b:00.0 --mode cc",
@@ -114,7 +124,15 @@ Exit codes: 0 prepared; 6 the machine is not ready for it.`,
 				return err
 			}
 			defer store.Close()
-			p, err := vfio.Prepare(cmd.Context(), vfio.Options{System: sys, Mode: vfio.Mode(mode), Record: store.Add}, args)
+			set := modeSetter(cmd, sys, dir)
+			o := vfio.Options{System: sys, Mode: vfio.Mode(mode), Record: store.Add, Busy: set.Busy}
+			if tool.Dir != "" {
+				if err := tool.Validate(); err != nil {
+					return usage("reading --tool: %w", err)
+				}
+				set.Tool, o.Set = tool, set.Set
+			}
+			p, err := vfio.Prepare(cmd.Context(), o, args)
 			if err != nil {
 				return err
 			}
@@ -126,7 +144,38 @@ Exit codes: 0 prepared; 6 the machine is not ready for it.`,
 	}
 	cmd.Flags().StringVar(&mode, "mode", string(vfio.ModeCC), "the `mode` that every device must be in: cc, ppcie or off")
 	cmd.Flags().StringVar(&dir, "state-dir", defaultGPUState, "remember the owner's drivers in this `directory`")
+	cmd.Flags().StringVar(&tool.Dir, "tool", "", "set the mode with NVIDIA's gpu-admin-tools in this `directory`")
+	cmd.Flags().StringVar(&tool.SHA256, "tool-sha256", "", "the `hash` that pins its version")
+	cmd.Flags().StringVar(&tool.Python, "python", "", "the Python 3 that runs it; default: /usr/bin/python3")
 	return cmd
+}
+
+// modeSetter knows which devices the tool is at work on.
+func modeSetter(cmd *cobra.Command, sys vfio.System, dir string) *gpumode.Setter {
+	return &gpumode.Setter{Dir: filepath.Join(dir, "modes"), System: sys, Clock: time.Now, Logger: slog.New(slog.NewTextHandler(cmd.ErrOrStderr(), nil))}
+}
+
+func newGPUToolCmd() *cobra.Command {
+	return &cobra.Command{
+		Use:   "tool DIR",
+		Short: "print what pins a version of NVIDIA's gpu-admin-tools",
+		Long: `Prints the hash of the programs in a directory with a release of NVIDIA's
+gpu-admin-tools, as the section gpu_tool of hostd.json: the SHA-256 of what
+"find * -name '*.py' | LC_ALL=C sort | xargs sha256sum" writes there. Look at the
+programs first: they run as root.`,
+		Args: cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			dir, err := filepath.Abs(args[0])
+			if err != nil {
+				return fmt.Errorf("resolving path: %w", err)
+			}
+			sum, err := gpumode.Hash(dir)
+			if err != nil {
+				return err
+			}
+			return writeIndented(cmd.OutOrStdout(), map[string]any{"gpu_tool": gpumode.Tool{Dir: dir, SHA256: sum}})
+		},
+	}
 }
 
 func newGPURestoreCmd() *cobra.Command {
@@ -149,7 +198,7 @@ func newGPURestoreCmd() *cobra.Command {
 			if len(before) == 0 && len(args) > 0 {
 				return fault.New(fault.ExitNotReady, "gpu.not_prepared", "list what is there: cocoon gpu list", "restoring GPUs: none of these was prepared")
 			}
-			if err := vfio.Restore(cmd.Context(), vfio.Options{System: sys}, before); err != nil {
+			if err := vfio.Restore(cmd.Context(), vfio.Options{System: sys, Busy: modeSetter(cmd, sys, dir).Busy}, before); err != nil {
 				return err
 			}
 			if err := store.Forget(before); err != nil {

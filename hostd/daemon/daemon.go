@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cocoon/hostd/accel"
+	"cocoon/hostd/gpumode"
 	"cocoon/hostd/keeper"
 	"cocoon/hostd/machine"
 	"cocoon/hostd/spec"
@@ -48,8 +49,10 @@ type Options struct {
 	Transport string         // one of package vsock's; empty: auto
 	Keeper    []string       // argument vector of a keeper; the VM's directory is appended
 	Ephemeral bool           // VMs end with the daemon, also when it is killed
-	// PrepareGPUs makes devices ready for a VM; nil: this host's.
-	PrepareGPUs func(ctx context.Context, g *spec.GPUs) error
+	// GPUs makes devices ready for a VM and takes them back; nil: this host's,
+	// whose mode GPUTool sets where there is one.
+	GPUs    GPUHost
+	GPUTool *gpumode.Tool
 	// Devices opens the host's sysfs; nil: this host's.
 	Devices func() (vfio.Reader, error)
 	Clock   func() time.Time
@@ -69,6 +72,8 @@ type Daemon struct {
 	wg   sync.WaitGroup  // keepers that are our children
 	acc  sync.Mutex      // one probe at a time
 
+	released map[string]time.Time // when devices may be released again; guarded by mu
+
 	claims sync.Mutex
 	gpus   map[string][]string // devices of VMs that are being started
 }
@@ -81,16 +86,16 @@ func Open(o Options) (_ *Daemon, err error) {
 			return nil, fault.New(fault.ExitInternal, "hostd.state_dir", "choose a directory that this user can write to (--state)", "opening state directory: %w", err)
 		}
 	}
-	d := &Daemon{o: o, busy: map[string]bool{}, gpus: map[string][]string{}}
-	if d.o.PrepareGPUs == nil {
-		d.o.PrepareGPUs = prepareGPUs
+	d := &Daemon{o: o, busy: map[string]bool{}, gpus: map[string][]string{}, released: map[string]time.Time{}}
+	if d.o.GPUs == nil {
+		d.o.GPUs = &linuxGPUs{o.GPUTool, o.Clock, o.Logger}
 	}
 	if d.o.Devices == nil {
 		d.o.Devices = func() (vfio.Reader, error) { return vfio.NewLinux() }
 	}
 	defer func() {
 		if err != nil {
-			err = errors.Join(err, d.release())
+			err = errors.Join(err, d.shut())
 		}
 	}()
 	if d.lock, err = takeLock(o.Dir); err != nil {
@@ -135,7 +140,7 @@ func takeLock(dir string) (*os.File, error) {
 	return f, nil
 }
 
-func (d *Daemon) release() error {
+func (d *Daemon) shut() error {
 	var errs []error
 	if d.store != nil {
 		errs = append(errs, d.store.Close())
@@ -155,7 +160,7 @@ func (d *Daemon) Close() error {
 		d.lifeline = nil
 		d.wg.Wait()
 	}
-	return d.release()
+	return d.shut()
 }
 
 // dir is a VM's directory; names are checked before they get here.
@@ -373,7 +378,16 @@ func (d *Daemon) Stop(ctx context.Context, name string, powerOff bool) (*machine
 	if err := d.want(name, store.WantStopped); err != nil {
 		return nil, err
 	}
-	return d.end(ctx, name, powerOff)
+	st, err := d.end(ctx, name, powerOff)
+	if err != nil {
+		return nil, err
+	}
+	// Whoever has the name does it, else the supervisor.
+	if done, err := d.claim(name); err == nil {
+		d.release(ctx, name)
+		done()
+	}
+	return st, nil
 }
 
 // want remembers what the owner wants, so that no supervisor does the opposite.

@@ -10,6 +10,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -206,9 +207,9 @@ func TestALiveKeepersMachineIsAdoptedAndNotStartedTwice(t *testing.T) {
 // A device goes to one VM at a time: not to a second one while the first runs,
 // nor while it is being started.
 func TestAGPUIsNeverGivenToTwoVMs(t *testing.T) {
-	prepared := 0
+	gpus := &fakeGPUs{fail: errors.New("enough")}
 	o := options(t, t.TempDir())
-	o.PrepareGPUs = func(context.Context, *spec.GPUs) error { prepared++; return errors.New("enough") }
+	o.GPUs = gpus
 	d, err := Open(o)
 	if err != nil {
 		t.Fatal(err)
@@ -243,12 +244,87 @@ func TestAGPUIsNeverGivenToTwoVMs(t *testing.T) {
 		}
 	}
 	write(machine.Running)
-	if _, err := d.Start(t.Context(), second); !fault.Has(err, "gpu.allocated") || prepared != 0 {
-		t.Errorf("while the first runs: %v, prepared %d times", err, prepared)
+	if _, err := d.Start(t.Context(), second); !fault.Has(err, "gpu.allocated") || gpus.prepared != 0 {
+		t.Errorf("while the first runs: %v, prepared %d times", err, gpus.prepared)
 	}
 	write(machine.Stopped)
-	if _, err := d.Start(t.Context(), second); err == nil || fault.Has(err, "gpu.allocated") || prepared != 1 {
-		t.Errorf("after the first: %v, prepared %d times", err, prepared)
+	if _, err := d.Start(t.Context(), second); err == nil || fault.Has(err, "gpu.allocated") || gpus.prepared != 1 {
+		t.Errorf("after the first: %v, prepared %d times", err, gpus.prepared)
+	}
+}
+
+// fakeGPUs stands for a host's devices and counts what is done to them.
+type fakeGPUs struct {
+	mu                 sync.Mutex
+	prepared, released int
+	fail, failRelease  error
+}
+
+func (f *fakeGPUs) Prepare(context.Context, *spec.GPUs) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.prepared++
+	return f.fail
+}
+
+func (f *fakeGPUs) Release(context.Context, *spec.GPUs) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.released++
+	return f.failRelease
+}
+
+func (f *fakeGPUs) Recover(context.Context) error { return nil }
+
+// However a VM ends, its devices are released once; where that fails it is
+// tried again later.
+func TestDevicesAreReleasedBehindAVM(t *testing.T) {
+	gpus := &fakeGPUs{}
+	o := options(t, t.TempDir())
+	t.Setenv("DAEMON_TEST_KEEPER", "fake")
+	c := &clock{t: now()}
+	o.GPUs, o.Clock = gpus, c.now
+	d, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	s := behave(t, "serve", spec.RestartNo)
+	s.GPUs = &spec.GPUs{Devices: []string{"0000:1b:00.0"}, Mode: spec.GPUModeOff}
+	start(t, d, s)
+	d.sweep(t.Context())
+	if gpus.released != 0 {
+		t.Fatal("released under a VM that runs")
+	}
+	if _, err := d.Stop(t.Context(), "a", false); err != nil || gpus.released != 1 {
+		t.Errorf("after Stop() = %v: released %d times", err, gpus.released)
+	}
+	d.sweep(t.Context())
+	if gpus.released != 1 {
+		t.Errorf("released %d times for one run", gpus.released)
+	}
+	c.pass(time.Hour)
+	start(t, d, s)
+	gpus.failRelease = errors.New("it hangs in reset")
+	kill(t, d, "a")
+	for range 3 {
+		d.sweep(t.Context())
+	}
+	if gpus.released != 2 {
+		t.Errorf("a release that failed was tried %d times at once", gpus.released-1)
+	}
+	gpus.failRelease = nil
+	c.pass(2 * releaseEvery)
+	d.sweep(t.Context())
+	d.sweep(t.Context())
+	if gpus.released != 3 || gpus.prepared != 2 {
+		t.Errorf("released %d times, prepared %d times", gpus.released, gpus.prepared)
+	}
+	// A start that fails keeps nothing that is to be given back.
+	s = behave(t, "refuse", spec.RestartNo)
+	s.GPUs = &spec.GPUs{Devices: []string{"0000:1b:00.0"}, Mode: spec.GPUModeOff, GiveBack: true}
+	if _, err := d.Start(t.Context(), s); err == nil || gpus.prepared != 3 || gpus.released != 4 {
+		t.Errorf("Start() = %v: released %d times, prepared %d times", err, gpus.released, gpus.prepared)
 	}
 }
 

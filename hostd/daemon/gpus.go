@@ -3,9 +3,13 @@ package daemon
 import (
 	"context"
 	"errors"
+	"log/slog"
 	"os"
+	"path/filepath"
 	"slices"
+	"time"
 
+	"cocoon/hostd/gpumode"
 	"cocoon/hostd/spec"
 	"cocoon/hostd/vfio"
 	"cocoon/internal/fault"
@@ -59,24 +63,123 @@ func (d *Daemon) claimGPUs(s *spec.Spec) (func(), error) {
 	}, nil
 }
 
+// GPUHost brings devices into the state that a VM needs and back.
+type GPUHost interface {
+	// Prepare makes devices ready for a VM.
+	Prepare(ctx context.Context, g *spec.GPUs) error
+	// Release clears what a VM has left on its devices, and gives them back to
+	// their owner's drivers where the spec says so.
+	Release(ctx context.Context, g *spec.GPUs) error
+	// Recover completes what an earlier daemon began.
+	Recover(ctx context.Context) error
+}
+
 // gpuStore is where "cocoon gpu" remembers the owner's drivers, too.
 const gpuStore = "/var/lib/cocoon-gpu"
 
-// prepareGPUs brings devices into the state that a VM needs. As root it binds,
-// powers and resets them; any other user finds out whether that was done.
-func prepareGPUs(ctx context.Context, g *spec.GPUs) error {
+// linuxGPUs is this host. As root it binds, powers, resets and, with a tool,
+// sets the mode; any other user finds out whether that was done, and the
+// kernel resets a device when a VM lets go of it.
+type linuxGPUs struct {
+	tool   *gpumode.Tool
+	clock  func() time.Time
+	logger *slog.Logger
+}
+
+func (l *linuxGPUs) options() (vfio.Options, *gpumode.Setter, error) {
 	sys, err := vfio.NewLinux()
+	if err != nil {
+		return vfio.Options{}, nil, err
+	}
+	s := &gpumode.Setter{Dir: filepath.Join(gpuStore, "modes"), System: sys, Clock: l.clock, Logger: l.logger}
+	o := vfio.Options{System: sys, Busy: s.Busy}
+	if l.tool != nil {
+		s.Tool = *l.tool
+		o.Set = s.Set
+	}
+	return o, s, nil
+}
+
+func (l *linuxGPUs) Prepare(ctx context.Context, g *spec.GPUs) error {
+	o, _, err := l.options()
 	if err != nil {
 		return err
 	}
+	o.Mode = vfio.Mode(g.Mode)
 	if os.Geteuid() != 0 {
-		return vfio.Ready(sys, vfio.Mode(g.Mode), g.Devices)
+		return vfio.Ready(o.System, o.Mode, g.Devices)
 	}
 	store, err := vfio.OpenStore(gpuStore)
 	if err != nil {
 		return err
 	}
 	defer store.Close()
-	_, err = vfio.Prepare(ctx, vfio.Options{System: sys, Mode: vfio.Mode(g.Mode), Record: store.Add}, g.Devices)
+	o.Record = store.Add
+	_, err = vfio.Prepare(ctx, o, g.Devices)
 	return err
+}
+
+func (l *linuxGPUs) Release(ctx context.Context, g *spec.GPUs) error {
+	if os.Geteuid() != 0 {
+		return nil
+	}
+	o, _, err := l.options()
+	if err != nil {
+		return err
+	}
+	store, err := vfio.OpenStore(gpuStore)
+	if err != nil {
+		return err
+	}
+	defer store.Close()
+	// A GPU that was not reset goes to nobody.
+	if err := vfio.Reset(ctx, o, g.Devices); err != nil || !g.GiveBack {
+		return err
+	}
+	before := store.Select(g.Devices...)
+	if err := vfio.Restore(ctx, o, before); err != nil {
+		return err
+	}
+	return store.Forget(before)
+}
+
+func (l *linuxGPUs) Recover(ctx context.Context) error {
+	if os.Geteuid() != 0 || l.tool == nil {
+		return nil
+	}
+	_, s, err := l.options()
+	if err != nil {
+		return err
+	}
+	return s.Recover(ctx)
+}
+
+// releaseEvery is how often it is tried again to release devices.
+const releaseEvery = time.Minute
+
+// release releases the devices of a VM that is over, once each run. The name is
+// claimed.
+func (d *Daemon) release(ctx context.Context, name string) {
+	r, err := d.store.Get(name)
+	if err != nil || !r.GPUsUsed || r.Spec.GPUs == nil || !d.state(r).Over() {
+		return
+	}
+	d.mu.Lock()
+	due := d.o.Clock().After(d.released[name])
+	if due {
+		d.released[name] = d.o.Clock().Add(releaseEvery)
+	}
+	d.mu.Unlock()
+	if !due {
+		return
+	}
+	if err := d.o.GPUs.Release(ctx, r.Spec.GPUs); err != nil {
+		d.o.Logger.Error("releasing GPUs; it is tried again", "vm", name, "devices", r.Spec.GPUs.Devices, "err", err)
+		return
+	}
+	d.o.Logger.Info("released GPUs", "vm", name, "devices", r.Spec.GPUs.Devices, "given_back", r.Spec.GPUs.GiveBack)
+	r.GPUsUsed = false
+	if err := d.store.Put(r); err != nil {
+		d.o.Logger.Error("remembering that GPUs were released", "vm", name, "err", err)
+	}
 }

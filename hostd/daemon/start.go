@@ -66,9 +66,14 @@ func (d *Daemon) start(ctx context.Context, s *spec.Spec, change func(*store.Rec
 		return nil, err
 	}
 	defer free()
+	var u undo.Stack
+	defer u.UndoInto(&err)
 	if s.GPUs != nil {
-		if err := d.o.PrepareGPUs(ctx, s.GPUs); err != nil {
+		if err := d.o.GPUs.Prepare(ctx, s.GPUs); err != nil {
 			return nil, err
+		}
+		if s.GPUs.GiveBack {
+			u.Push("giving GPUs back", func() error { return d.o.GPUs.Release(context.WithoutCancel(ctx), s.GPUs) })
 		}
 	}
 	dec, err := d.Accel(ctx, filepath.Join(s.Image, spec.KernelFile))
@@ -80,8 +85,6 @@ func (d *Daemon) start(ctx context.Context, s *spec.Spec, change func(*store.Rec
 		return nil, err
 	}
 	d.o.Logger.Info("starting vm", "vm", s.Name, "accelerator", dec.Accel, "reason", dec.Reason, "transport", transport, "transport_reason", why)
-	var u undo.Stack
-	defer u.UndoInto(&err)
 	dir := d.dir(s.Name)
 	req := keeper.Request{Accel: dec.Accel, AccelWhy: dec.Reason, Transport: transport, TransportWhy: why}
 	if err := d.prepare(dir, s, req, change, &u); err != nil {
@@ -153,7 +156,7 @@ func (d *Daemon) prepare(dir string, s *spec.Spec, req keeper.Request, change fu
 	if err := keeper.WriteRequest(dir, &req); err != nil {
 		return err
 	}
-	r.Spec, r.Created, r.Want = *s, d.o.Clock().UTC(), store.WantRunning
+	r.Spec, r.Created, r.Want, r.GPUsUsed = *s, d.o.Clock().UTC(), store.WantRunning, s.GPUs != nil
 	if change != nil {
 		change(&r)
 	}

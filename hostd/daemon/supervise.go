@@ -36,6 +36,15 @@ func (d *Daemon) Supervise(ctx context.Context) {
 	t := time.NewTicker(superviseEvery)
 	defer t.Stop()
 	recovered, drained := false, false
+	modes := make(chan struct{})
+	go func() {
+		defer close(modes)
+		// It may have to wait for NVIDIA's tool; VMs without its devices do not.
+		if err := d.o.GPUs.Recover(ctx); err != nil && ctx.Err() == nil {
+			d.o.Logger.Error("completing a change of a GPU's mode", "err", err)
+		}
+	}()
+	defer func() { <-modes }()
 	for {
 		switch drain, err := d.store.Drain(); {
 		case err != nil:
@@ -72,6 +81,12 @@ func (d *Daemon) sweep(ctx context.Context) {
 		return
 	}
 	for _, r := range rs {
+		if r.GPUsUsed && ctx.Err() == nil {
+			if done, err := d.claim(r.Spec.Name); err == nil {
+				d.release(ctx, r.Spec.Name)
+				done()
+			}
+		}
 		if ctx.Err() != nil || r.Want != store.WantRunning || r.Upgrade != nil {
 			continue
 		}

@@ -127,6 +127,12 @@ func (r *Runner) order(ctx context.Context, d Decision) {
 		r.orders.Go(func() {
 			s := *r.Spec
 			s.Drain = int(r.Policy.drain() / time.Second)
+			if s.GPUs != nil {
+				// The owner is to have them again when the VM has yielded.
+				g := *s.GPUs
+				g.GiveBack = true
+				s.GPUs = &g
+			}
 			_, err := r.Host.Start(c, &s)
 			r.mu.Lock()
 			r.started = nil

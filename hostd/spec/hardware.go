@@ -35,6 +35,8 @@ const (
 type GPUs struct {
 	Devices []string `json:"devices"` // addresses as in lspci -D
 	Mode    string   `json:"mode"`    // cc or ppcie; off for vtpm
+	// GiveBack gives them back to their owner's drivers when the VM has ended.
+	GiveBack bool `json:"give_back,omitempty"`
 }
 
 // Node is one NUMA node of the guest and where it lies on the host.

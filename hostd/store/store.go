@@ -57,6 +57,8 @@ type Record struct {
 	// Revive: it ended because the host was drained, and is started again
 	// whatever its restart policy.
 	Revive bool `json:"revive,omitempty"`
+	// GPUsUsed: its devices were given to it, and not released since.
+	GPUsUsed bool `json:"gpus_used,omitempty"`
 }
 
 // Upgrade is the journal of an upgrade that has not ended.

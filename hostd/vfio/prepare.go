@@ -27,6 +27,12 @@ type Options struct {
 	// Record remembers how the devices are, before the first change: without
 	// it nobody could give them back after a crash. nil: nothing is remembered.
 	Record func(before []Previous) error
+	// Set brings devices, once they are bound, into a mode that they are not in;
+	// nil: a device in another mode is refused.
+	Set func(ctx context.Context, devices []*Device, want Mode) error
+	// Busy refuses a device whose mode is being set at this moment, which must
+	// not be touched; nil: none is.
+	Busy func(bdf string) error
 	// Step and Reset bound one write; 0: StepTimeout, ResetTimeout.
 	Step, Reset time.Duration
 }
@@ -87,6 +93,18 @@ func Prepare(ctx context.Context, o Options, bdfs []string) (p *Prepared, err er
 				return nil, err
 			}
 		}
+	}
+	if err := o.set(ctx, list); err != nil {
+		for _, d := range list {
+			if o.busy(d.BDF) != nil {
+				// To take the device from under the tool would be to interrupt it.
+				stack.Keep()
+			}
+		}
+		return nil, err
+	}
+	for i := range list {
+		d := &list[i]
 		if err := o.reset(ctx, d); err != nil {
 			return nil, err
 		}
@@ -137,9 +155,41 @@ func (o Options) check(d *Device, bdfs []string) error {
 	if !d.CanReset {
 		errs = append(errs, fault.New(fault.ExitNotReady, "gpu.reset.absent", "update the kernel; a GPU that cannot be reset must not go from one VM to another", "looking for a way to reset %s: there is none", d.BDF))
 	}
+	if err := o.busy(d.BDF); err != nil {
+		errs = append(errs, err)
+		return errors.Join(errs...)
+	}
 	errs = append(errs, inUse(o.System, d))
-	errs = append(errs, o.checkMode(d))
+	if err := o.checkMode(d); err != nil && (o.Set == nil || !fault.Has(err, "gpu.mode")) {
+		errs = append(errs, err)
+	}
 	return errors.Join(errs...)
+}
+
+func (o Options) busy(bdf string) error {
+	if o.Busy == nil {
+		return nil
+	}
+	return o.Busy(bdf)
+}
+
+// set brings devices into the wanted mode where they are not in it.
+func (o Options) set(ctx context.Context, list []Device) error {
+	if o.Set == nil || o.Mode == "" {
+		return nil
+	}
+	var wrong []*Device
+	for i := range list {
+		if err := o.checkMode(&list[i]); fault.Has(err, "gpu.mode") {
+			wrong = append(wrong, &list[i])
+		} else if err != nil {
+			return err
+		}
+	}
+	if wrong == nil {
+		return nil
+	}
+	return o.Set(ctx, wrong, o.Mode)
 }
 
 // checkMode refuses a device in another mode than the wanted.
@@ -165,10 +215,19 @@ func (o Options) checkMode(d *Device) error {
 // the owner's. To unbind or reset it would hang, or pull it from under them.
 func inUse(sys fs.ReadLinkFS, d *Device) error {
 	remedy := "stop the VM that has it: cocoon vm list"
+	group, nodes := fmt.Sprintf("/dev/vfio/%d", d.Group), []string{}
+	if entries, err := fs.ReadDir(sys, devices+d.BDF+"/vfio-dev"); err == nil {
+		for _, e := range entries {
+			nodes = append(nodes, "/dev/vfio/devices/"+e.Name())
+		}
+	}
 	holds := func(path string) bool {
-		// A VM holds the device through descriptors without a name, too; which
-		// device they are of cannot be seen, so any stands in the way.
-		return path == fmt.Sprintf("/dev/vfio/%d", d.Group) || strings.HasPrefix(path, "/dev/vfio/devices/") || strings.HasPrefix(path, "anon_inode:[vfio")
+		if path == group || slices.Contains(nodes, path) {
+			return true
+		}
+		// Where the kernel does not say which node is the device's, as old ones do
+		// not, any that is open stands in the way.
+		return len(nodes) == 0 && (strings.HasPrefix(path, "/dev/vfio/devices/") || strings.HasPrefix(path, "anon_inode:[vfio"))
 	}
 	switch d.Driver {
 	case Driver:
@@ -303,6 +362,29 @@ func (o Options) reset(ctx context.Context, d *Device) error {
 	return o.pin(ctx, d.BDF, "on", nil)
 }
 
+// PinPower keeps a device from being put to sleep.
+func PinPower(ctx context.Context, sys System, bdf string) error {
+	return Options{System: sys}.withDefaults().pin(ctx, bdf, "on", nil)
+}
+
+// Reset clears what a VM has left on devices that are bound to vfio-pci, each
+// also if another fails: before they go to another VM, or back to their owner.
+func Reset(ctx context.Context, o Options, bdfs []string) error {
+	o = o.withDefaults()
+	var errs []error
+	for _, bdf := range bdfs {
+		d, err := Read(o.System, bdf)
+		if err == nil {
+			err = errors.Join(o.busy(bdf), inUse(o.System, d))
+		}
+		if err == nil {
+			err = o.reset(ctx, d)
+		}
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
+}
+
 // Restore gives devices back to the drivers they had, each also if another
 // fails.
 func Restore(ctx context.Context, o Options, before []Previous) error {
@@ -311,6 +393,10 @@ func Restore(ctx context.Context, o Options, before []Previous) error {
 	for i := len(before) - 1; i >= 0; i-- {
 		b := before[i]
 		if err := CheckBDF(b.BDF); err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		if err := o.busy(b.BDF); err != nil {
 			errs = append(errs, err)
 			continue
 		}
