@@ -212,7 +212,7 @@ func offline(args []string, built, ran bool) (bool, []string) {
 		return true, at // the last --at counts
 	case has("receipt", "verify"):
 		return !slices.Contains(args, "--config"), nil
-	case has("policy"), has("verdict", "show"):
+	case has("policy"), has("verdict", "show"), has("model"):
 		return true, nil
 	case has("measure", "key"), has("manifest", "key"):
 		return true, nil
@@ -315,6 +315,10 @@ func guideDir(t *testing.T, root string) (receiptKey string) {
 			t.Fatal(err)
 		}
 	}
+	if err := os.Mkdir(filepath.Join(dir, "qwen3-8b"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	write("qwen3-8b/config.json", []byte(`{"model_type":"qwen3"}`), nil)
 	w := tpmtest.NewWorld(t)
 	for name, v := range map[string]any{"evidence.json": w.Evidence(t), "policy.json": w.Policy} {
 		b, err := json.Marshal(v)

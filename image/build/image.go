@@ -200,7 +200,7 @@ func (b *builder) inputs(u used, bins ...[]byte) (string, error) {
 		return "", fmt.Errorf("hashing the inputs: %w", err)
 	}
 	h.Write(doc)
-	for _, top := range []string{"mkosi.conf", "mkosi.finalize", "mkosi.repart", "image/build", "image/cpio", "image/modules", "image/packs", "image/models", "image/profiles", "image/uki"} {
+	for _, top := range []string{"mkosi.conf", "mkosi.finalize", "mkosi.repart", "image/build", "image/cpio", "image/modules", "image/packs", "image/models", "image/profiles", "image/uki", "internal/erofs", "measurements/modelpack", "measurements/verity"} {
 		err := filepath.WalkDir(filepath.Join(b.root, top), func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() || strings.HasSuffix(path, "_test.go") {
 				return err

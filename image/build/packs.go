@@ -10,12 +10,17 @@ import (
 	"cocoon/image/debs"
 	"cocoon/image/info"
 	"cocoon/image/packs"
+	"cocoon/measurements/modelpack"
 )
 
-// File system identifiers of the packs; any fixed value serves.
+// engineUUID is the identifier of the engine's file system; any fixed value
+// serves.
+const engineUUID = "6f9d2c1e-3c57-4f0a-8a0e-1d5a3a1e7c10"
+
+// The toy model that comes with the repository, as its pack is named.
 const (
-	engineUUID = "6f9d2c1e-3c57-4f0a-8a0e-1d5a3a1e7c10"
-	modelUUID  = "b1a7c9d4-52f6-4d2b-9a43-0e6d8f2c5b21"
+	modelName     = "chat"
+	modelRevision = "1"
 )
 
 // engineUser is who the engine's container runs as.
@@ -51,28 +56,21 @@ func (b *builder) packs(ctx context.Context) error {
 		return err
 	}
 	p := info.Packs{Format: info.PacksFormat, Packages: packages(u.Engine)}
-	for _, o := range []packs.Options{
-		// lz4 because the guest may have to decompress under emulation.
-		{Name: "engine", Serial: info.EngineSerial, Source: rootfs, UUID: engineUUID, Compression: "lz4hc,level=9"},
-		// Weights do not compress, and are mapped into memory as they are.
-		{Name: "model", Serial: info.ModelSerial, Source: filepath.Join(work, "model"), UUID: modelUUID},
-	} {
-		o.Tools, o.Epoch, o.Dest = b.tree(), imageEpoch, filepath.Join(dir, o.Name+".img")
-		if o.Name == "model" {
-			if err := os.MkdirAll(o.Source, 0o755); err != nil {
-				return fmt.Errorf("preparing the model: %w", err)
-			}
-			if err := copyFile(filepath.Join(b.root, "image", "models", "chat.gguf"), filepath.Join(o.Source, "chat.gguf")); err != nil {
-				return err
-			}
-		}
-		if b.again {
-			o.Env = clockEnv(b.tree().Dir)
-		}
-		pack, err := packs.Make(ctx, o)
-		if err != nil {
-			return err
-		}
+	// lz4 because the guest may have to decompress under emulation.
+	o := packs.Options{Name: "engine", Serial: info.EngineSerial, Source: rootfs, UUID: engineUUID, Compression: "lz4hc,level=9",
+		Tools: b.tree(), Epoch: imageEpoch, Dest: filepath.Join(dir, "engine.img")}
+	if b.again {
+		o.Env = clockEnv(b.tree().Dir)
+	}
+	engine, err := packs.Make(ctx, o)
+	if err != nil {
+		return err
+	}
+	model, err := b.model(ctx, filepath.Join(work, "model"), filepath.Join(dir, "model.img"))
+	if err != nil {
+		return err
+	}
+	for _, pack := range []info.Pack{engine, model} {
 		b.say("packs: %-6s %10d bytes  verity root %s", pack.Name, pack.Size, pack.Verity.Root)
 		p.Packs = append(p.Packs, pack)
 	}
@@ -83,6 +81,22 @@ func (b *builder) packs(ctx context.Context) error {
 		return fmt.Errorf("stamping the packs: %w", err)
 	}
 	return nil
+}
+
+// model packs the toy model as an operator packs any other.
+func (b *builder) model(ctx context.Context, source, dest string) (info.Pack, error) {
+	if err := os.MkdirAll(source, 0o755); err != nil {
+		return info.Pack{}, fmt.Errorf("preparing the model: %w", err)
+	}
+	if err := copyFile(filepath.Join(b.root, "image", "models", "chat.gguf"), filepath.Join(source, "chat.gguf")); err != nil {
+		return info.Pack{}, err
+	}
+	d, err := modelpack.Make(ctx, source, dest, modelpack.Options{Name: modelName, Revision: modelRevision})
+	if err != nil {
+		return info.Pack{}, err
+	}
+	return packs.Describe("model", info.ModelSerial, source, dest,
+		info.Verity{Root: d.Verity.Root.String(), Salt: d.Verity.Salt.String(), DataBlocks: d.Verity.DataBlocks})
 }
 
 // engineRootfs unpacks the engine's packages and keeps llama-server, its

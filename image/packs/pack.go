@@ -48,21 +48,32 @@ func Make(ctx context.Context, o Options) (info.Pack, error) {
 		return info.Pack{}, fmt.Errorf("making the %s pack: %w", o.Name, err)
 	}
 	defer f.Close()
-	p := info.Pack{Name: o.Name, File: filepath.Base(o.Dest), Serial: o.Serial}
-	if p.Verity, err = appendTree(f, o.Name); err != nil {
+	tree, err := appendTree(f, o.Name)
+	if err != nil {
 		return info.Pack{}, fmt.Errorf("making the %s pack: %w", o.Name, err)
-	}
-	if p.SHA256, p.Size, err = hashFile(f); err != nil {
-		return info.Pack{}, fmt.Errorf("making the %s pack: %w", o.Name, err)
-	}
-	if p.Files, err = list(o.Source); err != nil {
-		return info.Pack{}, err
 	}
 	if err := f.Close(); err != nil {
 		return info.Pack{}, fmt.Errorf("making the %s pack: %w", o.Name, err)
 	}
 	if err := os.Rename(tmp, o.Dest); err != nil {
 		return info.Pack{}, fmt.Errorf("making the %s pack: %w", o.Name, err)
+	}
+	return Describe(o.Name, o.Serial, o.Source, o.Dest, tree)
+}
+
+// Describe describes a pack that was made of a directory.
+func Describe(name, serial, source, dest string, v info.Verity) (info.Pack, error) {
+	f, err := os.Open(dest)
+	if err != nil {
+		return info.Pack{}, fmt.Errorf("describing the %s pack: %w", name, err)
+	}
+	defer f.Close()
+	p := info.Pack{Name: name, File: filepath.Base(dest), Serial: serial, Verity: v}
+	if p.SHA256, p.Size, err = hashFile(f); err != nil {
+		return info.Pack{}, fmt.Errorf("describing the %s pack: %w", name, err)
+	}
+	if p.Files, err = list(source); err != nil {
+		return info.Pack{}, err
 	}
 	return p, nil
 }
