@@ -57,9 +57,7 @@ func (v *Verifiers) Check(ctx context.Context, peer *Peer) error {
 	}
 	errs = append(errs, s.Check(registry.Question{
 		Verdict: &cell, Registry: v.Registry, GlobalID: v.NetworkID, Now: now(),
-		// The job's contract asks for its release; whoever pays from one that
-		// was released may go on while the manifest is in grace.
-		Renewal: true, VerifierFee: registry.MaxVerifierFee,
+		VerifierFee: registry.MaxVerifierFee,
 	}))
 	return errors.Join(errs...)
 }

@@ -37,31 +37,26 @@ func newJobCmd() *cobra.Command {
 
 // jobReport is what the job commands write with --json.
 type jobReport struct {
-	Address   toncell.Address `json:"address"`
-	Block     uint32          `json:"block,omitempty"` // masterchain seqno that proves it
-	Time      *time.Time      `json:"time,omitempty"`
-	Balance   coin.Nano       `json:"balance"`
-	Effective job.Status      `json:"effective_status"` // a question that timed out leaves the job funded
-	Refusal   string          `json:"last_refusal,omitempty"`
-	State     *job.State      `json:"state"`
-	Tx        *ledger.Tx      `json:"transaction,omitempty"`
+	Address toncell.Address `json:"address"`
+	Block   uint32          `json:"block,omitempty"` // masterchain seqno that proves it
+	Time    *time.Time      `json:"time,omitempty"`
+	Balance coin.Nano       `json:"balance"`
+	State   *job.State      `json:"state"`
+	Tx      *ledger.Tx      `json:"transaction,omitempty"`
 }
 
 func newJobReport(addr toncell.Address, s *job.State, st *chain.State) *jobReport {
 	now := time.Unix(int64(st.Utime), 0).UTC()
-	r := &jobReport{Address: addr, Block: st.Master.SeqNo, Time: &now, Effective: s.Effective(now), State: s}
+	r := &jobReport{Address: addr, Block: st.Master.SeqNo, Time: &now, State: s}
 	if st.Balance.IsUint64() {
 		r.Balance = coin.Nano(st.Balance.Uint64())
-	}
-	if s.Refusal != nil {
-		r.Refusal = s.Refusal.Code.String()
 	}
 	return r
 }
 
 func (r *jobReport) print(p *printer) {
 	s, t := r.State, &r.State.Terms
-	p.f("job %s: %s", r.Address, r.Effective)
+	p.f("job %s: %s", r.Address, s.Status)
 	p.f("proven at block %d, %s", r.Block, r.Time.Format(time.RFC3339))
 	p.f("deposit %s TON, paid %s TON, balance %s TON", coin.Nano(s.Deposited), coin.Nano(s.Paid), r.Balance)
 	if s.Seq > 0 {
@@ -69,15 +64,6 @@ func (r *jobReport) print(p *printer) {
 	}
 	for hash, v := range s.Verdicts {
 		p.f("released by verdict %s to receipt key %s at %s", hash, v.ReceiptKey, v.At.Format(time.RFC3339))
-	}
-	if s.Query != nil {
-		p.f("awaiting the registry's answer about verdict %s until %s", s.Query.VerdictHash, s.Query.Deadline.Format(time.RFC3339))
-	}
-	if s.Refusal != nil {
-		p.f("verdict %s refused at %s: %s, %s", s.Refusal.VerdictHash, s.Refusal.At.Format(time.RFC3339), s.Refusal.Code, s.Refusal.Code.Text())
-	}
-	if s.Status == job.Pending && !s.CloseAt.IsZero() {
-		p.f("the client asked to close at %s; the registry's answer decides how", s.CloseAt.Format(time.RFC3339))
 	}
 	if s.Status == job.Closing {
 		p.f("can be finished from %s on", s.CloseAt.Format(time.RFC3339))
@@ -91,7 +77,7 @@ func (r *jobReport) print(p *printer) {
 	if t.Stake != nil {
 		p.f("worker contract %s answers for the receipts with at least %s TON", *t.Stake, coin.Nano(t.MinStake))
 	}
-	p.f("closing takes %s, the registry's answer is awaited %s", t.CloseDelay, t.PendingTimeout)
+	p.f("closing takes %s", t.CloseDelay)
 }
 
 func (r *jobReport) write(cmd *cobra.Command, asJSON bool) error {
@@ -183,7 +169,6 @@ answers.`,
 	fs.Var(&stake, "stake", "worker contract that answers for the receipts; it is checked before the job is opened")
 	fs.Var(&minStake, "min-stake", "what the worker contract must hold")
 	fs.DurationVar(&t.CloseDelay, "close-delay", time.Hour, "time between closing and refund, for the worker's last voucher")
-	fs.DurationVar(&t.PendingTimeout, "pending-timeout", 5*time.Minute, "how long the registry's answer is awaited")
 	for _, name := range []string{"client-key", "registry", "payout", "model", "policy", "price-cap", "deposit"} {
 		need(cmd, name)
 	}

@@ -36,35 +36,34 @@ func newRegistryCmd() *cobra.Command {
 
 // registryReport is what "registry show --json" writes.
 type registryReport struct {
-	Address           toncell.Address    `json:"address"`
-	Block             uint32             `json:"block"` // masterchain seqno that proves it
-	Time              time.Time          `json:"time"`
-	GlobalID          int32              `json:"global_id"`
-	Version           uint32             `json:"version"`
-	Paused            bool               `json:"paused"`
-	Devnet            bool               `json:"devnet"`
-	TrustClasses      []string           `json:"trust_classes"`
-	Threshold         uint8              `json:"threshold"`
-	Verifiers         []verifierReport   `json:"verifiers"`
-	Manifests         []manifestReport   `json:"manifests"`
-	Models            []modelReport      `json:"models"`
-	Policies          []hexbytes.Hash    `json:"policies"`
-	Gateways          []gatewayReport    `json:"gateways"`
-	Logs              []checkpointReport `json:"logs"`
-	Bonds             []bondReport       `json:"bonds"`
-	FeeCapBps         uint16             `json:"fee_cap_bps"`
-	VerifierFee       coin.Nano          `json:"verifier_fee_nanoton"`
-	MinBond           coin.Nano          `json:"min_bond_nanoton"`
-	MinWorkerStake    coin.Nano          `json:"min_worker_stake_nanoton"`
-	UnbondDelay       int64              `json:"unbond_delay_seconds"`
-	FreshnessSeconds  int64              `json:"freshness_seconds"`
-	MinCloseDelay     int64              `json:"min_close_delay_seconds"`
-	MaxPendingTimeout int64              `json:"max_pending_timeout_seconds"`
-	Owners            ownersReport       `json:"owners"`
-	NextOrder         uint64             `json:"next_order"`
-	Pending           []pendingReport    `json:"pending"`
-	Balance           coin.Nano          `json:"balance_nanoton"`
-	Owed              coin.Nano          `json:"owed_nanoton"` // of the balance: the verifiers'
+	Address          toncell.Address    `json:"address"`
+	Block            uint32             `json:"block"` // masterchain seqno that proves it
+	Time             time.Time          `json:"time"`
+	GlobalID         int32              `json:"global_id"`
+	Version          uint32             `json:"version"`
+	Paused           bool               `json:"paused"`
+	Devnet           bool               `json:"devnet"`
+	TrustClasses     []string           `json:"trust_classes"`
+	Threshold        uint8              `json:"threshold"`
+	Verifiers        []verifierReport   `json:"verifiers"`
+	Manifests        []manifestReport   `json:"manifests"`
+	Models           []modelReport      `json:"models"`
+	Policies         []hexbytes.Hash    `json:"policies"`
+	Gateways         []gatewayReport    `json:"gateways"`
+	Logs             []checkpointReport `json:"logs"`
+	Bonds            []bondReport       `json:"bonds"`
+	FeeCapBps        uint16             `json:"fee_cap_bps"`
+	VerifierFee      coin.Nano          `json:"verifier_fee_nanoton"`
+	MinBond          coin.Nano          `json:"min_bond_nanoton"`
+	MinWorkerStake   coin.Nano          `json:"min_worker_stake_nanoton"`
+	UnbondDelay      int64              `json:"unbond_delay_seconds"`
+	FreshnessSeconds int64              `json:"freshness_seconds"`
+	MinCloseDelay    int64              `json:"min_close_delay_seconds"`
+	Owners           ownersReport       `json:"owners"`
+	NextOrder        uint64             `json:"next_order"`
+	Pending          []pendingReport    `json:"pending"`
+	Balance          coin.Nano          `json:"balance_nanoton"`
+	Owed             coin.Nano          `json:"owed_nanoton"` // of the balance: the verifiers'
 }
 
 type ownersReport struct {
@@ -134,8 +133,8 @@ func newRegistryReport(addr toncell.Address, s *registry.State, st *chain.State)
 		Address: addr, Block: st.Master.SeqNo, Time: time.Unix(int64(st.Utime), 0).UTC(), GlobalID: st.GlobalID,
 		Version: s.Version, Paused: s.Paused, Devnet: s.Devnet, Threshold: s.Threshold, FeeCapBps: s.FeeCapBps,
 		FreshnessSeconds: int64(s.Freshness / time.Second), MinCloseDelay: int64(s.MinCloseDelay / time.Second),
-		MaxPendingTimeout: int64(s.MaxPendingTimeout / time.Second), VerifierFee: coin.Nano(s.VerifierFee),
-		MinBond: coin.Nano(s.MinBond), MinWorkerStake: coin.Nano(s.MinWorkerStake), UnbondDelay: int64(s.UnbondDelay / time.Second),
+		VerifierFee: coin.Nano(s.VerifierFee),
+		MinBond:     coin.Nano(s.MinBond), MinWorkerStake: coin.Nano(s.MinWorkerStake), UnbondDelay: int64(s.UnbondDelay / time.Second),
 		NextOrder: s.NextOrder, Owed: coin.Nano(s.Owed), Balance: coin.Nano(st.Balance.Uint64()),
 		Owners:   ownersReport{map[string]hexbytes.Hash{}, s.Owners.Threshold, s.Owners.Veto, s.Owners.Final, int64(s.Owners.Delay / time.Second)},
 		Policies: []hexbytes.Hash{}, Gateways: []gatewayReport{}, Logs: []checkpointReport{}, Bonds: []bondReport{}, Pending: []pendingReport{},

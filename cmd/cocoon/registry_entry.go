@@ -31,8 +31,7 @@ const changeHelp = `Changes:
   log=ORIGIN,SIZE,ROOT               set a log's checkpoint; ORIGIN,forgotten
   set=NAME,VALUE                     a parameter: trust-classes (tdx+snp), freshness,
                                      fee-cap-bps, verifier-fee, min-close-delay,
-                                     max-pending-timeout, min-worker-stake, min-bond,
-                                     unbond-delay
+                                     min-worker-stake, min-bond, unbond-delay
   owners=THRESHOLD,KEY,…             replace the owners
   veto=N, final=N, delay=TIME        their other rules
   upgrade=FILE                       replace the code by a bag of cells
@@ -214,7 +213,7 @@ func (p *orderParser) set(f []string) error {
 	}
 	durations := map[string]*time.Duration{
 		"freshness": &p.parameters.Freshness, "min-close-delay": &p.parameters.MinCloseDelay,
-		"max-pending-timeout": &p.parameters.MaxPendingTimeout, "unbond-delay": &p.parameters.UnbondDelay,
+		"unbond-delay": &p.parameters.UnbondDelay,
 	}
 	coins := map[string]*uint64{"verifier-fee": &p.parameters.VerifierFee, "min-worker-stake": &p.parameters.MinWorkerStake, "min-bond": &p.parameters.MinBond}
 	var err error

@@ -1,5 +1,4 @@
-// Package exitcode names the contracts' exit codes and the registry's answer
-// codes. The numbers are defined in contracts/tolk/codes.tolk; a test compares
+// Package exitcode names the contracts' exit codes. The numbers are defined in contracts/tolk/codes.tolk; a test compares
 // the two tables. A code's name becomes the fault code "contract.<name>".
 package exitcode
 
@@ -9,11 +8,11 @@ import (
 	"cocoon/internal/fault"
 )
 
-// Code is an exit code of a transaction's compute phase, or an answer of the
-// registry as a job keeps it.
+// Code is an exit code of a transaction's compute phase.
 type Code int32
 
-// Answers of the registry about a verdict; OK is "good".
+// The codes; OK is success, 1001 to 1021 are the registry's reasons against a
+// verdict.
 const (
 	OK                   Code = 0
 	VerdictVersion       Code = 1001
@@ -37,22 +36,14 @@ const (
 	PolicyNotAccepted    Code = 1019
 	ManifestRenewalsOnly Code = 1020
 	VerifierFeeLow       Code = 1021
-	QueryBounced         Code = 1051 // recorded by the job itself
-	QueryTimedOut        Code = 1052 // recorded by the job itself
 	UnknownOpcode        Code = 1100
 	ValueTooLow          Code = 1101
 	AmountZero           Code = 1102
 	JobNotOpen           Code = 1103
 	JobNotFunded         Code = 1104
-	ReleasePending       Code = 1105
 	VerdictRecorded      Code = 1106
 	VerdictsFull         Code = 1107
-	WrongRegistry        Code = 1108
-	WrongPayout          Code = 1109
-	WrongModel           Code = 1110
-	WrongPolicy          Code = 1111
 	NotRegistry          Code = 1112
-	AnswerUnexpected     Code = 1113
 	JobNotReleased       Code = 1114
 	VoucherTarget        Code = 1115
 	VoucherVerdict       Code = 1116
@@ -71,6 +62,7 @@ const (
 	ReceiptVerdict       Code = 1129
 	ReceiptsAgree        Code = 1130
 	ReceiptSignature     Code = 1131
+	WrongTerms           Code = 1132
 	NotWorkerOwner       Code = 1140
 	StakeTooLow          Code = 1141
 	StakeNotLeaving      Code = 1142
@@ -152,22 +144,14 @@ var entries = map[Code]entry{
 	VerdictNotYetValid:   {"verdict_not_yet_valid", refused, "the verdict's time, or that of a verifier's key, has not begun", "check the verifier's clock, then send the verdict again"},
 	VerdictExpired:       {"verdict_expired", refused, "the verdict's time, or that of a verifier's key, is over", "ask for a fresh verdict"},
 	VerdictInterval:      {"verdict_interval", refused, "the verdict claims to be valid for longer than the registry allows", "ask for a verdict of at most an hour"},
-	QueryBounced:         {"query_bounced", policy, "the question to the registry came back: it does not exist or cannot read the verdict", "check the job's registry address and the verdict"},
-	QueryTimedOut:        {"query_timed_out", policy, "the registry's answer came after the job's deadline", "send the verdict again"},
 	UnknownOpcode:        {"unknown_opcode", refused, "the contract does not know this operation", "use a client of the contract's version"},
 	ValueTooLow:          {"value_too_low", refused, "the message brings less than its gas and reserve need", "attach more; what is not used comes back"},
 	AmountZero:           {"amount_zero", refused, "the deposit is zero", "deposit more than zero"},
 	JobNotOpen:           {"job_not_open", refused, "the job is closing, or its client asked for that", "open a new job"},
 	JobNotFunded:         {"job_not_funded", refused, "the job has no deposit", "deposit first"},
-	ReleasePending:       {"release_pending", refused, "the registry's answer to an earlier verdict is still awaited", "wait for the answer or the deadline (cocoon job show)"},
 	VerdictRecorded:      {"verdict_already_recorded", refused, "this verdict has released the job before", "nothing to do; renew with a fresh verdict"},
 	VerdictsFull:         {"verdicts_full", refused, "the job has recorded as many verdicts as it can hold", "open a new job"},
-	WrongRegistry:        {"verdict_wrong_registry", refused, "the verdict names another registry than the job's terms", "ask for a verdict for the job's registry"},
-	WrongPayout:          {"verdict_wrong_payout", refused, "the verdict names another payout address than the job's terms", "only the job's own worker can be released"},
-	WrongModel:           {"verdict_wrong_model", refused, "the verdict is about another model than the job's terms", "run the job's model"},
-	WrongPolicy:          {"verdict_wrong_policy", refused, "the verdict was made under another policy than the job's terms", "ask for a verdict under the job's policy"},
-	NotRegistry:          {"not_registry", refused, "an answer came from an address that is not the job's registry", "only the registry answers"},
-	AnswerUnexpected:     {"answer_unexpected", refused, "an answer does not match the job's question", "nothing to do; the answer does not count"},
+	NotRegistry:          {"not_registry", refused, "word of a good verdict came from an address that is not the job's registry", "send the verdict to the job's registry"},
 	JobNotReleased:       {"job_not_released", refused, "the job was not released", "send a verdict first"},
 	VoucherTarget:        {"voucher_wrong_target", refused, "the voucher is for another job or network", "ask the client for a voucher for this job"},
 	VoucherVerdict:       {"voucher_verdict_unknown", refused, "the voucher names a verdict that did not release this job", "ask the client for a voucher on a recorded verdict"},
@@ -186,6 +170,7 @@ var entries = map[Code]entry{
 	ReceiptVerdict:       {"receipt_verdict_unknown", refused, "the accusation names a verdict that did not release this job", "name the verdict of the receipts"},
 	ReceiptsAgree:        {"receipts_agree", refused, "the two receipts are the same", "accuse with two receipts that differ"},
 	ReceiptSignature:     {"receipt_signature", refused, "a receipt is not signed by the recorded receipt key, or not for this job and number", "accuse with receipts as they were received"},
+	WrongTerms:           {"verdict_wrong_terms", refused, "the verdict names another payout, model or policy than the job's terms", "only a verdict on the job's own worker, model and policy releases it"},
 	NotWorkerOwner:       {"not_worker_owner", refused, "only the worker contract's owner can do this", "send from the owner's wallet"},
 	StakeTooLow:          {"stake_too_low", refused, "the stake is less than what is to leave", "ask for less"},
 	StakeNotLeaving:      {"stake_not_leaving", refused, "no part of the stake waits for its withdrawal", "begin to leave first"},

@@ -17,10 +17,11 @@ import (
 	"cocoon/contracts/exitcode"
 	"cocoon/internal/fault"
 	"cocoon/internal/toncell"
+	"cocoon/internal/verdictcell"
 )
 
 // Layout is the version of the data cell that this package writes and reads.
-const Layout = 2
+const Layout = 3
 
 // MaxVerdicts is how many verdicts one job records.
 const MaxVerdicts = 256
@@ -31,7 +32,6 @@ const MaxVerdicts = 256
 const (
 	StorageReserve = 100_000_000
 	DepositGas     = 10_000_000
-	ReleaseValue   = 50_000_000
 	RedeemValue    = 20_000_000
 	CloseValue     = 10_000_000
 	AccuseValue    = 50_000_000
@@ -42,20 +42,19 @@ const IdleTime = 90 * 24 * time.Hour
 
 // Terms are fixed for a job's life and part of its address.
 type Terms struct {
-	Client         toncell.Address  `json:"client"`          // pays, closes, is refunded
-	ClientKey      Hash             `json:"client_key"`      // Ed25519 key that signs vouchers
-	Payout         toncell.Address  `json:"payout"`          // where the worker is paid
-	Registry       toncell.Address  `json:"registry"`        // who decides about verdicts
-	ModelRoot      Hash             `json:"model_root"`      // verity root of the model
-	PolicyHash     Hash             `json:"policy_hash"`     // policy that a verdict must be made under
-	PriceCap       uint64           `json:"price_cap"`       // nanoton per million tokens of the dearest kind
-	Gateway        *toncell.Address `json:"gateway"`         // nil: no gateway
-	FeeBps         uint16           `json:"fee_bps"`         // gateway's share of every payment
-	Stake          *toncell.Address `json:"stake"`           // worker contract that answers for the receipts; nil: none
-	MinStake       uint64           `json:"min_stake"`       // nanoton that it must hold for the client to pay
-	CloseDelay     time.Duration    `json:"close_delay"`     // between closing and refund
-	PendingTimeout time.Duration    `json:"pending_timeout"` // how long the registry's answer is awaited
-	Salt           Hash             `json:"salt"`            // random; makes the job's address its own
+	Client     toncell.Address  `json:"client"`      // pays, closes, is refunded
+	ClientKey  Hash             `json:"client_key"`  // Ed25519 key that signs vouchers
+	Payout     toncell.Address  `json:"payout"`      // where the worker is paid
+	Registry   toncell.Address  `json:"registry"`    // who decides about verdicts
+	ModelRoot  Hash             `json:"model_root"`  // verity root of the model
+	PolicyHash Hash             `json:"policy_hash"` // policy that a verdict must be made under
+	PriceCap   uint64           `json:"price_cap"`   // nanoton per million tokens of the dearest kind
+	Gateway    *toncell.Address `json:"gateway"`     // nil: no gateway
+	FeeBps     uint16           `json:"fee_bps"`     // gateway's share of every payment
+	Stake      *toncell.Address `json:"stake"`       // worker contract that answers for the receipts; nil: none
+	MinStake   uint64           `json:"min_stake"`   // nanoton that it must hold for the client to pay
+	CloseDelay time.Duration    `json:"close_delay"` // between closing and refund
+	Salt       Hash             `json:"salt"`        // random; makes the job's address its own
 }
 
 // Check refuses terms that nobody should open or serve. The registry's own
@@ -71,7 +70,6 @@ func (t *Terms) Check() error {
 	bad(t.FeeBps > 0 && t.Gateway == nil, "there is a gateway fee and no gateway")
 	bad(t.MinStake > 0 && t.Stake == nil, "there is a least stake and no worker contract that holds it")
 	bad(t.CloseDelay < time.Second || t.CloseDelay > 30*24*time.Hour || t.CloseDelay%time.Second != 0, "the closing delay is not between a second and 30 days, in whole seconds")
-	bad(t.PendingTimeout < 10*time.Second || t.PendingTimeout > time.Hour || t.PendingTimeout%time.Second != 0, "the time for the registry's answer is not between 10 seconds and an hour, in whole seconds")
 	bad(t.PriceCap == 0, "the price cap is zero")
 	bad(t.ClientKey == Hash{}, "the client's key is missing")
 	bad(t.Salt == Hash{}, "the salt is missing")
@@ -80,18 +78,20 @@ func (t *Terms) Check() error {
 
 // Cell returns the terms cell.
 func (t *Terms) Cell() (*cell.Cell, error) {
-	demand, err := toncell.NewBuilder().Bits256(t.ModelRoot).Bits256(t.PolicyHash).Uint(t.PriceCap, 64).
-		Coins(t.MinStake).Bits256(t.Salt).Cell()
+	binding, err := verdictcell.BindingCell(t.Payout, t.ModelRoot, t.PolicyHash)
 	if err != nil {
-		return nil, fmt.Errorf("building the demand cell: %w", err)
+		return nil, err
 	}
-	parties, err := toncell.NewBuilder().Addr(t.Client).OptAddr(t.Gateway).OptAddr(t.Stake).Cell()
+	parties, err := toncell.NewBuilder().Addr(t.Registry).Addr(t.Client).OptAddr(t.Stake).Cell()
 	if err != nil {
 		return nil, fmt.Errorf("building the parties cell: %w", err)
 	}
-	out, err := toncell.NewBuilder().Addr(t.Payout).Addr(t.Registry).Bits256(t.ClientKey).Uint(uint64(t.FeeBps), 16).
-		Uint(uint64(t.CloseDelay/time.Second), 32).Uint(uint64(t.PendingTimeout/time.Second), 32).
-		Ref(demand).Ref(parties).Cell()
+	demand, err := toncell.NewBuilder().Uint(t.PriceCap, 64).Coins(t.MinStake).Bits256(t.Salt).Cell()
+	if err != nil {
+		return nil, fmt.Errorf("building the demand cell: %w", err)
+	}
+	out, err := toncell.NewBuilder().Addr(t.Payout).Bits256(t.ClientKey).Uint(uint64(t.FeeBps), 16).OptAddr(t.Gateway).
+		Uint(uint64(t.CloseDelay/time.Second), 32).Ref(binding).Ref(parties).Ref(demand).Cell()
 	if err != nil {
 		return nil, fmt.Errorf("building the terms cell: %w", err)
 	}
@@ -100,14 +100,21 @@ func (t *Terms) Cell() (*cell.Cell, error) {
 
 func decodeTerms(c *cell.Cell) (Terms, error) {
 	r := toncell.NewReader(c)
-	t := Terms{Payout: r.Addr(), Registry: r.Addr(), ClientKey: r.Bits256(), FeeBps: uint16(r.Uint(16))}
+	t := Terms{Payout: r.Addr(), ClientKey: r.Bits256(), FeeBps: uint16(r.Uint(16)), Gateway: r.OptAddr()}
 	t.CloseDelay = time.Duration(r.Uint(32)) * time.Second
-	t.PendingTimeout = time.Duration(r.Uint(32)) * time.Second
-	demand, parties := toncell.NewReader(r.Ref()), toncell.NewReader(r.Ref())
-	t.ModelRoot, t.PolicyHash, t.PriceCap = demand.Bits256(), demand.Bits256(), demand.Uint(64)
-	t.MinStake, t.Salt = demand.Coins(), demand.Bits256()
-	t.Client, t.Gateway, t.Stake = parties.Addr(), parties.OptAddr(), parties.OptAddr()
-	return t, errors.Join(r.End(), demand.End(), parties.End())
+	binding, parties, demand := toncell.NewReader(r.Ref()), toncell.NewReader(r.Ref()), toncell.NewReader(r.Ref())
+	bound := binding.Addr()
+	t.ModelRoot, t.PolicyHash = binding.Bits256(), binding.Bits256()
+	t.Registry, t.Client, t.Stake = parties.Addr(), parties.Addr(), parties.OptAddr()
+	t.PriceCap, t.MinStake, t.Salt = demand.Uint(64), demand.Coins(), demand.Bits256()
+	if err := errors.Join(r.End(), binding.End(), parties.End(), demand.End()); err != nil {
+		return t, err
+	}
+	// The contract pays the one and a verdict proves the other.
+	if bound != t.Payout {
+		return t, fmt.Errorf("the job pays %s for verdicts on %s", t.Payout, bound)
+	}
+	return t, nil
 }
 
 // StateInit returns code and initial data of the job, and its address in the
@@ -153,10 +160,9 @@ type Status uint8
 // Statuses; Closed is final.
 const (
 	Funded   Status = 0
-	Pending  Status = 1
-	Released Status = 2
-	Closing  Status = 3
-	Closed   Status = 4
+	Released Status = 1
+	Closing  Status = 2
+	Closed   Status = 3
 )
 
 // String returns the lower-case name.
@@ -167,7 +173,7 @@ func (s Status) String() string {
 	return fmt.Sprintf("status-%d", uint8(s))
 }
 
-var statusNames = [...]string{"funded", "pending", "released", "closing", "closed"}
+var statusNames = [...]string{"funded", "released", "closing", "closed"}
 
 // MarshalText writes the name.
 func (s Status) MarshalText() ([]byte, error) { return []byte(s.String()), nil }
@@ -179,24 +185,6 @@ type Recorded struct {
 	Until      time.Time `json:"until"` // end of the verdict's interval
 }
 
-// Query is a question to the registry that has no answer yet. Its id is
-// State.Queries.
-type Query struct {
-	VerdictHash Hash            `json:"verdict"`
-	ReceiptKey  Hash            `json:"receipt_key"`
-	Deadline    time.Time       `json:"deadline"` // after it the answer no longer counts
-	Sender      toncell.Address `json:"sender"`
-}
-
-// Refusal is how the last question ended that did not release or renew the
-// job.
-type Refusal struct {
-	ID          uint64        `json:"id"`
-	VerdictHash Hash          `json:"verdict"`
-	Code        exitcode.Code `json:"code"`
-	At          time.Time     `json:"at"`
-}
-
 // State is a job's data.
 type State struct {
 	Status       Status            `json:"status"`
@@ -206,19 +194,16 @@ type State struct {
 	ReceiptCount uint64            `json:"receipt_count"` // that it covers
 	ReceiptsRoot Hash              `json:"receipts_root"` // Merkle root of those receipts
 	TouchedAt    time.Time         `json:"touched_at"`    // last deposit, release or redemption
-	CloseAt      time.Time         `json:"close_at"`      // closing: end of the delay; pending: when the client asked to close
-	Queries      uint64            `json:"queries"`       // id of the last question
+	CloseAt      time.Time         `json:"close_at"`      // closing: end of the delay
 	Verdicts     map[Hash]Recorded `json:"verdicts"`      // by verdict hash
-	Query        *Query            `json:"query"`         // nil: none awaited
-	Refusal      *Refusal          `json:"refusal"`       // nil: none yet
 	Terms        Terms             `json:"terms"`
 }
 
-// data writes a job's data with no verdicts and no queries, as it is deployed.
+// data writes a job's data with no verdicts, as it is deployed.
 func (s *State) data(terms *cell.Cell) (*cell.Cell, error) {
 	out, err := toncell.NewBuilder().Uint(Layout, 16).Uint(uint64(s.Status), 8).Coins(s.Deposited).Coins(s.Paid).
-		Uint(s.Seq, 64).Uint(s.ReceiptCount, 64).Bits256(s.ReceiptsRoot).Uint(0, 32).Uint(0, 32).Uint(s.Queries, 64).
-		Uint(0, 16).Bool(false).Ref(terms).Bool(false).Bool(false).Cell()
+		Uint(s.Seq, 64).Uint(s.ReceiptCount, 64).Bits256(s.ReceiptsRoot).Uint(0, 32).Uint(0, 32).
+		Uint(0, 16).Bool(false).Ref(terms).Cell()
 	if err != nil {
 		return nil, fmt.Errorf("building job data: %w", err)
 	}
@@ -233,30 +218,16 @@ func Decode(data *cell.Cell) (*State, error) {
 	}
 	s := &State{
 		Status: Status(r.Uint(8)), Deposited: r.Coins(), Paid: r.Coins(), Seq: r.Uint(64), ReceiptCount: r.Uint(64),
-		ReceiptsRoot: r.Bits256(), TouchedAt: unixTime(r.Uint(32)), CloseAt: unixTime(r.Uint(32)), Queries: r.Uint(64), Verdicts: map[Hash]Recorded{},
+		ReceiptsRoot: r.Bits256(), TouchedAt: unixTime(r.Uint(32)), CloseAt: unixTime(r.Uint(32)), Verdicts: map[Hash]Recorded{},
 	}
 	count := int(r.Uint(16))
 	r.Dict(256, MaxVerdicts, func(key *big.Int, v *toncell.Reader) error {
 		s.Verdicts[toncell.Key256(key)] = Recorded{ReceiptKey: v.Bits256(), At: unixTime(v.Uint(32)), Until: unixTime(v.Uint(32))}
 		return v.End()
 	})
-	terms, query, refusal := r.Ref(), r.MaybeRef(), r.MaybeRef()
+	terms := r.Ref()
 	if err := r.End(); err != nil {
 		return nil, fmt.Errorf("decoding job data: %w", err)
-	}
-	if query != nil {
-		q := toncell.NewReader(query)
-		s.Query = &Query{VerdictHash: q.Bits256(), ReceiptKey: q.Bits256(), Deadline: unixTime(q.Uint(32)), Sender: q.Addr()}
-		if err := q.End(); err != nil {
-			return nil, fmt.Errorf("decoding a job's query: %w", err)
-		}
-	}
-	if refusal != nil {
-		a := toncell.NewReader(refusal)
-		s.Refusal = &Refusal{ID: a.Uint(64), VerdictHash: a.Bits256(), Code: exitcode.Code(a.Uint(16)), At: unixTime(a.Uint(32))}
-		if err := a.End(); err != nil {
-			return nil, fmt.Errorf("decoding a job's refusal: %w", err)
-		}
 	}
 	var err error
 	if s.Terms, err = decodeTerms(terms); err != nil {
@@ -275,13 +246,33 @@ func unixTime(v uint64) time.Time {
 	return time.Unix(int64(v), 0).UTC()
 }
 
-// Effective returns the status at a time: a question that nobody answered in
-// time leaves the job funded.
-func (s *State) Effective(now time.Time) Status {
-	if s.Status == Pending && s.Query != nil && now.After(s.Query.Deadline) {
-		return Funded
+// Refuses returns what the contract would say at a time to the registry's word
+// that a verdict is good, whose feeCap is the most that a gateway may take: OK,
+// or its first reason against it. It follows release in contracts/tolk/job.tolk;
+// the model's test holds the two against each other.
+func (s *State) Refuses(v *verdictcell.Common, hash Hash, feeCap uint16, renewalsOnly bool, until, now time.Time) exitcode.Code {
+	_, known := s.Verdicts[hash]
+	switch t := &s.Terms; {
+	case s.Status == Closed:
+		return exitcode.JobClosed
+	case s.Status == Closing:
+		return exitcode.JobNotOpen
+	case s.Deposited == 0:
+		return exitcode.JobNotFunded
+	case v.Payout != t.Payout || v.ModelRoot != t.ModelRoot || v.PolicyHash != t.PolicyHash:
+		return exitcode.WrongTerms
+	case t.FeeBps > feeCap:
+		return exitcode.FeeOverCap
+	case renewalsOnly && s.Status != Released:
+		return exitcode.ManifestRenewalsOnly
+	case !now.Before(until):
+		return exitcode.VerdictExpired
+	case len(s.Verdicts) >= MaxVerdicts:
+		return exitcode.VerdictsFull
+	case known:
+		return exitcode.VerdictRecorded
 	}
-	return s.Status
+	return exitcode.OK
 }
 
 // ReleasedTo reports whether a verdict for this receipt key was recorded and

@@ -20,7 +20,7 @@ func terms() Terms {
 	return Terms{
 		Client: toncell.Address{Hash: sum("client")}, ClientKey: sum("client key"), Payout: toncell.Address{Hash: sum("payout")},
 		Registry: toncell.Address{Hash: sum("registry")}, ModelRoot: sum("model"), PolicyHash: sum("policy"), PriceCap: 5,
-		Gateway: &gateway, FeeBps: 500, CloseDelay: time.Hour, PendingTimeout: time.Minute, Salt: sum("salt"),
+		Gateway: &gateway, FeeBps: 500, CloseDelay: time.Hour, Salt: sum("salt"),
 	}
 }
 
@@ -61,7 +61,7 @@ func TestEveryTermIsInTheAddress(t *testing.T) {
 		"price cap": func(x *Terms) { x.PriceCap++ }, "gateway": func(x *Terms) { x.Gateway = nil },
 		"fee": func(x *Terms) { x.FeeBps++ }, "closing delay": func(x *Terms) { x.CloseDelay += time.Second },
 		"stake": func(x *Terms) { x.Stake = &toncell.Address{} }, "least stake": func(x *Terms) { x.MinStake++ },
-		"timeout": func(x *Terms) { x.PendingTimeout += time.Second }, "salt": func(x *Terms) { x.Salt[0]++ },
+		"salt": func(x *Terms) { x.Salt[0]++ },
 	} {
 		x := terms()
 		change(&x)
@@ -83,13 +83,13 @@ func TestTermsThatNobodyShouldOpen(t *testing.T) {
 	}
 	var all Terms
 	all.FeeBps = 10001
-	if n := len(fault.All(all.Check())); n != 7 {
+	if n := len(fault.All(all.Check())); n != 6 {
 		t.Errorf("%d failures at once: %v", n, all.Check())
 	}
 	for name, change := range map[string]func(*Terms){
 		"a fee for nobody": func(x *Terms) { x.Gateway = nil }, "no delay": func(x *Terms) { x.CloseDelay = 0 },
 		"half seconds": func(x *Terms) { x.CloseDelay += time.Second / 2 }, "a year's delay": func(x *Terms) { x.CloseDelay = 365 * 24 * time.Hour },
-		"no time to answer": func(x *Terms) { x.PendingTimeout = time.Second }, "free": func(x *Terms) { x.PriceCap = 0 },
+		"free": func(x *Terms) { x.PriceCap = 0 },
 	} {
 		x := terms()
 		change(&x)
@@ -112,12 +112,7 @@ func TestFeeIsTheContracts(t *testing.T) {
 	}
 }
 
-func TestStatusAtATime(t *testing.T) {
-	now := time.Unix(1_800_000_000, 0)
-	s := &State{Status: Pending, Query: &Query{Deadline: now}}
-	if s.Effective(now) != Pending || s.Effective(now.Add(time.Second)) != Funded {
-		t.Error("a question counts until its deadline and no longer")
-	}
+func TestStatusNames(t *testing.T) {
 	if Status(9).String() != "status-9" || Closing.String() != "closing" {
 		t.Error("names")
 	}
@@ -134,7 +129,7 @@ func TestReleasedToTheNewestVerdictOfAKey(t *testing.T) {
 	if _, ok := s.ReleasedTo(sum("nobody")); ok {
 		t.Error("released to a key that no verdict names")
 	}
-	for _, st := range []Status{Funded, Pending, Closed} {
+	for _, st := range []Status{Funded, Closed} {
 		s.Status = st
 		if _, ok := s.ReleasedTo(sum("key")); ok {
 			t.Errorf("released while %s", st)

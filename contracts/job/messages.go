@@ -7,21 +7,18 @@ import (
 
 	"cocoon/contracts/receipt"
 	"cocoon/internal/toncell"
-	"cocoon/internal/verdictcell"
 )
 
 // Opcodes of the job.
 const (
-	OpDeposit       = 0x434a0001
-	OpRelease       = 0x434a0002
-	OpRedeem        = 0x434a0003
-	OpClose         = 0x434a0004
-	OpFinish        = 0x434a0005
-	OpPaid          = 0x434a0006
-	OpAccuse        = 0x434a0007
-	OpCheckVerdict  = 0x43430001
-	OpVerdictAnswer = 0x43430002
-	OpExcesses      = 0xd53276db
+	OpDeposit     = 0x434a0001
+	OpRedeem      = 0x434a0003
+	OpClose       = 0x434a0004
+	OpFinish      = 0x434a0005
+	OpPaid        = 0x434a0006
+	OpAccuse      = 0x434a0007
+	OpVerdictGood = 0x43430002
+	OpExcesses    = 0xd53276db
 )
 
 func body(op, queryID uint64) *toncell.Builder {
@@ -44,16 +41,6 @@ func DepositValue(amount uint64, first bool) (uint64, error) {
 		return 0, fmt.Errorf("depositing %d nanoton: more than there is", amount)
 	}
 	return amount + extra, nil
-}
-
-// Release sends a verdict, to release or to renew. verifierFee nanoton of the
-// message's value may stay with the registry, for the verifiers.
-func Release(queryID, verifierFee uint64, v *verdictcell.Verdict) (*cell.Cell, error) {
-	c, err := v.Cell()
-	if err != nil {
-		return nil, err
-	}
-	return body(OpRelease, queryID).Coins(verifierFee).Ref(c).Cell()
 }
 
 // Redeem sends a voucher. Anyone may; the money goes to the job's payout and

@@ -4,12 +4,14 @@ import (
 	"testing"
 	"time"
 
+	"cocoon/contracts/chain"
 	"cocoon/contracts/coin"
 	"cocoon/contracts/exitcode"
 	"cocoon/contracts/job"
 	"cocoon/contracts/ledger"
 	"cocoon/contracts/receipt"
 	"cocoon/contracts/registry"
+	"cocoon/internal/toncell"
 	"cocoon/internal/verdictcell"
 )
 
@@ -102,10 +104,10 @@ func TestDevnetJobAndRegistryRefuseBadVerdicts(t *testing.T) {
 		{"a forged signature", exitcode.SignatureInvalid, forged(w.verdict(nil))},
 		{"another trust class", exitcode.TrustClassRefused, w.verdict(func(c *verdictcell.Common) { c.TrustClass = verdictcell.SGX })},
 		{"another network", exitcode.VerdictGlobalID, w.verdict(func(c *verdictcell.Common) { c.GlobalID = -239 })},
-		{"another model", exitcode.WrongModel, w.verdict(func(c *verdictcell.Common) { c.ModelRoot = sum("other") })},
-		{"another payout", exitcode.WrongPayout, w.verdict(func(c *verdictcell.Common) { c.Payout = w.addr(w.anyone) })},
-		{"another policy", exitcode.WrongPolicy, w.verdict(func(c *verdictcell.Common) { c.PolicyHash = sum("other") })},
-		{"another registry", exitcode.WrongRegistry, w.verdict(func(c *verdictcell.Common) { c.Registry = w.job })},
+		{"another model", exitcode.WrongTerms, w.verdict(func(c *verdictcell.Common) { c.ModelRoot = sum("other") })},
+		{"another payout", exitcode.WrongTerms, w.verdict(func(c *verdictcell.Common) { c.Payout = w.addr(w.anyone) })},
+		{"another policy", exitcode.WrongTerms, w.verdict(func(c *verdictcell.Common) { c.PolicyHash = sum("other") })},
+		{"another registry", exitcode.VerdictRegistry, w.verdict(func(c *verdictcell.Common) { c.Registry = w.job })},
 	}
 	reg, proven, err := w.ledger.Registry(w.ctx, w.registry)
 	w.ok(err)
@@ -114,27 +116,29 @@ func TestDevnetJobAndRegistryRefuseBadVerdicts(t *testing.T) {
 			escrow, lt := w.escrow()
 			_, _, err := w.ledger.Release(w.ctx, w.anyone, w.job, tc.v)
 			w.want(err, "contract."+tc.code.String())
-			s := w.state()
-			if s.Status != job.Funded || len(s.Verdicts) != 0 || s.Query != nil {
-				t.Errorf("after the refusal: %+v", s)
+			// Without the checks that are made before anything is sent.
+			checked, told, err := w.ledger.SendVerdict(w.ctx, w.anyone, w.registry, w.job, 0, tc.v)
+			q := registry.Question{Verdict: tc.v, Registry: w.registry, GlobalID: proven.GlobalID, Now: w.net.Now()}
+			if want := reg.Answer(q); checked.ExitCode != want {
+				t.Errorf("the registry answers %v, its rules in Go %v", checked.ExitCode, want)
 			}
-			if tc.code < exitcode.QueryBounced && (s.Refusal == nil || s.Refusal.Code != tc.code) {
-				t.Errorf("on chain: %+v", s.Refusal)
+			switch {
+			case checked.ExitCode != exitcode.OK:
+				w.want(err, "contract."+checked.ExitCode.String())
+			case tc.code == exitcode.WrongTerms && reg.Models[tc.v.Common.ModelRoot].Active:
+				w.want(err, "contract."+tc.code.String())
+				if told.ExitCode != tc.code {
+					t.Errorf("the job says %v", told.ExitCode)
+				}
+			default:
+				t.Errorf("nobody refused: %v", err)
+			}
+			s := w.state()
+			if s.Status != job.Funded || len(s.Verdicts) != 0 {
+				t.Errorf("after the refusal: %+v", s)
 			}
 			if got := w.balance(w.job); got != escrow-w.storage(lt) {
 				t.Errorf("the refusal cost the escrow %d", escrow-got)
-			}
-
-			// The registry, asked directly, refuses as well; the job's own
-			// checks are about its terms, which the registry does not know.
-			q := registry.Question{Verdict: tc.v, Registry: w.registry, GlobalID: proven.GlobalID, FeeBps: 500, Now: w.net.Now()}
-			direct, err := w.ledger.Ask(w.ctx, w.anyone, w.registry, tc.v, 500)
-			w.ok(err)
-			if want := reg.Answer(q); direct != want {
-				t.Errorf("the registry answers %v, its rules in Go %v", direct, want)
-			}
-			if tc.code < exitcode.QueryBounced && direct != tc.code {
-				t.Errorf("the registry answers %v", direct)
 			}
 		})
 	}
@@ -205,23 +209,32 @@ func TestDevnetRestartMidJobLosesNothing(t *testing.T) {
 	}
 }
 
-func TestDevnetBouncedQuestionFallsBackToFunded(t *testing.T) {
+// A verdict for a job that is not there, or that refuses it: the money comes
+// back to who sent it, over the registry.
+func TestDevnetMoneyOfARefusedWordComesBack(t *testing.T) {
 	w := newWorld(t)
-	// A registry that nobody deployed: the question comes back.
-	w.terms.Registry.Hash[0] ^= 1
-	w.registry = w.terms.Registry
 	w.open(coin.TON)
-	_, _, err := w.ledger.Release(w.ctx, w.anyone, w.job, w.verdict(nil))
-	w.want(err, "contract.query_bounced")
-	s := w.state()
-	escrow := coin.TON + job.StorageReserve - w.storage(0)
-	if s.Status != job.Funded || s.Query != nil || w.balance(w.job) != escrow {
-		t.Errorf("after the bounce: %+v", s)
+	w.release()
+	none := w.job
+	none.Hash[0] ^= 1
+	_, _, err := w.ledger.SendVerdict(w.ctx, w.anyone, w.registry, none, 0, w.verdict(nil))
+	w.want(err, "contract.not_active")
+	for name, to := range map[string]toncell.Address{"no job": none, "recorded before": w.job, "the registry itself": w.registry} {
+		sender, reg := w.balance(w.addr(w.anyone)), w.balance(w.registry)
+		body, err := registry.CheckVerdict(5, to, 0, must(w.verdict(nil).Cell()))
+		w.ok(err)
+		_, err = w.ledger.Tell(w.ctx, w.anyone, w.registry, coin.TON, body)
+		w.ok(err)
+		_, err = w.chain.WaitAccount(w.ctx, w.anyone.Address(), func(st *chain.State) bool { return coin.Nano(st.Balance.Uint64()) > sender-25_000_000 })
+		w.ok(err)
+		if got := w.balance(w.registry); got > reg {
+			t.Errorf("%s: the registry kept %d", name, got-reg)
+		}
 	}
 	s, tx, err := w.ledger.Close(w.ctx, w.client, w.job)
 	w.ok(err)
-	if s.Status != job.Closed || tx.Paid(w.terms.Client) != escrow-tx.Storage {
-		t.Errorf("the refund: %+v", tx)
+	if s.Status != job.Closing || tx.ExitCode != exitcode.OK {
+		t.Errorf("afterwards: %+v", s)
 	}
 }
 

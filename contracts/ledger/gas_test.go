@@ -62,16 +62,20 @@ func (w *world) after(addr toncell.Address, lt uint64, op uint64) []step {
 }
 
 func TestDevnetGasAndFeesOfReleaseAndRedeem(t *testing.T) {
-	w := newWorld(t)
+	w := newWorldOf(t, func(s *registry.State) {
+		s.AddVerifier(public(key("verifier 2")), time.Time{})
+		s.Threshold = 2
+	})
 	w.payout = w.addr(w.worker)
 	w.terms.Payout = w.payout
 	w.open(10 * coin.TON)
-	w.release()
+	_, _, err := w.ledger.Release(w.ctx, w.anyone, w.job, w.signedBy(nil, -10*time.Second, 30*time.Minute, key("verifier"), key("verifier 2")))
+	w.ok(err)
 	for i, by := range []chain.Sender{w.worker, w.anyone} {
 		_, err := w.ledger.Redeem(w.ctx, by, w.voucher(uint64(i+1), coin.Nano(i+1)*coin.TON, nil))
 		w.ok(err)
 	}
-	_, _, err := w.ledger.Close(w.ctx, w.client, w.job)
+	_, _, err = w.ledger.Close(w.ctx, w.client, w.job)
 	w.ok(err)
 	w.ok(w.net.Advance(w.ctx, time.Hour))
 	_, _, err = w.ledger.Finish(w.ctx, w.client, w.job)
@@ -92,9 +96,8 @@ func TestDevnetGasAndFeesOfReleaseAndRedeem(t *testing.T) {
 		fees coin.Nano
 	}{
 		{"job: deposit, which deploys", w.job, job.OpDeposit, 5300, 2_500_000},
-		{"job: release, asks the registry", w.job, job.OpRelease, 8300, 5_700_000},
-		{"registry: answers", w.registry, registry.OpCheckVerdict, 8500, 4_000_000},
-		{"job: records the answer", w.job, job.OpVerdictAnswer, 7000, 3_300_000},
+		{"registry: checks a verdict, k = 2", w.registry, registry.OpCheckVerdict, 11_800, 6_000_000},
+		{"job: records it", w.job, job.OpVerdictGood, 6300, 3_000_000},
 		{"job: redeem, by the worker", w.job, job.OpRedeem, 9700, 4_700_000},
 		{"job: redeem, by anyone else", w.job, job.OpRedeem, 10900, 5_600_000},
 		{"job: close", w.job, job.OpClose, 6500, 3_000_000},
@@ -115,7 +118,7 @@ func TestDevnetGasAndFeesOfReleaseAndRedeem(t *testing.T) {
 		if s.gas > row.gas || s.fees > row.fees {
 			t.Errorf("%s: %d gas of %d, %d nanoton of %d", row.name, s.gas, row.gas, s.fees, row.fees)
 		}
-		if row.op == job.OpRelease || row.op == registry.OpCheckVerdict || row.op == job.OpVerdictAnswer {
+		if row.op == registry.OpCheckVerdict || row.op == job.OpVerdictGood {
 			release += s.fees
 		}
 	}

@@ -8,6 +8,7 @@
 package ledger
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
 	"errors"
@@ -15,6 +16,7 @@ import (
 	"log/slog"
 	"time"
 
+	"github.com/xssnick/tonutils-go/tlb"
 	"github.com/xssnick/tonutils-go/tvm/cell"
 
 	"cocoon/contracts/chain"
@@ -155,112 +157,93 @@ func (l *Ledger) TopUp(ctx context.Context, w chain.Sender, addr toncell.Address
 	return tx, err
 }
 
-// releaseAttempts is how often Release sends a verdict to a job that others
-// keep busy with theirs.
-const releaseAttempts = 4
-
-// Release sends a verdict to a job, first release or renewal, and waits for
-// its fate. A refusal, by the job or by the registry, is a fault with the
-// on-chain code; Tx is then still set if the job executed the message. While
-// the job awaits the answer to somebody else's verdict, Release waits too.
+// Release sends a verdict to the job's registry, first release or renewal, and
+// waits until the job has recorded it. A refusal, by the registry or by the job,
+// is a fault with the on-chain code; what the job can be seen to refuse is not
+// sent, for the verifiers' fee would be gone.
 func (l *Ledger) Release(ctx context.Context, w chain.Sender, addr toncell.Address, v *verdictcell.Verdict) (*job.State, *Tx, error) {
-	for n := 1; ; n++ {
-		s, tx, err := l.release(ctx, w, addr, v)
-		if n == releaseAttempts || !fault.Has(err, "contract."+exitcode.ReleasePending.String()) {
-			return s, tx, err
-		}
-		if _, err := l.awaitIdle(ctx, addr, 0); err != nil {
-			return nil, tx, err
-		}
-	}
-}
-
-func (l *Ledger) release(ctx context.Context, w chain.Sender, addr toncell.Address, v *verdictcell.Verdict) (*job.State, *Tx, error) {
 	hash, err := v.Hash()
 	if err != nil {
 		return nil, nil, err
 	}
-	fee, err := l.verifierFee(ctx, addr)
+	s, st, err := l.Job(ctx, addr)
 	if err != nil {
 		return nil, nil, err
 	}
-	body, err := job.Release(0, uint64(fee), v)
+	reg, _, err := l.Registry(ctx, s.Terms.Registry)
+	if err != nil {
+		return s, nil, err
+	}
+	_, until := v.Interval()
+	grace := reg.Manifests[v.Common.Manifest].State == registry.Grace
+	code := s.Refuses(&v.Common, hash, reg.FeeCapBps, grace, time.Unix(int64(min(until, 1<<40)), 0), time.Unix(int64(st.Utime), 0))
+	if code != exitcode.OK && code != exitcode.VerdictExpired { // that one is the registry's to say
+		return s, nil, code.Fault("sending the verdict to the job's registry")
+	}
+	fee, err := verifierFee(reg)
+	if err != nil {
+		return s, nil, err
+	}
+	_, tx, err := l.SendVerdict(ctx, w, s.Terms.Registry, addr, fee, v)
+	if err != nil {
+		return nil, tx, err
+	}
+	if s, _, err = l.Job(ctx, addr); err != nil {
+		return nil, tx, err
+	}
+	l.log.Info("job released", "address", addr.String(), "verdict", job.Hash(hash).String())
+	return s, tx, nil
+}
+
+// SendVerdict sends a verdict to a registry, which may keep fee for the
+// verifiers, for the contract at `to`, and waits for what that one does with
+// it. It returns the registry's transaction and the other's; an exit code of
+// either is a fault.
+func (l *Ledger) SendVerdict(ctx context.Context, w chain.Sender, reg, to toncell.Address, fee coin.Nano, v *verdictcell.Verdict) (checked, told *Tx, err error) {
+	verdict, err := v.Cell()
 	if err != nil {
 		return nil, nil, err
 	}
-	tx, _, err := l.call(ctx, w, "sending the verdict to the job", message(addr, job.ReleaseValue+fee+Attached, body))
+	body, err := registry.CheckVerdict(0, to, uint64(fee), verdict)
 	if err != nil {
-		return nil, tx, err
+		return nil, nil, err
 	}
-	question, err := outBody(tx, registry.OpCheckVerdict)
+	before, err := l.chain.Account(ctx, to.Addr())
 	if err != nil {
-		return nil, tx, err
+		return nil, nil, err
 	}
-	id := question.Uint(64)
-	if err := question.Err(); err != nil {
-		return nil, tx, err
+	// Where nothing is, no transaction would tell of the word that comes back.
+	if err := active(before, "asker"); err != nil {
+		return nil, nil, err
 	}
-	st, err := l.awaitAnswer(ctx, addr, id, hash)
-	return st, tx, err
+	checked, _, err = l.call(ctx, w, "sending the verdict to the registry", message(reg, registry.MessageValue+fee+Attached, body))
+	if err != nil {
+		return checked, nil, err
+	}
+	word, err := sent(checked, registry.OpVerdictGood)
+	if err != nil {
+		return checked, nil, err
+	}
+	told, _, err = l.find(ctx, to.Addr(), before.LastLT, func(in *tlb.InternalMessage) bool {
+		return !in.Bounced && in.SrcAddr.Equals(reg.Addr()) && in.CreatedLT == word.CreatedLT && bytes.Equal(in.Body.Hash(), word.Body.Hash())
+	})
+	if err != nil {
+		return checked, nil, err
+	}
+	return checked, told, told.ExitCode.Fault("recording the verdict in the job")
 }
 
 // MaxVerifierFee is the most that Release offers to the verifiers for one
 // verdict, whatever the registry asks.
 const MaxVerifierFee = coin.TON / 10
 
-// verifierFee returns what the job's registry keeps of a release for the
-// verifiers; nothing where there is no registry, which the release then meets.
-func (l *Ledger) verifierFee(ctx context.Context, addr toncell.Address) (coin.Nano, error) {
-	s, _, err := l.Job(ctx, addr)
-	if err != nil {
-		return 0, err
-	}
-	reg, _, err := l.Registry(ctx, s.Terms.Registry)
-	if fault.Has(err, "contract.not_active") {
-		return 0, nil
-	}
-	if err != nil {
-		return 0, err
-	}
+// verifierFee returns what a registry keeps of a release for the verifiers.
+func verifierFee(reg *registry.State) (coin.Nano, error) {
 	if fee := coin.Nano(reg.VerifierFee); fee <= MaxVerifierFee {
 		return fee, nil
 	}
 	return 0, fault.Mismatch(fault.ExitPolicy, "registry.verifier_fee", "the registry's fee for the verifiers", "at most "+MaxVerifierFee.String()+" TON",
 		coin.Nano(reg.VerifierFee).String()+" TON", "use another registry")
-}
-
-// awaitIdle waits until the job awaits no answer, or asks a later question
-// than id (0: only the former).
-func (l *Ledger) awaitIdle(ctx context.Context, addr toncell.Address, id uint64) (*job.State, error) {
-	var s *job.State
-	var failed error
-	_, err := l.chain.WaitAccount(ctx, addr.Addr(), func(st *chain.State) bool {
-		if s, failed = JobOf(st, addr); failed != nil {
-			return true
-		}
-		return (id > 0 && s.Queries > id) || s.Query == nil || time.Unix(int64(st.Utime), 0).After(s.Query.Deadline)
-	})
-	return s, errors.Join(err, failed)
-}
-
-// awaitAnswer waits until the question with this id has ended.
-func (l *Ledger) awaitAnswer(ctx context.Context, addr toncell.Address, id uint64, hash job.Hash) (*job.State, error) {
-	s, err := l.awaitIdle(ctx, addr, id)
-	if err != nil {
-		return s, err
-	}
-	if _, ok := s.Verdicts[hash]; ok {
-		l.log.Info("job released", "address", addr.String(), "verdict", hash.String())
-		return s, nil
-	}
-	code := exitcode.QueryTimedOut
-	if s.Refusal != nil && s.Refusal.ID == id {
-		code = s.Refusal.Code
-	} else if s.Queries > id {
-		return s, fault.New(fault.ExitNotReady, "job.answer_superseded", "send the verdict again",
-			"releasing the job: another verdict was asked about before the answer was read")
-	}
-	return s, code.Fault("releasing the job")
 }
 
 // Redemption is a redeemed voucher.

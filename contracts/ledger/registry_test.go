@@ -39,9 +39,8 @@ func TestDevnetOwnersAndVerifiersOfARegistry(t *testing.T) {
 	w.ok(err)
 	w.ok(w.apply(registry.VerifierEntry{Public: second, Until: registry.Forever, Listed: true}, registry.ThresholdEntry{K: 1}))
 	v := w.signed(nil, key("second"), -10*time.Second, 30*time.Minute)
-	body, err = registry.CheckVerdict(0, 0, false, p.VerifierFee, must(v.Cell()))
-	w.ok(err)
-	_, err = w.ledger.Tell(w.ctx, w.anyone, w.registry, coin.Nano(p.VerifierFee), body)
+	// For whoever wants to know: here the sender.
+	_, _, err = w.ledger.SendVerdict(w.ctx, w.anyone, w.registry, w.addr(w.anyone), coin.Nano(p.VerifierFee), v)
 	w.ok(err)
 	s, st, err = w.ledger.Registry(w.ctx, w.registry)
 	w.ok(err)

@@ -15,11 +15,9 @@ import (
 	"cocoon/contracts/coin"
 	"cocoon/contracts/exitcode"
 	"cocoon/contracts/job"
-	"cocoon/contracts/registry"
 	"cocoon/internal/fault"
 	"cocoon/internal/hexbytes"
 	"cocoon/internal/toncell"
-	"cocoon/internal/verdictcell"
 )
 
 // scan is how many of an account's transactions are searched for one's own.
@@ -201,9 +199,8 @@ func (l *Ledger) newest(ctx context.Context, addr *address.Address, st *chain.St
 	return newTx(hit)
 }
 
-// outBody returns a reader behind the opcode of the message with this opcode
-// that tx sent.
-func outBody(tx *Tx, op uint64) (*toncell.Reader, error) {
+// sent returns the message with this opcode that tx sent.
+func sent(tx *Tx, op uint64) (*tlb.InternalMessage, error) {
 	if tx.raw.IO.Out != nil {
 		msgs, err := tx.raw.IO.Out.ToSlice()
 		if err != nil {
@@ -214,7 +211,7 @@ func outBody(tx *Tx, op uint64) (*toncell.Reader, error) {
 				continue
 			}
 			if r := toncell.NewReader(m.AsInternal().Body); r.Uint(32) == op && r.Err() == nil {
-				return r, nil
+				return m.AsInternal(), nil
 			}
 		}
 	}
@@ -224,30 +221,4 @@ func outBody(tx *Tx, op uint64) (*toncell.Reader, error) {
 
 func message(to toncell.Address, value coin.Nano, body *cell.Cell) chain.Message {
 	return chain.Message{To: to.Addr(), Nano: value.Big(), Bounce: true, Body: body}
-}
-
-// Ask sends a verdict to a registry directly and returns its answer, without a
-// job: what a release would meet.
-func (l *Ledger) Ask(ctx context.Context, w chain.Sender, addr toncell.Address, v *verdictcell.Verdict, feeBps uint16) (exitcode.Code, error) {
-	verdict, err := v.Cell()
-	if err != nil {
-		return 0, err
-	}
-	body, err := registry.CheckVerdict(0, feeBps, false, 0, verdict)
-	if err != nil {
-		return 0, err
-	}
-	tx, _, err := l.call(ctx, w, "asking the registry", message(addr, registry.MessageValue, body))
-	if err != nil {
-		return 0, err
-	}
-	answer, err := outBody(tx, registry.OpVerdictAnswer)
-	if err != nil {
-		return 0, err
-	}
-	answer.Uint(64)
-	answer.Bits256()
-	code := exitcode.Code(answer.Uint(16))
-	answer.Uint(32)
-	return code, answer.End()
 }

@@ -115,7 +115,7 @@ func newWorldFor(t testing.TB, limit time.Duration, change func(*registry.State)
 	w.terms = job.Terms{
 		Client: w.addr(w.client), ClientKey: job.Hash(public(key("client key"))), Payout: w.payout,
 		Registry: w.registry, ModelRoot: sum("model"), PolicyHash: sum("policy"), PriceCap: 1_000_000,
-		Gateway: &w.gateway, FeeBps: 500, CloseDelay: time.Hour, PendingTimeout: 5 * time.Minute, Salt: sum("salt"),
+		Gateway: &w.gateway, FeeBps: 500, CloseDelay: time.Hour, Salt: sum("salt"),
 	}
 	return w
 }
@@ -198,6 +198,11 @@ func (w *world) verdict(change func(*verdictcell.Common)) *verdictcell.Verdict {
 
 func (w *world) signed(change func(*verdictcell.Common), k ed25519.PrivateKey, from, until time.Duration) *verdictcell.Verdict {
 	w.t.Helper()
+	return w.signedBy(change, from, until, k)
+}
+
+func (w *world) signedBy(change func(*verdictcell.Common), from, until time.Duration, keys ...ed25519.PrivateKey) *verdictcell.Verdict {
+	w.t.Helper()
 	c := w.common()
 	if change != nil {
 		change(&c)
@@ -205,9 +210,13 @@ func (w *world) signed(change func(*verdictcell.Common), k ed25519.PrivateKey, f
 	hash, err := c.Hash()
 	w.ok(err)
 	now := w.net.Now()
-	s, err := verdictcell.Sign(k, hash, uint64(now.Add(from).Unix()), uint64(now.Add(until).Unix()))
-	w.ok(err)
-	v, err := verdictcell.New(c, s)
+	var sigs []verdictcell.Signature
+	for _, k := range keys {
+		s, err := verdictcell.Sign(k, hash, uint64(now.Add(from).Unix()), uint64(now.Add(until).Unix()))
+		w.ok(err)
+		sigs = append(sigs, s)
+	}
+	v, err := verdictcell.New(c, sigs...)
 	w.ok(err)
 	return v
 }

@@ -13,6 +13,7 @@ import (
 	"cocoon/contracts/job"
 	"cocoon/contracts/receipt"
 	"cocoon/internal/toncell"
+	"cocoon/internal/verdictcell"
 )
 
 // Message is what the contracts see of a message: who sent it, what it brings,
@@ -36,7 +37,6 @@ type Outcome struct {
 	Code     exitcode.Code
 	Payments []Payment
 	Rest     toncell.Address
-	Question *job.Query       // the registry was asked
 	Slash    *toncell.Address // a worker contract was told of a contradiction
 }
 
@@ -71,7 +71,7 @@ func (j *Job) Deposit(m Message, amount uint64) Outcome {
 	switch {
 	case s.Status == job.Closed:
 		return refuse(exitcode.JobClosed)
-	case s.Status == job.Closing || !s.CloseAt.IsZero():
+	case s.Status == job.Closing:
 		return refuse(exitcode.JobNotOpen)
 	case amount == 0:
 		return refuse(exitcode.AmountZero)
@@ -84,101 +84,28 @@ func (j *Job) Deposit(m Message, amount uint64) Outcome {
 	return Outcome{Rest: m.From}
 }
 
-// Verdict is what a job looks at in a verdict.
-type Verdict struct {
-	Hash, ReceiptKey, ModelRoot, PolicyHash job.Hash
-	Registry, Payout                        toncell.Address
+// Word is the registry's word that a verdict is good.
+type Word struct {
+	Common       verdictcell.Common
+	Hash         job.Hash
+	Until        time.Time
+	RenewalsOnly bool
+	FeeCap       uint16
+	Sender       toncell.Address // of the verdict; the rest of the value is his
 }
 
-func (j *Job) awaiting(now time.Time) bool {
-	return j.State.Query != nil && !now.After(j.State.Query.Deadline)
-}
-
-// Release asks the registry about a verdict.
-func (j *Job) Release(m Message, verifierFee uint64, v Verdict) Outcome {
-	s, t := &j.State, &j.State.Terms
-	_, known := s.Verdicts[v.Hash]
-	switch {
-	case s.Status == job.Closed:
-		return refuse(exitcode.JobClosed)
-	case s.Status == job.Closing || !s.CloseAt.IsZero():
-		return refuse(exitcode.JobNotOpen)
-	case s.Deposited == 0:
-		return refuse(exitcode.JobNotFunded)
-	case m.Value < job.ReleaseValue+verifierFee:
-		return refuse(exitcode.ValueTooLow)
-	case j.awaiting(m.Now):
-		return refuse(exitcode.ReleasePending)
-	case len(s.Verdicts) >= job.MaxVerdicts:
-		return refuse(exitcode.VerdictsFull)
-	case known:
-		return refuse(exitcode.VerdictRecorded)
-	case v.Registry != t.Registry:
-		return refuse(exitcode.WrongRegistry)
-	case v.Payout != t.Payout:
-		return refuse(exitcode.WrongPayout)
-	case v.ModelRoot != t.ModelRoot:
-		return refuse(exitcode.WrongModel)
-	case v.PolicyHash != t.PolicyHash:
-		return refuse(exitcode.WrongPolicy)
-	}
-	s.Queries++
-	if s.Status == job.Funded {
-		s.Status = job.Pending
-	}
-	s.Query = &job.Query{VerdictHash: v.Hash, ReceiptKey: v.ReceiptKey, Deadline: m.Now.Add(t.PendingTimeout), Sender: m.From}
-	return Outcome{Question: s.Query}
-}
-
-// Answer takes the registry's answer.
-func (j *Job) Answer(m Message, id uint64, verdict job.Hash, code exitcode.Code, until time.Time) Outcome {
-	s, t := &j.State, &j.State.Terms
-	if m.From != t.Registry {
+// Release records a verdict that the registry found good.
+func (j *Job) Release(m Message, w Word) Outcome {
+	s := &j.State
+	if m.From != s.Terms.Registry {
 		return refuse(exitcode.NotRegistry)
 	}
-	if s.Status == job.Closed {
-		return Outcome{Rest: t.Client}
+	if c := s.Refuses(&w.Common, w.Hash, w.FeeCap, w.RenewalsOnly, w.Until, m.Now); c != exitcode.OK {
+		return refuse(c)
 	}
-	q := s.Query
-	if q == nil || s.Queries != id || q.VerdictHash != verdict {
-		return refuse(exitcode.AnswerUnexpected)
-	}
-	if m.Now.After(q.Deadline) {
-		return j.refused(m, exitcode.QueryTimedOut)
-	}
-	if code != exitcode.OK {
-		return j.refused(m, code)
-	}
-	if s.Status == job.Pending {
-		s.Status = job.Released
-		if !s.CloseAt.IsZero() {
-			s.Status, s.CloseAt = job.Closing, m.Now.Add(t.CloseDelay)
-		}
-	}
-	s.TouchedAt, s.Query = m.Now, nil
-	s.Verdicts[verdict] = job.Recorded{ReceiptKey: q.ReceiptKey, At: m.Now, Until: until}
-	return Outcome{Rest: q.Sender}
-}
-
-// Bounced takes the question back. What does not fit changes nothing.
-func (j *Job) Bounced(m Message, id uint64) Outcome {
-	if j.State.Query == nil || j.State.Queries != id || m.From != j.State.Terms.Registry {
-		j.Balance += m.Value // less its gas, which the caller knows
-		return Outcome{}
-	}
-	return j.refused(m, exitcode.QueryBounced)
-}
-
-func (j *Job) refused(m Message, code exitcode.Code) Outcome {
-	s, q := &j.State, j.State.Query
-	s.Query, s.Refusal = nil, &job.Refusal{ID: s.Queries, VerdictHash: q.VerdictHash, Code: code, At: m.Now}
-	if s.Status == job.Pending {
-		s.Status = job.Funded
-		if !s.CloseAt.IsZero() {
-			return j.settle(q.Sender)
-		}
-	}
-	return Outcome{Rest: q.Sender}
+	s.Status, s.TouchedAt = job.Released, m.Now
+	s.Verdicts[w.Hash] = job.Recorded{ReceiptKey: w.Common.ReceiptKey, At: m.Now, Until: w.Until}
+	return Outcome{Rest: w.Sender}
 }
 
 // settle closes for good and pays what is left to the client.
@@ -187,7 +114,7 @@ func (j *Job) settle(rest toncell.Address) Outcome {
 	if client := j.State.Terms.Client; j.Balance > 0 || rest == client {
 		out.Payments = []Payment{{client, j.Balance}}
 	}
-	j.State.Status, j.State.Query, j.Balance = job.Closed, nil, 0
+	j.State.Status, j.Balance = job.Closed, 0
 	return out
 }
 
@@ -247,7 +174,7 @@ func (j *Job) Close(m Message) Outcome {
 	switch {
 	case s.Status == job.Closed:
 		return refuse(exitcode.JobClosed)
-	case s.Status == job.Closing || !s.CloseAt.IsZero():
+	case s.Status == job.Closing:
 		return refuse(exitcode.AlreadyClosing)
 	case m.Value < job.CloseValue:
 		return refuse(exitcode.ValueTooLow)
@@ -255,8 +182,6 @@ func (j *Job) Close(m Message) Outcome {
 		return refuse(exitcode.NotClient)
 	case s.Status == job.Released:
 		s.Status, s.CloseAt = job.Closing, m.Now.Add(t.CloseDelay)
-	case j.awaiting(m.Now):
-		s.CloseAt = m.Now
 	default:
 		return j.settle(m.From)
 	}
@@ -273,13 +198,9 @@ func (j *Job) Finish(m Message) Outcome {
 		if j.Balance == 0 {
 			return refuse(exitcode.JobClosed)
 		}
-	case s.Status == job.Closing:
-		if m.Now.Before(s.CloseAt) {
-			return refuse(exitcode.CloseTooEarly)
-		}
-	case s.Status != job.Pending || s.CloseAt.IsZero():
+	case s.Status != job.Closing:
 		return refuse(exitcode.NotClosing)
-	case j.awaiting(m.Now):
+	case m.Now.Before(s.CloseAt):
 		return refuse(exitcode.CloseTooEarly)
 	}
 	return j.settle(m.From)

@@ -63,9 +63,7 @@ type run struct {
 	worker *model.Worker
 	workAt toncell.Address
 
-	verdicts []verdictcell.Common // of this job, all that were ever asked about
-	asked    []verdictcell.Common // questions whose answer is to come, with their ids
-	ids      []uint64
+	verdicts []verdictcell.Common // of this job, all that it recorded
 	seq      uint64
 
 	// What went in and came out, for each contract.
@@ -97,7 +95,7 @@ func (r *run) ok(err error) {
 func (r *run) openJob() {
 	t := job.Terms{
 		Client: addr("client"), ClientKey: public("client"), Payout: addr("payout"), Registry: addr("registry"), ModelRoot: sum("model"),
-		PolicyHash: sum("policy"), PriceCap: 1, Stake: &r.workAt, CloseDelay: time.Hour, PendingTimeout: time.Minute, Salt: sum("salt", r.n),
+		PolicyHash: sum("policy"), PriceCap: 1, Stake: &r.workAt, CloseDelay: time.Hour, Salt: sum("salt", r.n),
 	}
 	if r.rng.IntN(4) > 0 {
 		g := addr("gateway")
@@ -110,7 +108,7 @@ func (r *run) openJob() {
 	var err error
 	r.jobAt, err = t.Address()
 	r.ok(err)
-	r.verdicts, r.asked, r.ids, r.seq = nil, nil, nil, 0
+	r.verdicts, r.seq = nil, 0
 	r.jobIn, r.jobOut, r.toWorker, r.toGateway, r.toClient = 0, 0, 0, 0, 0
 	r.deposit(r.amount() + 1)
 }
@@ -145,7 +143,7 @@ func (r *run) message(from toncell.Address, least uint64) model.Message {
 }
 
 // onJob does one message to the job on both sides and compares.
-func (r *run) onJob(in model.Message, bounce, bounced bool, body *cell.Cell, act func(*model.Job) model.Outcome) model.Outcome {
+func (r *run) onJob(in model.Message, bounce bool, body *cell.Cell, act func(*model.Job) model.Outcome) model.Outcome {
 	r.t.Helper()
 	var got ran
 	storage, fees := r.rng.Uint64N(1000), uint64(0)
@@ -156,7 +154,7 @@ func (r *run) onJob(in model.Message, bounce, bounced bool, body *cell.Cell, act
 			init, _, err = r.job.State.Terms.StateInit()
 			r.ok(err)
 		}
-		got = r.tvm.run(r.jobAt, in, bounce, bounced, init, body)
+		got = r.tvm.run(r.jobAt, in, bounce, init, body)
 		storage, fees = got.storage, got.fees
 	}
 	collected := r.job.Collect(storage)
@@ -209,8 +207,8 @@ func (r *run) compare(got ran, want model.Outcome) {
 	if want.Code == exitcode.OK && want.Rest != (toncell.Address{}) && (got.rest == nil || *got.rest != want.Rest) {
 		r.t.Fatalf("action %d: the rest went to %v, the model says %v", r.n, got.rest, want.Rest)
 	}
-	if sent := len(got.sent) == 1; sent != (want.Question != nil || want.Slash != nil) {
-		r.t.Fatalf("action %d: %d other messages, the model says question %v, slash %v", r.n, len(got.sent), want.Question, want.Slash)
+	if sent := len(got.sent) == 1; sent != (want.Slash != nil) {
+		r.t.Fatalf("action %d: %d other messages, the model says slash %v", r.n, len(got.sent), want.Slash)
 	}
 }
 
@@ -226,7 +224,7 @@ func (r *run) onWorker(in model.Message, body *cell.Cell, act func(*model.Worker
 			init, _, err = r.worker.State.Terms.StateInit()
 			r.ok(err)
 		}
-		got = r.tvm.run(r.workAt, in, true, false, init, body)
+		got = r.tvm.run(r.workAt, in, true, init, body)
 		storage = got.storage
 	}
 	r.workOut += r.worker.Collect(storage)
@@ -271,7 +269,6 @@ func (r *run) check() {
 	bad(r.toWorker+r.toGateway != s.Paid, "the payments are not what the job has recorded")
 	bad(r.toGateway != s.Terms.Fee(s.Paid), "the gateway's share is not that of the total")
 	bad(s.Status != job.Closed && r.toClient != 0, "a refund before the end")
-	bad(s.Status == job.Pending && s.Query == nil, "pending without a question")
 	bad((s.Status == job.Released || s.Status == job.Closing) && len(s.Verdicts) == 0, "released without a verdict")
 }
 
@@ -286,7 +283,7 @@ func (r *run) deposit(amount uint64) {
 	}
 	body, err := job.Deposit(r.n, amount)
 	r.ok(err)
-	r.onJob(in, true, false, body, func(j *model.Job) model.Outcome { return j.Deposit(in, amount) })
+	r.onJob(in, true, body, func(j *model.Job) model.Outcome { return j.Deposit(in, amount) })
 }
 
 func (r *run) stake(amount uint64) {
@@ -299,96 +296,49 @@ func (r *run) stake(amount uint64) {
 	r.onWorker(in, body, func(w *model.Worker) model.Outcome { return w.Stake(in, amount) })
 }
 
+// release delivers the registry's word about a verdict, or something that only
+// looks like it.
 func (r *run) release() {
 	t := &r.job.State.Terms
-	c := verdictcell.Common{
+	w := model.Word{Until: r.now.Add(10 * time.Minute), FeeCap: 10_000, Sender: r.someone(), Common: verdictcell.Common{
 		GlobalID: globalID, Registry: t.Registry, TrustClass: verdictcell.TDX, ReceiptKey: public([]string{"receipt 1", "receipt 2"}[r.rng.IntN(2)]),
 		Payout: t.Payout, Manifest: sum("manifest"), ModelRoot: t.ModelRoot, PolicyHash: t.PolicyHash, EvidenceSHA256: sum("evidence", r.n),
-	}
-	switch r.rng.IntN(12) {
+	}}
+	c, from := &w.Common, t.Registry
+	switch r.rng.IntN(16) {
 	case 0:
-		c.Registry = addr("anyone")
-	case 1:
 		c.Payout = addr("anyone")
-	case 2:
+	case 1:
 		c.ModelRoot = sum("other")
-	case 3:
+	case 2:
 		c.PolicyHash = sum("other")
-	case 4:
+	case 3:
 		if len(r.verdicts) > 0 {
-			c = r.verdicts[r.rng.IntN(len(r.verdicts))]
+			*c = r.verdicts[r.rng.IntN(len(r.verdicts))]
 		}
+	case 4:
+		w.RenewalsOnly = true
+	case 5:
+		w.FeeCap = uint16(r.rng.IntN(10_000))
+	case 6:
+		w.Until = r.now // however long it was under way
+	case 7:
+		from = r.someone()
 	}
 	hash, err := c.Hash()
 	r.ok(err)
-	fee := r.rng.Uint64N(1_000_000)
+	w.Hash = hash
 	body := r.build(func() (*cell.Cell, error) {
-		sig, err := verdictcell.Sign(key("verifier"), hash, uint64(r.now.Unix()), uint64(r.now.Unix())+600)
+		binding, err := verdictcell.BindingCell(c.Payout, c.ModelRoot, c.PolicyHash)
 		r.ok(err)
-		v, err := verdictcell.New(c, sig)
-		r.ok(err)
-		return job.Release(r.n, fee, v)
+		return toncell.NewBuilder().Uint(job.OpVerdictGood, 32).Uint(r.n, 64).Addr(w.Sender).Bits256(w.Hash).Bits256(c.ReceiptKey).
+			Uint(uint64(w.Until.Unix()), 32).Bool(w.RenewalsOnly).Uint(uint64(w.FeeCap), 16).Ref(binding).Cell()
 	})
-	in := r.message(r.someone(), job.ReleaseValue+fee)
-	out := r.onJob(in, true, false, body, func(j *model.Job) model.Outcome {
-		return j.Release(in, fee, model.Verdict{Hash: hash, ReceiptKey: c.ReceiptKey, ModelRoot: c.ModelRoot, PolicyHash: c.PolicyHash, Registry: c.Registry, Payout: c.Payout})
-	})
-	if out.Question != nil {
-		r.asked, r.ids = append(r.asked, c), append(r.ids, r.job.State.Queries)
-		r.verdicts = append(r.verdicts, c)
-	}
-}
-
-// answer delivers the registry's answer to one of the questions that have none,
-// or something that only looks like it.
-func (r *run) answer() {
-	if len(r.asked) == 0 {
-		return
-	}
-	i := r.rng.IntN(len(r.asked))
-	hash, err := r.asked[i].Hash()
-	r.ok(err)
-	id, from := r.ids[i], r.job.State.Terms.Registry
-	code, until := exitcode.OK, r.now.Add(10*time.Minute)
-	switch r.rng.IntN(8) {
-	case 0:
-		code, until = exitcode.ManifestRevoked, time.Time{}
-	case 1:
-		from = r.someone()
-	case 2:
-		id++
-	case 3:
-		hash[0] ^= 1
-	case 4:
-		in := model.Message{From: from, Value: 40_000_000, Now: r.now}
-		body, err := toncell.NewBuilder().Uint(0xffffffff, 32).Uint(job.OpCheckVerdict, 32).Uint(id, 64).Cell()
-		r.ok(err)
-		r.bounced(in, id, body)
-		return
-	}
-	if from == r.job.State.Terms.Registry && id == r.ids[i] && r.rng.IntN(4) > 0 {
-		r.asked, r.ids = slices.Delete(r.asked, i, i+1), slices.Delete(r.ids, i, i+1)
-	}
 	in := model.Message{From: from, Value: 40_000_000, Now: r.now}
-	b := toncell.NewBuilder().Uint(job.OpVerdictAnswer, 32).Uint(id, 64).Bits256(hash).Uint(uint64(code), 16)
-	if until.IsZero() {
-		b = b.Uint(0, 32)
-	} else {
-		b = b.Uint(uint64(until.Unix()), 32)
+	out := r.onJob(in, true, body, func(j *model.Job) model.Outcome { return j.Release(in, w) })
+	if out.Code == exitcode.OK {
+		r.verdicts = append(r.verdicts, *c)
 	}
-	body, err := b.Cell()
-	r.ok(err)
-	r.onJob(in, false, false, body, func(j *model.Job) model.Outcome { return j.Answer(in, id, hash, code, until) })
-}
-
-// bounced hands the question back. One that the job ignores leaves its money,
-// less its gas.
-func (r *run) bounced(in model.Message, id uint64, body *cell.Cell) {
-	fits := r.job.State.Query != nil && r.job.State.Queries == id && in.From == r.job.State.Terms.Registry
-	if !fits && r.tvm != nil {
-		return // its gas is the TVM's to say
-	}
-	r.onJob(in, false, true, body, func(j *model.Job) model.Outcome { return j.Bounced(in, id) })
 }
 
 func (r *run) redeem() {
@@ -426,27 +376,27 @@ func (r *run) redeem() {
 		return job.Redeem(r.n, signed)
 	})
 	in := r.message(r.someone(), job.RedeemValue)
-	r.onJob(in, true, false, body, func(j *model.Job) model.Outcome { return j.Redeem(in, v, own, signer == "client") })
+	r.onJob(in, true, body, func(j *model.Job) model.Outcome { return j.Redeem(in, v, own, signer == "client") })
 }
 
 func (r *run) closeJob() {
 	in := r.message(r.someone(), job.CloseValue)
 	body, err := job.Close(r.n)
 	r.ok(err)
-	r.onJob(in, true, false, body, func(j *model.Job) model.Outcome { return j.Close(in) })
+	r.onJob(in, true, body, func(j *model.Job) model.Outcome { return j.Close(in) })
 }
 
 func (r *run) finish() {
 	in := r.message(r.someone(), job.CloseValue)
 	body, err := job.Finish(r.n)
 	r.ok(err)
-	r.onJob(in, true, false, body, func(j *model.Job) model.Outcome { return j.Finish(in) })
+	r.onJob(in, true, body, func(j *model.Job) model.Outcome { return j.Finish(in) })
 }
 
 // stray is money that does not say what it is for and does not bounce.
 func (r *run) stray() {
 	in := model.Message{From: r.someone(), Value: 50_000_000 + r.amount(), Now: r.now}
-	r.onJob(in, false, false, cell.BeginCell().EndCell(), func(*model.Job) model.Outcome { return model.Outcome{Code: exitcode.UnknownOpcode} })
+	r.onJob(in, false, cell.BeginCell().EndCell(), func(*model.Job) model.Outcome { return model.Outcome{Code: exitcode.UnknownOpcode} })
 }
 
 func (r *run) accuse() {
@@ -487,7 +437,7 @@ func (r *run) accuse() {
 		return job.Accuse(r.n, &a)
 	})
 	in := r.message(r.someone(), job.AccuseValue)
-	out := r.onJob(in, true, false, body, func(j *model.Job) model.Outcome { return j.Accuse(in, a.Verdict, differ, signed) })
+	out := r.onJob(in, true, body, func(j *model.Job) model.Outcome { return j.Accuse(in, a.Verdict, differ, signed) })
 	if out.Slash == nil {
 		return
 	}
@@ -550,7 +500,7 @@ func (r *run) drain() {
 			body, err := op(r.n)
 			r.ok(err)
 			r.n++
-			r.onJob(in, true, false, body, func(j *model.Job) model.Outcome {
+			r.onJob(in, true, body, func(j *model.Job) model.Outcome {
 				if isFinish(body) {
 					return j.Finish(in)
 				}
@@ -573,7 +523,7 @@ func (r *run) step() {
 		weight int
 		do     func()
 	}{
-		{6, func() { r.deposit(r.amount()) }}, {10, r.release}, {14, r.answer}, {20, r.redeem}, {2, r.closeJob}, {4, r.finish},
+		{6, func() { r.deposit(r.amount()) }}, {14, r.release}, {20, r.redeem}, {2, r.closeJob}, {4, r.finish},
 		{2, r.stray}, {5, r.accuse}, {8, r.owner}, {8, r.wait},
 	}
 	total := 0

@@ -58,10 +58,10 @@ type ran struct {
 	data     *cell.Cell
 }
 
-func (m *machine) run(to toncell.Address, in model.Message, bounce, bounced bool, init *tlb.StateInit, body *cell.Cell) ran {
+func (m *machine) run(to toncell.Address, in model.Message, bounce bool, init *tlb.StateInit, body *cell.Cell) ran {
 	m.t.Helper()
 	msg := &tlb.InternalMessage{
-		IHRDisabled: true, Bounce: bounce, Bounced: bounced, SrcAddr: in.From.Addr(), DstAddr: to.Addr(), Amount: tlb.FromNanoTONU(in.Value),
+		IHRDisabled: true, Bounce: bounce, SrcAddr: in.From.Addr(), DstAddr: to.Addr(), Amount: tlb.FromNanoTONU(in.Value),
 		CreatedLT: m.lt, CreatedAt: uint32(in.Now.Unix()), Body: body, StateInit: init,
 	}
 	c, err := tlb.ToCell(msg)

@@ -14,15 +14,14 @@ type Question struct {
 	Verdict     *verdictcell.Verdict
 	Registry    toncell.Address // the address of this state
 	GlobalID    int32           // of the network it was proven on
-	FeeBps      uint16          // gateway's share in the job's terms
-	Renewal     bool            // the asker accepted a verdict before
 	VerifierFee uint64          // nanoton that the asker offers to the verifiers
 	Now         time.Time       // the chain's time
 }
 
 // Answer returns what the contract would answer: its first reason against the
-// verdict, or OK. It follows appraise in contracts/tolk/registry_verdict.tolk
-// line by line; a test holds the two against each other.
+// verdict, or OK. It follows checkVerdict in
+// contracts/tolk/registry_verdict.tolk line by line; a test holds the two
+// against each other. What the job asks beside is job.State.Refuses.
 func (s *State) Answer(q Question) exitcode.Code {
 	if codes := s.reasons(q); len(codes) > 0 {
 		return codes[0]
@@ -59,17 +58,14 @@ func (s *State) reasons(q Question) []exitcode.Code {
 		refuse(true, exitcode.ManifestUnknown)
 	case m.State == Grace && !q.Now.Before(m.GraceUntil):
 		refuse(true, exitcode.ManifestGraceOver)
-	case m.State == Grace:
-		refuse(!q.Renewal, exitcode.ManifestRenewalsOnly)
 	default:
-		refuse(m.State != Active, exitcode.ManifestRevoked)
+		refuse(m.State != Active && m.State != Grace, exitcode.ManifestRevoked)
 	}
 	model, ok := s.Models[c.ModelRoot]
 	refuse(!ok, exitcode.ModelUnknown)
 	refuse(ok && !model.Active, exitcode.ModelRetired)
 	_, ok = s.Policies[c.PolicyHash]
 	refuse(!ok, exitcode.PolicyNotAccepted)
-	refuse(q.FeeBps > s.FeeCapBps, exitcode.FeeOverCap)
 	refuse(s.VerifierFee > q.VerifierFee, exitcode.VerifierFeeLow)
 	return append(out, s.signatureReasons(q)...)
 }

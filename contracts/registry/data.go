@@ -65,7 +65,12 @@ func (s *State) catalog() (*cell.Cell, error) {
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return nil, err
 	}
-	return toncell.NewBuilder().Dict(models).Dict(policies).Dict(gateways).Dict(checkpoints).Cell()
+	directory, err1 := toncell.NewBuilder().Dict(gateways).Dict(checkpoints).Cell()
+	admin, err2 := s.admin()
+	if err := errors.Join(err1, err2); err != nil {
+		return nil, err
+	}
+	return toncell.NewBuilder().Dict(models).Dict(policies).Ref(directory).Ref(admin).Cell()
 }
 
 // store writes a gateway; a bad endpoint is the builder's error.
@@ -102,33 +107,29 @@ func (o *Owners) dict() (*cell.Dictionary, error) {
 
 // cold writes the parameters that no verdict is held against.
 func (p *Parameters) cold(b *toncell.Builder) *toncell.Builder {
-	return b.Uint(seconds(p.MinCloseDelay), 32).Uint(seconds(p.MaxPendingTimeout), 32).
+	return b.Uint(seconds(p.MinCloseDelay), 32).
 		Coins(p.MinWorkerStake).Coins(p.MinBond).Uint(seconds(p.UnbondDelay), 32)
 }
 
 func (p *Parameters) readCold(r *toncell.Reader) {
 	second := func(v uint64) time.Duration { return time.Duration(v) * time.Second }
-	p.MinCloseDelay, p.MaxPendingTimeout = second(r.Uint(32)), second(r.Uint(32))
+	p.MinCloseDelay = second(r.Uint(32))
 	p.MinWorkerStake, p.MinBond = r.Coins(), r.Coins()
 	p.UnbondDelay = second(r.Uint(32))
 }
 
 func (s *State) admin() (*cell.Cell, error) {
 	owners, err1 := s.Owners.dict()
-	pending, err2 := dict(64, s.Pending, bigUint[uint64], func(_ uint64, p Pending) (*cell.Cell, error) {
-		return toncell.NewBuilder().Uint(unix(p.ReadyAt), 32).Uint(uint64(p.Signers), 8).Ref(p.Order).Cell()
-	})
-	bonds, err3 := dict(256, s.Bonds, bigHash, func(_ [32]byte, v Bond) (*cell.Cell, error) {
+	bonds, err2 := dict(256, s.Bonds, bigHash, func(_ [32]byte, v Bond) (*cell.Cell, error) {
 		return toncell.NewBuilder().Addr(v.Owner).Coins(v.Amount).Coins(v.Unbonding).Uint(unix(v.UnlockAt), 32).Cell()
 	})
-	parameters, err4 := s.cold(toncell.NewBuilder()).Cell()
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
+	parameters, err3 := s.cold(toncell.NewBuilder()).Cell()
+	if err := errors.Join(err1, err2, err3); err != nil {
 		return nil, err
 	}
 	o := &s.Owners
 	return toncell.NewBuilder().Uint(uint64(o.Threshold), 8).Uint(uint64(o.Veto), 8).Uint(uint64(o.Final), 8).
-		Uint(seconds(o.Delay), 32).Uint(s.NextOrder, 64).Uint(uint64(len(s.Pending)), 8).
-		Dict(owners).Dict(pending).Dict(bonds).Ref(parameters).Cell()
+		Uint(seconds(o.Delay), 32).Dict(owners).Dict(bonds).Coins(s.Slashed).Ref(parameters).Cell()
 }
 
 // Data returns the data cell.
@@ -142,13 +143,15 @@ func (s *State) Data() (*cell.Cell, error) {
 	manifests, err2 := dict(256, s.Manifests, bigHash, func(_ [32]byte, m Manifest) (*cell.Cell, error) {
 		return toncell.NewBuilder().Uint(uint64(m.State), 8).Uint(unix(m.GraceUntil), 32).Cell()
 	})
-	catalog, err3 := s.catalog()
-	admin, err4 := s.admin()
+	pending, err3 := dict(64, s.Pending, bigUint[uint64], func(_ uint64, p Pending) (*cell.Cell, error) {
+		return toncell.NewBuilder().Uint(unix(p.ReadyAt), 32).Uint(uint64(p.Signers), 8).Ref(p.Order).Cell()
+	})
+	catalog, err4 := s.catalog()
 	if err := errors.Join(err1, err2, err3, err4, s.check()); err != nil {
 		return nil, fmt.Errorf("building registry data: %w", err)
 	}
-	data, err := toncell.NewBuilder().Uint(Layout, 16).Uint(uint64(s.Version), 32).
-		Dict(verifiers).Dict(manifests).Ref(catalog).Ref(admin).
+	data, err := toncell.NewBuilder().Uint(Layout, 16).Uint(uint64(s.Version), 32).Uint(s.NextOrder, 64).Uint(uint64(len(s.Pending)), 8).
+		Dict(pending).Dict(manifests).Dict(verifiers).Ref(catalog).
 		Bool(s.Paused).Bool(s.Devnet).Uint(uint64(s.TrustClasses), 32).
 		Uint(uint64(s.FeeCapBps), 16).Coins(s.VerifierFee).Uint(seconds(s.Freshness), 16).
 		Uint(uint64(s.Threshold), 8).Uint(uint64(s.Listed()), 8).Coins(s.Owed).Cell()
@@ -177,27 +180,32 @@ func Decode(data *cell.Cell) (*State, error) {
 		return nil, fmt.Errorf("decoding registry data: layout %d, want %d", v, Layout)
 	}
 	s := New(Owners{Keys: map[uint8]ed25519.PublicKey{}}, false)
-	s.Version = uint32(r.Uint(32))
-	r.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
-		s.Verifiers[toncell.Key256(key)] = Verifier{Public: v.Bytes(32), From: timeOf(v.Uint(32)), Until: timeOf(v.Uint(32)), Listed: v.Bool(), Earned: v.Coins()}
+	s.Version, s.NextOrder = uint32(r.Uint(32)), r.Uint(64)
+	pending := int(r.Uint(8))
+	r.Dict(64, MaxPending, func(key *big.Int, v *toncell.Reader) error {
+		s.Pending[key.Uint64()] = Pending{ReadyAt: timeOf(v.Uint(32)), Signers: uint8(v.Uint(8)), Order: v.Ref()}
 		return v.End()
 	})
 	r.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
 		s.Manifests[toncell.Key256(key)] = Manifest{State: ManifestState(v.Uint(8)), GraceUntil: timeOf(v.Uint(32))}
 		return v.End()
 	})
-	catalog, admin := r.Ref(), r.Ref()
+	r.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
+		s.Verifiers[toncell.Key256(key)] = Verifier{Public: v.Bytes(32), From: timeOf(v.Uint(32)), Until: timeOf(v.Uint(32)), Listed: v.Bool(), Earned: v.Coins()}
+		return v.End()
+	})
+	catalog := r.Ref()
 	s.Paused, s.Devnet, s.TrustClasses = r.Bool(), r.Bool(), uint32(r.Uint(32))
 	s.FeeCapBps, s.VerifierFee = uint16(r.Uint(16)), r.Coins()
 	s.Freshness = time.Duration(r.Uint(16)) * time.Second
 	s.Threshold = uint8(r.Uint(8))
 	count := int(r.Uint(8))
 	s.Owed = r.Coins()
-	if err := errors.Join(r.End(), s.readCatalog(catalog), s.readAdmin(admin), s.check()); err != nil {
+	if err := errors.Join(r.End(), s.readCatalog(catalog), s.check()); err != nil {
 		return nil, fmt.Errorf("decoding registry data: %w", err)
 	}
-	if count != s.Listed() {
-		return nil, fmt.Errorf("decoding registry data: %d verifiers stated, %d listed", count, s.Listed())
+	if count != s.Listed() || pending != len(s.Pending) {
+		return nil, fmt.Errorf("decoding registry data: %d verifiers stated, %d listed; %d pending orders stated, %d there", count, s.Listed(), pending, len(s.Pending))
 	}
 	for id, v := range s.Verifiers {
 		if verdictcell.KeyID(v.Public) != id {
@@ -220,45 +228,36 @@ func (s *State) readCatalog(c *cell.Cell) error {
 		s.Policies[toncell.Key256(key)] = timeOf(v.Uint(32))
 		return v.End()
 	})
-	r.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
+	directory, admin := r.Ref(), r.Ref()
+	if r.Err() != nil {
+		return r.Err()
+	}
+	d := toncell.NewReader(directory)
+	d.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
 		s.Gateways[toncell.Key256(key)] = readGateway(v)
 		return v.End()
 	})
-	r.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
+	d.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
 		s.Checkpoints[toncell.Key256(key)] = Checkpoint{Size: v.Uint(64), Root: v.Bits256(), At: timeOf(v.Uint(32))}
 		return v.End()
 	})
-	return r.End()
+	return errors.Join(r.End(), d.End(), s.readAdmin(admin))
 }
 
 func (s *State) readAdmin(c *cell.Cell) error {
-	if c == nil {
-		return nil // the reader has the error
-	}
 	r := toncell.NewReader(c)
 	o := &s.Owners
 	o.Threshold, o.Veto, o.Final = uint8(r.Uint(8)), uint8(r.Uint(8)), uint8(r.Uint(8))
 	o.Delay = time.Duration(r.Uint(32)) * time.Second
-	s.NextOrder = r.Uint(64)
-	count := int(r.Uint(8))
 	readKeys(r, o)
-	r.Dict(64, MaxPending, func(key *big.Int, v *toncell.Reader) error {
-		s.Pending[key.Uint64()] = Pending{ReadyAt: timeOf(v.Uint(32)), Signers: uint8(v.Uint(8)), Order: v.Ref()}
-		return v.End()
-	})
 	r.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
 		s.Bonds[toncell.Key256(key)] = Bond{Owner: v.Addr(), Amount: v.Coins(), Unbonding: v.Coins(), UnlockAt: timeOf(v.Uint(32))}
 		return v.End()
 	})
+	s.Slashed = r.Coins()
 	p := toncell.NewReader(r.Ref())
 	s.readCold(p)
-	if err := errors.Join(r.End(), p.End()); err != nil {
-		return err
-	}
-	if count != len(s.Pending) {
-		return fmt.Errorf("%d pending orders stated, %d there", count, len(s.Pending))
-	}
-	return nil
+	return errors.Join(r.End(), p.End())
 }
 
 func readKeys(r *toncell.Reader, o *Owners) {

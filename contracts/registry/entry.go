@@ -248,7 +248,7 @@ func (e CheckpointEntry) narrows(s *State) bool {
 func (e ParametersEntry) narrows(s *State) bool {
 	return e.TrustClasses&^s.TrustClasses == 0 && e.Freshness <= s.Freshness && e.FeeCapBps <= s.FeeCapBps &&
 		e.VerifierFee <= s.VerifierFee && e.MinBond >= s.MinBond && e.MinCloseDelay >= s.MinCloseDelay &&
-		e.MaxPendingTimeout <= s.MaxPendingTimeout && e.MinWorkerStake >= s.MinWorkerStake && e.UnbondDelay >= s.UnbondDelay
+		e.MinWorkerStake >= s.MinWorkerStake && e.UnbondDelay >= s.UnbondDelay
 }
 
 func (e OwnersEntry) narrows(*State) bool   { return false }
@@ -321,8 +321,8 @@ func (p Parameters) String() string {
 		classes = append(classes, c.String())
 	}
 	return fmt.Sprintf("trust classes %s; signatures of at most %s; gateway fee at most %d basis points; verifiers' fee %d nanoton; "+
-		"closing delay at least %s; answer awaited at most %s; worker stake at least %d nanoton; bond at least %d nanoton, back after %s",
-		strings.Join(classes, ", "), p.Freshness, p.FeeCapBps, p.VerifierFee, p.MinCloseDelay, p.MaxPendingTimeout, p.MinWorkerStake, p.MinBond, p.UnbondDelay)
+		"closing delay at least %s; worker stake at least %d nanoton; bond at least %d nanoton, back after %s",
+		strings.Join(classes, ", "), p.Freshness, p.FeeCapBps, p.VerifierFee, p.MinCloseDelay, p.MinWorkerStake, p.MinBond, p.UnbondDelay)
 }
 
 func (e ParametersEntry) String() string { return "parameters: " + e.Parameters.String() }

@@ -11,18 +11,18 @@ import (
 
 // Opcodes of the registry.
 const (
-	OpCheckVerdict  = 0x43430001
-	OpVerdictAnswer = 0x43430002
-	OpFund          = 0x43520007
-	OpPaid          = 0x43520008
-	OpPropose       = 0x43520010
-	OpExecute       = 0x43520011
-	OpVeto          = 0x43520012
-	OpClaim         = 0x43520020
-	OpPostBond      = 0x43520021
-	OpUnbond        = 0x43520022
-	OpWithdrawBond  = 0x43520023
-	OpSlash         = 0x43520024
+	OpCheckVerdict = 0x43430001
+	OpVerdictGood  = 0x43430002
+	OpFund         = 0x43520007
+	OpPaid         = 0x43520008
+	OpPropose      = 0x43520010
+	OpExecute      = 0x43520011
+	OpVeto         = 0x43520012
+	OpClaim        = 0x43520020
+	OpPostBond     = 0x43520021
+	OpUnbond       = 0x43520022
+	OpWithdrawBond = 0x43520023
+	OpSlash        = 0x43520024
 )
 
 // MessageValue is what a message should bring beside what it leaves there, in
@@ -37,16 +37,16 @@ func body(op, queryID uint64) *toncell.Builder {
 	return toncell.NewBuilder().Uint(op, 32).Uint(queryID, 64)
 }
 
-// CheckVerdict asks about a verdict cell, for a job with a gateway fee, first
-// release or renewal; verifierFee nanoton of the value may be kept for the
-// verifiers. The answer goes to the sender.
-func CheckVerdict(queryID uint64, feeBps uint16, renewal bool, verifierFee uint64, verdict *cell.Cell) (*cell.Cell, error) {
+// CheckVerdict sends a verdict cell for a job, or whoever else is to know that
+// it is good; verifierFee nanoton of the value may be kept for the verifiers.
+// The registry refuses a verdict that is not good.
+func CheckVerdict(queryID uint64, to toncell.Address, verifierFee uint64, verdict *cell.Cell) (*cell.Cell, error) {
 	r := toncell.NewReader(verdict)
 	common, signatures := r.Ref(), r.Ref()
 	if err := r.End(); err != nil {
 		return nil, fmt.Errorf("asking about a verdict: %w", err)
 	}
-	return body(OpCheckVerdict, queryID).Uint(uint64(feeBps), 16).Bool(renewal).Coins(verifierFee).Ref(common).Ref(signatures).Cell()
+	return body(OpCheckVerdict, queryID).Addr(to).Coins(verifierFee).Ref(common).Ref(signatures).Cell()
 }
 
 // Propose sends an order with its owners' signatures. One that acts at once is

@@ -21,7 +21,7 @@ import (
 )
 
 // Layout is the version of the data cell that this package writes and reads.
-const Layout = 2
+const Layout = 3
 
 // Limits that the contract keeps.
 const (
@@ -48,11 +48,10 @@ const (
 
 // Defaults of New.
 const (
-	DefaultFeeBps            = 1000 // cap on a gateway's share: 10 %
-	DefaultMinCloseDelay     = 600 * time.Second
-	DefaultMaxPendingTimeout = 600 * time.Second
-	DefaultUnbondDelay       = 7 * 24 * time.Hour
-	DefaultDelay             = 2 * 24 * time.Hour // of the owners' orders
+	DefaultFeeBps        = 1000 // cap on a gateway's share: 10 %
+	DefaultMinCloseDelay = 600 * time.Second
+	DefaultUnbondDelay   = 7 * 24 * time.Hour
+	DefaultDelay         = 2 * 24 * time.Hour // of the owners' orders
 )
 
 // Forever is the end of a key's time that has none.
@@ -131,15 +130,14 @@ type Bond struct {
 
 // Parameters of a registry that orders set all at once.
 type Parameters struct {
-	TrustClasses      uint32        // bit n accepts class n
-	Freshness         time.Duration // longest interval of a signature
-	FeeCapBps         uint16        // of a job's gateway
-	VerifierFee       uint64        // nanoton of a good verdict, shared by its signers
-	MinCloseDelay     time.Duration // what a worker should ask of a job
-	MaxPendingTimeout time.Duration
-	MinWorkerStake    uint64        // nanoton
-	MinBond           uint64        // nanoton; a key is not listed without it
-	UnbondDelay       time.Duration // a bond leaves no sooner
+	TrustClasses   uint32        // bit n accepts class n
+	Freshness      time.Duration // longest interval of a signature
+	FeeCapBps      uint16        // of a job's gateway
+	VerifierFee    uint64        // nanoton of a good verdict, shared by its signers
+	MinCloseDelay  time.Duration // what a worker should ask of a job
+	MinWorkerStake uint64        // nanoton
+	MinBond        uint64        // nanoton; a key is not listed without it
+	UnbondDelay    time.Duration // a bond leaves no sooner
 }
 
 // Owners may change the registry.
@@ -166,6 +164,7 @@ type State struct {
 	Parameters
 	Threshold   uint8                 // k
 	Owed        uint64                // nanoton: fees and bonds, the verifiers' money
+	Slashed     uint64                // nanoton that came as workers' slashed stakes
 	Verifiers   map[[32]byte]Verifier // by key id
 	Manifests   map[[32]byte]Manifest // by manifest hash
 	Models      map[[32]byte]Model    // by verity root
@@ -209,7 +208,7 @@ func New(owners Owners, devnet bool) *State {
 		Parameters: Parameters{
 			TrustClasses: verdictcell.TDX.Bit() | verdictcell.SNP.Bit() | verdictcell.AzTDX.Bit() | verdictcell.AzSNP.Bit(),
 			FeeCapBps:    DefaultFeeBps, Freshness: MaxFreshness * time.Second,
-			MinCloseDelay: DefaultMinCloseDelay, MaxPendingTimeout: DefaultMaxPendingTimeout, UnbondDelay: DefaultUnbondDelay,
+			MinCloseDelay: DefaultMinCloseDelay, UnbondDelay: DefaultUnbondDelay,
 		},
 	}
 	if devnet {

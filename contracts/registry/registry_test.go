@@ -141,7 +141,7 @@ func verdict(t *testing.T, change func(*verdictcell.Common), from, until time.Du
 }
 
 func question(v *verdictcell.Verdict) Question {
-	return Question{Verdict: v, Registry: toncell.Address{Hash: sum("registry")}, GlobalID: -239, FeeBps: 500, Now: now}
+	return Question{Verdict: v, Registry: toncell.Address{Hash: sum("registry")}, GlobalID: -239, Now: now}
 }
 
 func TestAnswers(t *testing.T) {
@@ -152,11 +152,9 @@ func TestAnswers(t *testing.T) {
 		change func(*State, *Question)
 		want   exitcode.Code
 	}{
-		"a good verdict": {v: verdict(t, nil, -minute, minute, "a", "b")},
-		"a renewal under a manifest in grace": {v: verdict(t, func(c *common) { c.Manifest = sum("old") }, -minute, minute, "a", "b"),
-			change: func(_ *State, q *Question) { q.Renewal = true }},
-		"a first release under a manifest in grace": {v: verdict(t, func(c *common) { c.Manifest = sum("old") }, -minute, minute, "a", "b"), want: exitcode.ManifestRenewalsOnly},
-		"a policy that is not accepted":             {v: verdict(t, func(c *common) { c.PolicyHash = sum("?") }, -minute, minute, "a", "b"), want: exitcode.PolicyNotAccepted},
+		"a good verdict":                {v: verdict(t, nil, -minute, minute, "a", "b")},
+		"a manifest in grace":           {v: verdict(t, func(c *common) { c.Manifest = sum("old") }, -minute, minute, "a", "b")},
+		"a policy that is not accepted": {v: verdict(t, func(c *common) { c.PolicyHash = sum("?") }, -minute, minute, "a", "b"), want: exitcode.PolicyNotAccepted},
 		"no fee for the verifiers": {v: verdict(t, nil, -minute, minute, "a", "b"),
 			change: func(s *State, _ *Question) { s.VerifierFee = 1 }, want: exitcode.VerifierFeeLow},
 		"a key whose time is over": {v: verdict(t, nil, -minute, minute, "a", "b"), change: func(s *State, q *Question) {
@@ -174,11 +172,10 @@ func TestAnswers(t *testing.T) {
 		"a retired model":      {v: verdict(t, func(c *common) { c.ModelRoot = sum("retired") }, -minute, minute, "a", "b"), want: exitcode.ModelRetired},
 		"before its time":      {v: verdict(t, nil, minute, 2*minute, "a", "b"), want: exitcode.VerdictNotYetValid},
 		"at its last second":   {v: verdict(t, nil, -minute, 0, "a", "b"), want: exitcode.VerdictExpired},
-		"after its grace":      {v: verdict(t, func(c *common) { c.Manifest = sum("old") }, -minute, minute, "a", "b"), change: func(s *State, q *Question) { s.Manifests[sum("old")] = Manifest{Grace, q.Now}; q.Renewal = true }, want: exitcode.ManifestGraceOver},
+		"after its grace":      {v: verdict(t, func(c *common) { c.Manifest = sum("old") }, -minute, minute, "a", "b"), change: func(s *State, q *Question) { s.Manifests[sum("old")] = Manifest{Grace, q.Now} }, want: exitcode.ManifestGraceOver},
 		"for longer than asked": {v: verdict(t, nil, -minute, minute, "a", "b"), change: func(s *State, _ *Question) { s.Freshness = time.Minute },
 			want: exitcode.VerdictInterval},
 		"while paused": {v: verdict(t, nil, -minute, minute, "a", "b"), change: func(s *State, _ *Question) { s.Paused = true }, want: exitcode.RegistryPaused},
-		"a high fee":   {v: verdict(t, nil, -minute, minute, "a", "b"), change: func(_ *State, q *Question) { q.FeeBps = 1001 }, want: exitcode.FeeOverCap},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, q := state(), question(tc.v)
@@ -201,10 +198,9 @@ func TestCheckReportsEveryReason(t *testing.T) {
 	s := state()
 	s.Threshold, s.Paused = 3, true
 	q := question(v)
-	q.FeeBps = 9999
 	s.VerifierFee = 1
 	err := s.Check(q)
-	for _, c := range []exitcode.Code{exitcode.RegistryPaused, exitcode.VerdictGlobalID, exitcode.FeeOverCap, exitcode.ManifestUnknown,
+	for _, c := range []exitcode.Code{exitcode.RegistryPaused, exitcode.VerdictGlobalID, exitcode.ManifestUnknown,
 		exitcode.ModelUnknown, exitcode.VerdictExpired, exitcode.VerifierUnknown, exitcode.SignaturesTooFew, exitcode.VerifierFeeLow} {
 		if !fault.Has(err, "contract."+c.String()) {
 			t.Errorf("%v is not reported", c)

@@ -3,15 +3,16 @@
 import assert from "node:assert/strict";
 import { after as atEnd, describe, test } from "node:test";
 import { beginCell, toNano } from "@ton/core";
+import { internal } from "@ton/sandbox";
 import {
   code, conserved, entry, exitCode, gasOf, hash, HOUR, keys, num, op, refused, released, RESERVE, status, txOf,
   txsOf, verdictCell, World,
 } from "./world.mjs";
 
 const ceilings = {
-  deposit: 5900, release: 9400, checkVerdict: 8500, answer: 9100, redeem: 10800, redeemOwn: 9600, redeemNoFee: 10700,
-  close: 6500, settle: 9100, finish: 7900, bounced: 8000, refused: 5300, replayed: 4600,
-  releaseFull: 9900, answerFull: 16000, redeemFull: 14500, checkSixteen: 60000,
+  deposit: 5200, checkVerdict: 10200, recorded: 6400, redeem: 10500, redeemOwn: 9300, redeemNoFee: 9900,
+  close: 5500, settle: 6500, finish: 7300, returned: 3800, refused: 3000, replayed: 4500,
+  recordedFull: 12500, redeemFull: 12500, checkSixteen: 75000,
 };
 const seen = new Map();
 const within = (tx, name) => {
@@ -64,17 +65,13 @@ describe("release", () => {
     const w = await World.create();
     await w.deposit();
     const { res, before, after } = await conserved(w, () => w.release());
-    const [ask, answer] = txsOf(res, w.job);
-    within(ask, "release");
     within(txOf(res, w.registry), "checkVerdict");
-    within(answer, "answer");
+    within(txOf(res, w.job), "recorded");
     const st = await w.jobState();
     assert.equal(st.status, status.released);
-    assert.equal(st.pending, undefined);
-    assert.equal(st.refusal, undefined);
     assert.equal(st.verdictCount, 1);
-    const recorded = st.verdicts.get(num(w.common().hash()));
-    assert.equal(recorded.beginParse().loadUintBig(256), hash("receipt key"));
+    const s = st.verdicts.get(num(w.common().hash())).beginParse();
+    assert.deepEqual([s.loadUintBig(256), s.loadUint(32), s.loadUint(32)], [hash("receipt key"), w.chain.now, w.chain.now + 1800]);
     assert.equal(after(w.job), before(w.job), "the escrow pays nothing for a release");
     assert.equal(after(w.registry), before(w.registry));
     assert.ok(after(w.anyone.address) > before(w.anyone.address) + toNano("0.08"));
@@ -83,74 +80,96 @@ describe("release", () => {
   test("the least value is enough, a nanoton less is refused", async () => {
     const w = await World.create();
     await w.deposit();
-    await refused(w, await w.release(w.verdict(), { value: toNano("0.05") - 1n }), "VALUE_TOO_LOW");
+    assert.equal(exitCode(await w.release(w.verdict(), { value: toNano("0.05") - 1n }), w.registry), code.VALUE_TOO_LOW);
     await w.release(w.verdict(), { value: toNano("0.05") });
     assert.equal((await w.jobState()).status, status.released);
   });
 
-  const local = [
-    ["another registry", "VERDICT_WRONG_REGISTRY", (w) => w.verdict({ registry: w.job })],
-    ["another payout", "VERDICT_WRONG_PAYOUT", (w) => w.verdict({ payout: w.anyone.address })],
-    ["another model", "VERDICT_WRONG_MODEL", (w) => w.verdict({ modelRoot: hash("other") })],
-    ["another policy", "VERDICT_WRONG_POLICY", (w) => w.verdict({ policyHash: hash("other") })],
-  ];
-  for (const [what, want, make] of local) {
-    test(`a verdict for ${what} is refused by the job itself`, async () => {
-      const w = await World.create();
-      await w.deposit();
-      const res = await w.release(make(w));
-      await refused(w, res, want);
-      within(txOf(res, w.job), "refused");
-      assert.equal(txsOf(res, w.registry).length, 0);
-      assert.equal((await w.jobState()).status, status.funded);
-    });
-  }
-
-  const answered = [
+  const byRegistry = [
     ["an unregistered manifest", "MANIFEST_UNKNOWN", (w) => w.verdict({ manifest: hash("other") })],
     ["an expired verdict", "VERDICT_EXPIRED", (w) => w.verdict({}, { expiresAt: w.chain.now })],
     ["a forged signature", "SIGNATURE_INVALID", (w) => w.verdict({}, { forge: true })],
     ["a wrong trust class", "TRUST_CLASS_REFUSED", (w) => w.verdict({ trustClass: 9 })],
     ["another chain", "VERDICT_GLOBAL_ID", (w) => w.verdict({ globalId: 5 })],
+    ["another registry", "VERDICT_REGISTRY", (w) => w.verdict({ registry: w.job })],
+    ["another model", "MODEL_UNKNOWN", (w) => w.verdict({ modelRoot: hash("other") })],
   ];
-  for (const [what, want, make] of answered) {
-    test(`${what} falls back to funded with the registry's code`, async () => {
+  for (const [what, want, make] of byRegistry) {
+    test(`${what} is refused by the registry; the job hears nothing of it`, async () => {
       const w = await World.create();
       await w.deposit();
-      const { after, before } = await conserved(w, () => w.release(make(w)));
-      const st = await w.jobState();
-      assert.equal(st.status, status.funded);
-      assert.equal(st.refusal.code, code[want]);
-      assert.equal(st.verdictCount, 0);
-      assert.equal(after(w.job), before(w.job));
+      const { res, after, before } = await conserved(w, () => w.release(make(w)));
+      assert.equal(exitCode(res, w.registry), code[want]);
+      assert.equal(txsOf(res, w.job).length, 0);
+      assert.ok(after(w.anyone.address) > before(w.anyone.address) + toNano("0.08"));
       await w.release();
       assert.equal((await w.jobState()).status, status.released, "a good verdict still works");
     });
   }
 
-  test("a model that the job wants and the registry does not list is refused", async () => {
-    const w = await World.create({ registry: { models: [] } });
+  /** The job refuses; what the registry sent comes back to who sent the verdict. */
+  const refusedByJob = async (w, verdict, want) => {
+    const state = await w.data(w.job);
+    const { res, after, before } = await conserved(w, () => w.release(verdict, { queryId: 9 }));
+    assert.equal(exitCode(res, w.registry), 0);
+    assert.equal(exitCode(res, w.job), code[want]);
+    within(txOf(res, w.job), "refused");
+    const back = txsOf(res, w.registry).at(-1);
+    assert.ok(back.inMessage.info.bounced);
+    assert.equal(exitCode({ transactions: [back] }, w.registry), 0);
+    within(back, "returned");
+    const s = txsOf(res, w.anyone.address).at(-1).inMessage.body.beginParse();
+    assert.deepEqual([s.loadUint(32), s.loadUint(64)], [op.excesses, 9]);
+    assert.ok(after(w.anyone.address) > before(w.anyone.address) + toNano("0.08"));
+    assert.equal(after(w.registry), before(w.registry), "nothing of it stays in the registry");
+    assert.equal(after(w.job), before(w.job), "nor does the escrow pay for it");
+    assert.ok(state.equals(await w.data(w.job)));
+  };
+
+  test("a verdict for another payout, model or policy is refused by the job", async () => {
+    const w = await World.create({ registry: {
+      models: [{ root: hash("model") }, { root: hash("model 2") }], policies: [hash("policy"), hash("policy 2")],
+    } });
     await w.deposit();
+    for (const over of [{ payout: w.anyone.address }, { modelRoot: hash("model 2") }, { policyHash: hash("policy 2") }]) {
+      await refusedByJob(w, w.verdict(over), "VERDICT_WRONG_TERMS");
+    }
+    assert.equal((await w.jobState()).status, status.funded);
+  });
+
+  test("a gateway's share over the registry's cap is refused by the job", async () => {
+    const w = await World.create({ registry: { feeCapBps: 499 } });
+    await w.deposit();
+    await refusedByJob(w, w.verdict(), "FEE_OVER_CAP");
+    const even = await World.create({ registry: { feeCapBps: 500 } });
+    await even.deposit();
+    await even.release();
+    assert.equal((await even.jobState()).status, status.released);
+  });
+
+  test("a manifest in grace renews and does not release", async () => {
+    const over = { manifest: hash("old") };
+    const registry = { manifests: [{ hash: hash("manifest") }, { hash: hash("old"), state: 2, graceUntil: 0xffffffff }] };
+    const w = await World.create({ registry });
+    await w.deposit();
+    await refusedByJob(w, w.verdict(over), "MANIFEST_RENEWALS_ONLY");
     await w.release();
-    assert.equal((await w.jobState()).refusal.code, code.MODEL_UNKNOWN);
+    await w.release(w.verdict(over));
+    assert.equal((await w.jobState()).verdictCount, 2);
   });
 
   test("before a deposit there is nothing to release", async () => {
     const w = await World.create();
     await w.send(w.client, w.job, w.body(op.close), { init: w.jobInit, value: 1n, bounce: false });
-    await refused(w, await w.send(w.anyone, w.job, w.body(op.release, (b) => b.storeCoins(0).storeRef(w.verdict())), { init: w.jobInit }), "JOB_NOT_FUNDED");
+    const res = await w.send(w.registry, w.job, (await w.good({ value: 1n })).transactions[0].inMessage.body, { init: w.jobInit });
+    assert.equal(exitCode(res, w.job), code.JOB_NOT_FUNDED);
   });
 
-  test("a registry that does not exist bounces: funded again, money back", async () => {
-    const w = await World.create({ deploy: false });
-    await w.deposit();
-    const { res, before, after } = await conserved(w, () => w.release());
-    within(txsOf(res, w.job).at(-1), "bounced");
-    const st = await w.jobState();
-    assert.equal(st.status, status.funded);
-    assert.equal(st.refusal.code, code.QUERY_BOUNCED);
-    assert.equal(after(w.job), before(w.job));
+  test("a job that is not there: the money comes back over the registry", async () => {
+    const w = await World.create();
+    const { before, after } = await conserved(w, () => w.release());
     assert.ok(after(w.anyone.address) > before(w.anyone.address) + toNano("0.08"));
+    assert.equal(after(w.registry), before(w.registry));
   });
 
   test("a verdict that the registry cannot parse is refused with the machine's code", async () => {
@@ -158,66 +177,45 @@ describe("release", () => {
     await w.deposit();
     const v = w.verdict();
     const bad = beginCell().storeRef(v.refs[0]).storeRef(beginCell().storeUint(1, 8).endCell()).endCell();
-    await w.release(bad);
-    const st = await w.jobState();
-    assert.equal(st.status, status.funded);
-    assert.equal(st.refusal.code, 9);
+    assert.equal(exitCode(await w.release(bad), w.registry), 9);
+    assert.equal((await w.jobState()).status, status.funded);
   });
 
-  test("an answer from anyone but the registry is refused, also with the right query id", async () => {
+  test("only the job's registry is believed", async () => {
     const w = await World.create();
     await w.deposit();
-    const pending = await w.releaseWithoutAnswer();
-    await refused(w, await w.answer(pending, { from: w.anyone, bounce: true }), "NOT_REGISTRY");
-    assert.equal((await w.jobState()).status, status.pending);
+    for (const from of [w.anyone, w.client, w.payout]) await refused(w, await w.good({ from }), "NOT_REGISTRY");
+    assert.equal((await w.jobState()).status, status.funded);
+    const other = await World.create({ registry: { feeCapBps: 10000 } });
+    await other.deposit();
+    await refused(w, await w.good({ from: other.registry }), "NOT_REGISTRY");
+    assert.equal(exitCode(await w.good(), w.job), 0);
   });
 
-  test("only the matching query id and verdict hash count", async () => {
+  test("a word that was long under way does not count after the verdict's end", async () => {
     const w = await World.create();
     await w.deposit();
-    const pending = await w.releaseWithoutAnswer();
-    assert.equal(exitCode(await w.answer(pending, { queryId: pending.queryId + 1n }), w.job), code.ANSWER_UNEXPECTED);
-    assert.equal(exitCode(await w.answer(pending, { verdictHash: pending.verdictHash ^ 1n }), w.job), code.ANSWER_UNEXPECTED);
-    assert.equal(exitCode(await w.answer(pending), w.job), 0);
-    assert.equal((await w.jobState()).status, status.released);
-    assert.equal(exitCode(await w.answer(pending), w.job), code.ANSWER_UNEXPECTED);
+    assert.equal(exitCode(await w.good({ until: w.chain.now }), w.job), code.VERDICT_EXPIRED);
+    assert.equal(exitCode(await w.good({ until: w.chain.now + 1 }), w.job), 0);
   });
 
-  test("while pending no second release; after the deadline one", async () => {
+  test("the same verdict, told twice, counts once", async () => {
     const w = await World.create();
     await w.deposit();
-    const stale = await w.releaseWithoutAnswer();
-    await refused(w, await w.release(), "RELEASE_PENDING");
-    w.chain.now += 300;
-    await refused(w, await w.release(), "RELEASE_PENDING");
-    w.chain.now += 1;
-    await w.release();
-    assert.equal((await w.jobState()).status, status.released, "a timeout does not block the next verdict");
-    const late = await w.answer(stale);
-    assert.equal(exitCode(late, w.job), code.ANSWER_UNEXPECTED);
+    assert.equal(exitCode(await w.good(), w.job), 0);
+    assert.equal(exitCode(await w.good(), w.job), code.VERDICT_ALREADY_RECORDED);
+    assert.equal((await w.jobState()).verdictCount, 1);
   });
 
-  test("an answer after the deadline does not release", async () => {
+  test("what looks like a bounce and is none moves only its own money", async () => {
     const w = await World.create();
-    await w.deposit();
-    const pending = await w.releaseWithoutAnswer();
-    w.chain.now += 301;
-    await w.answer(pending);
-    const st = await w.jobState();
-    assert.equal(st.status, status.funded);
-    assert.equal(st.refusal.code, code.QUERY_TIMED_OUT);
-  });
-
-  test("a forged bounce changes nothing", async () => {
-    const w = await World.create();
-    await w.deposit();
-    const pending = await w.releaseWithoutAnswer();
-    for (const [from, id] of [[w.anyone.address, pending.queryId], [w.registry, pending.queryId + 1n]]) {
-      await w.bounced(id, from);
-      assert.equal((await w.jobState()).status, status.pending);
+    const before = await w.balance(w.registry);
+    for (const body of [beginCell().endCell(), beginCell().storeUint(0xffffffff, 32).storeUint(op.verdictGood, 32).endCell(),
+      beginCell().storeUint(0xfffffffe, 32).storeRef(beginCell().storeUint(op.verdictGood, 32).endCell()).endCell()]) {
+      const res = await w.chain.sendMessage(internal({ from: w.job, to: w.registry, value: toNano("0.05"), body, bounced: true, bounce: false }), { now: w.chain.now });
+      assert.notEqual(exitCode(res, w.registry), 0);
     }
-    await w.bounced(pending.queryId);
-    assert.equal((await w.jobState()).refusal.code, code.QUERY_BOUNCED);
+    assert.ok(await w.balance(w.registry) >= before);
   });
 });
 
@@ -236,16 +234,15 @@ describe("renewal", () => {
 
   test("with another payout, or the same verdict again, is refused", async () => {
     const w = await released();
-    await refused(w, await w.release(w.verdict({ payout: w.anyone.address, evidence: 5n })), "VERDICT_WRONG_PAYOUT");
-    await refused(w, await w.release(), "VERDICT_ALREADY_RECORDED");
+    assert.equal(exitCode(await w.release(w.verdict({ payout: w.anyone.address, evidence: 5n })), w.job), code.VERDICT_WRONG_TERMS);
+    assert.equal(exitCode(await w.release(), w.job), code.VERDICT_ALREADY_RECORDED);
   });
 
   test("a refused renewal leaves the job released", async () => {
     const w = await released();
-    await w.release(w.verdict({ evidence: 5n }, { forge: true }));
+    assert.equal(exitCode(await w.release(w.verdict({ evidence: 5n }, { forge: true })), w.registry), code.SIGNATURE_INVALID);
     const st = await w.jobState();
     assert.equal(st.status, status.released);
-    assert.equal(st.refusal.code, code.SIGNATURE_INVALID);
     assert.equal(st.verdictCount, 1);
   });
 });
@@ -257,9 +254,8 @@ describe("the largest job", () => {
     for (let i = 1; i < 256; i++) last = await w.release(w.verdict({ evidence: BigInt(i) }), { value: toNano("0.05") });
     const st = await w.jobState();
     assert.equal(st.verdictCount, 256);
-    within(txsOf(last, w.job)[0], "releaseFull");
-    within(txsOf(last, w.job)[1], "answerFull");
-    await refused(w, await w.release(w.verdict({ evidence: 999n })), "VERDICTS_FULL");
+    within(txOf(last, w.job), "recordedFull");
+    assert.equal(exitCode(await w.release(w.verdict({ evidence: 999n })), w.job), code.VERDICTS_FULL);
     const res = await w.redeem(w.voucher({ amount: toNano(10) }), { value: toNano("0.02") });
     assert.equal(exitCode(res, w.job), 0);
     within(txOf(res, w.job), "redeemFull");
@@ -415,7 +411,7 @@ describe("close", () => {
     await refused(w, await w.close(), "ALREADY_CLOSING");
     await refused(w, await w.finish(), "CLOSE_TOO_EARLY");
     await refused(w, await w.deposit(), "JOB_NOT_OPEN");
-    await refused(w, await w.release(w.verdict({ evidence: 4n })), "JOB_NOT_OPEN");
+    assert.equal(exitCode(await w.release(w.verdict({ evidence: 4n })), w.job), code.JOB_NOT_OPEN);
     w.chain.now += HOUR - 1;
     await refused(w, await w.finish(), "CLOSE_TOO_EARLY");
     assert.equal(exitCode(await w.redeem(w.voucher({ seq: 2, amount: toNano(5) })), w.job), 0);
@@ -442,7 +438,7 @@ describe("close", () => {
     await w.finish();
     const data = await w.data(w.job);
     await refused(w, await w.deposit(), "JOB_CLOSED");
-    await refused(w, await w.release(w.verdict({ evidence: 4n })), "JOB_CLOSED");
+    assert.equal(exitCode(await w.release(w.verdict({ evidence: 4n })), w.job), code.JOB_CLOSED);
     await refused(w, await w.redeem(), "JOB_CLOSED");
     await refused(w, await w.close(), "JOB_CLOSED");
     await refused(w, await w.finish(), "JOB_CLOSED");
@@ -459,29 +455,6 @@ describe("close", () => {
     const { res, after } = await conserved(w, () => w.finish());
     assert.equal(after(w.job), 0n);
     assert.equal(txsOf(res, w.client.address)[0].inMessage.info.value.coins, stuck);
-  });
-
-  test("an answer that comes after the end passes its money on to the client", async () => {
-    const w = await World.create();
-    await w.deposit();
-    const pending = await w.releaseWithoutAnswer();
-    w.chain.now += 301;
-    await w.close();
-    const { res, after } = await conserved(w, () => w.answer(pending));
-    assert.equal(exitCode(res, w.job), 0);
-    assert.equal(after(w.job), 0n);
-    assert.equal((await w.jobState()).status, status.closed);
-  });
-
-  test("a renewal that is pending at the end cannot reopen the job", async () => {
-    const w = await released();
-    await w.releaseWithoutAnswer(w.verdict({ evidence: hash("late") }));
-    await w.close();
-    w.chain.now += HOUR;
-    await w.finish();
-    const st = await w.jobState();
-    assert.equal(st.status, status.closed);
-    assert.equal(st.pending, undefined);
   });
 });
 

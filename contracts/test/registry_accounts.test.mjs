@@ -1,12 +1,11 @@
 // Verifiers' fees and bonds.
 import assert from "node:assert/strict";
 import { after, describe, test } from "node:test";
-import { beginCell, toNano } from "@ton/core";
-import { sign } from "@ton/crypto";
+import { toNano } from "@ton/core";
 import {
-  code, DAY, entry, exitCode, GLOBAL_ID, hash, HOUR, keyId, keys, num, op, txOf, txsOf, verdictCell, World,
+  code, DAY, entry, exitCode, HOUR, keyId, keys, num, op, txOf, txsOf, verdictCell, World,
 } from "./world.mjs";
-import { ask, ceilings, within } from "./registry_helpers.mjs";
+import { accusation, ask, ceilings, claimBody, grantBody, within } from "./registry_helpers.mjs";
 
 after(() => ceilings.print());
 
@@ -17,28 +16,11 @@ const fee = toNano("0.01") + 1n;
 const signed = (w, over = {}, signers = two) => verdictCell(w.common(over), signers.map((kp) =>
   ({ kp, issuedAt: w.chain.now - 5, expiresAt: w.chain.now + 600 })));
 
-const claim = (w, kp, { to = w.owner.address, until = w.chain.now + HOUR, signer = kp, globalId = GLOBAL_ID } = {}) => {
-  const statement = beginCell().storeUint(0x434f4331, 32).storeInt(globalId, 32).storeAddress(w.registry)
-    .storeUint(keyId(kp), 256).storeAddress(to).storeUint(until, 32).endCell();
-  return w.send(w.anyone, w.registry, w.body(op.claim, (b) => b.storeBuffer(sign(statement.hash(), signer.secretKey)).storeRef(statement)));
-};
-const postBond = (w, kp, amount, { owner = w.payout.address, signer = kp, value = amount + toNano("0.05") } = {}) => {
-  const grant = beginCell().storeUint(0x434f4231, 32).storeInt(GLOBAL_ID, 32).storeAddress(w.registry)
-    .storeUint(num(kp.publicKey), 256).storeAddress(owner).endCell();
-  return w.send(w.anyone, w.registry, w.body(op.postBond, (b) =>
-    b.storeCoins(amount).storeBuffer(sign(grant.hash(), signer.secretKey)).storeRef(grant)), { value });
-};
+const claim = (w, kp, opts) => w.send(w.anyone, w.registry, claimBody(w, kp, opts));
+const postBond = (w, kp, amount, { value = amount + toNano("0.05"), ...opts } = {}) =>
+  w.send(w.anyone, w.registry, grantBody(w, kp, amount, opts), { value });
 const unbond = (w, kp, from = w.payout) => w.send(from, w.registry, w.body(op.unbond, (b) => b.storeUint(keyId(kp), 256)));
 const withdrawBond = (w, kp, from = w.payout) => w.send(from, w.registry, w.body(op.withdrawBond, (b) => b.storeUint(keyId(kp), 256)));
-
-/** A verifier's signature over a common cell, as an accusation. */
-const accusation = (w, kp, over, { signer = kp } = {}) => {
-  const common = w.common(over);
-  const [issuedAt, expiresAt] = [w.chain.now - 5, w.chain.now + 600];
-  const statement = beginCell().storeUint(0x43565331, 32).storeBuffer(common.hash()).storeUint(keyId(kp), 256)
-    .storeUint(issuedAt, 64).storeUint(expiresAt, 64).endCell();
-  return beginCell().storeUint(issuedAt, 64).storeUint(expiresAt, 64).storeBuffer(sign(statement.hash(), signer.secretKey)).storeRef(common).endCell();
-};
 const slash = (w, kp, first, second) => w.send(w.anyone, w.registry, w.body(op.slash, (b) =>
   b.storeUint(num(kp.publicKey), 256).storeRef(first).storeRef(second)));
 
@@ -61,12 +43,15 @@ describe("verifiers' fees", () => {
     assert.equal(await w.balance(w.registry), before + fee);
   });
 
-  test("a question that does not bring the fee comes back", async () => {
+  test("a verdict that does not bring the fee and its gas comes back", async () => {
     const w = await world();
-    const res = await w.send(w.anyone, w.registry, w.body(op.checkVerdict, (b) =>
-      b.storeUint(0, 16).storeBit(0).storeCoins(fee).storeRef(w.common()).storeRef(signed(w).refs[1])), { value: toNano("0.012") });
-    assert.ok(txsOf(res, w.anyone.address).some((t) => t.inMessage.info.bounced));
+    for (const value of [toNano("0.012"), toNano("0.05") + fee - 1n]) {
+      const res = await w.release(signed(w), { verifierFee: fee, value });
+      refused(res, w, "VALUE_TOO_LOW");
+      assert.ok(txsOf(res, w.anyone.address).some((t) => t.inMessage.info.bounced));
+    }
     assert.equal((await w.registryState()).owed, 0n);
+    assert.equal((await ask(w, signed(w), { verifierFee: fee, value: toNano("0.05") + fee })).code, 0);
   });
 
   test("a verifier's key takes its share out, to the address that it signed", async () => {
@@ -185,5 +170,24 @@ describe("bonds", () => {
       assert.equal(exitCode(res, w.registry), code[want], what);
     }
     assert.equal((await w.registryState()).owed, bond);
+  });
+});
+
+describe("workers' slashed stakes", () => {
+  test("are counted and stay; a counted sum is never more than what came", async () => {
+    const w = await World.create();
+    const before = await w.balance(w.registry);
+    const pay = (amount, value) => w.send(w.anyone, w.registry, w.body(op.stakePaid, (b) => b.storeCoins(amount)), { value, bounce: false });
+    const res = await pay(toNano(2), toNano(2));
+    ok(res, w);
+    within(txOf(res, w.registry), "stakePaid");
+    assert.equal((await w.registryState()).slashed, toNano(2));
+    assert.ok(await w.balance(w.registry) > before + toNano("1.99"));
+    ok(await pay(toNano(1000), toNano(1)), w);
+    const st = await w.registryState();
+    assert.deepEqual([st.slashed, st.owed, st.version], [toNano(3), 0n, 1]);
+    const { stack } = await w.chain.runGetMethod(w.registry, "slashed_stakes");
+    assert.equal(stack[0].value, toNano(3));
+    ok(await w.apply([entry.withdraw(w.owner.address, toNano("2.5"))]), w);
   });
 });

@@ -1,11 +1,13 @@
 // What the registry's test files share: gas ceilings and a question.
 import assert from "node:assert/strict";
-import { exitCode, gasOf, op, txsOf } from "./world.mjs";
+import { beginCell } from "@ton/core";
+import { sign } from "@ton/crypto";
+import { exitCode, GLOBAL_ID, gasOf, HOUR, keyId, num, op, txsOf } from "./world.mjs";
 
 const most = {
-  "propose": 9700, "execute": 10000, "act at once": 18400, "veto": 8500, "refused order": 6000, "propose, sixteen dropped": 52000,
-  "checkVerdict, k = 1": 8700, "checkVerdict, k = 2": 10300, "checkVerdict, k = 2, 10000 manifests": 11800, "checkVerdict, k = 2, with a fee": 17900,
-  "claim": 10500, "postBond": 9400, "unbond": 10800, "withdrawBond": 10500, "slash": 17600,
+  "propose": 8700, "execute": 8900, "act at once": 19700, "veto": 7700, "refused order": 5500, "propose, sixteen dropped": 52000,
+  "checkVerdict, k = 1": 9900, "checkVerdict, k = 2": 11900, "checkVerdict, k = 2, 10000 manifests": 13400, "checkVerdict, k = 2, with a fee": 17900,
+  "stakePaid": 6000, "claim": 10500, "postBond": 10900, "unbond": 11500, "withdrawBond": 11300, "slash": 18900,
 };
 const seen = new Map();
 const notes = [];
@@ -25,14 +27,47 @@ export const ceilings = {
   },
 };
 
-/** Asks the registry directly, as a job would, and returns the answer. */
-export async function ask(w, verdict, { feeBps = 500, renewal = false, verifierFee = 0n, from = w.anyone, value } = {}) {
-  const res = await w.send(from, w.registry, w.body(op.checkVerdict, (b) =>
-    b.storeUint(feeBps, 16).storeBit(renewal).storeCoins(verifierFee).storeRef(verdict.refs[0]).storeRef(verdict.refs[1]), 77), { value });
-  assert.equal(exitCode(res, w.registry), 0);
+/** Sends a verdict for its sender to know; code is the registry's exit code. */
+export async function ask(w, verdict, { verifierFee = 0n, from = w.anyone, value } = {}) {
+  const res = await w.release(verdict, { to: from.address, from, verifierFee, value, queryId: 77 });
+  const got = exitCode(res, w.registry);
   const reply = txsOf(res, from.address).at(-1).inMessage;
+  if (got !== 0) {
+    assert.ok(reply.info.bounced, "a refused verdict's money bounces");
+    return { code: got, res };
+  }
   const s = reply.body.beginParse();
-  assert.equal(s.loadUint(32), op.verdictAnswer);
+  assert.equal(s.loadUint(32), op.verdictGood);
   assert.equal(s.loadUintBig(64), 77n);
-  return { verdictHash: s.loadUintBig(256), code: s.loadUint(16), validUntil: s.loadUint(32), value: reply.info.value.coins, res };
+  assert.ok(s.loadAddress().equals(from.address));
+  return {
+    code: 0, verdictHash: s.loadUintBig(256), receiptKey: s.loadUintBig(256), validUntil: s.loadUint(32), renewalsOnly: s.loadBit(),
+    feeCap: s.loadUint(16), binding: s.loadRef(), value: reply.info.value.coins, res,
+  };
 }
+
+/** A claim that a verifier's key signs. */
+export function claimBody(w, kp, { to = w.owner.address, until = w.chain.now + HOUR, signer = kp, globalId = GLOBAL_ID } = {}) {
+  const statement = beginCell().storeUint(0x434f4331, 32).storeInt(globalId, 32).storeAddress(w.registry)
+    .storeUint(keyId(kp), 256).storeAddress(to).storeUint(until, 32).endCell();
+  return w.body(op.claim, (b) => b.storeBuffer(sign(statement.hash(), signer.secretKey)).storeRef(statement));
+}
+
+/** A bond, with the grant that names its owner. */
+export function grantBody(w, kp, amount, { owner = w.payout.address, signer = kp } = {}) {
+  const grant = beginCell().storeUint(0x434f4231, 32).storeInt(GLOBAL_ID, 32).storeAddress(w.registry)
+    .storeUint(num(kp.publicKey), 256).storeAddress(owner).endCell();
+  return w.body(op.postBond, (b) => b.storeCoins(amount).storeBuffer(sign(grant.hash(), signer.secretKey)).storeRef(grant));
+}
+
+/** A verifier's signature over a common cell, as an accusation. */
+export function accusation(w, kp, over, { signer = kp } = {}) {
+  const common = w.common(over);
+  const [issuedAt, expiresAt] = [w.chain.now - 5, w.chain.now + 600];
+  const statement = beginCell().storeUint(0x43565331, 32).storeBuffer(common.hash()).storeUint(keyId(kp), 256)
+    .storeUint(issuedAt, 64).storeUint(expiresAt, 64).endCell();
+  return beginCell().storeUint(issuedAt, 64).storeUint(expiresAt, 64).storeBuffer(sign(statement.hash(), signer.secretKey)).storeRef(common).endCell();
+}
+
+export const slashBody = (w, kp, a, b) => w.body(op.slash, (c) =>
+  c.storeUint(num(kp.publicKey), 256).storeRef(accusation(w, kp, a)).storeRef(accusation(w, kp, b)));

@@ -3,13 +3,9 @@
 import assert from "node:assert/strict";
 import { after as atEnd, describe, test } from "node:test";
 import { beginCell, contractAddress, toNano } from "@ton/core";
-import { sign } from "@ton/crypto";
-import {
-  code, codeCell, conserved, exitCode, gasOf, hash, HOUR, keys, num, op, RESERVE, status, txOf, txsOf, World,
-} from "./world.mjs";
+import { code, exitCode, gasOf, HOUR, keys, num, op, RESERVE, status, txOf, txsOf, World } from "./world.mjs";
+import { accuse, advance, commonOver, DELAY, leave, releasedWithStake, signedReceipt, staked, withdraw, wop } from "./worker_world.mjs";
 
-const wop = { stake: 0x43570001, leave: 0x43570002, withdraw: 0x43570003, advance: 0x43570004, slash: 0x43570005, paid: 0x43570006 };
-const DELAY = 24 * HOUR;
 const ceilings = { stake: 5900, leave: 5900, withdraw: 6500, advance: 5500, accuse: 6500, slash: 12500 };
 const seen = new Map();
 const within = (tx, name) => {
@@ -20,57 +16,6 @@ const within = (tx, name) => {
 atEnd(() => {
   for (const [name, gas] of seen) console.log(`gas worker.${name} ${gas} (ceiling ${ceilings[name]})`);
 });
-
-const receiptKey = keys("receipt");
-
-function workerInit(t) {
-  const jobCode = codeCell("job");
-  const machine = beginCell().storeUint(t.machine ?? 7n, 256).storeUint(DELAY, 32)
-    .storeBuffer(jobCode.hash()).storeUint(jobCode.depth(), 16).endCell();
-  const terms = beginCell().storeAddress(t.owner).storeAddress(t.payout).storeAddress(t.registry).storeRef(machine).endCell();
-  const data = beginCell().storeUint(1, 16).storeUint(0, 64).storeCoins(0).storeCoins(0).storeUint(0, 32).storeCoins(0).storeRef(terms).endCell();
-  return { code: codeCell("worker"), data };
-}
-
-/** A world with a worker contract of 5 TON; opts.terms may be a function of its address. */
-async function staked({ terms = (stake) => ({ stake }), worker = {}, amount = toNano(5) } = {}) {
-  const base = await World.create();
-  const init = workerInit({ owner: base.owner.address, payout: base.payout.address, registry: base.registry, ...worker });
-  const address = contractAddress(0, init);
-  const w = await World.create({ terms: terms(address) });
-  w.worker = address;
-  w.workerInit = init;
-  w.stake = (n, { from = w.owner, value = n + RESERVE + toNano("0.1") } = {}) =>
-    w.send(from, w.worker, w.body(wop.stake, (b) => b.storeCoins(n)), { value, init });
-  w.workerState = async () => {
-    const s = (await w.data(w.worker)).beginParse();
-    assert.equal(s.loadUint(16), 1);
-    return { generation: s.loadUintBig(64), stake: s.loadCoins(), leaving: s.loadCoins(), leaveAt: s.loadUint(32), slashed: s.loadCoins() };
-  };
-  if (amount > 0n) assert.equal(exitCode(await w.stake(amount), w.worker), 0);
-  return w;
-}
-
-const leave = (w, n, from = w.owner) => w.send(from, w.worker, w.body(wop.leave, (b) => b.storeCoins(n)));
-const withdraw = (w, from = w.anyone) => w.send(from, w.worker, w.body(wop.withdraw));
-const advance = (w, n, from = w.owner) => w.send(from, w.worker, w.body(wop.advance, (b) => b.storeUint(n, 64)));
-
-const signedReceipt = (w, seq, text, { kp = receiptKey, job = w.job } = {}) => {
-  const statement = beginCell().storeUint(0x43525331, 32).storeInt(job.workChain, 8).storeBuffer(job.hash)
-    .storeUint(seq, 64).storeUint(hash(text), 256).endCell();
-  return beginCell().storeUint(hash(text), 256).storeBuffer(sign(statement.hash(), kp.secretKey)).endCell();
-};
-const commonOver = { receiptKey: num(receiptKey.publicKey) };
-const accuse = (w, first, second, { seq = 3, verdictHash = num(w.common(commonOver).hash()), value = toNano("0.1"), from = w.anyone } = {}) =>
-  w.send(from, w.job, w.body(op.accuse, (b) => b.storeUint(verdictHash, 256).storeUint(seq, 64).storeRef(first).storeRef(second)), { value });
-
-async function releasedWithStake(opts) {
-  const w = await staked(opts);
-  await w.deposit();
-  await w.release(w.verdict(commonOver));
-  assert.equal((await w.jobState()).status, status.released);
-  return w;
-}
 
 const conservedHere = async (w, step) => {
   const at = [w.worker, w.job, w.registry, ...["owner", "client", "payout", "gateway", "anyone"].map((n) => w[n].address)];
@@ -155,6 +100,8 @@ describe("two receipts of one number that differ", () => {
     assert.deepEqual([st.stake, st.leaving, st.slashed], [0n, 0n, toNano(5)]);
     assert.equal(txsOf(res, w.client.address)[0].inMessage.info.value.coins, toNano("2.5"));
     assert.ok(await w.balance(w.registry) > before + toNano("2.4"));
+    assert.equal(exitCode(res, w.registry), 0);
+    assert.equal((await w.registryState()).slashed, toNano("2.5"));
     assert.ok(txsOf(res, w.anyone.address).at(-1).inMessage.info.value.coins > toNano("0.07"), "the rest of the value goes back to the accuser");
     assert.equal(exitCode(await withdraw(w), w.worker), code.STAKE_NOT_LEAVING);
   });
@@ -225,12 +172,25 @@ describe("who may slash", () => {
     }
   });
 
+  test("not a job that pays this worker and whose verdicts are another's", async () => {
+    const other = World.cold("the accuser's own worker");
+    const w = await staked({ terms: (stake) => ({ stake, boundPayout: other }) });
+    await w.deposit();
+    const over = { ...commonOver, payout: other };
+    await w.release(w.verdict(over));
+    assert.equal((await w.jobState()).status, status.released);
+    const res = await accuse(w, signedReceipt(w, 3, "a"), signedReceipt(w, 3, "b"), { verdictHash: num(w.common(over).hash()) });
+    assert.equal(exitCode(res, w.job), 0);
+    assert.equal(exitCode(res, w.worker), code.NOT_JOB);
+    assert.equal((await w.workerState()).stake, toNano(5));
+  });
+
   test("not the job's code with data of the accuser's making", async () => {
     const w = await releasedWithStake();
     // Released from the start, to a key of the accuser's.
     const s = w.jobInit.data.beginParse();
     s.loadUint(24);
-    const forged = { code: w.jobInit.code, data: beginCell().storeUint(2, 16).storeUint(2, 8).storeSlice(s).endCell() };
+    const forged = { code: w.jobInit.code, data: beginCell().storeUint(3, 16).storeUint(1, 8).storeSlice(s).endCell() };
     const address = contractAddress(0, forged);
     await w.send(w.anyone, address, w.body(op.deposit, (b) => b.storeCoins(1n)), { init: forged, value: toNano(1) });
     const res = await w.send(address, w.worker, w.body(wop.slash, (b) => b.storeUint(3, 64).storeAddress(w.anyone.address)

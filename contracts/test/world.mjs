@@ -16,15 +16,15 @@ export const DAY = 24 * HOUR;
 export const FOREVER = 0xffffffff;
 
 export const op = {
-  checkVerdict: 0x43430001, verdictAnswer: 0x43430002, excesses: 0xd53276db,
+  checkVerdict: 0x43430001, verdictGood: 0x43430002, stakePaid: 0x43570006, excesses: 0xd53276db,
   fund: 0x43520007, registryPaid: 0x43520008, propose: 0x43520010, execute: 0x43520011, veto: 0x43520012,
   claim: 0x43520020, postBond: 0x43520021, unbond: 0x43520022, withdrawBond: 0x43520023, slash: 0x43520024,
-  deposit: 0x434a0001, release: 0x434a0002, redeem: 0x434a0003, close: 0x434a0004,
+  deposit: 0x434a0001, redeem: 0x434a0003, close: 0x434a0004,
   finish: 0x434a0005, paid: 0x434a0006, accuse: 0x434a0007,
 };
 export const trust = { vtpm: 1, tdx: 2 };
 export const manifestState = { active: 1, grace: 2, revoked: 3 };
-export const status = { funded: 0, pending: 1, released: 2, closing: 3, closed: 4 };
+export const status = { funded: 0, released: 1, closing: 2, closed: 3 };
 export const RESERVE = toNano("0.1");
 
 /** The constants of codes.tolk by name. */
@@ -60,7 +60,7 @@ const dict256 = (entries) => dictOf(entries);
 export const OWNERS = ["owner 1", "owner 2", "owner 3"].map((n) => keys(n));
 
 export const parametersCell = (p = {}) => beginCell()
-  .storeUint(p.minCloseDelay ?? 600, 32).storeUint(p.maxPendingTimeout ?? 600, 32)
+  .storeUint(p.minCloseDelay ?? 600, 32)
   .storeCoins(p.minWorkerStake ?? 0n).storeCoins(p.minBond ?? 0n)
   .storeUint(p.unbondDelay ?? 7 * DAY, 32).endCell();
 
@@ -83,13 +83,14 @@ export function registryData(r) {
   const models = dict256((r.models ?? []).map((m) =>
     [m.root, beginCell().storeBit(m.active ?? true).storeUint(m.nameHash ?? 7n, 256).endCell()]));
   const policies = dict256((r.policies ?? []).map((p) => [p, beginCell().storeUint(START, 32).endCell()]));
-  const catalog = beginCell().storeDict(models).storeDict(policies).storeBit(0).storeBit(0).endCell();
+  const directory = beginCell().storeBit(0).storeBit(0).endCell();
   const admin = beginCell().storeUint(r.ownerThreshold ?? 2, 8).storeUint(r.vetoThreshold ?? 1, 8)
-    .storeUint(r.finalThreshold ?? 0, 8).storeUint(r.delay ?? 2 * DAY, 32).storeUint(r.nextOrder ?? 1, 64).storeUint(0, 8)
-    .storeDict(ownersDict(r.owners ?? OWNERS)).storeBit(0).storeBit(0).storeRef(parametersCell(r)).endCell();
+    .storeUint(r.finalThreshold ?? 0, 8).storeUint(r.delay ?? 2 * DAY, 32)
+    .storeDict(ownersDict(r.owners ?? OWNERS)).storeBit(0).storeCoins(0).storeRef(parametersCell(r)).endCell();
+  const catalog = beginCell().storeDict(models).storeDict(policies).storeRef(directory).storeRef(admin).endCell();
   return beginCell()
-    .storeUint(2, 16).storeUint(r.version ?? 1, 32)
-    .storeDict(verifiers).storeDict(manifests).storeRef(catalog).storeRef(admin)
+    .storeUint(3, 16).storeUint(r.version ?? 1, 32).storeUint(r.nextOrder ?? 1, 64).storeUint(0, 8)
+    .storeBit(0).storeDict(manifests).storeDict(verifiers).storeRef(catalog)
     .storeBit(r.paused ?? false).storeBit(r.devnet ?? true)
     .storeUint(r.trustClasses ?? (1 << trust.vtpm) | (1 << trust.tdx), 32)
     .storeUint(r.feeCapBps ?? 1000, 16).storeCoins(r.verifierFee ?? 0n)
@@ -100,12 +101,12 @@ export function registryData(r) {
 
 export function readRegistry(data) {
   const s = data.beginParse();
-  const out = { layout: s.loadUint(16), version: s.loadUint(32) };
   const d256 = (x) => x.loadDict(Dictionary.Keys.BigUint(256), cellValue);
-  out.verifierCells = d256(s);
-  out.manifests = d256(s);
+  const out = {
+    layout: s.loadUint(16), version: s.loadUint(32), nextOrder: s.loadUintBig(64), pendingCount: s.loadUint(8),
+    pending: s.loadDict(Dictionary.Keys.BigUint(64), cellValue), manifests: d256(s), verifierCells: d256(s),
+  };
   const c = s.loadRef().beginParse();
-  const a = s.loadRef().beginParse();
   Object.assign(out, {
     paused: s.loadBit(), devnet: s.loadBit(), trustClasses: s.loadUint(32),
     feeCapBps: s.loadUint(16), verifierFee: s.loadCoins(),
@@ -122,21 +123,22 @@ export function readRegistry(data) {
   }));
   out.models = d256(c);
   out.policies = d256(c);
-  out.gateways = d256(c);
-  out.checkpoints = d256(c);
+  const directory = c.loadRef().beginParse();
+  const a = c.loadRef().beginParse();
+  out.gateways = d256(directory);
+  out.checkpoints = d256(directory);
   Object.assign(out, {
     ownerThreshold: a.loadUint(8), vetoThreshold: a.loadUint(8), finalThreshold: a.loadUint(8), delay: a.loadUint(32),
-    nextOrder: a.loadUintBig(64), pendingCount: a.loadUint(8),
     owners: a.loadDict(Dictionary.Keys.Uint(8), Dictionary.Values.BigUint(256)),
-    pending: a.loadDict(Dictionary.Keys.BigUint(64), cellValue),
   });
   out.bonds = new Map([...d256(a)].map(([id, cell]) => {
     const v = cell.beginParse();
     return [id, { owner: v.loadAddress(), amount: v.loadCoins(), unbonding: v.loadCoins(), unlockAt: v.loadUint(32) }];
   }));
+  out.slashed = a.loadCoins();
   const p = a.loadRef().beginParse();
   Object.assign(out, {
-    minCloseDelay: p.loadUint(32), maxPendingTimeout: p.loadUint(32), minWorkerStake: p.loadCoins(),
+    minCloseDelay: p.loadUint(32), minWorkerStake: p.loadCoins(),
     minBond: p.loadCoins(), unbondDelay: p.loadUint(32),
   });
   return out;
@@ -170,20 +172,20 @@ export const entriesCell = (list) => list.reduceRight(
 export const ownerSignatures = (hash, signers) => signers.reduceRight((next, [index, kp]) =>
   beginCell().storeUint(index, 8).storeBuffer(sign(hash, kp.secretKey)).storeMaybeRef(next).endCell(), null);
 
+export const bindingCell = (b) => beginCell().storeAddress(b.payout).storeUint(b.modelRoot, 256).storeUint(b.policyHash, 256).endCell();
+
 export function termsCell(t) {
-  const demand = beginCell().storeUint(t.modelRoot, 256).storeUint(t.policyHash, 256)
-    .storeUint(t.priceCap ?? 1000n, 64).storeCoins(t.minStake ?? 0n).storeUint(t.salt ?? 1n, 256).endCell();
-  const parties = beginCell().storeAddress(t.client).storeAddress(t.gateway ?? null).storeAddress(t.stake ?? null).endCell();
-  return beginCell().storeAddress(t.payout).storeAddress(t.registry)
-    .storeUint(num(t.clientKey), 256).storeUint(t.feeBps ?? 0, 16)
-    .storeUint(t.closeDelay ?? HOUR, 32).storeUint(t.pendingTimeout ?? 300, 32)
-    .storeRef(demand).storeRef(parties).endCell();
+  const demand = beginCell().storeUint(t.priceCap ?? 1000n, 64).storeCoins(t.minStake ?? 0n).storeUint(t.salt ?? 1n, 256).endCell();
+  const parties = beginCell().storeAddress(t.registry).storeAddress(t.client).storeAddress(t.stake ?? null).endCell();
+  return beginCell().storeAddress(t.payout).storeUint(num(t.clientKey), 256).storeUint(t.feeBps ?? 0, 16)
+    .storeAddress(t.gateway ?? null).storeUint(t.closeDelay ?? HOUR, 32)
+    .storeRef(bindingCell({ ...t, payout: t.boundPayout ?? t.payout })).storeRef(parties).storeRef(demand).endCell();
 }
 
 export function jobData(terms) {
-  return beginCell().storeUint(2, 16).storeUint(0, 8).storeCoins(0).storeCoins(0)
-    .storeUint(0, 64).storeUint(0, 64).storeUint(0, 256).storeUint(0, 32).storeUint(0, 32).storeUint(0, 64)
-    .storeUint(0, 16).storeBit(0).storeRef(termsCell(terms)).storeBit(0).storeBit(0).endCell();
+  return beginCell().storeUint(3, 16).storeUint(0, 8).storeCoins(0).storeCoins(0)
+    .storeUint(0, 64).storeUint(0, 64).storeUint(0, 256).storeUint(0, 32).storeUint(0, 32)
+    .storeUint(0, 16).storeBit(0).storeRef(termsCell(terms)).endCell();
 }
 
 export function readJob(data) {
@@ -191,30 +193,19 @@ export function readJob(data) {
   const out = {
     layout: s.loadUint(16), status: s.loadUint(8), deposited: s.loadCoins(), paid: s.loadCoins(),
     seq: s.loadUintBig(64), receiptCount: s.loadUintBig(64), receiptsRoot: s.loadUintBig(256),
-    touchedAt: s.loadUint(32), closeAt: s.loadUint(32), queries: s.loadUintBig(64), verdictCount: s.loadUint(16),
+    touchedAt: s.loadUint(32), closeAt: s.loadUint(32), verdictCount: s.loadUint(16),
   };
   out.verdicts = s.loadDict(Dictionary.Keys.BigUint(256), cellValue);
   out.terms = s.loadRef();
-  const pending = s.loadMaybeRef();
-  const refusal = s.loadMaybeRef();
   s.endParse();
-  if (pending) {
-    const p = pending.beginParse();
-    out.pending = { queryId: out.queries, verdictHash: p.loadUintBig(256), receiptKey: p.loadUintBig(256), deadline: p.loadUint(32), sender: p.loadAddress() };
-  }
-  if (refusal) {
-    const a = refusal.beginParse();
-    out.refusal = { queryId: a.loadUintBig(64), verdictHash: a.loadUintBig(256), code: a.loadUint(16), at: a.loadUint(32) };
-  }
   return out;
 }
 
 export function commonCell(c) {
-  const subject = beginCell().storeUint(c.manifest, 256).storeUint(c.modelRoot, 256).storeUint(c.policyHash, 256).endCell();
-  return beginCell().storeUint(0x43564331, 32).storeUint(c.version ?? 1, 16)
+  return beginCell().storeUint(0x43564331, 32).storeUint(c.version ?? 2, 16)
     .storeInt(c.globalId ?? GLOBAL_ID, 32).storeAddress(c.registry)
-    .storeUint(c.trustClass ?? trust.vtpm, 8).storeUint(c.receiptKey, 256).storeAddress(c.payout)
-    .storeRef(subject).storeRef(beginCell().storeUint(c.evidence, 256).endCell()).endCell();
+    .storeUint(c.trustClass ?? trust.vtpm, 8).storeUint(c.receiptKey, 256).storeUint(c.manifest, 256)
+    .storeRef(bindingCell(c)).storeRef(beginCell().storeUint(c.evidence, 256).endCell()).endCell();
 }
 
 /** signers: [{kp, issuedAt, expiresAt, forge?, id?}]; sorted by key id unless raw. */
@@ -332,8 +323,10 @@ export class World {
   /** Narrows a manifest's state: such an order acts at once. */
   setManifest(h, state, until = 0) { return this.now([entry.manifest(h, state, until)]); }
 
-  release(verdict = this.verdict(), { from = this.anyone, value = toNano("0.1"), verifierFee = 0n } = {}) {
-    return this.send(from, this.job, this.body(op.release, (b) => b.storeCoins(verifierFee).storeRef(verdict)), { value });
+  /** Sends a verdict to the registry, for the job. */
+  release(verdict = this.verdict(), { from = this.anyone, to = this.job, value = toNano("0.1"), verifierFee = 0n, queryId = 0 } = {}) {
+    return this.send(from, this.registry, this.body(op.checkVerdict, (b) =>
+      b.storeAddress(to).storeCoins(verifierFee).storeRef(verdict.refs[0]).storeRef(verdict.refs[1]), queryId), { value });
   }
 
   voucher(v = {}) {
@@ -348,27 +341,12 @@ export class World {
   close(from = this.client) { return this.send(from, this.job, this.body(op.close)); }
   finish(from = this.anyone) { return this.send(from, this.job, this.body(op.finish)); }
 
-  /** Leaves the job pending: the message to the registry is dropped. */
-  async releaseWithoutAnswer(verdict = this.verdict()) {
-    const iter = await this.chain.sendMessageIter(internal({
-      from: this.anyone.address, to: this.job, value: toNano("0.1"), bounce: true,
-      body: this.body(op.release, (b) => b.storeCoins(0).storeRef(verdict)),
-    }), { now: this.chain.now });
-    const { value: tx } = await iter.next();
-    this.chain.defaultQueueManager.messageQueue.length = 0;
-    if (tx.description.computePhase.exitCode !== 0) throw new Error("release was refused");
-    return (await this.jobState()).pending;
-  }
-
-  /** An answer as if from the registry (or from someone else). */
-  answer(pending, { from = this.registry, queryId = pending.queryId, verdictHash = pending.verdictHash, answerCode = 0, bounce = false, value } = {}) {
-    return this.send(from, this.job, this.body(op.verdictAnswer, (b) => b.storeUint(verdictHash, 256).storeUint(answerCode, 16).storeUint(0, 32), queryId), { bounce, value });
-  }
-
-  /** A bounced question, as if from `from`. */
-  bounced(queryId, from = this.registry) {
-    const body = beginCell().storeUint(0xffffffff, 32).storeUint(op.checkVerdict, 32).storeUint(queryId, 64).endCell();
-    return this.chain.sendMessage(internal({ from, to: this.job, value: toNano("0.05"), body, bounced: true }), { now: this.chain.now });
+  /** The registry's word to the job, as if from it (or from someone else). */
+  good({ from = this.registry, over = {}, verdictHash = num(this.common().hash()), until = this.chain.now + 1800, renewalsOnly = false, feeCap = 1000, value, bounce = true } = {}) {
+    const binding = bindingCell({ ...this.terms, ...over });
+    return this.send(from, this.job, this.body(op.verdictGood, (b) => b.storeAddress(this.anyone.address)
+      .storeUint(verdictHash, 256).storeUint(hash("receipt key"), 256).storeUint(until, 32).storeBit(renewalsOnly).storeUint(feeCap, 16)
+      .storeRef(binding)), { bounce, value });
   }
 
   order(entries, { number, later = true, validUntil = this.chain.now + HOUR, globalId = GLOBAL_ID, registry = this.registry } = {}) {

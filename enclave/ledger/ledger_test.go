@@ -81,7 +81,7 @@ func newWorld(t *testing.T, change func(*world, *Options)) *world {
 		Verdicts: map[job.Hash]job.Recorded{job.Hash(sum("verdict")): {ReceiptKey: hash(w.key), At: w.now}},
 		Terms: job.Terms{
 			Client: addr("client"), ClientKey: hash(key("client")), Payout: addr("payout"), Registry: addr("registry"),
-			ModelRoot: job.Hash(sum("model")), PriceCap: priceCap, CloseDelay: time.Hour, PendingTimeout: time.Minute, Salt: job.Hash(sum("salt")),
+			ModelRoot: job.Hash(sum("model")), PriceCap: priceCap, CloseDelay: time.Hour, Salt: job.Hash(sum("salt")),
 		},
 	}
 	w.addr = addr("job")
@@ -190,7 +190,7 @@ func TestJobsThatAreNotServed(t *testing.T) {
 		code   string
 	}{
 		{"not released", func(w *world) { w.state.Status, w.state.Verdicts = job.Funded, nil }, "job.not_released"},
-		{"still pending", func(w *world) { w.state.Status = job.Pending }, "job.not_released"},
+		{"still pending", func(w *world) { w.state.Status = job.Funded }, "job.not_released"},
 		{"released to another enclave", func(w *world) {
 			w.state.Verdicts = map[job.Hash]job.Recorded{{1}: {ReceiptKey: hash(key("other"))}}
 		}, "job.not_released"},
@@ -411,7 +411,7 @@ func TestManyRequestsOfOneJobAskTheChainOnce(t *testing.T) {
 }
 
 func TestRefusalsRaceWithoutLosingAJob(t *testing.T) {
-	w := newWorld(t, func(w *world, _ *Options) { w.state.Status = job.Pending })
+	w := newWorld(t, func(w *world, _ *Options) { w.state.Status = job.Funded })
 	var wg sync.WaitGroup
 	for i := range 50 {
 		wg.Go(func() {

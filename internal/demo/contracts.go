@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"cocoon/contracts/coin"
-	"cocoon/contracts/exitcode"
 	"cocoon/contracts/receipt"
 	"cocoon/internal/bootargs"
 	"cocoon/internal/fault"
@@ -122,8 +121,8 @@ func (r *run) offerChanged(ctx context.Context, key ed25519.PrivateKey, c verdic
 	if f.Contract, err = r.offer(ctx, v); err != nil {
 		return fmt.Errorf("case %s: %w", f.Case, err)
 	}
-	f.By = append(f.By, "registry", "job")
-	r.note("%-8s a verdict for it is refused by registry and job: %s", f.Case, f.Contract)
+	f.By = append(f.By, "registry")
+	r.note("%-8s a verdict for it is refused by the registry: %s", f.Case, f.Contract)
 	return nil
 }
 
@@ -148,26 +147,30 @@ func (r *run) chainTime(ctx context.Context) (time.Time, error) {
 	return time.Unix(int64(st.Utime), 0).UTC(), nil
 }
 
-// offer sends a verdict to the registry and to the job and returns the code
-// with which both refused it.
+// offer sends a verdict to the registry for the job, and returns the code with
+// which the registry refused it; the job must not have recorded it.
 func (r *run) offer(ctx context.Context, v *verdictcell.Verdict) (string, error) {
 	c := r.chain
-	code, err := c.ledger.Ask(ctx, c.owner, c.registry, v, 0)
+	_, _, err := c.ledger.SendVerdict(ctx, c.owner, c.registry, c.job, 0, v)
+	if err == nil {
+		return "", fault.New(fault.ExitInternal, "demo.not_refused", "this is a serious defect; please report it", "the registry accepts a bad verdict")
+	}
+	all := fault.All(err)
+	if len(all) != 1 || !strings.HasPrefix(all[0].Code, "contract.") {
+		return "", err
+	}
+	h, err := v.Hash()
 	if err != nil {
 		return "", err
 	}
-	if code == exitcode.OK {
-		return "", fault.New(fault.ExitInternal, "demo.not_refused", "this is a serious defect; please report it", "the registry accepts a bad verdict")
+	s, _, err := c.ledger.Job(ctx, c.job)
+	if err != nil {
+		return "", err
 	}
-	_, _, err = c.ledger.Release(ctx, c.owner, c.job, v)
-	if err == nil {
+	if _, recorded := s.Verdicts[h]; recorded {
 		return "", fault.New(fault.ExitInternal, "demo.not_refused", "this is a serious defect; please report it", "the job is released on a bad verdict")
 	}
-	want := "contract." + code.String()
-	if !fault.Has(err, want) {
-		return "", fmt.Errorf("the registry refused with %s, the job otherwise: %w", want, err)
-	}
-	return want, nil
+	return all[0].Code, nil
 }
 
 // earlierEvidence stands for evidence that the machine showed before.
@@ -179,7 +182,7 @@ func (r *run) offerExpired(ctx context.Context, key ed25519.PrivateKey, c verdic
 		return err
 	}
 	// As of earlier evidence of the same machine: the job has recorded the
-	// verdict on the present evidence and would not ask again.
+	// verdict on the present evidence.
 	c.EvidenceSHA256 = earlierEvidence(c.EvidenceSHA256)
 	until := now.Add(-time.Minute)
 	v, err := sign(key, c, now.Add(-30*time.Minute), until)
@@ -197,7 +200,7 @@ func (r *run) offerExpired(ctx context.Context, key ed25519.PrivateKey, c verdic
 	if err != nil {
 		return err
 	}
-	f := Refusal{Case: "verdict_expired", Step: "release", Code: code, Contract: code, By: []string{"registry", "job"},
+	f := Refusal{Case: "verdict_expired", Step: "release", Code: code, Contract: code, By: []string{"registry"},
 		Expected: "expires after " + now.Format(time.RFC3339), Actual: until.Format(time.RFC3339)}
 	r.rep.Refusals = append(r.rep.Refusals, f)
 	r.showRefusal(&f)

@@ -56,7 +56,7 @@ type Refusal struct {
 	Expected string   `json:"expected"`
 	Actual   string   `json:"actual"`
 	By       []string `json:"by"` // who refused: verifier, client, guest, worker, registry, job
-	// Contract is the code with which registry and job refused a verdict for
+	// Contract is the code with which the registry refused a verdict for
 	// the changed run, had a verifier signed one; empty where none was offered.
 	Contract string `json:"contract_code,omitempty"`
 }

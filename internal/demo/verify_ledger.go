@@ -235,8 +235,8 @@ func (k *kept) expired(f Refusal) error {
 		return fault.New(fault.ExitRefused, "demo.verdict", "run make demo again", "the expired verdict is not about the released worker")
 	}
 	_, until := v.Interval()
-	if !slices.Contains(f.By, "job") || !slices.Contains(f.By, "registry") {
-		return fault.New(fault.ExitRefused, "demo.report", "run make demo again", "the expired verdict was not refused by registry and job")
+	if !slices.Contains(f.By, "registry") {
+		return fault.New(fault.ExitRefused, "demo.report", "run make demo again", "the expired verdict was not refused by the registry")
 	}
 	return want("expiry of verdict_expired", f.Actual, time.Unix(int64(until), 0).UTC().Format(time.RFC3339))
 }

@@ -21,7 +21,7 @@ import (
 )
 
 // Version is the format of the common cell that this package writes and reads.
-const Version = 1
+const Version = 2
 
 // Limits of a verdict.
 const (
@@ -50,19 +50,29 @@ type Common struct {
 	EvidenceSHA256 [32]byte        // SHA-256 of the evidence document
 }
 
+// BindingCell returns the part of a common cell that a job fixes beforehand:
+// its terms hold the same cell, so that the contract compares one hash.
+func BindingCell(payout toncell.Address, modelRoot, policyHash [32]byte) (*cell.Cell, error) {
+	c, err := toncell.NewBuilder().Addr(payout).Bits256(modelRoot).Bits256(policyHash).Cell()
+	if err != nil {
+		return nil, fmt.Errorf("building the binding cell: %w", err)
+	}
+	return c, nil
+}
+
 // Cell returns the common cell.
 func (c *Common) Cell() (*cell.Cell, error) {
-	subject, err := toncell.NewBuilder().Bits256(c.Manifest).Bits256(c.ModelRoot).Bits256(c.PolicyHash).Cell()
+	binding, err := BindingCell(c.Payout, c.ModelRoot, c.PolicyHash)
 	if err != nil {
-		return nil, fmt.Errorf("building the subject cell: %w", err)
+		return nil, err
 	}
 	evidence, err := toncell.NewBuilder().Bits256(c.EvidenceSHA256).Cell()
 	if err != nil {
 		return nil, fmt.Errorf("building the evidence cell: %w", err)
 	}
 	out, err := toncell.NewBuilder().Uint(tagCommon, 32).Uint(Version, 16).Int32(c.GlobalID).
-		Addr(c.Registry).Uint(uint64(c.TrustClass), 8).Bits256(c.ReceiptKey).Addr(c.Payout).
-		Ref(subject).Ref(evidence).Cell()
+		Addr(c.Registry).Uint(uint64(c.TrustClass), 8).Bits256(c.ReceiptKey).Bits256(c.Manifest).
+		Ref(binding).Ref(evidence).Cell()
 	if err != nil {
 		return nil, fmt.Errorf("building the common cell: %w", err)
 	}
@@ -90,12 +100,11 @@ func parseCommon(root *cell.Cell) (Common, error) {
 	c.GlobalID = r.Int32()
 	c.Registry = r.Addr()
 	c.TrustClass = TrustClass(r.Uint(8))
-	c.ReceiptKey = r.Bits256()
-	c.Payout = r.Addr()
-	subject, evidence := toncell.NewReader(r.Ref()), toncell.NewReader(r.Ref())
-	c.Manifest, c.ModelRoot, c.PolicyHash = subject.Bits256(), subject.Bits256(), subject.Bits256()
+	c.ReceiptKey, c.Manifest = r.Bits256(), r.Bits256()
+	binding, evidence := toncell.NewReader(r.Ref()), toncell.NewReader(r.Ref())
+	c.Payout, c.ModelRoot, c.PolicyHash = binding.Addr(), binding.Bits256(), binding.Bits256()
 	c.EvidenceSHA256 = evidence.Bits256()
-	return c, errors.Join(r.End(), subject.End(), evidence.End())
+	return c, errors.Join(r.End(), binding.End(), evidence.End())
 }
 
 // KeyID returns the id under which the registry lists a verifier's key: the

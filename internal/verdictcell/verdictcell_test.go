@@ -57,7 +57,7 @@ func TestVerdictHashIsFixed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	const want = "4f0dd7257069c7d30e0563588784ac04f7c53b74f2a2d89ef56aaffdc3b5238b"
+	const want = "258b6ac34f8bb21b03936950a747a1d8d01bb8907feed5ce1b82e1575edd85bb"
 	if got := hex.EncodeToString(hash[:]); got != want {
 		t.Errorf("verdict hash %s, want %s: the format has changed", got, want)
 	}
