@@ -137,7 +137,7 @@ func (e endless) Read(p []byte) (int, error) {
 
 func TestABlankDiskIsMadeAndThenOpened(t *testing.T) {
 	m := newMachine(t, 64<<20)
-	st, err := Open(t.Context(), m, always(safe{1}), endless(0xab))
+	st, err := Open(t.Context(), m, Options{Sealer: always(safe{1}), Random: endless(0xab)})
 	if err != nil || !st.Formatted || st.Dir != Dir {
 		t.Fatalf("got %+v, %v", st, err)
 	}
@@ -158,7 +158,7 @@ func TestABlankDiskIsMadeAndThenOpened(t *testing.T) {
 		t.Errorf("tables (-want +got):\n%s", diff)
 	}
 	m.calls, m.tables = nil, nil
-	st, err = Open(t.Context(), m, always(safe{1}), endless(0xcd))
+	st, err = Open(t.Context(), m, Options{Sealer: always(safe{1}), Random: endless(0xcd)})
 	if err != nil || st.Formatted {
 		t.Fatalf("got %+v, %v", st, err)
 	}
@@ -174,10 +174,10 @@ func TestABlankDiskIsMadeAndThenOpened(t *testing.T) {
 func TestAMachineWithoutADataDisk(t *testing.T) {
 	none := errors.New("this machine has no sealer")
 	sealer := func() (seal.Sealer, error) { return nil, none }
-	if _, err := Open(t.Context(), newMachine(t, 64<<20), sealer, endless(1)); !errors.Is(err, none) {
+	if _, err := Open(t.Context(), newMachine(t, 64<<20), Options{Sealer: sealer, Random: endless(1)}); !errors.Is(err, none) {
 		t.Errorf("a disk on a machine without a sealer: %v", err)
 	}
-	if st, err := Open(t.Context(), &machine{}, sealer, endless(1)); err != nil || st.Dir != "" {
+	if st, err := Open(t.Context(), &machine{}, Options{Sealer: sealer, Random: endless(1)}); err != nil || st.Dir != "" {
 		t.Errorf("got %+v, %v", st, err)
 	}
 }
@@ -186,7 +186,7 @@ func TestAMachineWithoutADataDisk(t *testing.T) {
 func TestADiskThatIsNotOurs(t *testing.T) {
 	made := func(t *testing.T) *machine {
 		m := newMachine(t, 64<<20)
-		if _, err := Open(t.Context(), m, always(safe{1}), endless(1)); err != nil {
+		if _, err := Open(t.Context(), m, Options{Sealer: always(safe{1}), Random: endless(1)}); err != nil {
 			t.Fatal(err)
 		}
 		return m
@@ -225,7 +225,7 @@ func TestADiskThatIsNotOurs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			st, err := Open(t.Context(), m, always(c.as), endless(3))
+			st, err := Open(t.Context(), m, Options{Sealer: always(c.as), Random: endless(3)})
 			if !fault.Has(err, c.code) || st.Dir != "" {
 				t.Errorf("got %+v, %v, want %s", st, err, c.code)
 			}
@@ -244,7 +244,7 @@ func TestADiskThatIsNotOurs(t *testing.T) {
 		})
 	}
 	small := newMachine(t, minSize-4096)
-	if _, err := Open(t.Context(), small, always(safe{1}), endless(1)); !fault.Has(err, CodeSize) {
+	if _, err := Open(t.Context(), small, Options{Sealer: always(safe{1}), Random: endless(1)}); !fault.Has(err, CodeSize) {
 		t.Errorf("a small disk: got %v", err)
 	}
 }
@@ -258,7 +258,7 @@ func TestFormattingWritesTheHeaderLast(t *testing.T) {
 		t.Run(fail, func(t *testing.T) {
 			m := newMachine(t, 64<<20)
 			m.fail = fail
-			if _, err := Open(t.Context(), m, always(safe{1}), endless(1)); !errors.Is(err, unix.EIO) {
+			if _, err := Open(t.Context(), m, Options{Sealer: always(safe{1}), Random: endless(1)}); !errors.Is(err, unix.EIO) {
 				t.Fatalf("got %v, want EIO", err)
 			}
 			f, err := os.Open(m.path)

@@ -61,55 +61,83 @@ type State struct {
 	Formatted bool   // it was blank
 }
 
+// Options of Open.
+type Options struct {
+	// Sealer is asked for only where there is a disk.
+	Sealer func() (seal.Sealer, error)
+	// Ticket is a key that an older image handed over (package handover), sealed
+	// to this machine: see NewTicket. nil: none.
+	Ticket []byte
+	Random io.Reader
+}
+
 // Open opens the machine's data disk, making key and file system on a blank
 // one. A disk that is neither blank nor this machine's is refused and left as
-// it is. The sealer is asked for only where there is a disk.
-func Open(ctx context.Context, sys System, sealer func() (seal.Sealer, error), random io.Reader) (State, error) {
-	device, err := sys.Disk(Serial)
-	if errors.Is(err, pid1.ErrNoDevice) {
-		return State{}, nil
+// it is.
+func Open(ctx context.Context, sys System, o Options) (State, error) {
+	d, err := find(sys)
+	if err != nil || d == nil {
+		return State{}, err
 	}
-	if err != nil {
-		return State{}, fault.New(fault.ExitNotReady, CodeOpen, "give the machine one disk of this serial", "looking for the data disk: %w", err)
-	}
-	s, err := sealer()
+	defer d.f.Close()
+	d.random = o.Random
+	s, err := o.Sealer()
 	if err != nil {
 		return State{}, err
 	}
-	f, err := sys.Open(device)
-	if err != nil {
-		return State{}, fault.New(fault.ExitNotReady, CodeOpen, "give the machine a data disk that can be written", "opening the data disk: %w", err)
-	}
-	defer f.Close()
-	d := &disk{sys: sys, device: device, f: f, random: random}
-	if d.size, err = f.Size(); err != nil {
-		return State{}, fmt.Errorf("reading the data disk's size: %w", err)
-	}
-	if d.size < minSize || d.size > maxSize {
-		return State{}, fault.Mismatch(fault.ExitNotReady, CodeSize, "the data disk's size", fmt.Sprintf("%d to %d bytes", minSize, int64(maxSize)), fmt.Sprint(d.size),
-			"make the data disk anew with another size")
-	}
-	block := make([]byte, headerSize)
-	if _, err := f.ReadAt(block, 0); err != nil {
-		return State{}, fmt.Errorf("reading the data disk: %w", err)
-	}
-	h, err := ParseHeader(block)
 	st := State{Dir: Dir}
+	key, err := d.key(s)
 	switch {
 	case errors.Is(err, errBlank):
 		st.Formatted = true
 		err = d.format(ctx, s)
-	case err != nil:
-		err = fault.New(fault.ExitParse, CodeHeader, remedyOther, "%w", err)
-	case h.Sealer != s.Name():
-		err = fault.Mismatch(fault.ExitRefused, CodeHeader, "who sealed the data disk's key", s.Name(), h.Sealer, remedyOther)
-	default:
-		err = d.open(s, h)
+	case errors.Is(err, seal.ErrRefused) && o.Ticket != nil:
+		err = d.takeOver(s, o.Ticket, err)
+	case err == nil:
+		err = d.open(key)
+		clear(key)
 	}
 	if err != nil {
 		return State{}, err
 	}
 	return st, nil
+}
+
+// Key returns the key of the machine's data disk, for handing it over.
+func Key(sys System, s seal.Sealer) ([]byte, error) {
+	d, err := find(sys)
+	if err == nil && d == nil {
+		err = fault.New(fault.ExitNotReady, CodeOpen, "give the machine its data disk", "looking for the data disk: there is none")
+	}
+	if err != nil {
+		return nil, err
+	}
+	defer d.f.Close()
+	return d.key(s)
+}
+
+// find opens the device; nil where the machine has none.
+func find(sys System) (*disk, error) {
+	device, err := sys.Disk(Serial)
+	if errors.Is(err, pid1.ErrNoDevice) {
+		return nil, nil
+	}
+	if err != nil {
+		return nil, fault.New(fault.ExitNotReady, CodeOpen, "give the machine one disk of this serial", "looking for the data disk: %w", err)
+	}
+	f, err := sys.Open(device)
+	if err != nil {
+		return nil, fault.New(fault.ExitNotReady, CodeOpen, "give the machine a data disk that can be written", "opening the data disk: %w", err)
+	}
+	d := &disk{sys: sys, device: device, f: f}
+	if d.size, err = f.Size(); err != nil {
+		return nil, errors.Join(fmt.Errorf("reading the data disk's size: %w", err), f.Close())
+	}
+	if d.size < minSize || d.size > maxSize {
+		return nil, errors.Join(fault.Mismatch(fault.ExitNotReady, CodeSize, "the data disk's size", fmt.Sprintf("%d to %d bytes", minSize, int64(maxSize)), fmt.Sprint(d.size),
+			"make the data disk anew with another size"), f.Close())
+	}
+	return d, nil
 }
 
 type disk struct {
@@ -120,16 +148,8 @@ type disk struct {
 	random io.Reader
 }
 
-// open maps and mounts a disk that has a header.
-func (d *disk) open(s seal.Sealer, h *Header) error {
-	key, err := s.Unseal(h.Key)
-	if err != nil {
-		return err
-	}
-	defer clear(key)
-	if len(key) != keySize {
-		return fault.New(fault.ExitRefused, CodeHeader, remedyOther, "unsealing the data disk's key: %d bytes, want %d", len(key), keySize)
-	}
+// open maps and mounts a disk whose key is known.
+func (d *disk) open(key []byte) error {
 	dev, err := d.stack(key)
 	if err != nil {
 		return err
@@ -169,18 +189,11 @@ func (d *disk) format(ctx context.Context, s seal.Sealer) error {
 		return errors.Join(openFault("making the data disk's file system", err), d.unstack())
 	}
 	blob, err := s.Seal(key)
+	if err == nil {
+		err = d.writeHeader(&Header{Format: Format, Sealer: s.Name(), Key: blob})
+	}
 	if err != nil {
 		return errors.Join(err, d.unstack())
-	}
-	block, err := (&Header{Format: Format, Sealer: s.Name(), Key: blob}).Marshal()
-	if err != nil {
-		return errors.Join(err, d.unstack())
-	}
-	if _, err = d.f.WriteAt(block, 0); err == nil {
-		err = d.f.Sync()
-	}
-	if err != nil {
-		return errors.Join(fmt.Errorf("writing the data disk's header: %w", err), d.unstack())
 	}
 	return d.mount(dev)
 }

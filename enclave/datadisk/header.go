@@ -21,13 +21,14 @@ import (
 	"cocoon/internal/jcs"
 )
 
-// Format names the layout: the header in the first block, the dm-integrity
-// device from DataSector on.
+// Format names the layout: two slots for headers in the first two blocks, the
+// dm-integrity device from DataSector on.
 const Format = "cocoon-data/1"
 
 // Layout, in bytes and in 512-byte sectors.
 const (
 	headerSize = 4096
+	slots      = 2
 	dataSector = 2048 // 1 MiB
 	blockSize  = 4096
 	tagSize    = 32 // HMAC-SHA-256
@@ -37,12 +38,18 @@ const (
 	maxSize = 16 << 40
 )
 
-// Header stands, in RFC 8785 form and padded with zeros, in the first block.
-// The host can write it: it only says how to ask for the key.
+// Header stands, in RFC 8785 form and padded with zeros, in a slot. The host
+// can write it: it only says how to ask for the key.
+//
+// There are two, so that a disk that was handed over to a newer image still
+// opens for the older one: each seals the same key to itself. Whoever writes a
+// header writes the slot with the lower number, so that a write that is cut
+// short costs nobody the newest one.
 type Header struct {
 	Format string `json:"format"`
-	Sealer string `json:"sealer"` // seal.Sealer's name
-	Key    []byte `json:"key"`    // sealed
+	Sealer string `json:"sealer"`        // seal.Sealer's name
+	Key    []byte `json:"key"`           // sealed
+	Seq    uint64 `json:"seq,omitempty"` // the higher is the newer
 }
 
 // errBlank is returned for a block of zeros: a disk that is new, or wiped.

@@ -23,7 +23,7 @@ func (w *Worker) openData(ctx context.Context) error {
 	sealer := func() (seal.Sealer, error) {
 		return platform.Sealer(ctx, w.machine, platform.Sealing{Config: w.config, Enclave: w.sealingEnclave()})
 	}
-	st, err := datadisk.Open(ctx, datadisk.Linux{Reaper: w.reaper, Self: executable(), Log: w.log}, sealer, rand.Reader)
+	st, err := datadisk.Open(ctx, datadisk.Linux{Reaper: w.reaper, Self: executable(), Log: w.log}, datadisk.Options{Sealer: sealer, Random: rand.Reader})
 	if err != nil || st.Dir == "" {
 		return err
 	}
