@@ -14,6 +14,7 @@ import (
 	"cocoon/measurements/digest"
 	"cocoon/measurements/log"
 	"cocoon/measurements/log/tiles"
+	"cocoon/measurements/log/witness"
 	"cocoon/measurements/manifest"
 )
 
@@ -26,7 +27,7 @@ server can serve as they are. An entry is the identity of a manifest, the
 SHA-256 of its DSSE payload.`,
 		PersistentPreRun: func(*cobra.Command, []string) { quietStorage() },
 	}
-	cmd.AddCommand(newLogInitCmd(), newLogAppendCmd(), newLogShowCmd(), newLogFsckCmd(), newLogProveCmd(), newLogVerifyCmd())
+	cmd.AddCommand(newLogInitCmd(), newLogAppendCmd(), newLogShowCmd(), newLogFsckCmd(), newLogProveCmd(), newLogVerifyCmd(), newLogWitnessCmd())
 	return cmd
 }
 
@@ -46,6 +47,8 @@ func logFault(err error) error {
 		return fault.New(fault.ExitInternal, "log.exists", "give another directory", "%w", err)
 	case errors.Is(err, tiles.ErrNotLogged):
 		return fault.New(fault.ExitRefused, "log.not_logged", "append the manifest first", "%w", err)
+	case errors.Is(err, witness.ErrNotCosigned):
+		return fault.New(fault.ExitRefused, "log.not_cosigned", "ask for a later proof; a log that never shows one may show others another history", "%w", err)
 	case errors.Is(err, log.ErrForm):
 		return fault.New(fault.ExitParse, "log.parse", "check that it is a log and not damaged: cocoon log fsck", "%w", err)
 	case errors.Is(err, log.ErrSignature), errors.Is(err, log.ErrProof):
@@ -280,12 +283,14 @@ checkpoint, a signed note in a file. Both are checked before they are written.`,
 
 func newLogVerifyCmd() *cobra.Command {
 	var key string
+	var witnesses []string
 	cmd := &cobra.Command{
 		Use:   "verify PROOF [MANIFEST] --log-key KEY",
 		Short: "verify a proof that a log's prove wrote",
 		Long: `Verifies a proof offline: that a manifest, a file or a hash, is in the key's log,
 or, without a manifest, that a later state of the log has every entry of an
-earlier one. Exit codes: 0 verified; 1 usage; 2 refused; 5 not a proof.`,
+earlier one. With --witness its (later) checkpoint must have their cosignatures,
+too. Exit codes: 0 verified; 1 usage; 2 refused; 5 not a proof.`,
 		Args: cobra.RangeArgs(1, 2),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			k, err := log.ParseKey(key)
@@ -302,6 +307,9 @@ earlier one. Exit codes: 0 verified; 1 usage; 2 refused; 5 not a proof.`,
 					return logFault(err)
 				}
 				from, to, err := p.Verify(k)
+				if err == nil {
+					err = cosigned(to, witnesses)
+				}
 				if err != nil {
 					return logFault(err)
 				}
@@ -317,6 +325,9 @@ earlier one. Exit codes: 0 verified; 1 usage; 2 refused; 5 not a proof.`,
 				return logFault(err)
 			}
 			c, err := p.Verify(d, k)
+			if err == nil {
+				err = cosigned(c, witnesses)
+			}
 			if err != nil {
 				return logFault(err)
 			}
@@ -325,6 +336,17 @@ earlier one. Exit codes: 0 verified; 1 usage; 2 refused; 5 not a proof.`,
 		},
 	}
 	cmd.Flags().StringVar(&key, "log-key", "", "the log's verifier `key`, from elsewhere than the proof")
+	cmd.Flags().StringArrayVar(&witnesses, "witness", nil, "a witness's verifier `key`; may be repeated: all of them must have cosigned")
 	need(cmd, "log-key")
 	return cmd
+}
+
+// cosigned checks that every witness has cosigned a checkpoint.
+func cosigned(c *log.Checkpoint, witnesses []string) error {
+	var errs []error
+	for _, key := range witnesses {
+		_, err := witness.Check(c.Raw, key)
+		errs = append(errs, err)
+	}
+	return errors.Join(errs...)
 }
