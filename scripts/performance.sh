@@ -6,35 +6,51 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 seconds=${1:-30} entries=${2:-1000000}
-dir=$(mktemp -d)
-trap 'kill "$pid" 2>/dev/null || true; wait "$pid" 2>/dev/null || true; rm -rf "$dir"' EXIT
+dir=$(mktemp -d "${PERFORMANCE_DIR:-${TMPDIR:-/tmp}}/performance.XXXXXX")
 pid=
+stop() {
+	[ -z "$pid" ] || { kill "$pid" && wait "$pid" || true; }
+	pid=
+}
+trap 'stop; rm -rf "$dir"' EXIT
+version=$(go version)
 go build -o "$dir/" ./cmd/cocoon-verifier ./cmd/hammer
 cp -r examples "$dir/examples"
 cd "$dir"
-./cocoon-verifier --config examples/verifier.yaml 2> log &
-pid=$!
-url=
-for _ in $(seq 100); do
-	url=$(sed -n 's/.*msg="verifier ready".* url=\([^ ]*\).*/\1/p' log)
-	[ -n "$url" ] && break
-	sleep 0.1
-done
-[ -n "$url" ] || { cat log >&2; exit 1; }
+
+start() {
+	./cocoon-verifier --config examples/verifier.yaml 2> log &
+	pid=$!
+	url=
+	for _ in $(seq 600); do
+		url=$(sed -n 's/.*msg="verifier ready".* url=\([^ ]*\).*/\1/p' log)
+		[ -z "$url" ] || return 0
+		sleep 0.1
+	done
+	cat log >&2
+	return 1
+}
+measure() {
+	echo "== $1"
+	shift
+	./hammer -verifier "$url" -duration "${seconds}s" "$@" 2>> hammer.log || { cat hammer.log >&2; exit 1; }
+}
+
 grep -m1 'model name' /proc/cpuinfo | sed 's/.*: //'
-echo "$(nproc) CPUs, load $(cut -d' ' -f1-3 /proc/loadavg), $(cd "$OLDPWD" && go version)"
-for kind in tdx snp gpu; do
-	echo "== $kind, as fast as answers come"
-	./hammer -verifier "$url" -duration "${seconds}s" -type "$kind" 2>/dev/null
-done
-echo "== tdx, 70 % of the capacity"
-./hammer -verifier "$url" -duration "${seconds}s" -load 0.7 2>/dev/null
-echo "== tdx, 10 times the capacity"
-./hammer -verifier "$url" -duration "${seconds}s" -load 10 2>/dev/null
-kill "$pid"
-wait "$pid" || true
-echo "== journal and log afterwards"
+echo "$(nproc) CPUs, load $(cut -d' ' -f1-3 /proc/loadavg), $version"
+start
+measure 'tdx, as fast as answers come, 32 connections' -concurrency 32
+measure 'tdx, 16 connections'
+measure 'snp, 16 connections' -type snp
+measure 'snp with a gpu, 16 connections' -type gpu
+measure 'tdx, 70 % of the capacity' -load 0.7
+measure 'tdx, 10 times the capacity' -load 10
+stop
+echo '== journal and log afterwards'
 ./cocoon-verifier fsck build/verifier/journal
-cd "$OLDPWD"
-echo "== log of $entries entries"
-COCOON_JOURNAL_SOAK=$entries go test ./verifier/journal -run TestSoak -v -count 1 -timeout 30m | grep soak_test
+echo "== $entries entries more"
+./hammer -fill build/verifier/journal,build/verifier/journal.key,localhost/verifier -entries "$entries" 2>> hammer.log
+start
+measure 'tdx, 32 connections, with the large log' -concurrency 32
+measure 'tdx, 70 % of the capacity, with the large log' -load 0.7
+stop

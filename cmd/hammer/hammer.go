@@ -53,14 +53,15 @@ type report struct {
 	ChallengesInAll int     `json:"challenges"`
 }
 
-// Calibration of -load, and of how much evidence is made beforehand.
+// Calibration of -load, which takes no longer than the interval, and of how much
+// evidence is made beforehand.
 const (
 	calibration = 2 * time.Second
 	warmUp      = 300
 	maxStock    = 400_000
-	// Connections of an overload: enough that none of them is waited for. With more,
-	// what grows is the queue in the hammer.
-	overloaded = 256
+	// Connections at a rate: enough that the verifier is waited for and not one of
+	// them. With more, what grows is the queue in the hammer.
+	loaded = 128
 )
 
 func hammer(ctx context.Context, o *options, fleet *testfleet.Fleet, say func(string, ...any)) (*report, error) {
@@ -82,7 +83,8 @@ func hammer(ctx context.Context, o *options, fleet *testfleet.Fleet, say func(st
 		return nil, err
 	}
 	var warm tally
-	took := closedLoop(ctx, t, s, o.concurrency, calibration, &warm)
+	first := min(calibration, o.duration)
+	took := closedLoop(ctx, t, s, o.concurrency, first, &warm)
 	speed := float64(len(warm.latencies)) / took.Seconds()
 	rep.ChallengesInAll += warmUp
 	if speed == 0 {
@@ -90,13 +92,13 @@ func hammer(ctx context.Context, o *options, fleet *testfleet.Fleet, say func(st
 	}
 	if o.load > 0 {
 		say("measuring the capacity")
-		n := min(maxStock, int(2*speed*calibration.Seconds())+warmUp)
+		n := min(maxStock, int(2*speed*first.Seconds())+warmUp)
 		if s, err = fill(ctx, o.verifier, m, n); err != nil {
 			return nil, err
 		}
 		rep.ChallengesInAll += n
 		var full tally
-		took := closedLoop(ctx, t, s, o.concurrency, calibration, &full)
+		took := closedLoop(ctx, t, s, o.concurrency, first, &full)
 		rep.CapacityPerSec = float64(len(full.latencies)) / took.Seconds()
 		rep.CapacityP99 = percentile(full.latencies, 0.99)
 		rep.AskedPerSec = o.load * rep.CapacityPerSec
@@ -129,12 +131,7 @@ func measure(ctx context.Context, o *options, t *target, s *stock, rep *report) 
 	var out tally
 	var took time.Duration
 	if rep.AskedPerSec > 0 {
-		connections := o.concurrency
-		if o.load > 1 || rep.CapacityPerSec == 0 {
-			connections = max(connections, overloaded)
-		} else {
-			connections = max(connections, 128)
-		}
+		connections := max(o.concurrency, loaded)
 		rep.Connections = connections
 		took = openLoop(ctx, t, s, connections, rep.AskedPerSec, o.duration, &out)
 	} else {

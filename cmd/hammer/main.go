@@ -48,6 +48,8 @@ type options struct {
 	load        float64 // of the capacity, which is measured first; 0: no
 	asJSON      bool
 	files       string
+	fill        string // journal: directory, key file, origin
+	entries     int
 }
 
 func parseFlags(args []string, stderr io.Writer) (*options, error) {
@@ -63,6 +65,8 @@ func parseFlags(args []string, stderr io.Writer) (*options, error) {
 	fs.Float64Var(&o.load, "load", 0, "like -rate, as a part of the capacity, which is measured first: 0.7, or 10 for overload")
 	fs.BoolVar(&o.asJSON, "json", false, "write the report as JSON")
 	fs.StringVar(&o.files, "write-files", "", "write roots, policy and manifest of the machines to this `directory` instead, for a verifier's configuration")
+	fs.StringVar(&o.fill, "fill", "", "append -entries to a verifier's journal instead: its `directory,key,origin`; no verifier may have it open")
+	fs.IntVar(&o.entries, "entries", 1_000_000, "that -fill appends")
 	if err := fs.Parse(args); err != nil {
 		if errors.Is(err, flag.ErrHelp) {
 			return nil, err
@@ -75,9 +79,9 @@ func parseFlags(args []string, stderr io.Writer) (*options, error) {
 	switch {
 	case fs.NArg() != 0:
 		return nil, bad("unexpected argument %q", fs.Arg(0))
-	case o.files == "" && o.verifier == "":
+	case o.files == "" && o.fill == "" && o.verifier == "":
 		return nil, bad("-verifier is missing")
-	case o.duration <= 0 || o.concurrency < 1 || o.concurrency > maxConnections || o.rate < 0 || o.load < 0 || o.rate > 0 && o.load > 0:
+	case o.duration <= 0 || o.concurrency < 1 || o.concurrency > maxConnections || o.rate < 0 || o.load < 0 || o.rate > 0 && o.load > 0 || o.entries < 0:
 		return nil, bad("a flag is out of range, or both -rate and -load are given")
 	}
 	return o, nil
@@ -87,6 +91,9 @@ func run(ctx context.Context, args []string, stdout, stderr io.Writer) error {
 	o, err := parseFlags(args, stderr)
 	if err != nil {
 		return err
+	}
+	if o.fill != "" {
+		return fillJournal(ctx, o, stdout)
 	}
 	fleet, err := testfleet.New(o.seed)
 	if err != nil {

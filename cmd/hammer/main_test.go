@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"cocoon/internal/fault"
+	"cocoon/internal/keyfile"
 	"cocoon/verifier/appraise"
 	gpus "cocoon/verifier/appraise/nvgpu"
 	"cocoon/verifier/appraise/tee"
@@ -88,7 +89,7 @@ func hammered(t testing.TB, args ...string) map[string]any {
 func TestEveryKindOfMachineGetsVerdicts(t *testing.T) {
 	url := start(t, nil)
 	for _, kind := range testfleet.Kinds() {
-		rep := hammered(t, "-verifier", url, "-duration", "300ms", "-type", kind)
+		rep := hammered(t, "-verifier", url, "-duration", "300ms", "-type", kind, "-concurrency", "4")
 		for _, key := range []string{"rate_per_s", "p50_ms", "p99_ms", "rss_bytes", "verdicts", "hammer_cpu_s"} {
 			if v, ok := rep[key].(float64); !ok || v <= 0 {
 				t.Errorf("%s: %s is %v", kind, key, rep[key])
@@ -126,6 +127,31 @@ func TestWhatIsWrittenConfiguresAVerifier(t *testing.T) {
 	}
 }
 
+// TestAFilledJournalIsWhole fills one twice: it grows, and passes fsck.
+func TestAFilledJournalIsWhole(t *testing.T) {
+	dir := t.TempDir()
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	path, journalDir := filepath.Join(dir, "key"), filepath.Join(dir, "journal")
+	if err := keyfile.Write(path, key); err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		var out bytes.Buffer
+		if err := run(t.Context(), []string{"-fill", journalDir + "," + path + ",hammer.test/verdicts", "-entries", "1000"}, &out, &out); err != nil {
+			t.Fatalf("%v\n%s", err, out.String())
+		}
+		if n := strings.Count(out.String(), "entries "); n != 10 {
+			t.Errorf("%d lines:\n%s", n, out.String())
+		}
+	}
+	if rep, err := journal.Fsck(journalDir); err != nil || rep.Size != 2000 {
+		t.Errorf("%+v, %v", rep, err)
+	}
+}
+
 func TestWhatCannotBeHammeredIsNamed(t *testing.T) {
 	url := start(t, nil)
 	for name, c := range map[string]struct {
@@ -136,6 +162,8 @@ func TestWhatCannotBeHammeredIsNamed(t *testing.T) {
 		"no verifier":         {nil, "usage", fault.ExitInternal},
 		"an address with TLS": {[]string{"-verifier", "https://127.0.0.1:1"}, "usage", fault.ExitInternal},
 		"an unknown machine":  {[]string{"-verifier", url, "-type", "sparc"}, "usage", fault.ExitInternal},
+		"half a journal":      {[]string{"-fill", "dir,key"}, "usage", fault.ExitInternal},
+		"no journal's key":    {[]string{"-fill", t.TempDir() + ",no-such-file,origin"}, "verifier.journal", fault.ExitInternal},
 		"two rates":           {[]string{"-verifier", url, "-rate", "1", "-load", "1"}, "usage", fault.ExitInternal},
 		"nobody there":        {[]string{"-verifier", "http://127.0.0.1:1"}, "verifier.unreachable", fault.ExitNetwork},
 		"machines that the verifier does not know": {[]string{"-verifier", url, "-seed", "another"}, "hammer.refused", fault.ExitInternal},
