@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"encoding/hex"
 	"os"
+	"os/exec"
 	"strings"
 	"testing"
 
@@ -74,4 +75,14 @@ func wallets(t testing.TB, ctx context.Context, d *devnet.Devnet, c *chain.Clien
 		out = append(out, cw)
 	}
 	return out
+}
+
+// TestWithoutTheTVMTheseTestsFail runs this program without build/tvm.
+func TestWithoutTheTVMTheseTestsFail(t *testing.T) {
+	cmd := exec.Command(os.Args[0], "-test.run=^$")
+	cmd.Env = append(os.Environ(), tvm.EnvDir+"="+t.TempDir())
+	out, err := cmd.CombinedOutput()
+	if code := cmd.ProcessState.ExitCode(); code != 1 || !strings.Contains(string(out), "make deps") {
+		t.Errorf("exit code %d, %v: %s", code, err, out)
+	}
 }
