@@ -5,15 +5,18 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"path/filepath"
 	"strings"
 	"time"
 
 	"cocoon/client"
 	"cocoon/contracts/coin"
 	"cocoon/contracts/receipt"
+	"cocoon/hostd/vouchers"
 	"cocoon/internal/fault"
 	"cocoon/internal/toncell"
 )
@@ -75,17 +78,13 @@ func (r *run) openJob(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	tenant, err := toncell.FromAddr(c.tenant.Address())
-	if err != nil {
+	if j.ClientBefore, err = r.balance(ctx, c.tenant); err != nil {
 		return err
 	}
-	if j.ClientBefore, err = r.balance(ctx, tenant); err != nil {
-		return err
-	}
-	out, err := r.command(ctx, "cocoon", "job", "open", "--config", r.keep(fileTON), "--key", r.temp("client.seed"),
+	out, err := r.command(ctx, "cocoon", r.wallet("job", "open",
 		"--client-key", r.temp("vouchers.seed"), "--registry", c.registry.String(), "--payout", c.payout.String(),
 		"--model", model.Root.String(), "--policy", r.policyHash.String(), "--price-cap", fmt.Sprint(uint64(demoPriceCap)),
-		"--deposit", demoDeposit.String(), "--json")
+		"--deposit", demoDeposit.String(), "--json")...)
 	if err != nil {
 		return err
 	}
@@ -118,8 +117,7 @@ func (r *run) release(ctx context.Context) error {
 	if err := writeFile(r.keep(fileVerdictCell), []byte(peer.VerdictCell+"\n")); err != nil {
 		return err
 	}
-	if _, err := r.command(ctx, "cocoon", "job", "release", r.chain.job.String(), "--config", r.keep(fileTON),
-		"--key", r.temp("client.seed"), "--verdict", r.keep(fileVerdictCell)); err != nil {
+	if _, err := r.command(ctx, "cocoon", r.wallet("job", "release", r.chain.job.String(), "--verdict", r.keep(fileVerdictCell))...); err != nil {
 		return err
 	}
 	s, _, err := r.chain.ledger.Job(ctx, r.chain.job)
@@ -164,24 +162,62 @@ func (r *run) refuseUnreleased(ctx context.Context, cl *client.Client) error {
 	return nil
 }
 
-// settle takes the last voucher from the worker and redeems it, as the
-// worker's owner does.
+// settle takes the last voucher, which hostd has kept and the worker confirms,
+// and redeems it, as the worker's owner does.
 func (r *run) settle(ctx context.Context) error {
-	r.begin("settle", "the operator redeems the last voucher")
+	r.begin("settle", "the operator redeems the last voucher, which hostd has kept")
+	v, err := r.keptVoucher(ctx)
+	if err != nil {
+		return err
+	}
+	doc, err := v.Marshal()
+	if err != nil {
+		return err
+	}
 	out, err := r.command(ctx, "cocoon", "job", "voucher", r.chain.job.String(), "--gateway", r.gatewayAddr,
 		"--worker", r.worker.String(), "--policy", r.keep(fileCPolicy), "--manifests-from", "http://"+r.verifierAddr, "--ton-config", r.keep(fileTON))
 	if err != nil {
 		return err
 	}
-	doc := bytes.TrimSpace(out)
-	v, err := receipt.ParseVoucher(doc)
-	if err != nil {
-		return err
+	if out = bytes.TrimSpace(out); !bytes.Equal(out, doc) {
+		return fault.Mismatch(fault.ExitInternal, "demo.voucher", "the voucher that hostd kept", string(out), string(doc), "please report it")
 	}
 	if err := writeFile(r.keep(fileVoucher), doc); err != nil {
 		return err
 	}
-	return r.redeem(ctx, v)
+	if err := r.redeem(ctx, v); err != nil {
+		return err
+	}
+	// What anyone can check who has the files and a lite-server.
+	_, err = r.command(ctx, "cocoon", "receipt", "verify", r.keep(fileReceipt), "--config", r.keep(fileTON),
+		"--voucher", r.keep(fileVoucher), "--verdict", r.keep(fileVerdictCell), "--log", r.temp("receipts.log"))
+	return err
+}
+
+// voucherLimit bounds the time from the client's voucher to hostd's disk.
+const voucherLimit = time.Minute
+
+// keptVoucher waits until hostd has the voucher for the answer.
+func (r *run) keptVoucher(ctx context.Context) (*receipt.SignedVoucher, error) {
+	book := vouchers.Book{Dir: filepath.Join(r.temp("hostd"), "vouchers")}
+	ctx, cancel := context.WithTimeout(ctx, voucherLimit)
+	defer cancel()
+	for {
+		kept, damaged, err := book.Read()
+		if err = errors.Join(append(damaged, err)...); err != nil {
+			return nil, err
+		}
+		for _, k := range kept {
+			if k.Voucher.Voucher.Job == r.chain.job && k.Voucher.Voucher.ReceiptCount == r.rep.Receipt.Seq {
+				return k.Voucher, nil
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return nil, fault.New(fault.ExitInternal, "demo.voucher", "see hostd's log and the VM's console", "waiting for the voucher in %s: %w", book.Dir, ctx.Err())
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
 }
 
 // keepReceipt keeps the receipt that the client accepted for the answer.
@@ -219,11 +255,7 @@ func (r *run) redeem(ctx context.Context, v *receipt.SignedVoucher) error {
 	if j.OperatorAfter, err = r.settled(ctx, c.payout); err != nil {
 		return err
 	}
-	tenant, err := toncell.FromAddr(c.tenant.Address())
-	if err != nil {
-		return err
-	}
-	if j.ClientAfter, err = r.balance(ctx, tenant); err != nil {
+	if j.ClientAfter, err = r.balance(ctx, c.tenant); err != nil {
 		return err
 	}
 	j.RedeemedNanoton, j.EscrowStorage = uint64(red.Worker), uint64(red.Tx.Storage)

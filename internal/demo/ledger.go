@@ -1,9 +1,10 @@
 package demo
 
 import (
+	"bytes"
 	"context"
 	"crypto/ed25519"
-	"crypto/sha256"
+	"crypto/rand"
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
@@ -17,6 +18,7 @@ import (
 	"cocoon/contracts/ledger"
 	"cocoon/contracts/registry"
 	"cocoon/hostd/spec"
+	"cocoon/internal/fault"
 	"cocoon/internal/toncell"
 	"cocoon/measurements/digest"
 )
@@ -41,10 +43,10 @@ type chainParts struct {
 	id       int32 // TON global id
 	client   *chain.Client
 	ledger   *ledger.Ledger
-	owner    chain.Sender // sends the owners' orders
-	owners   []ed25519.PrivateKey
-	tenant   chain.Sender // of the client
-	operator chain.Sender // of the worker's owner: the payout address
+	owner    chain.Sender    // sends the owners' orders
+	owners   []string        // seed files
+	tenant   toncell.Address // the client's wallet
+	operator chain.Sender    // of the worker's owner: the payout address
 	payout   toncell.Address
 	registry toncell.Address
 	job      toncell.Address
@@ -73,7 +75,7 @@ func (r *run) startLedger(ctx context.Context) error {
 		return err
 	}
 	c.ledger = ledger.New(c.client, nil)
-	for name, at := range map[string]*chain.Sender{"owner": &c.owner, "client": &c.tenant, "operator": &c.operator} {
+	for name, at := range map[string]*chain.Sender{"owner": &c.owner, "operator": &c.operator} {
 		key, err := seed(r.temp(name + ".seed"))
 		if err != nil {
 			return err
@@ -88,7 +90,13 @@ func (r *run) startLedger(ctx context.Context) error {
 	if c.payout, err = toncell.FromAddr(c.operator.Address()); err != nil {
 		return err
 	}
-	state, err := c.newRegistry()
+	if c.tenant, err = r.newWallet(ctx); err != nil {
+		return err
+	}
+	if _, err := admin.Faucet(ctx, c.tenant.Addr(), (100 * coin.TON).Big()); err != nil {
+		return err
+	}
+	state, err := r.newRegistry(c)
 	if err != nil {
 		return err
 	}
@@ -100,19 +108,45 @@ func (r *run) startLedger(ctx context.Context) error {
 	return nil
 }
 
+// newWallet makes the client's wallet as clients have it: with a passphrase, a
+// journal and caps.
+func (r *run) newWallet(ctx context.Context) (toncell.Address, error) {
+	if err := os.WriteFile(r.temp("passphrase"), []byte(rand.Text()+"\n"), 0o600); err != nil {
+		return toncell.Address{}, fmt.Errorf("making a passphrase: %w", err)
+	}
+	out, err := r.command(ctx, "cocoon", "wallet", "new", r.temp("wallet"), "--config", r.keep(fileTON),
+		"--day-cap", "20", "--job-cap", "5", "--passphrase-file", r.temp("passphrase"), "--json")
+	if err != nil {
+		return toncell.Address{}, err
+	}
+	var made struct {
+		Address string `json:"address"`
+	}
+	if err := json.Unmarshal(out, &made); err != nil {
+		return toncell.Address{}, fmt.Errorf("reading the wallet's report: %w", err)
+	}
+	return toncell.ParseAddress(made.Address)
+}
+
+// wallet returns the flags with which a command pays from the client's wallet.
+func (r *run) wallet(args ...string) []string {
+	return append(args, "--config", r.keep(fileTON), "--key", r.temp("wallet"), "--passphrase-file", r.temp("passphrase"))
+}
+
 // timeLock of the demo's registry: short, where a network's owners take days.
 const timeLock = 2 * time.Second
 
 // newRegistry returns the state of an empty development registry with three
 // owners, of whom two must sign.
-func (c *chainParts) newRegistry() (*registry.State, error) {
+func (r *run) newRegistry(c *chainParts) (*registry.State, error) {
 	var public []ed25519.PublicKey
-	for range 3 {
-		pub, key, err := ed25519.GenerateKey(nil)
+	for i := range 3 {
+		path := r.temp(fmt.Sprintf("owner%d.seed", i+1))
+		key, err := seed(path)
 		if err != nil {
-			return nil, fmt.Errorf("making an owner's key: %w", err)
+			return nil, err
 		}
-		public, c.owners = append(public, pub), append(c.owners, key)
+		public, c.owners = append(public, key.Public().(ed25519.PublicKey)), append(c.owners, path)
 	}
 	owners := registry.NewOwners(2, public...)
 	owners.Delay = timeLock
@@ -120,41 +154,48 @@ func (c *chainParts) newRegistry() (*registry.State, error) {
 }
 
 // publish lists the verifier's key, its policy, the manifest and the model in
-// the registry: one order, which waits the time lock.
+// the registry: one order of two owners, which waits the time lock.
 func (r *run) publish(ctx context.Context, policy digest.SHA256) error {
 	c := r.chain
 	model, err := packVerity(r.packs, "model")
 	if err != nil {
 		return err
 	}
-	order, state, err := c.ledger.NewOrder(ctx, c.registry, time.Hour,
-		registry.VerifierEntry{Public: ed25519.PublicKey(r.verifierKey[:]), Until: registry.Forever, Listed: true},
-		registry.PolicyEntry{SHA256: policy, Accepted: true},
-		registry.ManifestEntry{SHA256: r.manifestHash, State: registry.Active},
-		registry.ModelEntry{Root: model.Root, NameHash: sha256.Sum256([]byte(modelName)), Active: true},
-	)
+	at, order := c.registry.String(), r.temp("order.json")
+	if _, err := r.command(ctx, "cocoon", "registry", "propose", at, "verifier="+hex.EncodeToString(r.verifierKey[:]), "policy="+policy.String(),
+		"manifest="+r.manifestHash.String(), "model="+model.Root.String()+","+modelName,
+		"--config", r.keep(fileTON), "--owner-key", c.owners[0], "--out", order); err != nil {
+		return err
+	}
+	out, err := r.command(ctx, "cocoon", "registry", "approve", order, "--config", r.keep(fileTON), "--owner-key", c.owners[1],
+		"--key", r.temp("owner.seed"), "--json")
 	if err != nil {
 		return err
 	}
-	var sigs []registry.OwnerSignature
-	for _, key := range c.owners[:2] {
-		sig, err := state.Owners.Sign(key, order)
-		if err != nil {
-			return err
-		}
-		sigs = append(sigs, sig)
+	var sent struct {
+		Number uint64 `json:"number"`
+		Sent   bool   `json:"sent"`
 	}
-	if _, err := c.ledger.Propose(ctx, c.owner, order, sigs); err != nil {
-		return err
+	if err := json.Unmarshal(out, &sent); err != nil {
+		return fmt.Errorf("reading the order's report: %w", err)
 	}
-	r.note("order %d of two owners is pending; any owner could veto it for %s", order.Number, timeLock)
+	if !sent.Sent {
+		return fault.New(fault.ExitInternal, "demo.order", "please report it", "sending the owners' order: it has too few signatures: %s", out)
+	}
+	r.note("order %d of two owners is pending; any owner could veto it for %s", sent.Number, timeLock)
 	select {
 	case <-time.After(timeLock + time.Second):
 	case <-ctx.Done():
 		return ctx.Err()
 	}
-	if _, err := c.ledger.ExecuteOrder(ctx, c.owner, c.registry, order.Number); err != nil {
+	if _, err := r.command(ctx, "cocoon", "registry", "execute", at, fmt.Sprint(sent.Number), "--config", r.keep(fileTON), "--key", r.temp("owner.seed")); err != nil {
 		return err
+	}
+	if out, err = r.command(ctx, "cocoon", "registry", "show", at, "--config", r.keep(fileTON)); err != nil {
+		return err
+	}
+	if !bytes.Contains(out, []byte(r.manifestHash.String()+" active")) {
+		return fault.New(fault.ExitInternal, "demo.registry", "please report it", "the registry does not list the manifest: %s", out)
 	}
 	r.note("registry lists the manifest, the model, the policy and the verifier's key (k = 1)")
 	return nil
