@@ -123,13 +123,15 @@ func Decode(body *cell.Cell) (*Message, bool) {
 		}
 	case op == 0xffffffff:
 		m.Name = "bounced"
-		if op, err = r.LoadUInt(32); err == nil {
-			f := Field{Name: "message", Type: "uint32", Value: fmt.Sprintf("%#08x", op)}
-			if st := s.byOp[uint32(op)]; st != nil {
-				f.Value = st.name
-			}
-			m.Fields = []Field{f}
+		m.Fields, err = s.bounced(r)
+		return m, err == nil
+	case op == 0xfffffffe: // with the whole body in a cell
+		m.Name = "bounced"
+		original, err := r.LoadRef()
+		if err != nil {
+			return m, false
 		}
+		m.Fields, err = s.bounced(original)
 		return m, err == nil
 	default:
 		return nil, false
@@ -141,6 +143,19 @@ func Decode(body *cell.Cell) (*Message, bool) {
 		m.Rest = fmt.Sprintf("%d bits and %d cells more", r.BitsLeft(), r.RefsNum())
 	}
 	return m, true
+}
+
+// bounced names the message that came back, by its opcode.
+func (s *schema) bounced(r *cell.Slice) ([]Field, error) {
+	op, err := r.LoadUInt(32)
+	if err != nil {
+		return nil, err
+	}
+	f := Field{Name: "message", Type: "uint32", Value: fmt.Sprintf("%#08x", op)}
+	if st := s.byOp[uint32(op)]; st != nil {
+		f.Value = st.name
+	}
+	return []Field{f}, nil
 }
 
 type decoder struct {

@@ -26,8 +26,11 @@ func TestMessagesAreReadByTheSources(t *testing.T) {
 			&tolk.Message{Name: "comment", Fields: []tolk.Field{{Name: "text", Type: "string", Value: "hello"}}}},
 		"a bounced message": {cell.BeginCell().MustStoreUInt(0xffffffff, 32).MustStoreUInt(0xd53276db, 32).MustStoreUInt(7, 64).EndCell(),
 			&tolk.Message{Name: "bounced", Op: 0xffffffff, Fields: []tolk.Field{{Name: "message", Type: "uint32", Value: "Excesses"}}}},
-		"a foreign message": {cell.BeginCell().MustStoreUInt(0x12345678, 32).EndCell(), nil},
-		"nothing":           {cell.BeginCell().EndCell(), nil},
+		"a message that came back whole": {cell.BeginCell().MustStoreUInt(0xfffffffe, 32).MustStoreRef(body.EndCell()).EndCell(),
+			&tolk.Message{Name: "bounced", Op: 0xfffffffe, Fields: []tolk.Field{{Name: "message", Type: "uint32", Value: "Excesses"}}}},
+		"a bounce without a body": {cell.BeginCell().MustStoreUInt(0xfffffffe, 32).EndCell(), &tolk.Message{Name: "bounced", Op: 0xfffffffe}},
+		"a foreign message":       {cell.BeginCell().MustStoreUInt(0x12345678, 32).EndCell(), nil},
+		"nothing":                 {cell.BeginCell().EndCell(), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, _ := tolk.Decode(tc.body)
