@@ -82,7 +82,7 @@ func newHostCmd() *cobra.Command {
 		Args:  cobra.NoArgs,
 	}
 	f.register(cmd)
-	cmd.AddCommand(newHostStatusCmd(f), newHostDrainCmd(f), newHostResumeCmd(f))
+	cmd.AddCommand(newHostStatusCmd(f), newHostFetchCmd(f), newHostDrainCmd(f), newHostResumeCmd(f))
 	return cmd
 }
 
@@ -179,6 +179,46 @@ func newHostResumeCmd(f *hostFlags) *cobra.Command {
 			})
 		},
 	}
+}
+
+func newHostFetchCmd(f *hostFlags) *cobra.Command {
+	var sha, name string
+	var size int64
+	var asJSON bool
+	cmd := &cobra.Command{
+		Use:   "fetch URL --name NAME --sha256 HASH",
+		Short: "let the host daemon bring an image or a pack by its hash",
+		Long: `Lets the daemon bring a file into its directory, and prints its path there, for a
+VM's spec. What has arrived when this command ends is kept: run it again to go on.
+
+Exit codes: 0 it is there; 2 another hash or size; 3 network; 5 not a hash; 6 no
+room on the disk.`,
+		Example: "  cocoon host fetch https://models.example/chat.img --name chat.img --sha256 4fdd3d…0a5e11",
+		Args:    cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			out := cmd.ErrOrStderr()
+			if asJSON {
+				out = cmd.OutOrStdout()
+			}
+			bar := newProgressBar(out, asJSON)
+			defer bar.end()
+			return f.with(func(c *client.Client) error {
+				path, err := c.Fetch(cmd.Context(), name, args[0], sha, size, bar.show)
+				if err != nil || asJSON {
+					return err
+				}
+				_, err = fmt.Fprintln(cmd.OutOrStdout(), plain(path))
+				return err
+			})
+		},
+	}
+	cmd.Flags().StringVar(&sha, "sha256", "", "the file's SHA-256, `hex`")
+	cmd.Flags().StringVar(&name, "name", "", "the file's `name` on the host")
+	cmd.Flags().Int64Var(&size, "size", 0, "the file's size in `bytes`, where you know it")
+	cmd.Flags().BoolVar(&asJSON, "json", false, "write progress as JSON, one object a line")
+	need(cmd, "sha256")
+	need(cmd, "name")
+	return cmd
 }
 
 func hostDone(cmd *cobra.Command, word string, names []string) error {

@@ -13,6 +13,6 @@ func newRootCmd() *cobra.Command {
 		SilenceErrors: true,
 	}
 	root.AddCommand(newVerifyCmd(), newPolicyCmd(), newVerdictCmd(), newAppraiseCmd(), newCollateralCmd(), newTCBCmd(), newDoctorCmd(), newGPUCmd(), newEventlogCmd(), newMeasureCmd(), newManifestCmd(),
-		newLogCmd(), newReleaseCmd(), newAuditCmd(), newVMCmd(), newHostCmd(), newIdleCmd(), newEarningsCmd(), newProxyCmd(), newChatCmd(), newDemoCmd(), newDevnetCmd(), newWalletCmd(), newRegistryCmd(), newJobCmd(), newWorkerCmd(), newReceiptCmd(), newModelCmd())
+		newLogCmd(), newReleaseCmd(), newAuditCmd(), newImageCmd(), newVMCmd(), newHostCmd(), newIdleCmd(), newEarningsCmd(), newProxyCmd(), newChatCmd(), newDemoCmd(), newDevnetCmd(), newWalletCmd(), newRegistryCmd(), newJobCmd(), newWorkerCmd(), newReceiptCmd(), newModelCmd())
 	return root
 }

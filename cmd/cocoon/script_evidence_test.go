@@ -51,7 +51,7 @@ func setupEvidence(env *testscript.Env) error {
 			return err
 		}
 		return writeTEE(env)
-	case strings.Contains(name, "measure"), strings.Contains(name, "manifest"), strings.Contains(name, "log_"), strings.Contains(name, "audit"):
+	case strings.Contains(name, "measure"), strings.Contains(name, "manifest"), strings.Contains(name, "log_"), strings.Contains(name, "audit"), strings.Contains(name, "image_fetch"):
 		return writeBuild(env.WorkDir)
 	}
 	return nil

@@ -21,6 +21,7 @@ import (
 	"cocoon/hostd/api"
 	"cocoon/hostd/client"
 	"cocoon/hostd/daemon"
+	"cocoon/hostd/fetch"
 	"cocoon/hostd/machine"
 	"cocoon/hostd/spec"
 	"cocoon/hostd/swtpm"
@@ -49,6 +50,9 @@ func (host) Summary() (*daemon.Summary, error)       { return nil, errNothing }
 func (host) Drain(context.Context) ([]string, error) { return nil, errNothing }
 func (host) Resume() ([]string, error)               { return nil, errNothing }
 func (host) GPUs() ([]daemon.GPU, error)             { return nil, errNothing }
+func (host) Fetch(context.Context, string, fetch.Options) (string, error) {
+	return "", errNothing
+}
 func (host) List() ([]*machine.State, error) {
 	at := time.Unix(1764000000, 0)
 	return []*machine.State{{Name: "a", Phase: machine.Running, Started: at, Restarts: 2, Guest: machine.Guest{State: "serving"}}, {Name: "b", Phase: machine.Failed, Started: at}}, nil

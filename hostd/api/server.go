@@ -21,6 +21,7 @@ import (
 	"cocoon/api/hostd/v1/hostdv1connect"
 	"cocoon/hostd/accel"
 	"cocoon/hostd/daemon"
+	"cocoon/hostd/fetch"
 	"cocoon/hostd/idle"
 	"cocoon/hostd/machine"
 	"cocoon/hostd/spec"
@@ -65,6 +66,7 @@ type Host interface {
 	Drain(ctx context.Context) ([]string, error)
 	Resume() ([]string, error)
 	GPUs() ([]daemon.GPU, error)
+	Fetch(ctx context.Context, name string, o fetch.Options) (path string, err error)
 }
 
 // Options of a server.

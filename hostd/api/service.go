@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"errors"
 	"time"
 
 	"connectrpc.com/connect"
@@ -10,6 +11,7 @@ import (
 
 	hostdv1 "cocoon/api/hostd/v1"
 	"cocoon/hostd/console"
+	"cocoon/hostd/fetch"
 	"cocoon/hostd/idle"
 	"cocoon/hostd/machine"
 	"cocoon/hostd/spec"
@@ -230,6 +232,20 @@ func (s *server) ListGPUs(context.Context, *connect.Request[hostdv1.ListGPUsRequ
 		out.Gpus = append(out.Gpus, wire.GPU(&list[i]))
 	}
 	return connect.NewResponse(out), nil
+}
+
+// FetchFile brings a file of known hash.
+func (s *server) FetchFile(ctx context.Context, in *connect.Request[hostdv1.FetchFileRequest], out *connect.ServerStream[hostdv1.FetchFileResponse]) error {
+	var lost error
+	path, err := s.o.Host.Fetch(ctx, in.Msg.Name, fetch.Options{URL: in.Msg.Url, SHA256: in.Msg.Sha256, Size: in.Msg.Size, Report: func(p fetch.Progress) {
+		if p.Phase != fetch.Done && lost == nil {
+			lost = out.Send(&hostdv1.FetchFileResponse{Phase: p.Phase, Bytes: p.Bytes, Total: p.Total, Resumed: p.Resumed, Error: p.Error})
+		}
+	}})
+	if err != nil || lost != nil {
+		return errors.Join(err, lost)
+	}
+	return out.Send(&hostdv1.FetchFileResponse{Phase: fetch.Done, Path: path})
 }
 
 // Drain drains and stops every VM.

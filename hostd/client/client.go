@@ -17,6 +17,7 @@ import (
 	"cocoon/api/hostd/v1/hostdv1connect"
 	"cocoon/hostd/console"
 	"cocoon/hostd/daemon"
+	"cocoon/hostd/fetch"
 	"cocoon/hostd/idle"
 	"cocoon/hostd/machine"
 	"cocoon/hostd/spec"
@@ -187,6 +188,30 @@ func (c *Client) GPUs(ctx context.Context) ([]daemon.GPU, error) {
 		out = append(out, wire.ReadGPU(g))
 	}
 	return out, nil
+}
+
+// Fetch brings a file of known hash into the daemon's directory, where its name
+// is this, and returns its path there.
+func (c *Client) Fetch(ctx context.Context, name, url, sha256 string, size int64, report func(fetch.Progress)) (string, error) {
+	st, err := c.rpc.FetchFile(ctx, connect.NewRequest(&hostdv1.FetchFileRequest{Name: name, Url: url, Sha256: sha256, Size: size}))
+	if err != nil {
+		return "", c.fail(ctx, err)
+	}
+	defer st.Close()
+	path, last := "", fetch.Progress{Name: name}
+	for st.Receive() {
+		m := st.Msg()
+		if m.Phase == fetch.Done {
+			path, last.Phase = m.Path, fetch.Done
+		} else {
+			last = fetch.Progress{Name: name, Phase: m.Phase, Bytes: m.Bytes, Total: m.Total, Resumed: m.Resumed, Error: m.Error}
+		}
+		report(last)
+	}
+	if err := st.Err(); err != nil {
+		return "", c.fail(ctx, err)
+	}
+	return path, nil
 }
 
 // Drain stops every VM and lets none start; it returns once all have ended.

@@ -3,11 +3,14 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/sha256"
 	"encoding/json"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -21,6 +24,7 @@ import (
 	"cocoon/hostd/api"
 	"cocoon/hostd/console"
 	"cocoon/hostd/daemon"
+	"cocoon/hostd/fetch"
 	"cocoon/hostd/machine"
 	"cocoon/hostd/proc"
 	"cocoon/hostd/spec"
@@ -231,5 +235,33 @@ func TestAnAbsentDaemonIsANetworkFaultWithAHint(t *testing.T) {
 	}
 	if _, err := Launch(t.Context(), LaunchOptions{Program: "/bin/false", State: t.TempDir()}); !fault.Has(err, "hostd.launch") {
 		t.Errorf("Launch of a program that ends = %v", err)
+	}
+}
+
+// The daemon brings a file and tells how far it is; a wrong hash is refused
+// under its own code.
+func TestTheDaemonBringsAFile(t *testing.T) {
+	c := serve(t, nil)
+	content := bytes.Repeat([]byte("a model"), 1000)
+	h := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		http.ServeContent(w, r, "", now(), bytes.NewReader(content))
+	}))
+	defer h.Close()
+	hash := fmt.Sprintf("%x", sha256.Sum256(content))
+	var last fetch.Progress
+	path, err := c.Fetch(t.Context(), "chat.img", h.URL, hash, 0, func(p fetch.Progress) { last = p })
+	if err != nil || last.Phase != fetch.Done {
+		t.Fatalf("Fetch() = %v, progress %+v", err, last)
+	}
+	if b, err := os.ReadFile(path); err != nil || !bytes.Equal(b, content) {
+		t.Errorf("%s has %d bytes, %v", path, len(b), err)
+	}
+	if _, err := c.Fetch(t.Context(), "other.img", h.URL, strings.Repeat("0", 64), 0, func(fetch.Progress) {}); !fault.Has(err, "fetch.hash") || fault.ExitCode(err) != fault.ExitRefused {
+		t.Errorf("with another hash Fetch() = %v", err)
+	}
+	for _, name := range []string{"", "../x", "a/b", "x.part"} {
+		if _, err := c.Fetch(t.Context(), name, h.URL, hash, 0, func(fetch.Progress) {}); !fault.Has(err, "fetch.name") {
+			t.Errorf("as %q Fetch() = %v", name, err)
+		}
 	}
 }

@@ -5,11 +5,15 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"path/filepath"
+	"regexp"
+	"strings"
 	"sync"
 	"time"
 
 	"golang.org/x/sys/unix"
 
+	"cocoon/hostd/fetch"
 	"cocoon/hostd/machine"
 	"cocoon/hostd/store"
 	"cocoon/hostd/vfio"
@@ -204,4 +208,19 @@ func (d *Daemon) GPUs() ([]GPU, error) {
 		list[i].VM = owner[list[i].BDF]
 	}
 	return list, nil
+}
+
+// filesDir is where files that were fetched are.
+const filesDir = "files"
+
+var fileRE = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+
+// Fetch brings a file of known hash into the daemon's directory and returns
+// where it is.
+func (d *Daemon) Fetch(ctx context.Context, name string, o fetch.Options) (string, error) {
+	if !fileRE.MatchString(name) || strings.HasSuffix(name, ".part") || strings.HasSuffix(name, ".part.json") {
+		return "", fault.New(fault.ExitParse, "fetch.name", "use 1 to 64 of a-z, 0-9, dot, _ and -, without .part at the end", "bringing a file: the name %.80q", name)
+	}
+	o.Path = filepath.Join(d.o.Dir, filesDir, name)
+	return o.Path, fetch.File(ctx, o)
 }

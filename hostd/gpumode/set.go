@@ -69,7 +69,7 @@ type run struct {
 
 // plan returns the runs that bring devices into a mode: CC and protected PCIe
 // exclude each other, so the one is off everywhere before the other is on
-// .
+// anywhere.
 func plan(devices []*vfio.Device, want vfio.Mode) []run {
 	var off, on []run
 	set := func(to *[]run, d *vfio.Device, what, value string) {

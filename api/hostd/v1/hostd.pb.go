@@ -2522,6 +2522,166 @@ func (x *GPU) GetVm() string {
 	return ""
 }
 
+type FetchFileRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// http or https; the hash decides.
+	Url string `protobuf:"bytes,1,opt,name=url,proto3" json:"url,omitempty"`
+	// Hex.
+	Sha256 string `protobuf:"bytes,2,opt,name=sha256,proto3" json:"sha256,omitempty"`
+	// 0: not known.
+	Size int64 `protobuf:"varint,3,opt,name=size,proto3" json:"size,omitempty"`
+	// The file's name in the directory: 1 to 64 of a-z, 0-9, dot, _ and -.
+	Name          string `protobuf:"bytes,4,opt,name=name,proto3" json:"name,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchFileRequest) Reset() {
+	*x = FetchFileRequest{}
+	mi := &file_hostd_v1_hostd_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchFileRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchFileRequest) ProtoMessage() {}
+
+func (x *FetchFileRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hostd_v1_hostd_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchFileRequest.ProtoReflect.Descriptor instead.
+func (*FetchFileRequest) Descriptor() ([]byte, []int) {
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{39}
+}
+
+func (x *FetchFileRequest) GetUrl() string {
+	if x != nil {
+		return x.Url
+	}
+	return ""
+}
+
+func (x *FetchFileRequest) GetSha256() string {
+	if x != nil {
+		return x.Sha256
+	}
+	return ""
+}
+
+func (x *FetchFileRequest) GetSize() int64 {
+	if x != nil {
+		return x.Size
+	}
+	return 0
+}
+
+func (x *FetchFileRequest) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+type FetchFileResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// checking, downloading, waiting or done.
+	Phase string `protobuf:"bytes,1,opt,name=phase,proto3" json:"phase,omitempty"`
+	// That are there, of how many (0: not known), and from an earlier call.
+	Bytes   int64 `protobuf:"varint,2,opt,name=bytes,proto3" json:"bytes,omitempty"`
+	Total   int64 `protobuf:"varint,3,opt,name=total,proto3" json:"total,omitempty"`
+	Resumed int64 `protobuf:"varint,4,opt,name=resumed,proto3" json:"resumed,omitempty"`
+	// Why it waits before it goes on.
+	Error string `protobuf:"bytes,5,opt,name=error,proto3" json:"error,omitempty"`
+	// Where the file is, once it is there.
+	Path          string `protobuf:"bytes,6,opt,name=path,proto3" json:"path,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *FetchFileResponse) Reset() {
+	*x = FetchFileResponse{}
+	mi := &file_hostd_v1_hostd_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *FetchFileResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*FetchFileResponse) ProtoMessage() {}
+
+func (x *FetchFileResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hostd_v1_hostd_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use FetchFileResponse.ProtoReflect.Descriptor instead.
+func (*FetchFileResponse) Descriptor() ([]byte, []int) {
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *FetchFileResponse) GetPhase() string {
+	if x != nil {
+		return x.Phase
+	}
+	return ""
+}
+
+func (x *FetchFileResponse) GetBytes() int64 {
+	if x != nil {
+		return x.Bytes
+	}
+	return 0
+}
+
+func (x *FetchFileResponse) GetTotal() int64 {
+	if x != nil {
+		return x.Total
+	}
+	return 0
+}
+
+func (x *FetchFileResponse) GetResumed() int64 {
+	if x != nil {
+		return x.Resumed
+	}
+	return 0
+}
+
+func (x *FetchFileResponse) GetError() string {
+	if x != nil {
+		return x.Error
+	}
+	return ""
+}
+
+func (x *FetchFileResponse) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
 type DrainRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2530,7 +2690,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[39]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[41]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2542,7 +2702,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[39]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[41]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2555,7 +2715,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{39}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{41}
 }
 
 type DrainResponse struct {
@@ -2568,7 +2728,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[40]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2580,7 +2740,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[40]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2593,7 +2753,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{40}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *DrainResponse) GetVms() []string {
@@ -2611,7 +2771,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[41]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2623,7 +2783,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[41]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2636,7 +2796,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{41}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{43}
 }
 
 type ResumeResponse struct {
@@ -2649,7 +2809,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[42]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2661,7 +2821,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[42]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2674,7 +2834,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{42}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *ResumeResponse) GetVms() []string {
@@ -2694,7 +2854,7 @@ type Faults struct {
 
 func (x *Faults) Reset() {
 	*x = Faults{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[43]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2706,7 +2866,7 @@ func (x *Faults) String() string {
 func (*Faults) ProtoMessage() {}
 
 func (x *Faults) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[43]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2719,7 +2879,7 @@ func (x *Faults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Faults.ProtoReflect.Descriptor instead.
 func (*Faults) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{43}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{45}
 }
 
 func (x *Faults) GetFaults() []*Fault {
@@ -2745,7 +2905,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[44]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2757,7 +2917,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[44]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2770,7 +2930,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{44}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *Fault) GetCode() string {
@@ -3011,7 +3171,19 @@ const file_hostd_v1_hostd_proto_rawDesc = "" +
 	"\x04mode\x18\x0e \x01(\tR\x04mode\x12\x1d\n" +
 	"\n" +
 	"mode_error\x18\x0f \x01(\tR\tmodeError\x12\x0e\n" +
-	"\x02vm\x18\x10 \x01(\tR\x02vm\"\x0e\n" +
+	"\x02vm\x18\x10 \x01(\tR\x02vm\"d\n" +
+	"\x10FetchFileRequest\x12\x10\n" +
+	"\x03url\x18\x01 \x01(\tR\x03url\x12\x16\n" +
+	"\x06sha256\x18\x02 \x01(\tR\x06sha256\x12\x12\n" +
+	"\x04size\x18\x03 \x01(\x03R\x04size\x12\x12\n" +
+	"\x04name\x18\x04 \x01(\tR\x04name\"\x99\x01\n" +
+	"\x11FetchFileResponse\x12\x14\n" +
+	"\x05phase\x18\x01 \x01(\tR\x05phase\x12\x14\n" +
+	"\x05bytes\x18\x02 \x01(\x03R\x05bytes\x12\x14\n" +
+	"\x05total\x18\x03 \x01(\x03R\x05total\x12\x18\n" +
+	"\aresumed\x18\x04 \x01(\x03R\aresumed\x12\x14\n" +
+	"\x05error\x18\x05 \x01(\tR\x05error\x12\x12\n" +
+	"\x04path\x18\x06 \x01(\tR\x04path\"\x0e\n" +
 	"\fDrainRequest\"!\n" +
 	"\rDrainResponse\x12\x10\n" +
 	"\x03vms\x18\x01 \x03(\tR\x03vms\"\x0f\n" +
@@ -3026,8 +3198,7 @@ const file_hostd_v1_hostd_proto_rawDesc = "" +
 	"\bexpected\x18\x03 \x01(\tR\bexpected\x12\x16\n" +
 	"\x06actual\x18\x04 \x01(\tR\x06actual\x12\x16\n" +
 	"\x06remedy\x18\x05 \x01(\tR\x06remedy\x12\x12\n" +
-	"\x04exit\x18\x06 \x01(\x05R\x04exit2\xe5\n" +
-	"\n" +
+	"\x04exit\x18\x06 \x01(\x05R\x04exit2\xbb\v\n" +
 	"\vHostService\x12N\n" +
 	"\x06Status\x12\x1e.cocoon.hostd.v1.StatusRequest\x1a\x1f.cocoon.hostd.v1.StatusResponse\"\x03\x90\x02\x01\x12X\n" +
 	"\vAccelerator\x12#.cocoon.hostd.v1.AcceleratorRequest\x1a$.cocoon.hostd.v1.AcceleratorResponse\x12R\n" +
@@ -3043,7 +3214,8 @@ const file_hostd_v1_hostd_proto_rawDesc = "" +
 	"\aConsole\x12\x1f.cocoon.hostd.v1.ConsoleRequest\x1a .cocoon.hostd.v1.ConsoleResponse0\x01\x12T\n" +
 	"\tStatusLog\x12!.cocoon.hostd.v1.StatusLogRequest\x1a\".cocoon.hostd.v1.StatusLogResponse0\x01\x12H\n" +
 	"\x04Idle\x12\x1c.cocoon.hostd.v1.IdleRequest\x1a\x1d.cocoon.hostd.v1.IdleResponse\"\x03\x90\x02\x01\x12T\n" +
-	"\bListGPUs\x12 .cocoon.hostd.v1.ListGPUsRequest\x1a!.cocoon.hostd.v1.ListGPUsResponse\"\x03\x90\x02\x01\x12F\n" +
+	"\bListGPUs\x12 .cocoon.hostd.v1.ListGPUsRequest\x1a!.cocoon.hostd.v1.ListGPUsResponse\"\x03\x90\x02\x01\x12T\n" +
+	"\tFetchFile\x12!.cocoon.hostd.v1.FetchFileRequest\x1a\".cocoon.hostd.v1.FetchFileResponse0\x01\x12F\n" +
 	"\x05Drain\x12\x1d.cocoon.hostd.v1.DrainRequest\x1a\x1e.cocoon.hostd.v1.DrainResponse\x12I\n" +
 	"\x06Resume\x12\x1e.cocoon.hostd.v1.ResumeRequest\x1a\x1f.cocoon.hostd.v1.ResumeResponseB\x1dZ\x1bcocoon/api/hostd/v1;hostdv1b\x06proto3"
 
@@ -3059,7 +3231,7 @@ func file_hostd_v1_hostd_proto_rawDescGZIP() []byte {
 	return file_hostd_v1_hostd_proto_rawDescData
 }
 
-var file_hostd_v1_hostd_proto_msgTypes = make([]protoimpl.MessageInfo, 47)
+var file_hostd_v1_hostd_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
 var file_hostd_v1_hostd_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: cocoon.hostd.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: cocoon.hostd.v1.StatusResponse
@@ -3100,35 +3272,37 @@ var file_hostd_v1_hostd_proto_goTypes = []any{
 	(*ListGPUsRequest)(nil),       // 36: cocoon.hostd.v1.ListGPUsRequest
 	(*ListGPUsResponse)(nil),      // 37: cocoon.hostd.v1.ListGPUsResponse
 	(*GPU)(nil),                   // 38: cocoon.hostd.v1.GPU
-	(*DrainRequest)(nil),          // 39: cocoon.hostd.v1.DrainRequest
-	(*DrainResponse)(nil),         // 40: cocoon.hostd.v1.DrainResponse
-	(*ResumeRequest)(nil),         // 41: cocoon.hostd.v1.ResumeRequest
-	(*ResumeResponse)(nil),        // 42: cocoon.hostd.v1.ResumeResponse
-	(*Faults)(nil),                // 43: cocoon.hostd.v1.Faults
-	(*Fault)(nil),                 // 44: cocoon.hostd.v1.Fault
-	nil,                           // 45: cocoon.hostd.v1.StatusResponse.VmsEntry
-	nil,                           // 46: cocoon.hostd.v1.Guest.MetricsEntry
-	(*timestamppb.Timestamp)(nil), // 47: google.protobuf.Timestamp
+	(*FetchFileRequest)(nil),      // 39: cocoon.hostd.v1.FetchFileRequest
+	(*FetchFileResponse)(nil),     // 40: cocoon.hostd.v1.FetchFileResponse
+	(*DrainRequest)(nil),          // 41: cocoon.hostd.v1.DrainRequest
+	(*DrainResponse)(nil),         // 42: cocoon.hostd.v1.DrainResponse
+	(*ResumeRequest)(nil),         // 43: cocoon.hostd.v1.ResumeRequest
+	(*ResumeResponse)(nil),        // 44: cocoon.hostd.v1.ResumeResponse
+	(*Faults)(nil),                // 45: cocoon.hostd.v1.Faults
+	(*Fault)(nil),                 // 46: cocoon.hostd.v1.Fault
+	nil,                           // 47: cocoon.hostd.v1.StatusResponse.VmsEntry
+	nil,                           // 48: cocoon.hostd.v1.Guest.MetricsEntry
+	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
 }
 var file_hostd_v1_hostd_proto_depIdxs = []int32{
-	47, // 0: cocoon.hostd.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	47, // 1: cocoon.hostd.v1.StatusResponse.drained_since:type_name -> google.protobuf.Timestamp
-	45, // 2: cocoon.hostd.v1.StatusResponse.vms:type_name -> cocoon.hostd.v1.StatusResponse.VmsEntry
+	49, // 0: cocoon.hostd.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	49, // 1: cocoon.hostd.v1.StatusResponse.drained_since:type_name -> google.protobuf.Timestamp
+	47, // 2: cocoon.hostd.v1.StatusResponse.vms:type_name -> cocoon.hostd.v1.StatusResponse.VmsEntry
 	34, // 3: cocoon.hostd.v1.StatusResponse.idle:type_name -> cocoon.hostd.v1.Decision
-	47, // 4: cocoon.hostd.v1.AcceleratorResponse.probed_at:type_name -> google.protobuf.Timestamp
+	49, // 4: cocoon.hostd.v1.AcceleratorResponse.probed_at:type_name -> google.protobuf.Timestamp
 	6,  // 5: cocoon.hostd.v1.VM.keeper:type_name -> cocoon.hostd.v1.Process
 	6,  // 6: cocoon.hostd.v1.VM.qemu:type_name -> cocoon.hostd.v1.Process
 	6,  // 7: cocoon.hostd.v1.VM.swtpm:type_name -> cocoon.hostd.v1.Process
-	47, // 8: cocoon.hostd.v1.VM.started:type_name -> google.protobuf.Timestamp
-	47, // 9: cocoon.hostd.v1.VM.ended:type_name -> google.protobuf.Timestamp
-	44, // 10: cocoon.hostd.v1.VM.faults:type_name -> cocoon.hostd.v1.Fault
+	49, // 8: cocoon.hostd.v1.VM.started:type_name -> google.protobuf.Timestamp
+	49, // 9: cocoon.hostd.v1.VM.ended:type_name -> google.protobuf.Timestamp
+	46, // 10: cocoon.hostd.v1.VM.faults:type_name -> cocoon.hostd.v1.Fault
 	8,  // 11: cocoon.hostd.v1.VM.guest:type_name -> cocoon.hostd.v1.Guest
-	47, // 12: cocoon.hostd.v1.VM.next_start:type_name -> google.protobuf.Timestamp
+	49, // 12: cocoon.hostd.v1.VM.next_start:type_name -> google.protobuf.Timestamp
 	10, // 13: cocoon.hostd.v1.Guest.stages:type_name -> cocoon.hostd.v1.Stage
-	44, // 14: cocoon.hostd.v1.Guest.faults:type_name -> cocoon.hostd.v1.Fault
-	46, // 15: cocoon.hostd.v1.Guest.metrics:type_name -> cocoon.hostd.v1.Guest.MetricsEntry
+	46, // 14: cocoon.hostd.v1.Guest.faults:type_name -> cocoon.hostd.v1.Fault
+	48, // 15: cocoon.hostd.v1.Guest.metrics:type_name -> cocoon.hostd.v1.Guest.MetricsEntry
 	9,  // 16: cocoon.hostd.v1.Guest.drain:type_name -> cocoon.hostd.v1.GuestDrain
-	44, // 17: cocoon.hostd.v1.Stage.faults:type_name -> cocoon.hostd.v1.Fault
+	46, // 17: cocoon.hostd.v1.Stage.faults:type_name -> cocoon.hostd.v1.Fault
 	7,  // 18: cocoon.hostd.v1.ListVMsResponse.vms:type_name -> cocoon.hostd.v1.VM
 	7,  // 19: cocoon.hostd.v1.GetVMResponse.vm:type_name -> cocoon.hostd.v1.VM
 	7,  // 20: cocoon.hostd.v1.WatchVMResponse.vm:type_name -> cocoon.hostd.v1.VM
@@ -3136,17 +3310,17 @@ var file_hostd_v1_hostd_proto_depIdxs = []int32{
 	7,  // 22: cocoon.hostd.v1.StopVMResponse.vm:type_name -> cocoon.hostd.v1.VM
 	7,  // 23: cocoon.hostd.v1.UpgradeVMResponse.vm:type_name -> cocoon.hostd.v1.VM
 	27, // 24: cocoon.hostd.v1.CrashesResponse.crashes:type_name -> cocoon.hostd.v1.Crash
-	47, // 25: cocoon.hostd.v1.Crash.ended:type_name -> google.protobuf.Timestamp
-	44, // 26: cocoon.hostd.v1.Crash.faults:type_name -> cocoon.hostd.v1.Fault
+	49, // 25: cocoon.hostd.v1.Crash.ended:type_name -> google.protobuf.Timestamp
+	46, // 26: cocoon.hostd.v1.Crash.faults:type_name -> cocoon.hostd.v1.Fault
 	8,  // 27: cocoon.hostd.v1.Crash.guest:type_name -> cocoon.hostd.v1.Guest
 	34, // 28: cocoon.hostd.v1.IdleResponse.last:type_name -> cocoon.hostd.v1.Decision
 	35, // 29: cocoon.hostd.v1.IdleResponse.seen:type_name -> cocoon.hostd.v1.Observation
 	34, // 30: cocoon.hostd.v1.IdleResponse.changes:type_name -> cocoon.hostd.v1.Decision
-	47, // 31: cocoon.hostd.v1.Decision.time:type_name -> google.protobuf.Timestamp
-	47, // 32: cocoon.hostd.v1.Decision.until:type_name -> google.protobuf.Timestamp
-	47, // 33: cocoon.hostd.v1.Observation.time:type_name -> google.protobuf.Timestamp
+	49, // 31: cocoon.hostd.v1.Decision.time:type_name -> google.protobuf.Timestamp
+	49, // 32: cocoon.hostd.v1.Decision.until:type_name -> google.protobuf.Timestamp
+	49, // 33: cocoon.hostd.v1.Observation.time:type_name -> google.protobuf.Timestamp
 	38, // 34: cocoon.hostd.v1.ListGPUsResponse.gpus:type_name -> cocoon.hostd.v1.GPU
-	44, // 35: cocoon.hostd.v1.Faults.faults:type_name -> cocoon.hostd.v1.Fault
+	46, // 35: cocoon.hostd.v1.Faults.faults:type_name -> cocoon.hostd.v1.Fault
 	0,  // 36: cocoon.hostd.v1.HostService.Status:input_type -> cocoon.hostd.v1.StatusRequest
 	2,  // 37: cocoon.hostd.v1.HostService.Accelerator:input_type -> cocoon.hostd.v1.AcceleratorRequest
 	4,  // 38: cocoon.hostd.v1.HostService.Authority:input_type -> cocoon.hostd.v1.AuthorityRequest
@@ -3162,27 +3336,29 @@ var file_hostd_v1_hostd_proto_depIdxs = []int32{
 	30, // 48: cocoon.hostd.v1.HostService.StatusLog:input_type -> cocoon.hostd.v1.StatusLogRequest
 	32, // 49: cocoon.hostd.v1.HostService.Idle:input_type -> cocoon.hostd.v1.IdleRequest
 	36, // 50: cocoon.hostd.v1.HostService.ListGPUs:input_type -> cocoon.hostd.v1.ListGPUsRequest
-	39, // 51: cocoon.hostd.v1.HostService.Drain:input_type -> cocoon.hostd.v1.DrainRequest
-	41, // 52: cocoon.hostd.v1.HostService.Resume:input_type -> cocoon.hostd.v1.ResumeRequest
-	1,  // 53: cocoon.hostd.v1.HostService.Status:output_type -> cocoon.hostd.v1.StatusResponse
-	3,  // 54: cocoon.hostd.v1.HostService.Accelerator:output_type -> cocoon.hostd.v1.AcceleratorResponse
-	5,  // 55: cocoon.hostd.v1.HostService.Authority:output_type -> cocoon.hostd.v1.AuthorityResponse
-	12, // 56: cocoon.hostd.v1.HostService.ListVMs:output_type -> cocoon.hostd.v1.ListVMsResponse
-	14, // 57: cocoon.hostd.v1.HostService.GetVM:output_type -> cocoon.hostd.v1.GetVMResponse
-	16, // 58: cocoon.hostd.v1.HostService.WatchVM:output_type -> cocoon.hostd.v1.WatchVMResponse
-	18, // 59: cocoon.hostd.v1.HostService.StartVM:output_type -> cocoon.hostd.v1.StartVMResponse
-	20, // 60: cocoon.hostd.v1.HostService.StopVM:output_type -> cocoon.hostd.v1.StopVMResponse
-	22, // 61: cocoon.hostd.v1.HostService.UpgradeVM:output_type -> cocoon.hostd.v1.UpgradeVMResponse
-	24, // 62: cocoon.hostd.v1.HostService.RemoveVM:output_type -> cocoon.hostd.v1.RemoveVMResponse
-	26, // 63: cocoon.hostd.v1.HostService.Crashes:output_type -> cocoon.hostd.v1.CrashesResponse
-	29, // 64: cocoon.hostd.v1.HostService.Console:output_type -> cocoon.hostd.v1.ConsoleResponse
-	31, // 65: cocoon.hostd.v1.HostService.StatusLog:output_type -> cocoon.hostd.v1.StatusLogResponse
-	33, // 66: cocoon.hostd.v1.HostService.Idle:output_type -> cocoon.hostd.v1.IdleResponse
-	37, // 67: cocoon.hostd.v1.HostService.ListGPUs:output_type -> cocoon.hostd.v1.ListGPUsResponse
-	40, // 68: cocoon.hostd.v1.HostService.Drain:output_type -> cocoon.hostd.v1.DrainResponse
-	42, // 69: cocoon.hostd.v1.HostService.Resume:output_type -> cocoon.hostd.v1.ResumeResponse
-	53, // [53:70] is the sub-list for method output_type
-	36, // [36:53] is the sub-list for method input_type
+	39, // 51: cocoon.hostd.v1.HostService.FetchFile:input_type -> cocoon.hostd.v1.FetchFileRequest
+	41, // 52: cocoon.hostd.v1.HostService.Drain:input_type -> cocoon.hostd.v1.DrainRequest
+	43, // 53: cocoon.hostd.v1.HostService.Resume:input_type -> cocoon.hostd.v1.ResumeRequest
+	1,  // 54: cocoon.hostd.v1.HostService.Status:output_type -> cocoon.hostd.v1.StatusResponse
+	3,  // 55: cocoon.hostd.v1.HostService.Accelerator:output_type -> cocoon.hostd.v1.AcceleratorResponse
+	5,  // 56: cocoon.hostd.v1.HostService.Authority:output_type -> cocoon.hostd.v1.AuthorityResponse
+	12, // 57: cocoon.hostd.v1.HostService.ListVMs:output_type -> cocoon.hostd.v1.ListVMsResponse
+	14, // 58: cocoon.hostd.v1.HostService.GetVM:output_type -> cocoon.hostd.v1.GetVMResponse
+	16, // 59: cocoon.hostd.v1.HostService.WatchVM:output_type -> cocoon.hostd.v1.WatchVMResponse
+	18, // 60: cocoon.hostd.v1.HostService.StartVM:output_type -> cocoon.hostd.v1.StartVMResponse
+	20, // 61: cocoon.hostd.v1.HostService.StopVM:output_type -> cocoon.hostd.v1.StopVMResponse
+	22, // 62: cocoon.hostd.v1.HostService.UpgradeVM:output_type -> cocoon.hostd.v1.UpgradeVMResponse
+	24, // 63: cocoon.hostd.v1.HostService.RemoveVM:output_type -> cocoon.hostd.v1.RemoveVMResponse
+	26, // 64: cocoon.hostd.v1.HostService.Crashes:output_type -> cocoon.hostd.v1.CrashesResponse
+	29, // 65: cocoon.hostd.v1.HostService.Console:output_type -> cocoon.hostd.v1.ConsoleResponse
+	31, // 66: cocoon.hostd.v1.HostService.StatusLog:output_type -> cocoon.hostd.v1.StatusLogResponse
+	33, // 67: cocoon.hostd.v1.HostService.Idle:output_type -> cocoon.hostd.v1.IdleResponse
+	37, // 68: cocoon.hostd.v1.HostService.ListGPUs:output_type -> cocoon.hostd.v1.ListGPUsResponse
+	40, // 69: cocoon.hostd.v1.HostService.FetchFile:output_type -> cocoon.hostd.v1.FetchFileResponse
+	42, // 70: cocoon.hostd.v1.HostService.Drain:output_type -> cocoon.hostd.v1.DrainResponse
+	44, // 71: cocoon.hostd.v1.HostService.Resume:output_type -> cocoon.hostd.v1.ResumeResponse
+	54, // [54:72] is the sub-list for method output_type
+	36, // [36:54] is the sub-list for method input_type
 	36, // [36:36] is the sub-list for extension type_name
 	36, // [36:36] is the sub-list for extension extendee
 	0,  // [0:36] is the sub-list for field type_name
@@ -3200,7 +3376,7 @@ func file_hostd_v1_hostd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hostd_v1_hostd_proto_rawDesc), len(file_hostd_v1_hostd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   47,
+			NumMessages:   49,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -66,6 +66,8 @@ const (
 	HostServiceIdleProcedure = "/cocoon.hostd.v1.HostService/Idle"
 	// HostServiceListGPUsProcedure is the fully-qualified name of the HostService's ListGPUs RPC.
 	HostServiceListGPUsProcedure = "/cocoon.hostd.v1.HostService/ListGPUs"
+	// HostServiceFetchFileProcedure is the fully-qualified name of the HostService's FetchFile RPC.
+	HostServiceFetchFileProcedure = "/cocoon.hostd.v1.HostService/FetchFile"
 	// HostServiceDrainProcedure is the fully-qualified name of the HostService's Drain RPC.
 	HostServiceDrainProcedure = "/cocoon.hostd.v1.HostService/Drain"
 	// HostServiceResumeProcedure is the fully-qualified name of the HostService's Resume RPC.
@@ -107,6 +109,10 @@ type HostServiceClient interface {
 	Idle(context.Context, *connect.Request[v1.IdleRequest]) (*connect.Response[v1.IdleResponse], error)
 	// ListGPUs returns the host's GPUs and NVSwitches, and which VM has each.
 	ListGPUs(context.Context, *connect.Request[v1.ListGPUsRequest]) (*connect.Response[v1.ListGPUsResponse], error)
+	// FetchFile brings a file of known hash into the daemon's directory and tells
+	// how far it is. It ends with its caller; what has arrived is kept, and the
+	// next call goes on with it.
+	FetchFile(context.Context, *connect.Request[v1.FetchFileRequest]) (*connect.ServerStreamForClient[v1.FetchFileResponse], error)
 	// Drain drains and stops every VM and lets none start until Resume; it
 	// answers once all have ended. It holds across restarts of daemon and host.
 	Drain(context.Context, *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error)
@@ -221,6 +227,12 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		fetchFile: connect.NewClient[v1.FetchFileRequest, v1.FetchFileResponse](
+			httpClient,
+			baseURL+HostServiceFetchFileProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("FetchFile")),
+			connect.WithClientOptions(opts...),
+		),
 		drain: connect.NewClient[v1.DrainRequest, v1.DrainResponse](
 			httpClient,
 			baseURL+HostServiceDrainProcedure,
@@ -253,6 +265,7 @@ type hostServiceClient struct {
 	statusLog   *connect.Client[v1.StatusLogRequest, v1.StatusLogResponse]
 	idle        *connect.Client[v1.IdleRequest, v1.IdleResponse]
 	listGPUs    *connect.Client[v1.ListGPUsRequest, v1.ListGPUsResponse]
+	fetchFile   *connect.Client[v1.FetchFileRequest, v1.FetchFileResponse]
 	drain       *connect.Client[v1.DrainRequest, v1.DrainResponse]
 	resume      *connect.Client[v1.ResumeRequest, v1.ResumeResponse]
 }
@@ -332,6 +345,11 @@ func (c *hostServiceClient) ListGPUs(ctx context.Context, req *connect.Request[v
 	return c.listGPUs.CallUnary(ctx, req)
 }
 
+// FetchFile calls cocoon.hostd.v1.HostService.FetchFile.
+func (c *hostServiceClient) FetchFile(ctx context.Context, req *connect.Request[v1.FetchFileRequest]) (*connect.ServerStreamForClient[v1.FetchFileResponse], error) {
+	return c.fetchFile.CallServerStream(ctx, req)
+}
+
 // Drain calls cocoon.hostd.v1.HostService.Drain.
 func (c *hostServiceClient) Drain(ctx context.Context, req *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error) {
 	return c.drain.CallUnary(ctx, req)
@@ -377,6 +395,10 @@ type HostServiceHandler interface {
 	Idle(context.Context, *connect.Request[v1.IdleRequest]) (*connect.Response[v1.IdleResponse], error)
 	// ListGPUs returns the host's GPUs and NVSwitches, and which VM has each.
 	ListGPUs(context.Context, *connect.Request[v1.ListGPUsRequest]) (*connect.Response[v1.ListGPUsResponse], error)
+	// FetchFile brings a file of known hash into the daemon's directory and tells
+	// how far it is. It ends with its caller; what has arrived is kept, and the
+	// next call goes on with it.
+	FetchFile(context.Context, *connect.Request[v1.FetchFileRequest], *connect.ServerStream[v1.FetchFileResponse]) error
 	// Drain drains and stops every VM and lets none start until Resume; it
 	// answers once all have ended. It holds across restarts of daemon and host.
 	Drain(context.Context, *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error)
@@ -487,6 +509,12 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	hostServiceFetchFileHandler := connect.NewServerStreamHandler(
+		HostServiceFetchFileProcedure,
+		svc.FetchFile,
+		connect.WithSchema(hostServiceMethods.ByName("FetchFile")),
+		connect.WithHandlerOptions(opts...),
+	)
 	hostServiceDrainHandler := connect.NewUnaryHandler(
 		HostServiceDrainProcedure,
 		svc.Drain,
@@ -531,6 +559,8 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 			hostServiceIdleHandler.ServeHTTP(w, r)
 		case HostServiceListGPUsProcedure:
 			hostServiceListGPUsHandler.ServeHTTP(w, r)
+		case HostServiceFetchFileProcedure:
+			hostServiceFetchFileHandler.ServeHTTP(w, r)
 		case HostServiceDrainProcedure:
 			hostServiceDrainHandler.ServeHTTP(w, r)
 		case HostServiceResumeProcedure:
@@ -602,6 +632,10 @@ func (UnimplementedHostServiceHandler) Idle(context.Context, *connect.Request[v1
 
 func (UnimplementedHostServiceHandler) ListGPUs(context.Context, *connect.Request[v1.ListGPUsRequest]) (*connect.Response[v1.ListGPUsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cocoon.hostd.v1.HostService.ListGPUs is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) FetchFile(context.Context, *connect.Request[v1.FetchFileRequest], *connect.ServerStream[v1.FetchFileResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("cocoon.hostd.v1.HostService.FetchFile is not implemented"))
 }
 
 func (UnimplementedHostServiceHandler) Drain(context.Context, *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error) {
