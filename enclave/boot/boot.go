@@ -40,6 +40,10 @@ const (
 	failed  = "failed"
 )
 
+// ErrDone is returned by a stage after which nothing is left to do: it has
+// passed, the boot ends with it, and Run returns ErrDone.
+var ErrDone = errors.New("the machine has done what it was started for")
+
 // Codes of failures that belong to no stage in particular.
 const (
 	CodeTimeout = "boot.stage_timeout"
@@ -72,11 +76,14 @@ func Run(ctx context.Context, clock func() time.Time, r Reporter, stages []Stage
 		r.Stage(s.Name, running, 0, nil)
 		err := runOne(ctx, s)
 		took := clock().Sub(begin)
-		if err != nil {
+		if err != nil && !errors.Is(err, ErrDone) {
 			r.Stage(s.Name, failed, took, err)
 			return &StageError{Stage: s.Name, Err: err}
 		}
 		r.Stage(s.Name, ok, took, nil)
+		if err != nil {
+			return ErrDone
+		}
 	}
 	return nil
 }

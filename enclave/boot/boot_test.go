@@ -118,3 +118,16 @@ func TestAStageMayStandForOthers(t *testing.T) {
 		t.Errorf("stages (-want +got):\n%s", diff)
 	}
 }
+
+func TestAStageCanEndTheBootWell(t *testing.T) {
+	var l log
+	done := func(context.Context) error { return fmt.Errorf("it is: %w", ErrDone) }
+	err := Run(context.Background(), clock(), &l, []Stage{
+		{Expand: func() []Stage { return []Stage{{Name: "a", Run: done}, {Name: "b", Run: ok1}} }}, {Name: "c", Run: ok1}})
+	if !errors.Is(err, ErrDone) {
+		t.Errorf("got %v", err)
+	}
+	if diff := cmp.Diff(log{"a running 0 false", "a ok 1000 false"}, l); diff != "" {
+		t.Errorf("stages (-want +got):\n%s", diff)
+	}
+}

@@ -28,7 +28,7 @@ const MaxFlows = 512
 
 // Flow is one server that the guest may open TCP connections to.
 type Flow struct {
-	Name string // for people: verifier, gateway, sealing enclave, lite-server
+	Name string // for people: verifier, gateway, sealing enclave, hand-over, lite-server
 	To   netip.AddrPort
 }
 
@@ -60,6 +60,9 @@ func Flows(op *evidence.Operator, liteServers []string) ([]Flow, error) {
 	}
 	if op.Sealer != "" {
 		add("sealing enclave", op.Sealer)
+	}
+	if op.Handover != "" {
+		add("hand-over", op.Handover)
 	}
 	for _, s := range liteServers {
 		add("lite-server", s)

@@ -15,6 +15,10 @@ const (
 	Operator = "opt/cocoon/operator.json"   // evidence.Operator
 	TON      = "opt/cocoon/ton-global.json" // lite-servers of the ledger
 
+	// Ticket is a data disk's key that was handed over, sealed to this machine
+	// (datadisk.NewTicket).
+	Ticket = "opt/cocoon/ticket.json"
+
 	// GPUCollateral is a bundle of reference measurements and OCSP responses
 	// (verifier/nvgpu/services), for images with GPUs.
 	GPUCollateral = "opt/cocoon/gpu-collateral.json"

@@ -55,15 +55,19 @@ func (w *Worker) enrol(ctx context.Context) error {
 		return fault.New(fault.ExitParse, "config.parse", "set the verifier's URL in operator.json", "%w", err)
 	}
 	w.verifier = v
-	w.collector = &attest.Collector{
-		Identity: attest.Identity{Config: w.config, SPKI: w.keys.SPKI, ReceiptKey: w.keys.ReceiptPublic(), Payout: w.operator.Payout},
-		Provider: w.machine, GPUs: w.gpuEvidence(), Queue: &attest.Queue{Interval: attest.MinInterval},
-	}
+	w.collector = w.newCollector()
 	e, ok := w.machine.(platform.Enroller)
 	if !ok {
 		return nil
 	}
 	return patiently(ctx, func(ctx context.Context) error { return e.Enrol(ctx, w.verifier) })
+}
+
+func (w *Worker) newCollector() *attest.Collector {
+	return &attest.Collector{
+		Identity: attest.Identity{Config: w.config, SPKI: w.keys.SPKI, ReceiptKey: w.keys.ReceiptPublic(), Payout: w.operator.Payout},
+		Provider: w.machine, GPUs: w.gpuEvidence(), Queue: &attest.Queue{Interval: attest.MinInterval},
+	}
 }
 
 func (w *Worker) collect(ctx context.Context) error {
@@ -119,6 +123,7 @@ func (w *Worker) serve(ctx, background context.Context) error {
 		return err
 	}
 	w.drainer.Attach(w.server)
+	w.giveOver(background)
 	for _, gw := range w.operator.Gateways {
 		w.goBackground(func() { w.tunnel(background, gw) })
 	}

@@ -13,6 +13,7 @@ import (
 	"strings"
 
 	"cocoon/enclave/datadisk"
+	"cocoon/enclave/fwcfg"
 	"cocoon/enclave/platform"
 	"cocoon/enclave/seal"
 )
@@ -20,10 +21,12 @@ import (
 // openData opens the data disk, if the machine has one. It comes after the
 // latch: everything is measured by then, and the disk's key is sealed to it.
 func (w *Worker) openData(ctx context.Context) error {
-	sealer := func() (seal.Sealer, error) {
-		return platform.Sealer(ctx, w.machine, platform.Sealing{Config: w.config, Enclave: w.sealingEnclave()})
+	ticket, err := readTicket(os.DirFS(fwcfg.Dir))
+	if err != nil {
+		return err
 	}
-	st, err := datadisk.Open(ctx, datadisk.Linux{Reaper: w.reaper, Self: executable(), Log: w.log}, datadisk.Options{Sealer: sealer, Random: rand.Reader})
+	st, err := datadisk.Open(ctx, w.disks(), datadisk.Options{
+		Sealer: func() (seal.Sealer, error) { return w.sealer(ctx) }, Ticket: ticket, Random: rand.Reader})
 	if err != nil || st.Dir == "" {
 		return err
 	}
@@ -34,6 +37,24 @@ func (w *Worker) openData(ctx context.Context) error {
 	}
 	w.log.Info("data disk opened", "formatted", st.Formatted, "boot", n)
 	return nil
+}
+
+func (w *Worker) disks() datadisk.Linux {
+	return datadisk.Linux{Reaper: w.reaper, Self: executable(), Log: w.log}
+}
+
+// sealer is this machine's.
+func (w *Worker) sealer(ctx context.Context) (seal.Sealer, error) {
+	return platform.Sealer(ctx, w.machine, platform.Sealing{Config: w.config, Enclave: w.sealingEnclave()})
+}
+
+// readTicket returns the ticket that the host kept, nil where it has none.
+func readTicket(files fs.FS) ([]byte, error) {
+	b, err := fwcfg.Read(files, fwcfg.Ticket, datadisk.MaxTicket)
+	if errors.Is(err, fs.ErrNotExist) {
+		return nil, nil
+	}
+	return b, configFault("ticket.json", err)
 }
 
 // sealingEnclave reaches the sealing enclave at the operator's address. Which

@@ -4,6 +4,11 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"testing/fstest"
+
+	"cocoon/enclave/datadisk"
+	"cocoon/enclave/fwcfg"
+	"cocoon/internal/fault"
 )
 
 func TestBootsAreCountedOnTheDisk(t *testing.T) {
@@ -23,5 +28,18 @@ func TestBootsAreCountedOnTheDisk(t *testing.T) {
 		if got, err := countBoot(dir); err == nil {
 			t.Errorf("%q counts as %d", text, got)
 		}
+	}
+}
+
+func TestATicketIsTheHostsToBring(t *testing.T) {
+	const name = fwcfg.Ticket + "/raw"
+	if b, err := readTicket(fstest.MapFS{}); b != nil || err != nil {
+		t.Errorf("none: %q, %v", b, err)
+	}
+	if b, err := readTicket(fstest.MapFS{name: {Data: []byte("{}")}}); string(b) != "{}" || err != nil {
+		t.Errorf("one: %q, %v", b, err)
+	}
+	if _, err := readTicket(fstest.MapFS{name: {Data: make([]byte, datadisk.MaxTicket+1)}}); !fault.Has(err, "config.parse") {
+		t.Errorf("one without end: %v", err)
 	}
 }

@@ -12,6 +12,8 @@ import (
 	"cocoon/enclave/boot"
 	"cocoon/enclave/fwcfg"
 	"cocoon/enclave/gpu"
+	"cocoon/verifier/appraise"
+	gpuevidence "cocoon/verifier/appraise/nvgpu"
 )
 
 // openGPUs prepares the GPUs' stages. Their reference measurements come from
@@ -34,3 +36,6 @@ func (w *Worker) openGPUs() (gpus, []boot.Stage, error) {
 
 // maxCollateral bounds the bundle, in bytes: QEMU's own limit is higher.
 const maxCollateral = 4 << 20
+
+// gpuAppraiser judges another machine's GPUs.
+func gpuAppraiser() appraise.GPU { return gpuevidence.New(gpuevidence.Options{}) }

@@ -41,6 +41,7 @@ func (w *Worker) stages(background context.Context, stop context.CancelFunc) []b
 		{Name: "latch", Run: w.latch},
 		{Name: "gpu-ready", Expand: w.gpuReady},
 		{Name: "keys", Run: w.makeKeys},
+		{Name: "takeover", Expand: w.takeover},
 		{Name: "data", Timeout: 10 * time.Minute, Run: w.openData},
 		{Name: "model", Timeout: 5 * time.Minute, Run: w.packs},
 		{Name: "containerd", Timeout: 2 * time.Minute, Run: func(ctx context.Context) error { return w.startContainerd(ctx, background) }},

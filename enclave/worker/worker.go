@@ -118,8 +118,8 @@ func (w *Worker) Run(ctx context.Context) error {
 	w.dog.Well(wellFor)
 	end()
 	w.stop()
-	if errors.Is(err, context.Canceled) {
-		err = nil // asked to stop in the middle of the boot
+	if errors.Is(err, context.Canceled) || errors.Is(err, boot.ErrDone) {
+		err = nil // asked to stop in the middle of the boot, or done
 	}
 	return err
 }

@@ -19,6 +19,7 @@ import (
 	"cocoon/enclave/boot"
 	"cocoon/enclave/status"
 	"cocoon/internal/fault"
+	"cocoon/verifier/evidence"
 )
 
 func newWorker() *Worker {
@@ -58,6 +59,22 @@ func TestTheOrderOfStages(t *testing.T) {
 		if at(rule[0]) > at(rule[1]) {
 			t.Errorf("stage %s comes after %s", rule[0], rule[1])
 		}
+	}
+}
+
+// TestOnlyAMachineThatWasToldToTakesOver, and a machine without a data disk
+// gives nothing.
+func TestOnlyAMachineThatWasToldToTakesOver(t *testing.T) {
+	w := newWorker()
+	w.config, w.operator = &evidence.Config{Registry: "0:1"}, &evidence.Operator{Handover: "10.0.2.100:1"}
+	if s := w.takeover(); len(s) != 0 {
+		t.Errorf("stages %v", s)
+	}
+	w.giveOver(t.Context())
+	w.background.Wait() // nothing was started
+	w.operator.Takeover = true
+	if s := w.takeover(); len(s) != 1 || s[0].Name != "takeover" {
+		t.Errorf("stages %v", s)
 	}
 }
 

@@ -186,6 +186,11 @@ type Operator struct {
 	Payout   string   `json:"payout"`   // TON address; it is bound by the claims
 	Verifier string   `json:"verifier"` // base URL of the verifier service
 	Gateways []string `json:"gateways"` // host:port of each gateway to dial
+	// Handover is host:port of whoever carries a hand-over of the data disk's
+	// key between this machine and the next; Takeover makes this machine the
+	// next: it takes the key, gives the host a ticket for it, and ends.
+	Handover string `json:"handover,omitempty"`
+	Takeover bool   `json:"takeover,omitempty"`
 	// Sealer is host:port of the sealing enclave that the config names.
 	Sealer string `json:"sealer,omitempty"`
 	// Price is nanoton per million tokens of every kind; 0 asks for each job's
@@ -227,6 +232,9 @@ func ParseOperator(b []byte) (*Operator, error) {
 	}
 	if o.Version != 1 {
 		return nil, fmt.Errorf("parsing operator config: version %d, want 1", o.Version)
+	}
+	if o.Takeover && o.Handover == "" {
+		return nil, errors.New("parsing operator config: takeover without handover")
 	}
 	if o.Price > MaxPrice {
 		return nil, fmt.Errorf("parsing operator config: price of %d nanoton, at most %d", o.Price, uint64(MaxPrice))
