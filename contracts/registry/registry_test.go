@@ -56,7 +56,7 @@ func full(t testing.TB) *State {
 	s.Gateways[sum("gw")] = Gateway{Payout: toncell.Address{Hash: sum("gw")}, Endpoint: "gw.example.org:443"}
 	s.Checkpoints[sum("log")] = Checkpoint{Size: 9, Root: sum("root"), At: now}
 	s.Bonds[verdictcell.KeyID(public("a"))] = Bond{Owner: toncell.Address{Hash: sum("bond")}, Amount: 5, Unbonding: 6, UnlockAt: now}
-	s.Owed, s.VerifierFee, s.MinBond, s.MinWorkerStake, s.NextOrder = 18, 4, 5, 6, 12
+	s.Owed, s.Slashed, s.VerifierFee, s.MinBond, s.MinWorkerStake, s.NextOrder = 18, 19, 4, 5, 6, 12
 	c, err := order(allEntries()...).Cell()
 	if err != nil {
 		t.Fatal(err)

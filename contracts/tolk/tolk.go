@@ -60,7 +60,7 @@ type schema struct {
 
 var (
 	structRE = regexp.MustCompile(`(?ms)^struct (?:\(0x([0-9a-fA-F]{8})\) )?(\w+) \{\n(.*?)^\}`)
-	memberRE = regexp.MustCompile(`^(\w+): ([\w<>?]+)`)
+	memberRE = regexp.MustCompile(`^(\w+): ([\w<>?]+(?:, \w+>)?)`)
 )
 
 var load = sync.OnceValues(func() (*schema, error) {
