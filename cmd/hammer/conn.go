@@ -18,6 +18,7 @@ import (
 
 	"cocoon/api/verifier/v1/verifierv1connect"
 	"cocoon/internal/fault"
+	"cocoon/verifier/testfleet"
 )
 
 // Limits of the connections.
@@ -64,6 +65,8 @@ type conn struct {
 	body []byte
 	a    answer    // the latest
 	sent time.Time // when the deadline was set
+
+	again *testfleet.Bound // evidence that was turned away
 }
 
 func (c *conn) dial(ctx context.Context) error {

@@ -105,7 +105,7 @@ func hammer(ctx context.Context, o *options, fleet *testfleet.Fleet, say func(st
 	}
 	need := 1.6*speed*o.duration.Seconds() + warmUp
 	if rep.AskedPerSec > 0 {
-		need = 1.05*rep.AskedPerSec*o.duration.Seconds() + warmUp
+		need = min(1.05*rep.AskedPerSec, 1.6*max(speed, rep.CapacityPerSec))*o.duration.Seconds() + warmUp
 	}
 	n := min(maxStock, int(need))
 	say("fetching %d challenges and signing evidence", n)

@@ -126,18 +126,34 @@ func connect(t *target, connections int, out *tally, each func(*conn, *tally)) (
 	}
 }
 
+var errEmpty = errors.New("there is no more evidence")
+
+// next sends the next evidence. What was turned away was not looked at: it answers
+// its challenge still, and is sent again.
+func (c *conn) next(ctx context.Context, s *stock) (*answer, error) {
+	b := c.again
+	if b == nil {
+		b = s.take()
+	}
+	if b == nil {
+		return nil, errEmpty
+	}
+	c.again = nil
+	a, err := c.appraise(ctx, s.machine.Size(), func(dst []byte) []byte { return s.machine.AppendEvidence(dst, b) })
+	if err == nil && a.status == http.StatusTooManyRequests {
+		c.again = b
+	}
+	return a, err
+}
+
 // closedLoop sends one request after another on each connection until the time
 // is over or the stock is empty, and returns how long that was.
 func closedLoop(ctx context.Context, t *target, s *stock, connections int, d time.Duration, out *tally) time.Duration {
 	start := time.Now()
 	connect(t, connections, out, func(c *conn, mine *tally) {
 		for begin := start; begin.Sub(start) < d; begin = time.Now() {
-			b := s.take()
-			if b == nil {
-				return
-			}
-			a, err := c.appraise(ctx, s.machine.Size(), func(dst []byte) []byte { return s.machine.AppendEvidence(dst, b) })
-			if err != nil && ctx.Err() != nil {
+			a, err := c.next(ctx, s)
+			if errors.Is(err, errEmpty) || err != nil && ctx.Err() != nil {
 				return
 			}
 			mine.add(a, err, time.Since(begin))
@@ -155,12 +171,10 @@ func openLoop(ctx context.Context, t *target, s *stock, connections int, perSeco
 	due := make(chan time.Time)
 	wait := connect(t, connections, out, func(c *conn, mine *tally) {
 		for at := range due {
-			b := s.take()
-			if b == nil {
+			a, err := c.next(ctx, s)
+			if errors.Is(err, errEmpty) {
 				cancel()
-				continue
 			}
-			a, err := c.appraise(ctx, s.machine.Size(), func(dst []byte) []byte { return s.machine.AppendEvidence(dst, b) })
 			if err != nil && ctx.Err() != nil {
 				continue
 			}
@@ -193,8 +207,7 @@ func openLoop(ctx context.Context, t *target, s *stock, connections int, perSeco
 func accepted(ctx context.Context, t *target, s *stock) error {
 	c := &conn{t: t}
 	defer c.close()
-	b := s.take()
-	a, err := c.appraise(ctx, s.machine.Size(), func(dst []byte) []byte { return s.machine.AppendEvidence(dst, b) })
+	a, err := c.next(ctx, s)
 	if err != nil {
 		return err
 	}
