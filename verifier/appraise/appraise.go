@@ -267,9 +267,9 @@ func (a *appraisal) finish(r *result.Result) *result.Result {
 		}
 		result.Cite(s.Checks)
 		good := true
-		for _, c := range s.Checks {
+		for i := range s.Checks {
 			total++
-			if c.Status != result.Pass && (c.Status != result.Skip || !slices.Contains(mayBeSkipped, c.ID)) {
+			if c := &s.Checks[i]; c.Status != result.Pass && (c.Status != result.Skip || !slices.Contains(mayBeSkipped, c.ID)) {
 				good = false
 			}
 		}
@@ -284,21 +284,27 @@ func (a *appraisal) finish(r *result.Result) *result.Result {
 	return r
 }
 
+// categories are what the checks of a submodule speak of.
+var (
+	categories = map[string][]string{
+		result.SubCPU:    {result.InstanceIdentity, result.Hardware, result.RuntimeOpaque},
+		result.SubImage:  {result.Executables, result.FileSystem},
+		result.SubConfig: {result.Configuration},
+		result.SubModel:  {result.FileSystem},
+	}
+	categoriesOfGPU = []string{result.InstanceIdentity, result.Hardware}
+)
+
 // vector returns what a submodule's checks say in AR4SI's categories
 // (draft-ietf-rats-ar4si, section 2.3). A TPM beside a virtual machine says
 // nothing of the hardware, and of the memory only that other guests cannot
 // read it: runtime-opaque is a warning, not an affirmation.
 func vector(sub, class string, test, good bool) result.Vector {
-	cats := map[string][]string{
-		result.SubCPU:    {result.InstanceIdentity, result.Hardware, result.RuntimeOpaque},
-		result.SubImage:  {result.Executables, result.FileSystem},
-		result.SubConfig: {result.Configuration},
-		result.SubModel:  {result.FileSystem},
-	}[sub]
-	if cats == nil { // a GPU
-		cats = []string{result.InstanceIdentity, result.Hardware}
+	cats, ok := categories[sub]
+	if !ok {
+		cats = categoriesOfGPU
 	}
-	v := result.Vector{}
+	v := make(result.Vector, len(cats))
 	for _, c := range cats {
 		switch {
 		case !good:

@@ -28,9 +28,9 @@ type candidate struct {
 }
 
 func (c *candidate) failures() (n int) {
-	for _, l := range append(slices.Collect(maps.Values(c.subs)), c.gpus...) {
-		for _, k := range l {
-			if k.Status == result.Fail {
+	for _, l := range append(slices.Collect(maps.Values(c.subs)), slices.Concat(c.gpus, [][]result.Check{c.cpu.CPU, c.cpu.Image})...) {
+		for i := range l {
+			if l[i].Status == result.Fail {
 				n++
 			}
 		}
@@ -142,7 +142,6 @@ func (a *appraisal) try(cpu CPU, m *manifest.Verified) *candidate {
 	}
 	if cpu != nil {
 		c.cpu = cpu.AppraiseCPU(a.ev, m, a.o.Policy, a.now)
-		c.subs[result.SubCPU] = slices.Concat(c.cpu.CPU, c.cpu.Image) // counted, not taken from here
 	}
 	if a.o.GPUs != nil && len(a.ev.GPUs) > 0 {
 		g := a.o.GPUs.AppraiseGPUs(a.ev, m, a.o.Policy, a.now)

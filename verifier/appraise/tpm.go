@@ -3,6 +3,7 @@ package appraise
 import (
 	"slices"
 	"sort"
+	"strings"
 	"time"
 
 	"cocoon/measurements/manifest"
@@ -111,17 +112,20 @@ func eventText(es []evidence.RuntimeEvent) string {
 	if len(es) == 0 {
 		return "none"
 	}
-	s := ""
+	var s strings.Builder
 	for i, e := range es {
 		if i == 8 {
-			return s + " …"
+			s.WriteString(" …")
+			break
 		}
 		if i > 0 {
-			s += " "
+			s.WriteByte(' ')
 		}
-		s += truncate(e.Event, 32) + "=" + truncate(e.Value, 80)
+		s.WriteString(truncate(e.Event, 32))
+		s.WriteByte('=')
+		s.WriteString(truncate(e.Value, 80))
 	}
-	return s
+	return s.String()
 }
 
 func truncate(s string, n int) string {

@@ -46,7 +46,7 @@ func foreignLog(log []byte, res *tdx.Result, out *outcome) {
 		return
 	}
 	out.pass(checkLog, fmt.Sprintf("%d events", len(l.Events)))
-	structure(l, out)
+	structure(l.Check(), out)
 	registers := firmwareRegisters
 	if l.Kind == eventlog.KindJSON {
 		registers++ // the agent's own events are in it, too

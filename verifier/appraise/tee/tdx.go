@@ -7,6 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -55,7 +56,7 @@ func (a tdxCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *poli
 	} else {
 		out.CPU = append(out.CPU, dcappolicy.ReportData("tdx", want, res.TD.ReportData))
 	}
-	log := eventLog(ev, res, out)
+	log := eventLog(&a.o, ev, res, out)
 	out.Measurements, out.Facts = res.Measurements(), &res.Result
 	out.Image = imageTDX(m, p, res, log)
 	return out.CPUResult
@@ -113,22 +114,16 @@ const (
 // against RTMR3, and returns the log if all of that is good. RTMR3 is the
 // supervisor's: a CCEL that extends it would let firmware events stand in for
 // runtime events.
-func eventLog(ev *evidence.Evidence, res *tdx.Result, out *outcome) *eventlog.Log {
+func eventLog(o *Options, ev *evidence.Evidence, res *tdx.Result, out *outcome) *eventlog.Log {
 	before := len(out.CPU)
-	l, err := eventlog.ParseCCEL(ev.CPU.EventLog)
-	if err == nil && len(l.Of(registerRTMR3)) != 0 {
-		err = fmt.Errorf("firmware events in RTMR3")
-	}
-	var traces []eventlog.Trace
-	if err == nil {
-		traces, err = l.Traces(eventlog.SHA384)
-	}
+	good := !slices.ContainsFunc(out.CPU, func(c result.Check) bool { return c.Status == result.Fail }) // the quote
+	l, err := o.logs.read(ev.CPU.EventLog)
 	if err != nil {
 		out.fail(checkLog, "a CCEL with a SHA-384 bank", oneLine(err), "event log does not parse", "send the CCEL as the firmware left it")
 	} else {
 		out.pass(checkLog, fmt.Sprintf("%d events", len(l.Events)))
-		structure(l, out)
-		replay(l, traces, res, firmwareRegisters, out)
+		structure(l.violations, out)
+		replay(l.Log, l.traces, res, firmwareRegisters, out)
 	}
 	runtimeRegister(ev, res, out)
 	out.CPU = append(out.CPU, appraise.CheckRuntimeEvents(checkEvents, ev))
@@ -137,14 +132,16 @@ func eventLog(ev *evidence.Evidence, res *tdx.Result, out *outcome) *eventlog.Lo
 			return nil
 		}
 	}
-	return l
+	if good {
+		o.logs.keep(l)
+	}
+	return l.Log
 }
 
 // registerRTMR3 is RTMR3's number in a CCEL.
 const registerRTMR3 = 4
 
-func structure(l *eventlog.Log, out *outcome) {
-	vs := l.Check()
+func structure(vs []eventlog.Violation, out *outcome) {
 	if len(vs) == 0 {
 		out.pass(checkStructure, "")
 		return

@@ -37,6 +37,7 @@ type Options struct {
 	SNP snp.Options
 
 	fetched *fetched // for one piece of evidence alone
+	logs    *logs
 }
 
 // TestRoots names the roots that are not the makers' own.
@@ -54,6 +55,7 @@ func (o *Options) TestRoots() []string {
 // CPUs returns an appraiser for each type of evidence that this package
 // reads, for appraise.Options.CPUs.
 func CPUs(o Options) map[string]appraise.CPU {
+	o.logs = newLogs()
 	return map[string]appraise.CPU{
 		evidence.TypeTDX:   tdxCPU{o},
 		evidence.TypeSNP:   snpCPU{o},
