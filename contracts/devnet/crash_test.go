@@ -42,11 +42,16 @@ func TestCrashChild(t *testing.T) {
 	}
 }
 
+// COCOON_SOAK=1 kills for long.
 func TestDevnetKilledAtAnyMomentKeepsWhatItConfirmed(t *testing.T) {
+	kills := 3
+	if os.Getenv("COCOON_SOAK") != "" {
+		kills = 100
+	}
 	dir := t.TempDir()
 	var funded []uint64
 	var newest uint64
-	for round := range 3 {
+	for round := range kills {
 		cmd := exec.Command(os.Args[0], "-test.run=^TestCrashChild$")
 		cmd.Env = append(os.Environ(), envCrashDir+"="+dir)
 		cmd.Stderr = os.Stderr
@@ -73,7 +78,7 @@ func TestDevnetKilledAtAnyMomentKeepsWhatItConfirmed(t *testing.T) {
 			newest = seqno
 			// The pipe runs ahead of this loop, so the kill meets the child
 			// somewhere inside a later block.
-			if got++; got == 20+7*round {
+			if got++; got == 20+7*(round%10) {
 				if err := cmd.Process.Kill(); err != nil {
 					t.Fatal(err)
 				}

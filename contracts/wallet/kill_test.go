@@ -41,7 +41,12 @@ func TestKillChild(t *testing.T) {
 	}
 }
 
+// COCOON_SOAK=1 kills for long.
 func TestKilledAtAnyMomentPaysOnce(t *testing.T) {
+	kills := 4
+	if os.Getenv("COCOON_SOAK") != "" {
+		kills = 30
+	}
 	for _, kind := range kinds {
 		t.Run(string(kind), func(t *testing.T) {
 			w := newWorld(t, kind, wide)
@@ -51,7 +56,7 @@ func TestKilledAtAnyMomentPaysOnce(t *testing.T) {
 			w.ok(os.WriteFile(filepath.Join(w.dir, "net.json"), cfg, 0o600))
 			rnd := rand.New(rand.NewSource(1))
 			most := 0
-			for range 4 {
+			for range kills {
 				cmd := exec.Command(os.Args[0], "-test.run=^TestKillChild$")
 				cmd.Env = append(os.Environ(), envKillDir+"="+w.dir)
 				cmd.Stderr = os.Stderr
