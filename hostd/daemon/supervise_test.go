@@ -2,6 +2,7 @@ package daemon
 
 import (
 	"context"
+	"crypto/ed25519"
 	"fmt"
 	"os"
 	"os/signal"
@@ -12,11 +13,13 @@ import (
 	"testing"
 	"time"
 
+	"cocoon/contracts/receipt"
 	"cocoon/hostd/keeper"
 	"cocoon/hostd/machine"
 	"cocoon/hostd/proc"
 	"cocoon/hostd/spec"
 	"cocoon/hostd/store"
+	"cocoon/hostd/vouchers"
 	"cocoon/internal/fault"
 )
 
@@ -113,6 +116,39 @@ func start(t *testing.T, d *Daemon, s *spec.Spec) *machine.State {
 		}
 	})
 	return st
+}
+
+// Vouchers are money: they outlive the VM and its removal, and the next VM of
+// the name goes on with them.
+func TestVouchersOutliveTheirVM(t *testing.T) {
+	dir := t.TempDir()
+	d, _ := host(t, dir)
+	defer d.Close()
+	s := behave(t, "serve", "")
+	for seq := range uint64(2) {
+		start(t, d, s)
+		r, err := keeper.ReadRequest(d.dir(s.Name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		v, err := receipt.Voucher{GlobalID: -3, Seq: seq + 1, Amount: 1, ReceiptCount: 1}.Sign(ed25519.NewKeyFromSeed(make([]byte, 32)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if kept, err := (vouchers.Book{Dir: r.Vouchers}).Keep(v); !kept || err != nil {
+			t.Fatalf("Keep() = %v, %v", kept, err)
+		}
+		if _, err := d.Stop(t.Context(), s.Name, true); err != nil {
+			t.Fatal(err)
+		}
+		if err := d.Remove(s.Name); err != nil {
+			t.Fatal(err)
+		}
+		kept, damaged, err := (vouchers.Book{Dir: filepath.Join(dir, "vouchers")}).Read()
+		if err != nil || len(damaged) != 0 || len(kept) != 1 || kept[0].Voucher.Voucher.Seq != seq+1 {
+			t.Errorf("after VM %d: %v, %v, %v", seq, kept, damaged, err)
+		}
+	}
 }
 
 // kill ends a VM's keeper as the kernel does when memory runs out.
