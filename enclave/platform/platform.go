@@ -213,6 +213,9 @@ func (v *vtpm) Measure(events ...evidence.RuntimeEvent) error {
 	return nil
 }
 
+// Register returns PCR 15 as it was read back after the last event.
+func (v *vtpm) Register() digest.SHA256 { return v.value }
+
 // Debug is false: the class says already that the host may look in.
 func (*vtpm) Debug(context.Context) (bool, error) { return false, nil }
 

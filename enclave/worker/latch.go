@@ -13,6 +13,7 @@ import (
 	"cocoon/enclave/vsock"
 	"cocoon/internal/fault"
 	"cocoon/internal/vsockport"
+	"cocoon/measurements/digest"
 	"cocoon/verifier/evidence"
 )
 
@@ -114,6 +115,12 @@ func (w *Worker) latch(context.Context) error {
 	if err := w.machine.Measure(evidence.LatchEvent()); err != nil {
 		return err
 	}
-	w.log.Info("latch measured")
+	// A TPM's register is shown, so that it can be compared with the expected
+	// one without a quote.
+	if r, ok := w.machine.(interface{ Register() digest.SHA256 }); ok {
+		w.log.Info("latch measured", "pcr15", r.Register().String())
+	} else {
+		w.log.Info("latch measured")
+	}
 	return nil
 }

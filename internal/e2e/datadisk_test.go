@@ -9,23 +9,27 @@ import (
 
 	"cocoon/hostd/machine"
 	"cocoon/hostd/spec"
+	"cocoon/hostd/vsock"
 	"cocoon/internal/imagetest"
 	"cocoon/internal/jcs"
 	"cocoon/verifier/evidence"
 )
 
-// TestTheDataDiskOutlivesABootAndBelongsToOneConfig boots one machine with a
-// data disk again and again: it is made at the first boot, found at the
-// second, kept from a boot with another config, whose PCR 15 differs, and
-// refused once the host has changed what is on it.
-func TestTheDataDiskOutlivesABootAndBelongsToOneConfig(t *testing.T) {
+// TestVsockAndADataDiskThatOutlivesABoot boots one machine with a data disk
+// again and again, and with the user-space vsock device instead of a network
+// device. The disk is made at the first boot, found at the second, kept from a
+// boot with another config, whose PCR 15 differs, and refused once the host has
+// changed what is on it. The first boot goes on to the verifier, over vsock.
+func TestVsockAndADataDiskThatOutlivesABoot(t *testing.T) {
 	b := imagetest.Find(t)
 	s := worker(t, b)
 	dir, path := t.TempDir(), filepath.Join(t.TempDir(), "data.img")
 	s.DataDisk = &spec.DataDisk{Path: path, SizeMiB: 64}
+	asked := verifier(t, s)
+	var lines lineCount
 	boot := func() (*machine.Machine, *lockedBuffer) {
 		var con lockedBuffer
-		return startIn(t, dir, b, b.Tools, s, &con, nil, ""), &con
+		return startIn(t, dir, b, b.Tools, s, &con, lines.see, vsock.User), &con
 	}
 	fails := func(code string) {
 		t.Helper()
@@ -43,12 +47,13 @@ func TestTheDataDiskOutlivesABootAndBelongsToOneConfig(t *testing.T) {
 		if !strings.Contains(con.String(), want) {
 			t.Fatalf("boot %d: no %q\n%s", i, want, con)
 		}
-		for _, g := range m.State().Guest.Stages {
-			if g.Name == "data" {
-				t.Logf("boot %d: stage data took %d ms", i, g.MS)
-			}
+		if i == 0 {
+			talk(t, m, con, asked)
 		}
 		m.Stop(t.Context(), engineLimit)
+		if i == 0 {
+			lastWords(t, m, &lines)
+		}
 		if st := m.State(); st.Reason != "stopped" {
 			t.Errorf("boot %d did not shut down by itself: %s\n%s", i, st.Reason, con)
 		}
