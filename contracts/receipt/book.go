@@ -45,7 +45,7 @@ type Book struct {
 	verdicts  map[Hash]bool
 	receipt   *Signed        // last one
 	voucher   *SignedVoucher // last one
-	lastError error          // of the log: nothing is issued after it
+	lastError error          // of the log: nothing is issued after it, unless it was full
 }
 
 // total is what a voucher over the first n receipts must say.
@@ -132,6 +132,11 @@ type Account struct {
 func (b *Book) Open(most coin.Nano) (*Account, error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
+	if fault.Has(b.lastError, CodeFull) {
+		// There may be room again; if not, nothing is served that no receipt
+		// could be written for.
+		b.lastError = b.log.Room()
+	}
 	if b.lastError != nil {
 		return nil, b.lastError
 	}
@@ -179,9 +184,18 @@ func (a *Account) Cancel() {
 	})
 }
 
+// broken returns why nothing is written any more. A log that was full is tried
+// again each time: nothing was lost but what did not fit.
+func (b *Book) broken() error {
+	if fault.Has(b.lastError, CodeFull) {
+		return nil
+	}
+	return b.lastError
+}
+
 func (b *Book) issue(d Delivery, most coin.Nano) (*Signed, error) {
-	if b.lastError != nil {
-		return nil, b.lastError
+	if err := b.broken(); err != nil {
+		return nil, err
 	}
 	amount, err := b.opt.Price.Bill(d.Tokens)
 	if err != nil {
@@ -204,9 +218,8 @@ func (b *Book) issue(d Delivery, most coin.Nano) (*Signed, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := b.log.AppendReceipt(s); err != nil {
-		b.lastError = err
-		return nil, err
+	if b.lastError = b.log.AppendReceipt(s); b.lastError != nil {
+		return nil, b.lastError
 	}
 	return s, b.add(s)
 }
@@ -265,12 +278,11 @@ func (b *Book) Accept(s *SignedVoucher) error {
 	if err := b.checkVoucher(s); err != nil {
 		return err
 	}
-	if b.lastError != nil {
-		return b.lastError
-	}
-	if err := b.log.AppendVoucher(s); err != nil {
-		b.lastError = err
+	if err := b.broken(); err != nil {
 		return err
+	}
+	if b.lastError = b.log.AppendVoucher(s); b.lastError != nil {
+		return b.lastError
 	}
 	b.voucher = s
 	return nil

@@ -24,8 +24,22 @@ const maxLine = MaxSize + 64
 // file is opened again; damage anywhere else is an error. Only one process
 // holds a file.
 type Log struct {
-	f *os.File
+	f logFile
 }
+
+// logFile is what a Log asks of its file.
+type logFile interface {
+	io.ReadWriteSeeker
+	Truncate(size int64) error
+	Sync() error
+	Close() error
+}
+
+// CodeFull is the code of a log that takes no more for now.
+const CodeFull = "receipt.log_full"
+
+// room is what Room wants to be free, in bytes: several records.
+const room = 16 << 10
 
 // record is one line: a receipt or a voucher.
 type record struct {
@@ -116,7 +130,7 @@ func checksum(doc []byte) []byte {
 	return fmt.Appendf(nil, "%08x", crc32.Checksum(doc, crc32.MakeTable(crc32.Castagnoli)))
 }
 
-func truncate(f *os.File, end int64) error {
+func truncate(f logFile, end int64) error {
 	if err := f.Truncate(end); err != nil {
 		return fmt.Errorf("dropping a record that was cut short: %w", err)
 	}
@@ -166,16 +180,37 @@ func (l *Log) append(rec record) error {
 	if err != nil {
 		return fmt.Errorf("seeking in the receipt log: %w", err)
 	}
-	_, err = l.f.Write(append(line, '\n'))
-	if err == nil {
-		err = l.f.Sync()
+	if _, err := l.f.Write(append(line, '\n')); err != nil {
+		return l.undo(start, err)
 	}
-	if err != nil {
-		// The record may be half there: put the end back, so that the next
-		// one does not follow garbage.
+	if err := l.f.Sync(); err != nil {
+		// What of it is on disk cannot be known any more.
 		return errors.Join(fmt.Errorf("appending to the receipt log: %w", err), truncate(l.f, start))
 	}
 	return nil
+}
+
+// undo puts the log's end back after a write that failed, so that the next
+// record does not follow half of one. If that works, and there was only no
+// room, the log is as it was, and the fault says so.
+func (l *Log) undo(end int64, err error) error {
+	terr := truncate(l.f, end)
+	if terr == nil && (errors.Is(err, unix.ENOSPC) || errors.Is(err, unix.EDQUOT)) {
+		return fault.New(fault.ExitNotReady, CodeFull, "make room where the receipts are kept", "appending to the receipt log: %w", err)
+	}
+	return errors.Join(fmt.Errorf("appending to the receipt log: %w", err), terr)
+}
+
+// Room returns nil if the log can take several more records, by trying.
+func (l *Log) Room() error {
+	end, err := l.f.Seek(0, io.SeekCurrent)
+	if err != nil {
+		return fmt.Errorf("seeking in the receipt log: %w", err)
+	}
+	if _, err := l.f.Write(make([]byte, room)); err != nil {
+		return l.undo(end, err)
+	}
+	return truncate(l.f, end)
 }
 
 // Close closes the file.
