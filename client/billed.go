@@ -84,8 +84,9 @@ func takeBody(req *http.Request) ([]byte, error) {
 	return body, nil
 }
 
-// Times of settling. An engine goes on for up to ten minutes after its client
-// has hung up; its receipt comes then.
+// Times of settling. A worker stops when it sees that its client has hung up,
+// and has the receipt then; over a network that only fell silent it may see it
+// after the ten minutes that a request has at most.
 const (
 	drainTime   = 3 * time.Second // for a response that its reader has left to end by itself
 	earlyTime   = 11 * time.Minute
