@@ -55,7 +55,7 @@ func (oneJob) Job(context.Context, toncell.Address) (*job.State, *chain.State, e
 		Verdicts: map[job.Hash]job.Recorded{job.Hash(digest.Sum256([]byte("verdict"))): {ReceiptKey: hashOf(keyOf("receipt")), At: now}},
 		Terms: job.Terms{
 			Client: address("client"), ClientKey: hashOf(keyOf("client")), Payout: address("payout"), Registry: address("registry"),
-			ModelRoot: job.Hash(digest.Sum256([]byte("model"))), PriceCap: priceCap, CloseDelay: time.Hour, PendingTimeout: time.Minute,
+			ModelRoot: job.Hash(digest.Sum256([]byte("model"))), PriceCap: priceCap, CloseDelay: time.Hour,
 		},
 	}, &chain.State{GlobalID: globalID, Utime: uint32(now.Unix())}, nil
 }
