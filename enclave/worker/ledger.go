@@ -98,6 +98,7 @@ func (w *Worker) holdData(ctx, background context.Context) error {
 		return err
 	}
 	w.log.Info("data disk held", "worker", w.operator.Worker)
+	w.rep.State(status.Booting, nil) // what Await said is done
 	w.goBackground(func() {
 		if err := held.Watch(background); err != nil {
 			w.lost <- err
