@@ -93,7 +93,7 @@ type Shared struct {
 	Prefix       string `json:"prefix,omitempty"`        // of every key, where others use the store, too
 }
 
-// Limits of the service. Those of clients are each replica's own.
+// Limits of the service. Those of clients are of all replicas that share a store.
 type Limits struct {
 	PerSecond        float64 `json:"per_second,omitempty"` // requests of one client
 	Burst            int     `json:"burst,omitempty"`

@@ -23,6 +23,7 @@ import (
 	"cocoon/verifier/dcap"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/server"
+	"cocoon/verifier/server/shared"
 	"cocoon/verifier/snp"
 	"cocoon/verifier/tpm"
 )
@@ -86,7 +87,7 @@ func (s *service) load(c *Config, before *loaded) (l *loaded, err error) {
 	}
 	l.trust.CPUs, l.trust.GPUs = tee.CPUs(cpus), gpus.New(devices)
 	if c.AKCA != nil {
-		if err := c.enroller(p, l, before); err != nil {
+		if err := s.enroller(c, p, l, before); err != nil {
 			return l, err
 		}
 	}
@@ -200,7 +201,7 @@ func (c *Config) listed(registry *registrysource.Source, envelopes [][]byte) ([]
 	return registrysource.Manifests(ctx, state, envelopes, from)
 }
 
-func (c *Config) enroller(p *policy.Policy, l, before *loaded) error {
+func (s *service) enroller(c *Config, p *policy.Policy, l, before *loaded) error {
 	bad := func(err error) error {
 		return fault.New(fault.ExitInternal, "verifier.ak_ca", "make keys with cocoon-verifier keygen, and name EK roots in the policy", "setting up enrolment: %w", err)
 	}
@@ -232,8 +233,11 @@ func (c *Config) enroller(p *policy.Policy, l, before *loaded) error {
 		l.trust.Enroller = before.trust.Enroller // and the enrolments under way
 		return nil
 	}
-	l.trust.Enroller, err = tpm.NewEnroller(tpm.EnrollerOptions{EKRoots: roots, CA: ca, Lifetime: time.Duration(c.AKCA.LifetimeSeconds) * time.Second})
-	if err != nil {
+	o := tpm.EnrollerOptions{EKRoots: roots, CA: ca, Lifetime: time.Duration(c.AKCA.LifetimeSeconds) * time.Second}
+	if s.shared != nil {
+		o.Pending = shared.Enrolments{Store: s.shared}
+	}
+	if l.trust.Enroller, err = tpm.NewEnroller(o); err != nil {
 		return bad(err)
 	}
 	return nil

@@ -39,6 +39,7 @@ type service struct {
 	keys   keystore
 	caches caches
 	cache  *services.Client // nil: none
+	shared *shared.Store    // nil: none
 	server *server.Server
 	mux    http.Handler
 	cert   atomic.Pointer[tls.Certificate]
@@ -86,6 +87,9 @@ func newService(path string, log *slog.Logger) (s *service, err error) {
 		}
 		s.ended = append(s.ended, closer(func() error { s.cache.Close(); return nil }))
 	}
+	if err := s.openShared(c); err != nil {
+		return s, err
+	}
 	if s.loaded, err = s.load(c, nil); err != nil {
 		return s, err
 	}
@@ -102,8 +106,8 @@ func newService(path string, log *slog.Logger) (s *service, err error) {
 	if err := s.durable(c, &o); err != nil {
 		return s, err
 	}
-	if err := s.shared(c, &o); err != nil {
-		return s, err
+	if s.shared != nil {
+		o.Challenges, o.Verdicts, o.Limits = s.shared, shared.Verdicts{Store: s.shared}, shared.Limits{Store: s.shared}
 	}
 	if s.server, err = server.New(o); err != nil {
 		return s, err
@@ -137,8 +141,8 @@ func (s *service) durable(c *Config, o *server.Options) error {
 	return nil
 }
 
-// shared opens the store that replicas have in common.
-func (s *service) shared(c *Config, o *server.Options) error {
+// openShared opens the store that replicas have in common.
+func (s *service) openShared(c *Config) error {
 	if c.Shared == nil {
 		return nil
 	}
@@ -157,7 +161,7 @@ func (s *service) shared(c *Config, o *server.Options) error {
 		return bad(err)
 	}
 	s.ended = append(s.ended, store)
-	o.Challenges = store
+	s.shared = store
 	return nil
 }
 

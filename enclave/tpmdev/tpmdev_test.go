@@ -122,7 +122,7 @@ func TestTheWholeWayWithARealTPM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	begin, err := enroller.Begin(&tpm.EnrollRequest{EKChain: [][]byte{keys.EKCertificate()}, EKPublic: keys.EKPublic(), AKPublic: keys.AKPublic()})
+	begin, err := enroller.Begin(t.Context(), &tpm.EnrollRequest{EKChain: [][]byte{keys.EKCertificate()}, EKPublic: keys.EKPublic(), AKPublic: keys.AKPublic()})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -130,7 +130,7 @@ func TestTheWholeWayWithARealTPM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	cert, err := enroller.Finish(&tpm.ActivateRequest{Session: begin.Session, Credential: credential})
+	cert, err := enroller.Finish(t.Context(), &tpm.ActivateRequest{Session: begin.Session, Credential: credential})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -64,6 +64,7 @@ func (s *Server) keep(ctx context.Context, body []byte, res *result.Result, g *G
 	if err := s.journal.Append(ctx, g); err != nil {
 		return fault.New(fault.ExitNetwork, "verifier.journal", "try again; the verifier's operator has to look at its journal", "keeping verdict: %w", err)
 	}
+	s.share(ctx, g)
 	s.metrics.verdicts.WithLabelValues(res.TrustClass).Inc()
 	return nil
 }

@@ -23,7 +23,7 @@ import (
 // Attestation. It is admitted, bounded and logged as an appraisal is.
 func (s *Server) attestTDX(w http.ResponseWriter, r *http.Request) {
 	s.metrics.requests.WithLabelValues(wire.PathMAA).Inc()
-	if !s.limiter.allow(r, s.o.Clock()) {
+	if !s.admit(r) {
 		s.metrics.turned.WithLabelValues(turnedRate).Inc()
 		s.attestFailed(w, r, errTooManyRequests, nil)
 		return

@@ -98,7 +98,7 @@ func (s *Server) serveLog() {
 	serve := func(label string) http.HandlerFunc {
 		return func(w http.ResponseWriter, r *http.Request) {
 			s.metrics.requests.WithLabelValues(label).Inc()
-			if !s.limiter.allow(r, s.o.Clock()) {
+			if !s.admit(r) {
 				w.Header().Set("Retry-After", "1")
 				s.writeProblem(w, r, http.StatusTooManyRequests, errTooManyRequests)
 				return

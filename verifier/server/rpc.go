@@ -50,7 +50,7 @@ var _ verifierv1connect.VerifierServiceHandler = (*service)(nil)
 func (s *Server) rpc(next http.Handler) http.Handler {
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		s.metrics.requests.WithLabelValues(method(r.URL.Path)).Inc()
-		if !s.limiter.allow(r, s.o.Clock()) {
+		if !s.admit(r) {
 			s.turnAway(w, r, turnedRate, s.slow)
 			return
 		}
@@ -113,7 +113,7 @@ func (s *service) Enroll(ctx context.Context, in *connect.Request[verifierv1.Enr
 		if e == nil {
 			return errNoEnrolment
 		}
-		r, err := e.Begin(&tpm.EnrollRequest{EKChain: in.Msg.EkChain, EKPublic: in.Msg.EkPublic, AKPublic: in.Msg.AkPublic})
+		r, err := e.Begin(ctx, &tpm.EnrollRequest{EKChain: in.Msg.EkChain, EKPublic: in.Msg.EkPublic, AKPublic: in.Msg.AkPublic})
 		if err != nil {
 			return err
 		}
@@ -135,7 +135,7 @@ func (s *service) Activate(ctx context.Context, in *connect.Request[verifierv1.A
 		if err != nil {
 			return err
 		}
-		r, err := e.Finish(&tpm.ActivateRequest{Session: session, Credential: in.Msg.Credential})
+		r, err := e.Finish(ctx, &tpm.ActivateRequest{Session: session, Credential: in.Msg.Credential})
 		if err != nil {
 			return err
 		}
@@ -168,7 +168,7 @@ func (s *service) GetVerdict(ctx context.Context, in *connect.Request[verifierv1
 		if err != nil {
 			return err
 		}
-		g, ok, err := s.journal.Get(ctx, hash)
+		g, own, ok, err := s.stored(ctx, hash)
 		if err != nil {
 			return fault.New(fault.ExitNetwork, "verifier.journal", "try again", "looking up verdict: %w", err)
 		}
@@ -176,7 +176,10 @@ func (s *service) GetVerdict(ctx context.Context, in *connect.Request[verifierv1
 			return errNoVerdict
 		}
 		out.Ear, out.Cell, out.NotAfter, out.Promise = g.EAR, g.Cell, timestamppb.New(g.NotAfter), g.Logged.Promise
-		if in.Msg.Inclusion {
+		switch {
+		case in.Msg.Inclusion && !own:
+			return errElsewhere
+		case in.Msg.Inclusion:
 			out.Inclusion, err = s.prove(ctx, &g.Logged)
 		}
 		return err

@@ -44,6 +44,8 @@ type Options struct {
 	// Challenges makes and takes nonces; nil: in this process's memory. Replicas
 	// share one.
 	Challenges   Challenges
+	Verdicts     Verdicts         // of all replicas; nil: GetVerdict has this one's
+	Limits       Limits           // of all replicas; nil: each holds callers to its own
 	ChallengeTTL time.Duration    // 0: DefaultChallengeTTL
 	PerSecond    float64          // requests of one client; 0: DefaultPerSecond
 	Burst        int              // 0: DefaultBurst
@@ -90,6 +92,7 @@ type Server struct {
 	trust      atomic.Pointer[material]
 	challenges Challenges
 	limiter    *limiter
+	limitsHeld atomic.Int64 // age to which Options.Limits are not asked
 	admission  *admission
 	metrics    *metrics
 	archive    *archive

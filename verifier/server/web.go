@@ -39,7 +39,7 @@ func (s *Server) web() {
 func (s *Server) get(path string, h http.HandlerFunc) {
 	s.mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
 		s.metrics.requests.WithLabelValues(path).Inc()
-		if !s.limiter.allow(r, s.o.Clock()) {
+		if !s.admit(r) {
 			w.Header().Set("Retry-After", "1")
 			s.metrics.turned.WithLabelValues(turnedRate).Inc()
 			s.metrics.refused(path, wire.CodeRateLimited)

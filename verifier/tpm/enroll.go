@@ -1,13 +1,14 @@
 package tpm
 
 import (
-	"bytes"
+	"context"
+	"crypto/cipher"
 	"crypto/rand"
 	"crypto/subtle"
 	"crypto/x509"
+	"errors"
 	"fmt"
 	"io"
-	"sync"
 	"time"
 
 	"github.com/google/go-tpm/tpm2"
@@ -22,7 +23,6 @@ const (
 	MaxAKLifetime     = 72 * time.Hour   // a longer one would outlive what was checked
 	DefaultPendingTTL = 60 * time.Second // to answer an enrolment challenge
 	DefaultMaxPending = 1024             // enrolments under way
-	maxPendingPerEK   = 4                // of one TPM; the oldest gives way
 	clockSkew         = 5 * time.Minute  // how far a certificate reaches back
 	credentialBytes   = 32
 )
@@ -34,6 +34,7 @@ type EnrollerOptions struct {
 	Lifetime   time.Duration       // of those; 0: DefaultAKLifetime
 	PendingTTL time.Duration       // 0: DefaultPendingTTL
 	MaxPending int                 // 0: DefaultMaxPending
+	Pending    Pending             // nil: in this process's memory
 	Clock      func() time.Time    // nil: time.Now
 	Rand       io.Reader           // nil: crypto/rand
 }
@@ -45,18 +46,8 @@ type EnrollerOptions struct {
 // authority issued. Whoever trusts a certificate of its CA trusts this check,
 // and that the CA's key is kept; nothing else about the TPM's machine follows.
 type Enroller struct {
-	o       EnrollerOptions
-	mu      sync.Mutex
-	pending map[digest.SHA256]*enrolment
-}
-
-type enrolment struct {
-	credential [credentialBytes]byte
-	ek         digest.SHA256 // of the EK certificate
-	ekRoot     *x509.Certificate
-	public     []byte // TPMT_PUBLIC of the AK
-	began      time.Time
-	expires    time.Time
+	o      EnrollerOptions
+	sealer cipher.AEAD
 }
 
 // NewEnroller returns an Enroller.
@@ -82,12 +73,19 @@ func NewEnroller(o EnrollerOptions) (*Enroller, error) {
 	if o.Rand == nil {
 		o.Rand = rand.Reader
 	}
-	return &Enroller{o: o, pending: map[digest.SHA256]*enrolment{}}, nil
+	if o.Pending == nil {
+		o.Pending = &memoryPending{clock: o.Clock, records: map[digest.SHA256]*pendingRecord{}}
+	}
+	aead, err := sealer(o.CA)
+	if err != nil {
+		return nil, err
+	}
+	return &Enroller{o: o, sealer: aead}, nil
 }
 
 // Begin checks the endorsement key's certificate and both keys, and returns
 // a credential that only the TPM with both can recover.
-func (e *Enroller) Begin(in *EnrollRequest) (*EnrollResponse, error) {
+func (e *Enroller) Begin(ctx context.Context, in *EnrollRequest) (*EnrollResponse, error) {
 	now := e.o.Clock()
 	ekKey, ekRoot, err := e.checkEndorsement(in, now)
 	if err != nil {
@@ -105,21 +103,28 @@ func (e *Enroller) Begin(in *EnrollRequest) (*EnrollResponse, error) {
 	if err != nil {
 		return nil, fault.New(fault.ExitRefused, "tpm.ak.attributes", "use name algorithm SHA-256", "naming attestation key: %w", err)
 	}
-	p := &enrolment{ek: digest.Sum256(in.EKChain[0]), ekRoot: ekRoot, public: bytes.Clone(in.AKPublic), began: now, expires: now.Add(e.o.PendingTTL)}
+	p := &enrolment{Credential: make([]byte, credentialBytes), EKRoot: ekRoot.Raw, Public: in.AKPublic, Expires: now.Add(e.o.PendingTTL).UTC()}
 	var session digest.SHA256
-	for _, b := range [][]byte{p.credential[:], session[:]} {
+	for _, b := range [][]byte{p.Credential, session[:]} {
 		if _, err := io.ReadFull(e.o.Rand, b); err != nil {
 			return nil, fmt.Errorf("making enrolment secret: %w", err)
 		}
 	}
-	blob, secret, err := tpm2.CreateCredential(e.o.Rand, ekKey, name.Buffer, p.credential[:])
+	blob, secret, err := tpm2.CreateCredential(e.o.Rand, ekKey, name.Buffer, p.Credential)
 	if err != nil {
 		return nil, fmt.Errorf("making credential: %w", err)
 	}
-	if err := e.remember(session, p, now); err != nil {
+	record, err := e.seal(session, p)
+	if err != nil {
 		return nil, err
 	}
-	return &EnrollResponse{Session: session, CredentialBlob: blob, Secret: secret, ExpiresAt: p.expires.UTC().Truncate(time.Second)}, nil
+	switch err := e.o.Pending.Put(ctx, session, digest.Sum256(in.EKChain[0]), record, e.o.PendingTTL, e.o.MaxPending); {
+	case errors.Is(err, ErrPendingFull):
+		return nil, fault.New(fault.ExitNetwork, "tpm.enroll.busy", "try again in a minute", "starting enrolment: %w: %d at most", err, e.o.MaxPending)
+	case err != nil:
+		return nil, fault.New(fault.ExitNetwork, "tpm.enroll.store", "try again; the verifier's operator has to look at its shared store", "starting enrolment: %w", err)
+	}
+	return &EnrollResponse{Session: session, CredentialBlob: blob, Secret: secret, ExpiresAt: p.Expires.Truncate(time.Second)}, nil
 }
 
 // checkEndorsement verifies the endorsement key's certificate and returns the
@@ -158,49 +163,28 @@ func (e *Enroller) checkEndorsement(in *EnrollRequest, now time.Time) (tpm2.Labe
 	return enc, root, nil
 }
 
-// remember stores an enrolment within the bounds.
-func (e *Enroller) remember(session digest.SHA256, p *enrolment, now time.Time) error {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	var oldest digest.SHA256
-	same := 0
-	for id, q := range e.pending {
-		if !now.Before(q.expires) {
-			delete(e.pending, id)
-			continue
-		}
-		if q.ek == p.ek {
-			if same == 0 || q.began.Before(e.pending[oldest].began) {
-				oldest = id
-			}
-			same++
-		}
-	}
-	if same >= maxPendingPerEK {
-		delete(e.pending, oldest)
-	}
-	if len(e.pending) >= e.o.MaxPending {
-		return fault.New(fault.ExitNetwork, "tpm.enroll.busy", "try again in a minute", "starting enrolment: %d are under way", len(e.pending))
-	}
-	e.pending[session] = p
-	return nil
-}
-
 // Finish takes the recovered credential and issues the certificate. A session
 // serves one attempt, whatever its outcome.
-func (e *Enroller) Finish(in *ActivateRequest) (*ActivateResponse, error) {
+func (e *Enroller) Finish(ctx context.Context, in *ActivateRequest) (*ActivateResponse, error) {
 	now := e.o.Clock()
-	e.mu.Lock()
-	p := e.pending[in.Session]
-	delete(e.pending, in.Session)
-	e.mu.Unlock()
-	if p == nil || !now.Before(p.expires) {
+	record, err := e.o.Pending.Take(ctx, in.Session)
+	if err != nil {
+		return nil, fault.New(fault.ExitNetwork, "tpm.enroll.store", "start the enrolment again; the verifier's operator has to look at its shared store", "finishing enrolment: %w", err)
+	}
+	var p *enrolment
+	var ekRoot *x509.Certificate
+	if record != nil {
+		if p, ekRoot, err = e.unseal(in.Session, record); err != nil {
+			return nil, fault.New(fault.ExitRefused, "tpm.enroll.session", "start the enrolment again", "finishing enrolment: %w", err)
+		}
+	}
+	if p == nil || !now.Before(p.Expires) {
 		return nil, fault.New(fault.ExitRefused, "tpm.enroll.session", "start the enrolment again", "finishing enrolment: session is unknown, used or expired")
 	}
-	if subtle.ConstantTimeCompare(p.credential[:], in.Credential) != 1 {
+	if subtle.ConstantTimeCompare(p.Credential, in.Credential) != 1 {
 		return nil, fault.New(fault.ExitRefused, "tpm.enroll.credential", "activate the credential in the TPM that holds both keys", "finishing enrolment: credential is not the one that was made")
 	}
-	_, key, err := parsePublic(p.public)
+	_, key, err := parsePublic(p.Public)
 	if err != nil {
 		return nil, fmt.Errorf("finishing enrolment: %w", err)
 	}
@@ -211,16 +195,13 @@ func (e *Enroller) Finish(in *ActivateRequest) (*ActivateResponse, error) {
 	if !now.Before(notAfter) {
 		return nil, fault.New(fault.ExitInternal, "tpm.enroll.ca_expired", "make a new AK authority for the verifier", "finishing enrolment: the AK authority expired at %s", e.o.CA.Cert.NotAfter.UTC().Format(time.RFC3339))
 	}
-	der, err := e.o.CA.Issue(p.public, key, p.ekRoot, now.Add(-clockSkew), notAfter)
+	der, err := e.o.CA.Issue(p.Public, key, ekRoot, now.Add(-clockSkew), notAfter)
 	if err != nil {
 		return nil, err
 	}
 	return &ActivateResponse{CertChain: [][]byte{der, e.o.CA.Cert.Raw}}, nil
 }
 
-// Pending returns how many enrolments are under way.
-func (e *Enroller) Pending() int {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return len(e.pending)
-}
+// Pending returns how many enrolments are under way, as far as this process
+// knows.
+func (e *Enroller) Pending() int { return e.o.Pending.Len() }

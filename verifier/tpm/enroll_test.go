@@ -38,7 +38,7 @@ func request(m *tpmtest.TPM) *tpm.EnrollRequest {
 func TestEnrolmentIssuesACertificateForTheKeyInTheTPM(t *testing.T) {
 	w := tpmtest.NewWorld(t)
 	e := newEnroller(t, w, &clock{tpmtest.Now})
-	rsp, err := e.Begin(request(w.TPM))
+	rsp, err := e.Begin(t.Context(), request(w.TPM))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -46,7 +46,7 @@ func TestEnrolmentIssuesACertificateForTheKeyInTheTPM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	out, err := e.Finish(&tpm.ActivateRequest{Session: rsp.Session, Credential: credential})
+	out, err := e.Finish(t.Context(), &tpm.ActivateRequest{Session: rsp.Session, Credential: credential})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -76,7 +76,7 @@ func TestEnrolmentIssuesACertificateForTheKeyInTheTPM(t *testing.T) {
 	if want := tpmtest.Now.Add(tpm.DefaultAKLifetime); !r.NotAfter.Equal(want) {
 		t.Errorf("certificate until %s, want %s", r.NotAfter, want)
 	}
-	if _, err := e.Finish(&tpm.ActivateRequest{Session: rsp.Session, Credential: credential}); !fault.Has(err, "tpm.enroll.session") {
+	if _, err := e.Finish(t.Context(), &tpm.ActivateRequest{Session: rsp.Session, Credential: credential}); !fault.Has(err, "tpm.enroll.session") {
 		t.Errorf("second use of a session: %v", err)
 	}
 }
@@ -142,7 +142,7 @@ func TestEnrolmentRefuses(t *testing.T) {
 			if c.change != nil {
 				c.change(w, req)
 			}
-			_, err := e.Begin(req)
+			_, err := e.Begin(t.Context(), req)
 			if !fault.Has(err, c.want) || fault.ExitCode(err) != c.exit {
 				t.Errorf("got %v (exit %d), want %s (exit %d)", err, fault.ExitCode(err), c.want, c.exit)
 			}
@@ -159,7 +159,7 @@ func TestACredentialIsForOneKeyAndOneAttempt(t *testing.T) {
 	e := newEnroller(t, w, c)
 	begin := func() *tpm.EnrollResponse {
 		t.Helper()
-		rsp, err := e.Begin(request(w.TPM))
+		rsp, err := e.Begin(t.Context(), request(w.TPM))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -173,18 +173,18 @@ func TestACredentialIsForOneKeyAndOneAttempt(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := e.Finish(&tpm.ActivateRequest{Session: rsp.Session, Credential: make([]byte, 32)}); !fault.Has(err, "tpm.enroll.credential") {
+	if _, err := e.Finish(t.Context(), &tpm.ActivateRequest{Session: rsp.Session, Credential: make([]byte, 32)}); !fault.Has(err, "tpm.enroll.credential") {
 		t.Errorf("a guessed credential: %v", err)
 	}
-	if _, err := e.Finish(&tpm.ActivateRequest{Session: rsp.Session, Credential: good}); !fault.Has(err, "tpm.enroll.session") {
+	if _, err := e.Finish(t.Context(), &tpm.ActivateRequest{Session: rsp.Session, Credential: good}); !fault.Has(err, "tpm.enroll.session") {
 		t.Errorf("the right credential after a guess: %v", err)
 	}
 	rsp = begin()
 	c.t = c.t.Add(tpm.DefaultPendingTTL)
-	if _, err := e.Finish(&tpm.ActivateRequest{Session: rsp.Session, Credential: good}); !fault.Has(err, "tpm.enroll.session") {
+	if _, err := e.Finish(t.Context(), &tpm.ActivateRequest{Session: rsp.Session, Credential: good}); !fault.Has(err, "tpm.enroll.session") {
 		t.Errorf("an expired session: %v", err)
 	}
-	if _, err := e.Finish(&tpm.ActivateRequest{Session: digest.Sum256(nil)}); !fault.Has(err, "tpm.enroll.session") {
+	if _, err := e.Finish(t.Context(), &tpm.ActivateRequest{Session: digest.Sum256(nil)}); !fault.Has(err, "tpm.enroll.session") {
 		t.Errorf("an unknown session: %v", err)
 	}
 }
@@ -194,7 +194,7 @@ func TestPendingEnrolmentsAreBounded(t *testing.T) {
 	c := &clock{tpmtest.Now}
 	e := newEnroller(t, w, c)
 	for range 20 {
-		if _, err := e.Begin(request(w.TPM)); err != nil {
+		if _, err := e.Begin(t.Context(), request(w.TPM)); err != nil {
 			t.Fatal(err)
 		}
 		c.t = c.t.Add(time.Second)
@@ -202,13 +202,13 @@ func TestPendingEnrolmentsAreBounded(t *testing.T) {
 	if n := e.Pending(); n != 4 {
 		t.Errorf("one TPM has %d enrolments pending, want 4", n)
 	}
-	if _, err := e.Begin(request(tpmtest.NewTPM(t, w.EKCA))); err != nil {
+	if _, err := e.Begin(t.Context(), request(tpmtest.NewTPM(t, w.EKCA))); err != nil {
 		t.Errorf("a second TPM is kept out: %v", err)
 	}
 	for range 4 {
 		other := tpmtest.NewTPM(t, w.EKCA)
 		for range 4 {
-			if _, err := e.Begin(request(other)); err != nil && !fault.Has(err, "tpm.enroll.busy") {
+			if _, err := e.Begin(t.Context(), request(other)); err != nil && !fault.Has(err, "tpm.enroll.busy") {
 				t.Fatal(err)
 			}
 		}

@@ -243,7 +243,7 @@ func FuzzEnroll(f *testing.F) {
 	f.Fuzz(func(t *testing.T, cert, ek, ak []byte) {
 		req := request(w.TPM)
 		req.EKChain, req.EKPublic, req.AKPublic = [][]byte{cert}, ek, ak
-		if rsp, err := e.Begin(req); err == nil && len(rsp.CredentialBlob) == 0 {
+		if rsp, err := e.Begin(t.Context(), req); err == nil && len(rsp.CredentialBlob) == 0 {
 			t.Fatal("neither a credential nor an error")
 		}
 	})

@@ -1,7 +1,9 @@
 // Package shared keeps what replicas of a verifier have in common in a store
-// that speaks the Redis protocol (redis.io/docs, version 6.2 or later): the
-// challenges. In come challenges that were issued and evidence's contributions;
-// out comes, once for each, whether one is in force.
+// that speaks the Redis protocol (redis.io/docs, version 6.2 or later, with
+// scripts): challenges, enrolments of TPM keys under way, the latest verdicts and
+// the limits of clients. In come challenges that were issued and evidence's
+// contributions; out comes, once for each, whether one is in force. Everything
+// in the store expires, and is bounded in number or by its expiry.
 //
 // An open challenge is a key in the store; taking it removes the key, in one
 // command. So whatever the store loses is refused, and no clock of a replica
@@ -41,13 +43,16 @@ type Options struct {
 	Password string        // "": none
 	Prefix   string        // of every key; "": DefaultPrefix
 	Timeout  time.Duration // 0: DefaultTimeout
+	// MaxVerdicts is how many of the latest verdicts are kept; 0: MaxVerdicts.
+	MaxVerdicts int
 }
 
 // Store is the shared state. It implements server.Challenges.
 type Store struct {
-	rdb    *redis.Client
-	prefix string
-	run    atomic.Pointer[string] // of the server that the latest connection reached
+	rdb         *redis.Client
+	prefix      string
+	maxVerdicts int
+	run         atomic.Pointer[string] // of the server that the latest connection reached
 }
 
 var _ server.Challenges = (*Store)(nil)
@@ -75,7 +80,10 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.Timeout <= 0 {
 		o.Timeout = DefaultTimeout
 	}
-	s := &Store{prefix: o.Prefix}
+	if o.MaxVerdicts <= 0 {
+		o.MaxVerdicts = MaxVerdicts
+	}
+	s := &Store{prefix: o.Prefix, maxVerdicts: o.MaxVerdicts}
 	ro.DialTimeout, ro.ReadTimeout, ro.WriteTimeout, ro.PoolTimeout = o.Timeout, o.Timeout, o.Timeout, o.Timeout
 	ro.ContextTimeoutEnabled = true
 	// A command whose answer is lost may have been carried out: sent again, it

@@ -1,0 +1,82 @@
+package shared
+
+import (
+	"context"
+	"encoding/hex"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/redis/go-redis/v9"
+
+	"cocoon/measurements/digest"
+	"cocoon/verifier/server"
+)
+
+// Bounds of the verdicts that replicas share, as those of a replica's own: the
+// latest ones, and each until it ends.
+const (
+	MaxVerdicts = 1 << 14
+	maxVerdict  = 256 << 10
+)
+
+// Verdicts are the latest of all replicas, for GetVerdict. A verdict is signed:
+// who takes one believes its signer, not the store.
+type Verdicts struct{ *Store }
+
+var _ server.Verdicts = Verdicts{}
+
+// putVerdict keeps a verdict and forgets the oldest beyond the bound. KEYS: the
+// verdict, their order, a counter. ARGV: evidence, verdict, milliseconds, most,
+// prefix of verdicts.
+var putVerdict = redis.NewScript(`
+redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
+redis.call('ZADD', KEYS[2], redis.call('INCR', KEYS[3]), ARGV[1])
+while redis.call('ZCARD', KEYS[2]) > tonumber(ARGV[4]) do
+  redis.call('DEL', ARGV[5] .. redis.call('ZPOPMIN', KEYS[2])[1])
+end
+return 1`)
+
+func (s Verdicts) base() string { return s.prefix + ":verdict:" }
+
+// Put implements server.Verdicts.
+func (s Verdicts) Put(ctx context.Context, g *server.Given, ttl time.Duration) error {
+	doc, err := json.Marshal(g)
+	if err == nil && len(doc) > maxVerdict {
+		err = fmt.Errorf("%d bytes", len(doc))
+	}
+	if err == nil && ttl.Milliseconds() <= 0 {
+		return nil // it has ended
+	}
+	if err == nil {
+		id := hex.EncodeToString(g.EvidenceSHA256[:])
+		err = putVerdict.Run(ctx, s.rdb, []string{s.base() + "of:" + id, s.base() + "order", s.base() + "count"},
+			id, doc, ttl.Milliseconds(), s.maxVerdicts, s.base()+"of:").Err()
+	}
+	if err != nil {
+		return fmt.Errorf("sharing verdict: %w", err)
+	}
+	return nil
+}
+
+// Get implements server.Verdicts.
+func (s Verdicts) Get(ctx context.Context, evidence digest.SHA256) (server.Given, bool, error) {
+	var g server.Given
+	doc, err := s.rdb.Get(ctx, s.base()+"of:"+hex.EncodeToString(evidence[:])).Bytes()
+	switch {
+	case errors.Is(err, redis.Nil):
+		return g, false, nil
+	case err == nil && len(doc) > maxVerdict:
+		err = fmt.Errorf("%d bytes", len(doc))
+	case err == nil:
+		err = json.Unmarshal(doc, &g)
+	}
+	if err == nil && g.EvidenceSHA256 != evidence {
+		err = errors.New("it is of other evidence")
+	}
+	if err != nil {
+		return server.Given{}, false, fmt.Errorf("looking up shared verdict: %w", err)
+	}
+	return g, true, nil
+}
