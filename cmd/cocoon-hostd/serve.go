@@ -233,6 +233,12 @@ func serve(ctx context.Context, c config, log *slog.Logger) (err error) {
 		defer close(supervised)
 		var wg sync.WaitGroup
 		wg.Go(func() { d.Supervise(base) })
+		// Before somebody waits for it: a probe takes seconds where KVM hangs.
+		wg.Go(func() {
+			if _, err := d.Accel(base, ""); err != nil && base.Err() == nil {
+				log.Warn("probing the accelerator", "err", err)
+			}
+		})
 		if idler != nil {
 			wg.Go(func() { idler.Run(base) })
 		}

@@ -192,3 +192,37 @@ func TestVMIsAdoptedRestartedUpgradedAndRolledBack(t *testing.T) {
 	cancel()
 	<-done
 }
+
+// BenchmarkCreate is the time from a spec to a QEMU that runs, with a TPM that
+// is made for it. The accelerator was probed before, as once each boot of the
+// host.
+func BenchmarkCreate(b *testing.B) {
+	build := imagetest.Find(b)
+	b.Setenv("DAEMON_TEST_KEEPER", "real")
+	d, err := Open(Options{Dir: b.TempDir(), Tools: build.Tools, Accel: "auto", Transport: vsock.Serial, Keeper: []string{os.Args[0]}, Clock: time.Now, Logger: slog.New(slog.DiscardHandler)})
+	if err != nil {
+		b.Fatal(err)
+	}
+	defer func() {
+		if err := d.Close(); err != nil {
+			b.Error(err)
+		}
+	}()
+	if _, err := d.Accel(b.Context(), filepath.Join(build.Image, spec.KernelFile)); err != nil {
+		b.Fatal(err)
+	}
+	s := &spec.Spec{Version: 1, Name: "vm", TEE: spec.TEEVTPM, MemoryMiB: 512, CPUs: 1, Image: build.Image}
+	for b.Loop() {
+		if _, err := d.Start(b.Context(), s); err != nil {
+			b.Fatal(err)
+		}
+		b.StopTimer()
+		if _, err := d.Stop(b.Context(), s.Name, true); err != nil {
+			b.Fatal(err)
+		}
+		if err := d.Remove(s.Name); err != nil {
+			b.Fatal(err)
+		}
+		b.StartTimer()
+	}
+}
