@@ -98,7 +98,7 @@ func (w *world) serve() {
 	}, w.rcptKey))
 	w.mux.HandleFunc("/v1/echo", func(rw http.ResponseWriter, r *http.Request) {
 		b, _ := io.ReadAll(r.Body)
-		fmt.Fprintf(rw, "auth=%q body=%s", r.Header.Get("Authorization"), b)
+		fmt.Fprintf(rw, "auth=%q timeout=%q body=%s", r.Header.Get("Authorization"), r.Header.Get(headerTimeout), b)
 	})
 	leaf, err := ratls.NewCertificate(w.tlsKey, w.doc, time.Now(), w.life)
 	if err != nil {
@@ -140,13 +140,14 @@ func TestClientReachesTheEnclaveThroughTheGateway(t *testing.T) {
 	defer srv.Close()
 	req, _ := http.NewRequest("POST", srv.URL+"/v1/echo", strings.NewReader("hello"))
 	req.Header.Set("Authorization", "Bearer secret")
+	req.Header.Set(headerTimeout, "5000")
 	resp, err := http.DefaultClient.Do(req)
 	if err != nil {
 		t.Fatal(err)
 	}
 	body, _ := io.ReadAll(resp.Body)
 	resp.Body.Close()
-	if got, want := string(body), `auth="" body=hello`; got != want {
+	if got, want := string(body), `auth="" timeout="5000" body=hello`; got != want {
 		t.Errorf("answer %q, want %q", got, want)
 	}
 	if appraised.Load() != 1 {

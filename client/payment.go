@@ -23,6 +23,7 @@ import (
 // Names of HTTP fields and paths of billing, as the enclave serves them.
 const (
 	headerJob      = "Cocoon-Job"
+	headerTimeout  = "Cocoon-Timeout-Ms"
 	trailerReceipt = "Cocoon-Receipt"
 	pathVoucher    = "/.well-known/cocoon/voucher"
 	pathReceipt    = "/.well-known/cocoon/receipt"

@@ -29,9 +29,9 @@ func NewProxy(c *Client, transport http.RoundTripper, log *slog.Logger) http.Han
 			r.Out.Host = "enclave"
 			r.Out.URL.RawQuery = "" // the worker's API has none
 			// What the OpenAI client says of itself, of its user and of its
-			// keys is not the worker's business.
+			// keys is not the worker's business; how long it waits is.
 			keep := http.Header{}
-			for _, name := range []string{"Content-Type", "Accept"} {
+			for _, name := range []string{"Content-Type", "Accept", headerTimeout} {
 				if v := r.Out.Header.Get(name); v != "" {
 					keep.Set(name, v)
 				}

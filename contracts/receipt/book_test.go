@@ -198,7 +198,7 @@ func TestReceiptsOfParallelRequestsMayComeInAnyOrder(t *testing.T) {
 }
 
 func TestBooksGoOnAfterACrash(t *testing.T) {
-	dir := t.TempDir()
+	dir := ramDir(t)
 	o, po := bookOptions(t, dir), payerOptions(t, dir)
 	b, p := book(t, o), payer(t, po)
 	s, e := deliver(t, b, 5)

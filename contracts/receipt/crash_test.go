@@ -17,7 +17,7 @@ import (
 func TestRandomCrashesLossesAndReplaysCostAtMostTheCredit(t *testing.T) {
 	for seed := range uint64(12) {
 		rng := rand.New(rand.NewPCG(seed, 3))
-		dir := t.TempDir()
+		dir := ramDir(t)
 		bo, po := bookOptions(t, dir), payerOptions(t, dir)
 		bo.Deposit, po.Deposit = 100_000, 100_000
 		b, err := OpenBook(bo)

@@ -3,6 +3,7 @@ package receipt
 import (
 	"crypto/ed25519"
 	"crypto/sha256"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -34,6 +35,18 @@ type zero struct{}
 func (zero) Read(b []byte) (int, error) {
 	clear(b)
 	return len(b), nil
+}
+
+// ramDir is a directory in RAM where there is one: a test that writes thousands
+// of records waits for a disk most of its time, and tests no disk.
+func ramDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("/dev/shm", "receipt-test-")
+	if err != nil {
+		return t.TempDir()
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 func bookOptions(t testing.TB, dir string) BookOptions {
