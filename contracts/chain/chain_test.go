@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"math/big"
-	"os"
 	"testing"
 	"time"
 
@@ -16,61 +15,26 @@ import (
 	"cocoon/contracts/chain"
 	"cocoon/contracts/chain/proof"
 	"cocoon/contracts/devnet"
+	"cocoon/contracts/devnet/devnettest"
 	"cocoon/contracts/tvm"
 	"cocoon/internal/fault"
 )
 
 var engine *tvm.Engine
 
-func TestMain(m *testing.M) {
-	var err error
-	if engine, err = tvm.Open(context.Background(), tvm.Options{}); err != nil {
-		fault.Print(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	if err := engine.Close(context.Background()); err != nil {
-		fault.Print(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { devnettest.Main(m, &engine) }
 
 func nano(ton float64) *big.Int { return big.NewInt(int64(ton * 1e9)) }
 
 func start(t testing.TB, o devnet.Options) *devnet.Devnet {
 	t.Helper()
-	if o.Dir == "" {
-		o.Dir = t.TempDir()
-	}
-	if o.Listen == "" {
-		o.Listen = "127.0.0.1:0"
-	}
 	o.TVM = engine
-	d, err := devnet.Start(context.Background(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = d.Close() })
-	return d
+	return devnettest.Start(t, o)
 }
 
 func open(t testing.TB, d *devnet.Devnet) *chain.Client {
 	t.Helper()
-	cfg, err := d.ConfigJSON()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := chain.Open(cfg, chain.Options{TVM: engine})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return c
+	return devnettest.Open(t, d, engine)
 }
 
 func testContext(t testing.TB) context.Context {

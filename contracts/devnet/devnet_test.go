@@ -16,24 +16,14 @@ import (
 	"github.com/xssnick/tonutils-go/ton/wallet"
 
 	"cocoon/contracts/devnet"
+	"cocoon/contracts/devnet/devnettest"
 )
 
 func ton9(n int64) *big.Int { return new(big.Int).Mul(big.NewInt(n), big.NewInt(1_000_000_000)) }
 
 func start(t testing.TB, o devnet.Options) *devnet.Devnet {
 	t.Helper()
-	if o.Dir == "" {
-		o.Dir = t.TempDir()
-	}
-	if o.Listen == "" {
-		o.Listen = "127.0.0.1:0"
-	}
-	d, err := devnet.Start(context.Background(), o)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = d.Close() })
-	return d
+	return devnettest.Start(t, o)
 }
 
 // library connects the unmodified client library.

@@ -11,45 +11,18 @@ import (
 
 	"cocoon/contracts/chain"
 	"cocoon/contracts/devnet"
+	"cocoon/contracts/devnet/devnettest"
 	"cocoon/contracts/tvm"
-	"cocoon/internal/fault"
 )
 
 var engine *tvm.Engine
 
-// TestMain opens the real TVM once; without its file the tests fail, they do
-// not skip.
-func TestMain(m *testing.M) {
-	var err error
-	if engine, err = tvm.Open(context.Background(), tvm.Options{}); err != nil {
-		fault.Print(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	if err := engine.Close(context.Background()); err != nil {
-		fault.Print(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { devnettest.Main(m, &engine) }
 
 // open returns a client of this project for a devnet.
 func open(t testing.TB, d *devnet.Devnet) *chain.Client {
 	t.Helper()
-	cfg, err := d.ConfigJSON()
-	if err != nil {
-		t.Fatal(err)
-	}
-	c, err := chain.Open(cfg, chain.Options{TVM: engine})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := c.Close(); err != nil {
-			t.Error(err)
-		}
-	})
-	return c
+	return devnettest.Open(t, d, engine)
 }
 
 // wallets opens the wallets that a devnet was started with.

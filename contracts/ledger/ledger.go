@@ -20,7 +20,6 @@ import (
 	"github.com/xssnick/tonutils-go/tvm/cell"
 
 	"cocoon/contracts/chain"
-	"cocoon/contracts/chain/proof"
 	"cocoon/contracts/coin"
 	"cocoon/contracts/exitcode"
 	"cocoon/contracts/job"
@@ -83,64 +82,29 @@ func (l *Ledger) Job(ctx context.Context, addr toncell.Address) (*job.State, *ch
 	return s, st, err
 }
 
-// JobOf decodes a proven account as a job of this version. The address must be
-// that of the state's own terms: anyone can deploy the job's code with data of
-// his making, but only at another address.
-func JobOf(st *chain.State, addr toncell.Address) (*job.State, error) {
-	if err := active(st, "job"); err != nil {
-		return nil, err
-	}
-	if err := job.CheckCode(st.Code); err != nil {
-		return nil, err
-	}
-	s, err := job.Decode(st.Data)
-	if err != nil {
-		return nil, err
-	}
-	own, err := s.Terms.Address()
-	if err != nil {
-		return nil, err
-	}
-	if own != addr {
-		return nil, fault.Mismatch(fault.ExitRefused, "job.address", "the address of the job's terms", own.String(), addr.String(),
-			"the job was deployed with forged data; do not serve it")
-	}
-	return s, nil
+var jobKind = kind[job.State]{
+	name: "job", code: "job.address", remedy: "the job was deployed with forged data; do not serve it",
+	checkCode: job.CheckCode, decode: job.Decode, address: func(s *job.State) (toncell.Address, error) { return s.Terms.Address() },
 }
 
-func active(st *chain.State, what string) error {
-	if st.Status == proof.Active && st.Code != nil && st.Data != nil {
-		return nil
-	}
-	return fault.Mismatch(fault.ExitRefused, "contract.not_active", "the "+what+"'s account", string(proof.Active), string(st.Status),
-		"check the address and the network; the contract is not deployed there")
-}
+// JobOf decodes a proven account as a job of this version, at the address of
+// its own terms.
+func JobOf(st *chain.State, addr toncell.Address) (*job.State, error) { return jobKind.of(st, addr) }
 
 // OpenJob deploys a job with these terms and a first deposit.
 func (l *Ledger) OpenJob(ctx context.Context, w chain.Sender, terms *job.Terms, deposit coin.Nano) (toncell.Address, *Tx, error) {
 	if err := terms.Check(); err != nil {
 		return toncell.Address{}, nil, err
 	}
-	init, addr, err := terms.StateInit()
-	if err != nil {
-		return addr, nil, err
-	}
 	value, err := job.DepositValue(uint64(deposit), true)
 	if err != nil {
-		return addr, nil, err
+		return toncell.Address{}, nil, err
 	}
 	body, err := job.Deposit(0, uint64(deposit))
 	if err != nil {
-		return addr, nil, err
+		return toncell.Address{}, nil, err
 	}
-	m := message(addr, coin.Nano(value)+Attached, body)
-	m.Init = init
-	tx, _, err := l.call(ctx, w, "opening the job", m)
-	if err != nil {
-		return addr, tx, err
-	}
-	l.log.Info("job opened", "address", addr.String(), "deposit", deposit.String())
-	return addr, tx, nil
+	return l.deploy(ctx, w, "opening the job", terms, coin.Nano(value)+Attached, body)
 }
 
 // TopUp adds to a job's deposit.

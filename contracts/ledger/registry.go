@@ -15,21 +15,12 @@ import (
 // DeployRegistry deploys a registry with this state and fund nanoton for its
 // storage.
 func (l *Ledger) DeployRegistry(ctx context.Context, w chain.Sender, s *registry.State, fund coin.Nano) (toncell.Address, error) {
-	init, addr, err := s.StateInit()
-	if err != nil {
-		return addr, err
-	}
 	body, err := registry.Fund(0)
 	if err != nil {
-		return addr, err
+		return toncell.Address{}, err
 	}
-	m := message(addr, fund, body)
-	m.Init = init
-	if _, _, err := l.call(ctx, w, "deploying the registry", m); err != nil {
-		return addr, err
-	}
-	l.log.Info("registry deployed", "address", addr.String())
-	return addr, nil
+	addr, _, err := l.deploy(ctx, w, "deploying the registry", s, fund, body)
+	return addr, err
 }
 
 // NewOrder returns an order with these entries for the registry at addr, as

@@ -27,29 +27,15 @@ func (l *Ledger) Worker(ctx context.Context, addr toncell.Address) (*worker.Stat
 	return s, st, err
 }
 
-// WorkerOf decodes a proven account as a worker contract of this version. The
-// address must be that of the state's own terms, which name this version's
-// job: the code with other data, or for another job, is at another address.
+var workerKind = kind[worker.State]{
+	name: "worker contract", code: "worker.address", remedy: "it was deployed with forged data, or for jobs of another version; do not rely on its stake",
+	checkCode: worker.CheckCode, decode: worker.Decode, address: func(s *worker.State) (toncell.Address, error) { return s.Terms.Address() },
+}
+
+// WorkerOf decodes a proven account as a worker contract of this version, at
+// the address of its own terms, which name this version's job.
 func WorkerOf(st *chain.State, addr toncell.Address) (*worker.State, error) {
-	if err := active(st, "worker contract"); err != nil {
-		return nil, err
-	}
-	if err := worker.CheckCode(st.Code); err != nil {
-		return nil, err
-	}
-	s, err := worker.Decode(st.Data)
-	if err != nil {
-		return nil, err
-	}
-	own, err := s.Terms.Address()
-	if err != nil {
-		return nil, err
-	}
-	if own != addr {
-		return nil, fault.Mismatch(fault.ExitRefused, "worker.address", "the address of the worker contract's terms", own.String(), addr.String(),
-			"it was deployed with forged data, or for jobs of another version; do not rely on its stake")
-	}
-	return s, nil
+	return workerKind.of(st, addr)
 }
 
 // CheckStake reads the worker contract that a job's terms name, and returns
@@ -87,21 +73,14 @@ func (l *Ledger) OpenWorker(ctx context.Context, w chain.Sender, terms *worker.T
 	if err := terms.Check(); err != nil {
 		return toncell.Address{}, nil, err
 	}
-	init, addr, err := terms.StateInit()
-	if err != nil {
-		return addr, nil, err
-	}
 	if stake > 1<<62 {
-		return addr, nil, fmt.Errorf("staking %d nanoton: more than there is", uint64(stake))
+		return toncell.Address{}, nil, fmt.Errorf("staking %d nanoton: more than there is", uint64(stake))
 	}
 	body, err := worker.Stake(0, uint64(stake))
 	if err != nil {
-		return addr, nil, err
+		return toncell.Address{}, nil, err
 	}
-	m := message(addr, stake+worker.StorageReserve+worker.StakeGas+Attached, body)
-	m.Init = init
-	tx, _, err := l.call(ctx, w, "staking", m)
-	return addr, tx, err
+	return l.deploy(ctx, w, "staking", terms, stake+worker.StorageReserve+worker.StakeGas+Attached, body)
 }
 
 // tell sends a message of package worker to a worker contract and returns its

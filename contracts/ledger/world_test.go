@@ -13,6 +13,7 @@ import (
 	"cocoon/contracts/chain"
 	"cocoon/contracts/coin"
 	"cocoon/contracts/devnet"
+	"cocoon/contracts/devnet/devnettest"
 	"cocoon/contracts/job"
 	"cocoon/contracts/ledger"
 	"cocoon/contracts/receipt"
@@ -25,23 +26,11 @@ import (
 
 var engine *tvm.Engine
 
-// TestMain opens the real TVM once; without its file the tests fail, they do
-// not skip.
 func TestMain(m *testing.M) {
 	if os.Getenv(envRole) == roleClient {
 		os.Exit(m.Run()) // needs no chain
 	}
-	var err error
-	if engine, err = tvm.Open(context.Background(), tvm.Options{}); err != nil {
-		fault.Print(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	if err := engine.Close(context.Background()); err != nil {
-		fault.Print(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
+	devnettest.Main(m, &engine)
 }
 
 func sum(text string) job.Hash { return sha256.Sum256([]byte(text)) }
@@ -85,19 +74,12 @@ func newWorldFor(t testing.TB, limit time.Duration, change func(*registry.State)
 	t.Cleanup(cancel)
 	w := &world{t: t, ctx: ctx, dir: t.TempDir()}
 	w.net = w.start("127.0.0.1:0")
-	cfg, err := w.net.ConfigJSON()
-	w.ok(err)
-	w.chain, err = chain.Open(cfg, chain.Options{TVM: engine})
-	w.ok(err)
-	t.Cleanup(func() {
-		if err := w.chain.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	w.chain = devnettest.Open(t, w.net, engine)
 	w.ledger = ledger.New(w.chain, nil)
 	for name, at := range map[string]*chain.Sender{
 		"owner": &w.owner, "client": &w.client, "worker": &w.worker, "anyone": &w.anyone,
 	} {
+		var err error
 		*at, err = w.chain.Wallet(ctx, key(name))
 		w.ok(err)
 		w.ok(w.net.Faucet(ctx, (*at).Address(), (100 * coin.TON).Big()))
@@ -109,6 +91,7 @@ func newWorldFor(t testing.TB, limit time.Duration, change func(*registry.State)
 	reg.Models[sum("model")] = registry.Model{NameHash: sum("name"), Active: true}
 	reg.Policies[sum("policy")] = w.net.Now()
 	change(reg)
+	var err error
 	w.registry, err = w.ledger.DeployRegistry(ctx, w.owner, reg, coin.TON)
 	w.ok(err)
 	w.payout, w.gateway = toncell.Address{Hash: sum("payout")}, toncell.Address{Hash: sum("gateway")}
@@ -122,10 +105,7 @@ func newWorldFor(t testing.TB, limit time.Duration, change func(*registry.State)
 
 func (w *world) start(listen string) *devnet.Devnet {
 	w.t.Helper()
-	d, err := devnet.Start(w.ctx, devnet.Options{Dir: w.dir, Listen: listen, TVM: engine})
-	w.ok(err)
-	w.t.Cleanup(func() { _ = d.Close() })
-	return d
+	return devnettest.Start(w.t, devnet.Options{Dir: w.dir, Listen: listen, TVM: engine})
 }
 
 func (w *world) ok(err error) {

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/binary"
 	"math/big"
-	"os"
 	"testing"
 	"time"
 
@@ -15,27 +14,14 @@ import (
 	"cocoon/contracts/chain"
 	"cocoon/contracts/coin"
 	"cocoon/contracts/devnet"
+	"cocoon/contracts/devnet/devnettest"
 	"cocoon/contracts/tvm"
 	"cocoon/internal/fault"
 )
 
 var engine *tvm.Engine
 
-// TestMain opens the real TVM once; without its file the tests fail, they do
-// not skip.
-func TestMain(m *testing.M) {
-	var err error
-	if engine, err = tvm.Open(context.Background(), tvm.Options{}); err != nil {
-		fault.Print(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	if err := engine.Close(context.Background()); err != nil {
-		fault.Print(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { devnettest.Main(m, &engine) }
 
 // network passes everything on, but for what a test does with messages.
 type network struct {
@@ -73,14 +59,8 @@ func newWorld(t testing.TB, kind Kind, caps Caps) *world {
 	t.Cleanup(cancel)
 	w := &world{t: t, ctx: ctx, dir: t.TempDir(), seal: Passphrase{"open sesame", 10}}
 	var err error
-	w.net, err = devnet.Start(ctx, devnet.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", TVM: engine, Quiet: 5 * time.Millisecond})
-	w.ok(err)
-	t.Cleanup(func() { _ = w.net.Close() })
-	cfg, err := w.net.ConfigJSON()
-	w.ok(err)
-	w.client, err = chain.Open(cfg, chain.Options{TVM: engine})
-	w.ok(err)
-	t.Cleanup(func() { _ = w.client.Close() })
+	w.net = devnettest.Start(t, devnet.Options{TVM: engine, Quiet: 5 * time.Millisecond})
+	w.client = devnettest.Open(t, w.net, engine)
 	w.flaky = &network{Network: w.client}
 	first, err := Create(w.dir, w.seal, kind, devnet.GlobalID, caps)
 	w.ok(err)

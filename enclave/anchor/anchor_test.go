@@ -12,6 +12,7 @@ import (
 	"cocoon/contracts/chain"
 	"cocoon/contracts/coin"
 	"cocoon/contracts/devnet"
+	"cocoon/contracts/devnet/devnettest"
 	"cocoon/contracts/ledger"
 	"cocoon/contracts/tvm"
 	"cocoon/contracts/worker"
@@ -22,19 +23,7 @@ import (
 
 var engine *tvm.Engine
 
-func TestMain(m *testing.M) {
-	var err error
-	if engine, err = tvm.Open(context.Background(), tvm.Options{}); err != nil {
-		fault.Print(os.Stderr, err)
-		os.Exit(1)
-	}
-	code := m.Run()
-	if err := engine.Close(context.Background()); err != nil {
-		fault.Print(os.Stderr, err)
-		code = 1
-	}
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { devnettest.Main(m, &engine) }
 
 func addr(name string) toncell.Address { return toncell.Address{Hash: sha256.Sum256([]byte(name))} }
 
@@ -55,13 +44,12 @@ func ok(t testing.TB, err error) {
 
 func newNet(t testing.TB, ctx context.Context, seed string) *net {
 	t.Helper()
-	d, err := devnet.Start(ctx, devnet.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", TVM: engine, Seed: seed})
-	ok(t, err)
-	t.Cleanup(func() { _ = d.Close() })
+	d := devnettest.Start(t, devnet.Options{TVM: engine, Seed: seed})
 	n := &net{Devnet: d}
 	c := n.open(t, nil)
 	n.ledger = ledger.New(c, nil)
 	key := sha256.Sum256([]byte("owner"))
+	var err error
 	n.owner, err = c.Wallet(ctx, ed25519.NewKeyFromSeed(key[:]))
 	ok(t, err)
 	ok(t, d.Faucet(ctx, n.owner.Address(), (100*coin.TON).Big()))
