@@ -40,7 +40,12 @@ import (
 const (
 	DefaultInterval = time.Second // between checkpoints
 	maxGroup        = 1024        // entries of one write
-	queueLength     = 4096        // appends that wait
+	// Where a group had as many entries, the next waits for more: a sync costs the
+	// machine as much as a verdict or two, and on a fast disk there would be one for
+	// every few entries.
+	busyGroup   = 4
+	settle      = time.Millisecond
+	queueLength = 4096 // appends that wait
 )
 
 // ErrClosed is returned by Append after Close.
@@ -184,6 +189,7 @@ func (j *Journal) await(p *pending) bool {
 // run commits what is appended, as much at a time as there is.
 func (j *Journal) run() {
 	defer close(j.done)
+	latest := 0 // the size of the latest group
 	for {
 		var first *pending
 		select {
@@ -194,6 +200,9 @@ func (j *Journal) run() {
 			default:
 				return
 			}
+		}
+		if latest >= busyGroup {
+			time.Sleep(settle)
 		}
 		batch := []*pending{first}
 		room := int(min(maxGroup, SegmentEntries-j.size%SegmentEntries))
@@ -206,6 +215,7 @@ func (j *Journal) run() {
 				break gather
 			}
 		}
+		latest = len(batch)
 		err := j.commit(batch)
 		if err != nil {
 			j.o.Log.Error("journal cannot append", "entries", len(batch), "error", err)
