@@ -110,7 +110,7 @@ type appraisal struct {
 // room returns an empty list with room for about as many checks as a submodule
 // has.
 func room(sub string) *[]result.Check {
-	n := 8
+	n := 12
 	if sub == result.SubCPU {
 		n = 48
 	}

@@ -33,7 +33,7 @@ func imageTDX(m *manifest.Verified, p *policy.Policy, res *tdx.Result, log *even
 	}
 	t := m.Manifest.TDX
 	mrtd := digest.SHA384(res.TD.MRTD)
-	var out []result.Check
+	out := make([]result.Check, 0, 5)
 	add := func(ok bool, id, expected, actual, reason, remedy string) {
 		c := result.Check{ID: id, Status: result.Pass, Actual: actual}
 		if !ok {
