@@ -24,7 +24,7 @@ What a VM says about itself, its stages and its console, is the guest's own
 word; what it proves is seen by "cocoon verify evidence".`,
 	}
 	f.register(cmd)
-	cmd.AddCommand(newVMStartCmd(f), newVMUpgradeCmd(f), newVMStopCmd(f), newVMListCmd(f), newVMShowCmd(f), newVMLogsCmd(f), newVMRemoveCmd(f), newVMCrashesCmd(f), newVMCACmd(f))
+	cmd.AddCommand(newVMStartCmd(f), newVMUpgradeCmd(f), newVMStopCmd(f), newVMListCmd(f), newVMShowCmd(f), newVMLogsCmd(f), newVMRemoveCmd(f), newVMCrashesCmd(f), newVMHandoverCmd(), newVMCACmd(f))
 	return cmd
 }
 

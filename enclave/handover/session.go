@@ -20,7 +20,7 @@ const (
 )
 
 // An enclave connects to the host and answers its calls; the host carries the
-// messages from one to the other (Relay). Frames have their length before them,
+// messages from one to the other (Carry). Frames have their length before them,
 // 4 bytes, big-endian.
 const (
 	callOffer = "offer" // giver: Message is the hello
@@ -194,57 +194,4 @@ func tell(err error) []told {
 
 func (m *material) open() Material {
 	return Material{Own: m.Own, Peer: m.Peer, OwnCollateral: json.RawMessage(m.OwnCollateral), PeerCollateral: json.RawMessage(m.PeerCollateral)}
-}
-
-// Relay is the host's part: it carries one exchange between a giver's and a
-// taker's connection and returns what the taker gives the host to keep. What an
-// enclave refuses is returned with that enclave's faults.
-func Relay(giver, taker io.ReadWriter, m Material) ([]byte, error) {
-	for _, p := range []struct {
-		conn io.ReadWriter
-		role string
-	}{{giver, RoleGiver}, {taker, RoleTaker}} {
-		var got presence
-		if err := readFrame(p.conn, &got); err != nil {
-			return nil, fmt.Errorf("waiting for the %s: %w", p.role, err)
-		}
-		if got.Format != Format || got.Role != p.role {
-			return nil, fault.New(fault.ExitParse, CodeMessage, "use releases that know the same hand-over on both sides", "waiting for the %s: format %.32q, role %.32q", p.role, got.Format, got.Role)
-		}
-	}
-	ask := func(conn io.ReadWriter, who string, c call) ([]byte, error) {
-		var out reply
-		err := writeFrame(conn, c)
-		if err == nil {
-			err = readFrame(conn, &out)
-		}
-		if err != nil {
-			return nil, fmt.Errorf("asking the %s: %w", who, err)
-		}
-		var errs []error
-		for _, f := range out.Faults {
-			errs = append(errs, &fault.Fault{Exit: f.Exit, Code: f.Code, Msg: who + ": " + f.Message, Expected: f.Expected, Actual: f.Actual, Remedy: f.Remedy})
-		}
-		return out.Message, errors.Join(errs...)
-	}
-	// What is the taker's own is the giver's peer.
-	forGiver := &material{Own: m.Own, Peer: m.Peer, OwnCollateral: m.OwnCollateral, PeerCollateral: m.PeerCollateral}
-	forTaker := &material{Own: m.Peer, Peer: m.Own, OwnCollateral: m.PeerCollateral, PeerCollateral: m.OwnCollateral}
-	hello, err := ask(taker, RoleTaker, call{Call: callHello})
-	if err != nil {
-		return nil, err
-	}
-	offer, err := ask(giver, RoleGiver, call{Call: callOffer, Message: hello})
-	if err != nil {
-		return nil, err
-	}
-	asked, err := ask(taker, RoleTaker, call{Call: callAsk, Message: offer})
-	if err != nil {
-		return nil, err
-	}
-	grant, err := ask(giver, RoleGiver, call{Call: callGrant, Message: asked, Material: forGiver})
-	if err != nil {
-		return nil, err
-	}
-	return ask(taker, RoleTaker, call{Call: callTake, Message: grant, Material: forTaker})
 }

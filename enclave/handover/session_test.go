@@ -18,57 +18,67 @@ import (
 // TestTheHostCarriesAnExchange runs both enclaves on connections of their own,
 // with the host between them.
 func TestTheHostCarriesAnExchange(t *testing.T) {
-	run := func(w *world, m handover.Material) ([]byte, error) {
-		gh, ge := net.Pipe()
-		th, te := net.Pipe()
-		var wg sync.WaitGroup
+	run := func(w *world) ([]byte, error) {
+		l, err := net.Listen("tcp4", "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
 		ctx, cancel := context.WithCancel(t.Context())
+		var wg sync.WaitGroup
 		defer wg.Wait()
 		defer cancel()
-		defer gh.Close()
-		defer th.Close()
-		wg.Go(func() { _ = w.giver.Serve(ctx, ge) }) // ends with its connection
-		taken := make(chan error, 1)
-		wg.Go(func() {
-			taken <- w.taker.Serve(ctx, te, func(key []byte) ([]byte, error) { return append([]byte("ticket "), key[:4]...), nil })
-		})
-		ticket, err := handover.Relay(gh, th, m)
-		if err == nil {
-			if terr := <-taken; terr != nil {
-				t.Errorf("the taker ends with %v", terr)
+		dial := func(serve func(net.Conn)) {
+			c, err := net.Dial("tcp4", l.Addr().String())
+			if err != nil {
+				t.Fatal(err)
 			}
+			stop := context.AfterFunc(ctx, func() { c.Close() })
+			wg.Go(func() {
+				defer stop()
+				defer c.Close()
+				serve(c)
+			})
 		}
-		return ticket, err
+		seal := func(key []byte) ([]byte, error) { return append([]byte("ticket "), key[:4]...), nil }
+		dial(func(c net.Conn) { _, _ = c.Write([]byte("GET / HTTP/1.1\r\n\r\n")) }) // nobody of ours
+		dial(func(c net.Conn) { _ = w.taker.Serve(ctx, c, seal) })
+		dial(func(c net.Conn) { _ = w.giver.Serve(ctx, c) })
+		return handover.Carry(ctx, l, handover.Material{Own: w.from.envelope, Peer: w.to.envelope}, func(string) {})
 	}
-	w := newWorld(t)
-	m := handover.Material{Own: w.from.envelope, Peer: w.to.envelope}
-	ticket, err := run(w, m)
+	ticket, err := run(newWorld(t))
 	if want := append([]byte("ticket "), diskKey[:4]...); err != nil || !bytes.Equal(ticket, want) {
 		t.Errorf("got %q, %v", ticket, err)
 	}
 	// Each side's refusal reaches whoever runs the upgrade, with its code.
-	w = newWorld(t)
+	w := newWorld(t)
 	w.reg.Manifests[w.to.hash] = registry.Manifest{State: registry.Revoked}
-	if ticket, err := run(w, m); !fault.Has(err, handover.CodeManifest) || ticket != nil || fault.All(err)[0].Remedy == "" {
-		t.Errorf("revoked: %q, %v", ticket, err)
+	if ticket, err := run(w); !fault.Has(err, handover.CodeManifest) || ticket != nil || fault.All(err)[0].Remedy == "" {
+		t.Errorf("the giver's refusal: %q, %v", ticket, err)
 	}
 	w = newWorld(t)
 	w.taker.Payout = "EQother"
-	if ticket, err := run(w, handover.Material{Own: w.from.envelope, Peer: w.to.envelope}); !fault.Has(err, handover.CodeOwner) || ticket != nil {
+	if ticket, err := run(w); !fault.Has(err, handover.CodeOwner) || ticket != nil {
 		t.Errorf("the taker's refusal: %q, %v", ticket, err)
 	}
-	// Connections that are swapped, and a host that calls what there is not.
-	a, b := net.Pipe()
-	c, d := net.Pipe()
-	var wg sync.WaitGroup
-	wg.Go(func() { _ = w.taker.Serve(t.Context(), b, nil) })
-	wg.Go(func() { _ = w.giver.Serve(t.Context(), d) })
-	if _, err := handover.Relay(a, c, handover.Material{}); !fault.Has(err, handover.CodeMessage) {
-		t.Errorf("swapped: %v", err)
+}
+
+func TestAHandoverWithoutItsMachines(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
 	}
-	a.Close()
-	c.Close()
-	wg.Wait()
+	ctx, cancel := context.WithCancel(t.Context())
+	var wg sync.WaitGroup
+	defer wg.Wait()
+	c, err := net.Dial("tcp4", l.Addr().String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	wg.Go(func() { _ = newWorld(t).giver.Serve(ctx, c) })
+	// One of two has come when the time is over.
+	if _, err := handover.Carry(ctx, l, handover.Material{}, func(string) { cancel() }); err == nil {
+		t.Error("an exchange with itself")
+	}
 }
 
 func FuzzServe(f *testing.F) {
