@@ -18,6 +18,7 @@ var (
 	errDeadline = errors.New("the request's time is over")
 	errCut      = errors.New("the worker drains")
 	errGone     = errors.New("the client takes no more of its answer")
+	errHeld     = errors.New("the worker has as many requests in memory as it may")
 )
 
 // connKey is the context key of a connection's name.
@@ -73,26 +74,31 @@ func (s *Server) took(d time.Duration) {
 	s.usual += (d - s.usual) / 8
 }
 
-// hold takes room for a request's body: bodies are read before anybody is
-// known to pay, so what they take together is bounded. The size is the
-// request's own word, to which reading holds it.
-func (s *Server) hold(r *http.Request) (release func(), apiErr *apiError) {
-	size := int64(MaxBody)
-	if r.ContentLength >= 0 {
-		size = min(size, r.ContentLength)
+// holding is the room that one request's body takes: bodies are read before
+// anybody is known to pay, so what they take together is bounded. Room is
+// taken as bytes come, not as they are announced: an announcement costs its
+// client nothing.
+type holding struct {
+	s *Server
+	n int64
+}
+
+// Write takes room for what was read.
+func (h *holding) Write(p []byte) (int, error) {
+	h.s.mu.Lock()
+	defer h.s.mu.Unlock()
+	if h.s.held+int64(len(p)) > h.s.opt.MaxHeld {
+		return 0, errHeld
 	}
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.held+size > s.opt.MaxHeld {
-		return nil, &apiError{status: http.StatusTooManyRequests, kind: "rate_limit_error", code: "worker.busy",
-			message: "the worker has as many requests in memory as it may; try again"}
-	}
-	s.held += size
-	return func() {
-		s.mu.Lock()
-		s.held -= size
-		s.mu.Unlock()
-	}, nil
+	h.s.held += int64(len(p))
+	h.n += int64(len(p))
+	return len(p), nil
+}
+
+func (h *holding) release() {
+	h.s.mu.Lock()
+	defer h.s.mu.Unlock()
+	h.s.held -= h.n
 }
 
 // bounded returns the context of a request: it ends when the client is gone,

@@ -247,3 +247,33 @@ func TestBodiesInMemoryAreBounded(t *testing.T) {
 		}
 	})
 }
+
+// TestAnAnnouncedBodyTakesNoRoom: a client that announces much and sends
+// nothing keeps nobody out.
+func TestAnAnnouncedBodyTakesNoRoom(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		d := newDesk(t, Options{MaxHeld: int64(len(chat)) + 1})
+		pr, pw := io.Pipe()
+		r := httptest.NewRequest("POST", PathChat, pr)
+		r.ContentLength = MaxBody
+		ended := make(chan *httptest.ResponseRecorder, 1)
+		go func() {
+			w := httptest.NewRecorder()
+			d.ServeHTTP(w, r)
+			ended <- w
+		}()
+		synctest.Wait()
+		other := d.ask("b", chat)
+		d.release <- struct{}{}
+		if w := <-other; w.Code != 200 {
+			t.Errorf("got %d %s", w.Code, w.Body)
+		}
+		if _, err := io.WriteString(pw, chat+"   "); err != nil && !errors.Is(err, io.ErrClosedPipe) {
+			t.Error(err)
+		}
+		refused(t, <-ended, 429, "worker.busy")
+		if d.held != 0 {
+			t.Errorf("%d bytes are held", d.held)
+		}
+	})
+}

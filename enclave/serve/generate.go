@@ -53,12 +53,9 @@ func (s *Server) admitAndSend(w http.ResponseWriter, r *http.Request, c *call) *
 		return apiErr
 	}
 	defer cancel(nil)
-	release, apiErr := s.hold(r)
-	if apiErr != nil {
-		return apiErr
-	}
-	defer release()
-	body, apiErr := readBody(w, r, MaxBody)
+	held := &holding{s: s}
+	defer held.release()
+	body, apiErr := readBody(w, r, MaxBody, held)
 	if apiErr != nil {
 		return apiErr
 	}

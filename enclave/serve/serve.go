@@ -202,7 +202,7 @@ func (s *Server) models(w http.ResponseWriter, _ *http.Request) {
 }
 
 func (s *Server) acceptVoucher(w http.ResponseWriter, r *http.Request) {
-	doc, apiErr := readBody(w, r, maxVoucher)
+	doc, apiErr := readBody(w, r, maxVoucher, io.Discard)
 	if apiErr != nil {
 		s.refuse(w, apiErr)
 		return
@@ -233,15 +233,19 @@ func (s *Server) answer(w http.ResponseWriter, doc []byte, err error) {
 	_, _ = w.Write(doc)
 }
 
-// readBody reads a request's body, with a limit and a deadline.
-func readBody(w http.ResponseWriter, r *http.Request, limit int) ([]byte, *apiError) {
+// readBody reads a request's body, with a limit and a deadline. All that is
+// read is also written to seen, which may refuse it.
+func readBody(w http.ResponseWriter, r *http.Request, limit int, seen io.Writer) ([]byte, *apiError) {
 	rc := http.NewResponseController(w)
 	// A connection that cannot take a deadline has its own limits.
 	_ = rc.SetReadDeadline(time.Now().Add(bodyTimeout))
 	defer func() { _ = rc.SetReadDeadline(time.Time{}) }()
-	b, err := io.ReadAll(http.MaxBytesReader(w, r.Body, int64(limit)))
+	b, err := io.ReadAll(io.TeeReader(http.MaxBytesReader(w, r.Body, int64(limit)), seen))
 	if err == nil {
 		return b, nil
+	}
+	if errors.Is(err, errHeld) {
+		return nil, &apiError{status: http.StatusTooManyRequests, kind: "rate_limit_error", code: "worker.busy", message: errHeld.Error() + "; try again"}
 	}
 	var tooLarge *http.MaxBytesError
 	if errors.As(err, &tooLarge) {

@@ -61,6 +61,51 @@ func (t *tunnels) await(ctx context.Context) error {
 	}
 }
 
+// maxConns bounds the clients' connections of one gateway: each takes memory
+// before anybody has proven anything, and the gateway is not trusted to bound
+// them.
+const maxConns = 256
+
+// bounded closes connections beyond a limit as they come. They are not left
+// waiting: a stream that is not accepted in time ends its whole tunnel.
+type bounded struct {
+	net.Listener
+	slots chan struct{}
+}
+
+func bound(l net.Listener, limit int) *bounded {
+	return &bounded{l, make(chan struct{}, limit)}
+}
+
+// Accept implements net.Listener.
+func (b *bounded) Accept() (net.Conn, error) {
+	for {
+		c, err := b.Listener.Accept()
+		if err != nil {
+			return nil, err
+		}
+		select {
+		case b.slots <- struct{}{}:
+			return &slotConn{Conn: c, free: func() { <-b.slots }}, nil
+		default:
+			c.Close()
+		}
+	}
+}
+
+// slotConn gives its slot back when it is closed.
+type slotConn struct {
+	net.Conn
+	once sync.Once
+	free func()
+}
+
+// Close implements net.Conn.
+func (c *slotConn) Close() error {
+	defer c.once.Do(c.free)
+	return c.Conn.Close()
+}
+
 // dialer opens a tunnel to a gateway.
 type dialer func(ctx context.Context, addr string) (net.Listener, error)
 
@@ -101,6 +146,6 @@ func (w *Worker) tunnel(ctx context.Context, addr string) {
 		},
 		func(err error) { w.log.Warn("gateway lost", "gateway", addr, "err", err) },
 		func(ln net.Listener) error {
-			return w.server.Serve(ctx, tls.NewListener(ln, ratls.ServerConfig(w.keeper.Certificate)), serveGrace)
+			return w.server.Serve(ctx, tls.NewListener(bound(ln, maxConns), ratls.ServerConfig(w.keeper.Certificate)), serveGrace)
 		})
 }

@@ -182,6 +182,52 @@ func TestTunnelsAreDialedAgain(t *testing.T) {
 	})
 }
 
+// TestConnectionsBeyondTheLimitAreClosed: those within it go on, and one that
+// ends makes room.
+func TestConnectionsBeyondTheLimitAreClosed(t *testing.T) {
+	l, err := net.Listen("tcp4", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	b := bound(l, 2)
+	defer b.Close()
+	accepted := make(chan net.Conn)
+	go func() {
+		for {
+			c, err := b.Accept()
+			if err != nil {
+				close(accepted)
+				return
+			}
+			accepted <- c
+		}
+	}()
+	dial := func() net.Conn {
+		t.Helper()
+		c, err := net.Dial("tcp4", l.Addr().String())
+		if err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { c.Close() })
+		return c
+	}
+	dial()
+	first := <-accepted
+	dial()
+	<-accepted
+	if _, err := dial().Read(make([]byte, 1)); err == nil {
+		t.Error("a third connection got an answer")
+	}
+	for range 2 { // closing twice gives one slot back
+		first.Close()
+	}
+	dial()
+	<-accepted
+	if _, err := dial().Read(make([]byte, 1)); err == nil {
+		t.Error("closing twice made room for two")
+	}
+}
+
 func TestAwaitEndsWithItsContext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var ts tunnels
