@@ -31,23 +31,23 @@ func (a *appraisal) checkRules(r *result.Result) {
 	f := &rules.Facts{TrustClass: r.TrustClass, Now: a.now, Measurements: r.Measurements}
 	var err error
 	if a.cpuFacts != nil {
-		f.CPU, err = facts(a.cpuFacts)
+		f.CPU, err = Facts(a.cpuFacts)
 	}
 	for _, g := range a.gpuFacts {
 		var m map[string]any
 		if err == nil {
-			m, err = facts(g)
+			m, err = Facts(g)
 		}
 		f.GPUs = append(f.GPUs, m)
 	}
 	if err == nil && a.ev != nil { // there are none of a platform alone
-		f.Claims, err = facts(a.ev.Claims)
+		f.Claims, err = Facts(a.ev.Claims)
 	}
 	if err == nil && a.ev != nil {
-		f.Config, err = facts(a.ev.Config)
+		f.Config, err = Facts(a.ev.Config)
 	}
 	if err == nil && r.Manifest != nil {
-		f.Manifest, err = facts(r.Manifest)
+		f.Manifest, err = Facts(r.Manifest)
 	}
 	if err != nil {
 		a.fail(result.SubCPU, rules.Prefix+"facts", "facts that can be encoded", oneLine(err), "there is nothing for the rules to look at", "report this")
@@ -56,9 +56,9 @@ func (a *appraisal) checkRules(r *result.Result) {
 	a.add(result.SubCPU, set.Appraise(f)...)
 }
 
-// facts turns a document into what rules see: maps, lists, texts, booleans,
+// Facts turns a document, such as what a verification found, into what rules see: maps, lists, texts, booleans,
 // and whole numbers.
-func facts(v any) (map[string]any, error) {
+func Facts(v any) (map[string]any, error) {
 	b, err := jcs.Marshal(v)
 	if err != nil {
 		return nil, err
