@@ -88,7 +88,7 @@ func (p *Policy) away(o *Observation) []string {
 		case o.Touched == nil:
 			say("whether somebody is there is not known")
 		case *o.Touched < max(p.IdleFor, 60):
-			say("somebody was at a terminal %d s ago", *o.Touched)
+			say("somebody was there %d s ago", *o.Touched)
 		}
 	}
 	if p.MainsOnly && (o.Mains == nil || !*o.Mains) {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -90,7 +91,7 @@ func TestEachConditionSpeaksForTheOwner(t *testing.T) {
 		"load is not known":  func(o *Observation) { o.Load = nil },
 		"GPU used to 50":     func(o *Observation) { o.GPU = ptr(50) },
 		"programs have":      func(o *Observation) { o.GPUPrograms = ptr(1) },
-		"terminal 10 s ago":  func(o *Observation) { o.Touched = ptr(10) },
+		"there 10 s ago":     func(o *Observation) { o.Touched = ptr(10) },
 		"there is not known": func(o *Observation) { o.Touched = nil },
 		"mains":              func(o *Observation) { o.Mains = ptr(false) },
 		"price 99":           func(o *Observation) { o.Price = ptr(uint64(99)) },
@@ -189,7 +190,7 @@ func sensors(files fstest.MapFS, out map[string]string) *Sensors {
 }
 
 func TestSensorsReadWhatIsThere(t *testing.T) {
-	p := &Policy{PriceFile: "/run/price", MaxGPU: 10}
+	p := &Policy{PriceFile: "/run/price", MaxGPU: 10, Presence: true}
 	files := fstest.MapFS{
 		"proc/loadavg":                     {Data: []byte("3.00 2.00 1.00 1/200 4242\n")},
 		"sys/class/power_supply/BAT0/type": {Data: []byte("Battery\n")},
@@ -216,9 +217,68 @@ func TestSensorsReadWhatIsThere(t *testing.T) {
 
 func TestSensorsOfThisMachine(t *testing.T) {
 	s := &Sensors{FS: os.DirFS("/"), Clock: time.Now}
-	o := s.Look(t.Context(), &Policy{MaxGPU: 1}, 0)
+	o := s.Look(t.Context(), &Policy{MaxGPU: 1, Presence: true}, 0)
 	if o.Load == nil || o.Mains == nil || o.Touched == nil || o.GPU == nil {
 		t.Errorf("Look() = %+v", o)
+	}
+}
+
+func TestPresenceBeyondTerminals(t *testing.T) {
+	const sessions = "loginctl list-sessions"
+	show := func(blocks ...string) map[string]string {
+		return map[string]string{sessions: "2 1000 owner seat0 -\nc1 120 gdm seat0 -\n", "loginctl show-session": strings.Join(blocks, "\n")}
+	}
+	const desktop = "Type=wayland\nClass=user\nState=active\n"
+	idle := fmt.Sprintf("IdleHint=yes\nIdleSinceHint=%d\nLockedHint=no\n", at("11:50:00").UnixMicro())
+	const never = 365 * 24 * 3600
+	for _, tc := range []struct {
+		name string
+		out  map[string]string
+		want int
+	}{
+		{"no logind", nil, never},
+		{"no session", map[string]string{sessions: ""}, never},
+		{"a desktop in use", show(desktop + "IdleHint=no\nIdleSinceHint=0\nLockedHint=no\n"), 0},
+		{"a desktop that is idle", show(desktop + idle), 600},
+		{"a desktop that is locked and says nothing of idleness", show(desktop + "IdleHint=no\nIdleSinceHint=0\nLockedHint=yes\n"), never},
+		{"the login screen", show("Type=x11\nClass=greeter\nState=active\nIdleHint=no\n"), never},
+		{"a session that ends", show("Type=x11\nClass=user\nState=closing\nIdleHint=no\n"), never},
+		{"one at a terminal, which shows by it", show("Type=tty\nClass=user\nState=active\nIdleHint=no\n"), never},
+		{"two, of which one is in use", show(desktop+idle, desktop+"IdleHint=no\n"), 0},
+		{"nonsense", show("=\n\n\nIdleHint", desktop+"IdleHint=yes\nIdleSinceHint=x\n"), never},
+	} {
+		t.Run(tc.name, func(t *testing.T) {
+			got := sensors(fstest.MapFS{}, tc.out).Look(t.Context(), &Policy{Presence: true}, 0).Touched
+			if got == nil || *got != tc.want {
+				t.Errorf("touched %v s ago, want %d", got, tc.want)
+			}
+		})
+	}
+}
+
+func TestKeysShowByTheirInterrupts(t *testing.T) {
+	files := fstest.MapFS{}
+	s := sensors(files, nil)
+	now := at("12:00:00")
+	s.Clock = func() time.Time { return now }
+	look := func(keyboard, disk int) int {
+		files["proc/interrupts"] = &fstest.MapFile{Data: fmt.Appendf(nil, "            CPU0       CPU1\n   1:   %d          9  IR-IO-APIC    1-edge      i8042\n 120:  %d   3   IR-PCI-MSI  nvme0q0\n NMI:  1  2  Non-maskable interrupts\n", keyboard, disk)}
+		return *s.Look(t.Context(), &Policy{Presence: true}, 0).Touched
+	}
+	const long = 3600
+	if got := look(7, 1); got < long {
+		t.Errorf("at the first look somebody was there %d s ago", got)
+	}
+	now = now.Add(10 * time.Second)
+	if got := look(7, 100); got < long {
+		t.Errorf("a disk counts as somebody, %d s ago", got)
+	}
+	if got := look(9, 100); got != 0 {
+		t.Errorf("after a key somebody was there %d s ago", got)
+	}
+	now = now.Add(30 * time.Second)
+	if got := look(9, 200); got != 30 {
+		t.Errorf("30 s after a key somebody was there %d s ago", got)
 	}
 }
 

@@ -43,7 +43,7 @@ type Policy struct {
 	// IdleFor is how long, in seconds, all of it must hold and nobody must
 	// have touched a terminal before the machine joins.
 	IdleFor int `json:"idle_for_s,omitempty"`
-	// Presence says that somebody at a terminal is the owner, who is back.
+	// Presence says that somebody who is there is the owner, who is back.
 	Presence bool `json:"presence,omitempty"`
 	// MainsOnly forbids serving from a battery.
 	MainsOnly bool `json:"mains_only,omitempty"`

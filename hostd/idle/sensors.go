@@ -22,6 +22,8 @@ type Sensors struct {
 	Run   func(ctx context.Context, name string, args ...string) ([]byte, error)
 	Clock func() time.Time
 	CPUs  int // processors; 0: as the runtime counts
+
+	there presence
 }
 
 const (
@@ -34,7 +36,10 @@ const (
 // Look observes. What cannot be seen stays nil. ours is how many processors
 // the VM may be using.
 func (s *Sensors) Look(ctx context.Context, p *Policy, ours int) *Observation {
-	o := &Observation{Time: s.Clock().UTC(), Load: s.load(ours), Mains: s.mains(), Touched: s.touched()}
+	o := &Observation{Time: s.Clock().UTC(), Load: s.load(ours), Mains: s.mains()}
+	if p.Presence {
+		o.Touched = s.touched(ctx)
+	}
 	if p.PriceFile != "" {
 		o.Price = s.price(strings.TrimPrefix(p.PriceFile, "/"))
 	}
@@ -89,10 +94,15 @@ func (s *Sensors) mains() *bool {
 	return &v
 }
 
-// touched is the time since input at any terminal, as w(1) has it: the kernel
-// changes a terminal's access time when it is read from.
-func (s *Sensors) touched() *int {
-	now, newest := s.Clock(), time.Time{}
+// touched is the time since somebody was there: input at any terminal, as w(1)
+// has it (the kernel changes a terminal's access time when it is read from), at
+// a desktop session, or at a built-in input device.
+func (s *Sensors) touched(ctx context.Context) *int {
+	now := s.Clock()
+	newest := s.interrupts(now)
+	if at := s.sessions(ctx, now); at.After(newest) {
+		newest = at
+	}
 	for _, pattern := range []string{"dev/tty[0-9]*", "dev/pts/[0-9]*"} {
 		names, err := fs.Glob(s.FS, pattern)
 		if err != nil {
