@@ -64,7 +64,15 @@ require (
 	sigs.k8s.io/json v0.0.0-20260909141634-11ed52e25bc5
 )
 
-require github.com/ebitengine/purego v0.11.3
+require (
+	github.com/ebitengine/purego v0.11.3
+	tags.cncf.io/container-device-interface v1.1.1
+)
+
+require (
+	github.com/fsnotify/fsnotify v1.10.1 // indirect
+	tags.cncf.io/container-device-interface/specs-go v1.1.1 // indirect
+)
 
 require (
 	cel.dev/expr v0.25.2 // indirect

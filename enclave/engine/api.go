@@ -10,22 +10,27 @@ import (
 	"net"
 	"net/http"
 	"time"
+
+	"cocoon/internal/fault"
 )
 
 // maxProbe bounds an answer to a readiness probe, in bytes.
 const maxProbe = 1 << 20
 
-// API is the engine's HTTP interface on its UNIX socket.
+// CodeRoute is the code of a request for a route that no client may ask for.
+const CodeRoute = "engine.route_refused"
+
+// API is the engine's HTTP interface: on its UNIX socket, or on a port of its
+// network namespace.
 type API struct {
+	adapter   Adapter
 	transport *http.Transport
 }
 
-// NewAPI returns the interface on this socket.
-func NewAPI(socket string) *API {
-	return &API{transport: &http.Transport{
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			return new(net.Dialer).DialContext(ctx, "unix", socket)
-		},
+// NewAPI returns the interface of an engine that dial connects to.
+func NewAPI(a Adapter, dial func(ctx context.Context) (net.Conn, error)) *API {
+	return &API{adapter: a, transport: &http.Transport{
+		DialContext:         func(ctx context.Context, _, _ string) (net.Conn, error) { return dial(ctx) },
 		DisableCompression:  true, // bodies are passed on as they are
 		MaxIdleConns:        64,
 		MaxIdleConnsPerHost: 64,
@@ -33,15 +38,19 @@ func NewAPI(socket string) *API {
 	}}
 }
 
-// RoundTrip sends a request to the engine. The URL's host is ignored.
-func (a *API) RoundTrip(r *http.Request) (*http.Response, error) { return a.transport.RoundTrip(r) }
-
-// Ready returns nil once the engine is healthy, lists the model, and answers
-// a one-token chat: each alone was seen to pass while the next one failed.
-func (a *API) Ready(ctx context.Context, model string) error {
-	if _, err := a.do(ctx, http.MethodGet, "/health", nil); err != nil {
-		return err
+// RoundTrip sends a client's request to the engine. The URL's host is ignored.
+// A route outside the adapter's list never leaves: engines have some that show
+// prompts, flush caches or load other weights.
+func (a *API) RoundTrip(r *http.Request) (*http.Response, error) {
+	if !a.adapter.Serves(r.Method, r.URL.Path) {
+		return nil, fault.New(fault.ExitRefused, CodeRoute, "use a route of the OpenAI API", "asking engine: %s %.100q is not in the allow-list of %s", r.Method, r.URL.Path, a.adapter.Kind())
 	}
+	return a.transport.RoundTrip(r)
+}
+
+// answers returns nil once the engine lists the model and answers a one-token
+// chat: with its health, each alone was seen to pass while the next one failed.
+func (a *API) answers(ctx context.Context, model string) error {
 	b, err := a.do(ctx, http.MethodGet, "/v1/models", nil)
 	if err != nil {
 		return err
@@ -94,7 +103,7 @@ func (a *API) do(ctx context.Context, method, path string, body []byte) ([]byte,
 	if body != nil {
 		req.Header.Set("Content-Type", "application/json")
 	}
-	rsp, err := a.RoundTrip(req)
+	rsp, err := a.transport.RoundTrip(req)
 	if err != nil {
 		return nil, fmt.Errorf("probing engine: %w", err)
 	}

@@ -3,6 +3,7 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -19,14 +20,6 @@ const (
 	socketDir  = "/run/engine"
 	SocketName = "engine.sock"
 )
-
-// kind is what the image knows about a kind of engine. It is measured with
-// the supervisor; a config can only choose among what is here.
-type kind struct {
-	binary string
-	fixed  func(model, modelFile string) []string
-	flags  map[string]check // flags a config may set; each takes one value
-}
 
 type check func(value string) error
 
@@ -51,51 +44,31 @@ func oneOf(values ...string) check {
 	}
 }
 
-// kinds is the table of engines.
-//
-// llama-server: no web pages, no /slots (it shows prompts), no request log,
-// no download, no file paths and no templates from the config.
-var kinds = map[string]kind{
-	evidence.EngineLlamaServer: {
-		binary: "/usr/bin/llama-server",
-		fixed: func(model, modelFile string) []string {
-			return []string{
-				"--model", modelDir + "/" + modelFile,
-				"--alias", model,
-				"--host", socketDir + "/" + SocketName,
-				"--no-ui", "--no-slots", "--offline", "--log-disable", "--metrics",
-			}
-		},
-		flags: map[string]check{
-			"--ctx-size":     intRange(128, 1<<20),
-			"--parallel":     intRange(1, 256),
-			"--threads":      intRange(1, 512),
-			"--batch-size":   intRange(1, 1<<16),
-			"--ubatch-size":  intRange(1, 1<<16),
-			"--n-gpu-layers": intRange(0, 1024),
-			"--cache-type-k": oneOf("f32", "f16", "bf16", "q8_0", "q4_0"),
-			"--cache-type-v": oneOf("f32", "f16", "bf16", "q8_0", "q4_0"),
-			"--flash-attn":   oneOf("on", "off", "auto"),
-		},
-	},
+// fraction is a part of a GPU's memory, with two digits.
+func fraction(v string) error {
+	if len(v) != 4 || v[:2] != "0." {
+		return fmt.Errorf("%.32q, want 0.10 to 0.98", v)
+	}
+	return intRange(10, 98)(v[2:])
 }
 
-// defaults are set where a config is silent. One thread: llama.cpp's spin
-// barriers collapse when cores are shared.
-var defaults = [][2]string{{"--threads", "1"}}
+// Check refuses a config that the image's engines do not take, before it is
+// measured.
+func Check(c *evidence.Config) error {
+	a, err := AdapterFor(c.Engine.Kind)
+	if err != nil {
+		return err
+	}
+	_, err = a.Argv(c, "model.gguf")
+	return err
+}
 
-// Argv returns the engine's command line for a config, or every argument that
-// the allow-list refuses. Arguments are pairs of flag and value. modelFile is
-// the name of the model's file in its pack.
-func Argv(c *evidence.Config, modelFile string) ([]string, error) {
-	k, ok := kinds[c.Engine.Kind]
-	if !ok {
-		return nil, refuse("engine kind %q is unknown", c.Engine.Kind)
+// Argv implements Adapter. Arguments are pairs of flag and value.
+func (k *kind) Argv(c *evidence.Config, source string) ([]string, error) {
+	if source == "" || strings.ContainsAny(source, "/\x00") || source == ".." {
+		return nil, refuse("model file name %q", source)
 	}
-	if modelFile == "" || strings.ContainsAny(modelFile, "/\x00") {
-		return nil, refuse("model file name %q", modelFile)
-	}
-	argv := append([]string{k.binary}, k.fixed(c.Model.Name, modelFile)...)
+	argv := append(slices.Clone(k.command), k.fixed(c.Model.Name, source)...)
 	var errs []error
 	seen := map[string]bool{}
 	args := c.Engine.Args
@@ -119,7 +92,7 @@ func Argv(c *evidence.Config, modelFile string) ([]string, error) {
 		seen[flag] = true
 		argv = append(argv, flag, value)
 	}
-	for _, d := range defaults {
+	for _, d := range k.defaults {
 		if !seen[d[0]] {
 			argv = append(argv, d[0], d[1])
 		}

@@ -79,14 +79,18 @@ func remove(ctx context.Context, ctr containerd.Container) error {
 // specOpts is everything an engine's container is allowed.
 func specOpts(c Container) []oci.SpecOpts {
 	const period = 100000
-	return []oci.SpecOpts{
+	env := c.Env
+	if len(env) == 0 {
+		env = []string{"HOME=/tmp"}
+	}
+	opts := []oci.SpecOpts{
 		oci.WithDefaultSpec(),
 		oci.WithRootFSPath(c.Rootfs),
 		oci.WithRootFSReadonly(),
 		oci.WithProcessArgs(c.Argv...),
 		oci.WithProcessCwd("/"),
 		oci.WithHostname("engine"),
-		withEnv("PATH=/usr/bin:/bin", "HOME=/tmp", "LANG=C.UTF-8"),
+		withEnv(append([]string{"PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8"}, env...)...),
 		oci.WithUIDGID(ContainerUID, ContainerUID),
 		oci.WithNoNewPrivileges,
 		oci.WithCapabilities(nil),
@@ -103,9 +107,24 @@ func specOpts(c Container) []oci.SpecOpts {
 			{Destination: socketDir, Type: "bind", Source: c.SocketDir, Options: []string{"bind", "rw", "nosuid", "nodev", "noexec"}},
 		}),
 		withoutCore,
-		// Last: the profile depends on the capabilities.
+		// After the capabilities, on which the profile depends.
 		seccomp.WithDefaultProfile(),
 	}
+	if c.SharedMemory > 0 {
+		opts = append(opts, oci.WithDevShmSize(int64(c.SharedMemory>>10)))
+	}
+	if c.Cache > 0 {
+		// Code that an engine compiles for its GPU is run from here, so it is not
+		// noexec: the container has no right that such code could use.
+		opts = append(opts, oci.WithMounts([]specs.Mount{{Destination: cacheDir, Type: "tmpfs", Source: "tmpfs",
+			Options: []string{"nosuid", "nodev", "mode=0700", fmt.Sprintf("size=%dk", c.Cache>>10), fmt.Sprintf("uid=%d", ContainerUID), fmt.Sprintf("gid=%d", ContainerUID)}}}))
+	}
+	if len(c.Devices) > 0 {
+		// Last: it adds devices, mounts and environment that the others would
+		// take back.
+		opts = append(opts, withDevices(c.Devices))
+	}
+	return opts
 }
 
 // withEnv sets the whole environment.
@@ -149,13 +168,14 @@ func (c *Containerd) Start(ctx context.Context, spec Container) (Task, error) {
 	if err := task.Start(ctx); err != nil {
 		return nil, errors.Join(fmt.Errorf("starting task: %w", err), remove(ctx, ctr))
 	}
-	t := &containerdTask{ctr: ctr, done: make(chan struct{})}
+	t := &containerdTask{ctr: ctr, pid: int(task.Pid()), done: make(chan struct{})}
 	go t.watch(exit)
 	return t, nil
 }
 
 type containerdTask struct {
 	ctr  containerd.Container
+	pid  int
 	done chan struct{}
 	mu   sync.Mutex
 	err  error
@@ -176,6 +196,9 @@ func (t *containerdTask) watch(exit <-chan containerd.ExitStatus) {
 	t.mu.Unlock()
 	close(t.done)
 }
+
+// PID implements Task.
+func (t *containerdTask) PID() int { return t.pid }
 
 // Done implements Task.
 func (t *containerdTask) Done() <-chan struct{} { return t.done }

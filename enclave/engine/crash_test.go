@@ -193,7 +193,7 @@ func crash(t *testing.T, root string) {
 	}
 	go daemon.Run(ctx)
 	m := New(Options{
-		Runtime: runtime, Model: "m", Deadline: time.Minute, UID: ContainerUID, Log: log, Container: Container{
+		Runtime: runtime, Adapter: llama(t), Model: "m", Deadline: time.Minute, UID: ContainerUID, Log: log, Container: Container{
 			Rootfs: "/srv", Argv: []string{"/engine"}, ModelDir: "/run/models", SocketDir: "/run/engine-sock",
 			Memory: 256 << 20, CPUs: 1, PIDs: 64,
 		},
@@ -222,7 +222,7 @@ func crash(t *testing.T, root string) {
 			now := processes(engineProcess)
 			return m.Up() && daemon.Child() != nil && len(now) == 1 && now[0] != old[0] && len(processes(shimProcess)) == 1 && len(processes(daemonProcess)) == 1
 		})
-		if err := m.API().Ready(ctx, "m"); err != nil {
+		if err := llama(t).Ready(ctx, m.API(), "m"); err != nil {
 			t.Errorf("%s: %v", what, err)
 		}
 		if after := mounts(t); after != before {

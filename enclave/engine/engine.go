@@ -9,6 +9,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"net"
 	"os"
 	"path/filepath"
 	"sync"
@@ -21,22 +22,32 @@ import (
 const (
 	CodeNotReady = "engine.not_ready"
 	CodeExited   = "engine.exited"
+	CodeSick     = "engine.sick"
+	CodeDevices  = "engine.devices"
 	CodeMemory   = "engine.memory"
 )
 
 // Container is what to run.
 type Container struct {
 	Rootfs    string   // the mounted engine pack
-	Argv      []string // from Argv
+	Argv      []string // of the adapter
 	ModelDir  string   // the mounted model pack, bound read-only
 	SocketDir string   // bound writable; the engine makes its socket there
 	Memory    uint64   // limit in bytes
 	CPUs      float64  // limit in cores
 	PIDs      int64
+
+	// What an adapter's Shape adds.
+	Env          []string // beside PATH and LANG; empty: a HOME in /tmp
+	SharedMemory uint64   // of /dev/shm in bytes, 0 for the default
+	Cache        uint64   // of a tmpfs for compiled code in bytes, 0 for none
+	Devices      []string // CDI names, such as nvidia.com/gpu=all
 }
 
 // Task is a running container.
 type Task interface {
+	// PID is the engine's process in the supervisor's namespace.
+	PID() int
 	// Done is closed once the engine has exited.
 	Done() <-chan struct{}
 	// Err says how, after Done.
@@ -56,9 +67,11 @@ type Runtime interface {
 // Options of a Manager.
 type Options struct {
 	Runtime   Runtime
+	Adapter   Adapter
 	Container Container
 	Model     string        // name that the engine must list
-	Deadline  time.Duration // from start to readiness, 0 for DefaultDeadline
+	Deadline  time.Duration // from start to readiness, 0 for the adapter's
+	Watch     time.Duration // between looks at a ready engine, 0 for the adapter's
 	UID       int           // owner of the socket directory; ContainerUID
 	OnChange  func(up bool) // serving starts and stops with the engine
 	Log       *slog.Logger
@@ -80,19 +93,45 @@ type Manager struct {
 	minBackoff time.Duration
 
 	mu   sync.Mutex
-	task Task
+	task Task // that is ready
+	pid  int  // of the newest task, ready or not
 	up   bool
 }
 
 // New returns a Manager that runs nothing yet.
 func New(opt Options) *Manager {
 	if opt.Deadline == 0 {
-		opt.Deadline = DefaultDeadline
+		opt.Deadline = opt.Adapter.Deadline()
+	}
+	if opt.Watch == 0 {
+		opt.Watch = opt.Adapter.Watch()
 	}
 	if opt.OnChange == nil {
 		opt.OnChange = func(bool) {}
 	}
-	return &Manager{opt: opt, minBackoff: minBackoff, api: NewAPI(filepath.Join(opt.Container.SocketDir, SocketName))}
+	m := &Manager{opt: opt, minBackoff: minBackoff}
+	m.api = NewAPI(opt.Adapter, m.dial)
+	return m
+}
+
+// dial connects to the engine that runs.
+func (m *Manager) dial(ctx context.Context) (net.Conn, error) {
+	port := m.opt.Adapter.Port()
+	if port == 0 {
+		return new(net.Dialer).DialContext(ctx, "unix", filepath.Join(m.opt.Container.SocketDir, SocketName))
+	}
+	m.mu.Lock()
+	pid := m.pid
+	m.mu.Unlock()
+	return dialInside(ctx, pid, port)
+}
+
+// Metrics reads the engine's own figures.
+func (m *Manager) Metrics(ctx context.Context) (Metrics, error) {
+	if !m.Up() {
+		return Metrics{}, errors.New("reading engine's metrics: it is down")
+	}
+	return m.opt.Adapter.Metrics(ctx, m.api)
 }
 
 // API returns the engine's HTTP interface.
@@ -121,6 +160,9 @@ func (m *Manager) start(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("starting engine: %w", err)
 	}
+	m.mu.Lock()
+	m.pid = task.PID()
+	m.mu.Unlock()
 	if err := m.await(ctx, task); err != nil {
 		rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 		defer cancel()
@@ -139,7 +181,7 @@ func (m *Manager) await(ctx context.Context, task Task) error {
 	defer cancel()
 	var last error
 	for {
-		if last = m.api.Ready(ctx, m.opt.Model); last == nil {
+		if last = m.opt.Adapter.Ready(ctx, m.api, m.opt.Model); last == nil {
 			return nil
 		}
 		select {
@@ -172,12 +214,11 @@ func (m *Manager) Supervise(ctx context.Context) {
 		m.mu.Unlock()
 		begin := time.Now()
 		if task != nil {
-			select {
-			case <-ctx.Done():
+			err := m.watch(ctx, task)
+			if ctx.Err() != nil {
 				return
-			case <-task.Done():
 			}
-			m.down(ctx, task)
+			m.down(ctx, task, err)
 			if time.Since(begin) > stableAfter {
 				backoff = m.minBackoff
 			}
@@ -196,12 +237,42 @@ func (m *Manager) Supervise(ctx context.Context) {
 	}
 }
 
-func (m *Manager) down(ctx context.Context, task Task) {
+// maxSick is how many looks in a row may fail: one alone may be a busy machine.
+const maxSick = 3
+
+// watch returns why an engine that was ready serves no longer: it exited, or it
+// runs and answers nobody, as one does whose GPU is lost.
+func (m *Manager) watch(ctx context.Context, task Task) error {
+	tick := time.NewTicker(m.opt.Watch)
+	defer tick.Stop()
+	sick := 0
+	for {
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-task.Done():
+			return exited(task.Err())
+		case <-tick.C:
+		}
+		err := m.opt.Adapter.Alive(ctx, m.api)
+		if sick++; err == nil {
+			sick = 0
+		}
+		if sick == maxSick {
+			return fault.New(fault.ExitNotReady, CodeSick, "if it happens again, look at the GPUs and at the engine's arguments",
+				"watching engine: %d health checks in a row failed: %w", sick, err)
+		}
+	}
+}
+
+func (m *Manager) down(ctx context.Context, task Task, why error) {
 	m.mu.Lock()
 	m.task, m.up = nil, false
 	m.mu.Unlock()
 	m.opt.OnChange(false)
-	m.opt.Log.Error("engine exited", "err", exited(task.Err()))
+	m.opt.Log.Error("engine is down", "err", why)
+	// The next engine must not be asked over the last one's connections.
+	m.api.transport.CloseIdleConnections()
 	rctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), removeTimeout)
 	defer cancel()
 	if err := task.Remove(rctx); err != nil {

@@ -33,6 +33,19 @@ func config(args ...string) *evidence.Config {
 	}
 }
 
+func llama(t testing.TB) Adapter {
+	t.Helper()
+	a, err := AdapterFor(evidence.EngineLlamaServer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return a
+}
+
+func unixDial(path string) func(context.Context) (net.Conn, error) {
+	return func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "unix", path) }
+}
+
 func TestArgv(t *testing.T) {
 	fixed := []string{"/usr/bin/llama-server", "--model", "/models/m.gguf", "--alias", "m", "--host", "/run/engine/engine.sock",
 		"--no-ui", "--no-slots", "--offline", "--log-disable", "--metrics"}
@@ -46,7 +59,7 @@ func TestArgv(t *testing.T) {
 		{"threads may be set", []string{"--threads", "8"}, []string{"--threads", "8"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got, err := Argv(config(c.args...), "m.gguf")
+			got, err := llama(t).Argv(config(c.args...), "m.gguf")
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -76,13 +89,13 @@ func TestArgvRefusesWhatIsNotInTheList(t *testing.T) {
 		{"an enumeration's stranger", []string{"--cache-type-k", "f64"}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			if got, err := Argv(config(c.args...), "m.gguf"); !fault.Has(err, CodeArgument) {
+			if got, err := llama(t).Argv(config(c.args...), "m.gguf"); !fault.Has(err, CodeArgument) {
 				t.Errorf("got %v, %v; want %s", got, err, CodeArgument)
 			}
 		})
 	}
 	t.Run("all refusals are listed", func(t *testing.T) {
-		_, err := Argv(config("--slots", "1", "--threads", "0"), "m.gguf")
+		err := Check(config("--slots", "1", "--threads", "0"))
 		if n := len(fault.All(err)); n != 2 {
 			t.Errorf("%d faults, want 2: %v", n, err)
 		}
@@ -90,13 +103,13 @@ func TestArgvRefusesWhatIsNotInTheList(t *testing.T) {
 	t.Run("an unknown kind", func(t *testing.T) {
 		c := config()
 		c.Engine.Kind = "sh"
-		if _, err := Argv(c, "m.gguf"); !fault.Has(err, CodeArgument) {
+		if err := Check(c); !fault.Has(err, CodeArgument) {
 			t.Errorf("got %v", err)
 		}
 	})
 	t.Run("a model file outside its directory", func(t *testing.T) {
 		for _, f := range []string{"", "../x.gguf", "a/b"} {
-			if _, err := Argv(config(), f); !fault.Has(err, CodeArgument) {
+			if _, err := llama(t).Argv(config(), f); !fault.Has(err, CodeArgument) {
 				t.Errorf("%q: got %v", f, err)
 			}
 		}
@@ -147,7 +160,7 @@ func TestTheContainerIsAllowedNothingMore(t *testing.T) {
 			t.Errorf("%s is writable", m.Destination)
 		}
 	}
-	if diff := cmp.Diff([]string{"PATH=/usr/bin:/bin", "HOME=/tmp", "LANG=C.UTF-8"}, p.Env); diff != "" {
+	if diff := cmp.Diff([]string{"PATH=/usr/local/bin:/usr/bin:/bin", "LANG=C.UTF-8", "HOME=/tmp"}, p.Env); diff != "" {
 		t.Errorf("environment (-want +got):\n%s", diff)
 	}
 }
@@ -202,7 +215,7 @@ func TestReadyNeedsAllThreeProbes(t *testing.T) {
 			c.change(e)
 			path := filepath.Join(t.TempDir(), "s")
 			e.listen(t, path)
-			err := NewAPI(path).Ready(context.Background(), "m")
+			err := llama(t).Ready(context.Background(), NewAPI(llama(t), unixDial(path)), "m")
 			if c.want == "" && err != nil || c.want != "" && (err == nil || !strings.Contains(err.Error(), c.want)) {
 				t.Errorf("got %v, want %q", err, c.want)
 			}
@@ -218,6 +231,8 @@ type fakeRuntime struct {
 	log    []string
 	tasks  []*fakeTask
 	startE error
+
+	engines []*engineServer // that listen, one for each start; none: see serve
 }
 
 type fakeTask struct {
@@ -227,6 +242,7 @@ type fakeTask struct {
 	removed chan struct{}
 }
 
+func (f *fakeTask) PID() int              { return os.Getpid() }
 func (f *fakeTask) Done() <-chan struct{} { return f.done }
 func (f *fakeTask) Err() error            { return f.err }
 func (f *fakeTask) exit(err error)        { f.once.Do(func() { f.err = err; close(f.done) }) }
@@ -252,7 +268,9 @@ func (f *fakeRuntime) Start(_ context.Context, c Container) (Task, error) {
 	}
 	task := &fakeTask{done: make(chan struct{}), removed: make(chan struct{})}
 	f.tasks = append(f.tasks, task)
-	if f.serve {
+	if n := len(f.tasks) - 1; n < len(f.engines) {
+		f.engines[n].listen(f.t, filepath.Join(c.SocketDir, SocketName))
+	} else if f.serve {
 		good().listen(f.t, filepath.Join(c.SocketDir, SocketName))
 	}
 	return task, nil
@@ -270,7 +288,7 @@ func (f *fakeRuntime) task(i int) *fakeTask {
 func manager(t *testing.T, r *fakeRuntime, changes chan bool) *Manager {
 	t.Helper()
 	return New(Options{
-		Runtime: r, Container: Container{SocketDir: filepath.Join(t.TempDir(), "e")}, Model: "m", UID: os.Getuid(),
+		Runtime: r, Adapter: llama(t), Container: Container{SocketDir: filepath.Join(t.TempDir(), "e")}, Model: "m", UID: os.Getuid(),
 		Deadline: 5 * time.Second, OnChange: func(up bool) { changes <- up }, Log: slog.New(slog.DiscardHandler),
 	})
 }
@@ -396,11 +414,11 @@ func FuzzArgv(f *testing.F) {
 	f.Add("--threads", "1", "--ctx-size", "4096")
 	f.Add("--model", "/etc/passwd", "--threads", "1")
 	f.Fuzz(func(t *testing.T, a, b, c, d string) {
-		argv, err := Argv(config(a, b, c, d), "m.gguf")
+		argv, err := kinds[0].Argv(config(a, b, c, d), "m.gguf")
 		if err != nil {
 			return
 		}
-		list := kinds[evidence.EngineLlamaServer].flags
+		list := kinds[0].flags
 		for i := 12; i < len(argv); i += 2 {
 			valid, ok := list[argv[i]]
 			if !ok || valid(argv[i+1]) != nil {

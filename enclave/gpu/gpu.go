@@ -51,6 +51,7 @@ const (
 	CodeLibrary     = "gpu.nvml"
 	CodeCollateral  = "gpu.collateral"
 	CodeIncomplete  = "gpu.incomplete"
+	CodeDescribe    = "gpu.describe"
 )
 
 // Function is a PCI function of NVIDIA's.
@@ -76,6 +77,9 @@ type System interface {
 	Persist(ctx context.Context) error
 	// Fabric starts the fabric manager, which goes on.
 	Fabric(ctx context.Context) error
+	// Describe writes down which devices and files a container needs that is to
+	// compute on the GPUs.
+	Describe(ctx context.Context) error
 	// Ask runs cocoon-nvml for one request.
 	Ask(ctx context.Context, r *wire.Request) (*wire.Reply, error)
 }

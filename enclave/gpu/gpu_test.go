@@ -138,7 +138,11 @@ func (m *machine) LoadModule(name, parameters string) error {
 }
 func (m *machine) MakeNodes() error              { m.do("nodes"); return m.nodes }
 func (m *machine) Persist(context.Context) error { m.do("persist"); return m.persist }
-func (m *machine) Fabric(context.Context) error  { m.do("fabric"); return nil }
+func (m *machine) Describe(context.Context) error {
+	m.do("describe")
+	return m.ask["describe"]
+}
+func (m *machine) Fabric(context.Context) error { m.do("fabric"); return nil }
 
 func (m *machine) Ask(ctx context.Context, r *wire.Request) (*wire.Reply, error) {
 	m.do(r.Op)
@@ -221,6 +225,9 @@ func boot(m *Machine) (string, error) {
 	if err := m.Ready(context.Background()); err != nil {
 		return "gpu-ready", err
 	}
+	if err := m.Describe(context.Background()); err != nil {
+		return "gpu-describe", err
+	}
 	return "", nil
 }
 
@@ -229,7 +236,7 @@ func TestTwoGPUsComeUpInTheOnlySafeOrder(t *testing.T) {
 	if at, err := boot(m); err != nil {
 		t.Fatalf("%s: %v", at, err)
 	}
-	want := []string{"reset 0000:01:00.0", "reset 0000:02:00.0", "module nvidia", "module nvidia-uvm", "nodes", "persist", "state", "collect", "ready", "state"}
+	want := []string{"reset 0000:01:00.0", "reset 0000:02:00.0", "module nvidia", "module nvidia-uvm", "nodes", "persist", "state", "collect", "ready", "state", "describe"}
 	if diff := cmp.Diff(want, sys.log); diff != "" {
 		t.Errorf("what was done (-want +got):\n%s", diff)
 	}
@@ -307,6 +314,7 @@ func TestEveryFaultEndsAtItsStepWithACodeAndARemedy(t *testing.T) {
 		{"a ready state that the driver denies", pair, func(s *machine, _ *Machine) {
 			s.ask[wire.OpReady] = &wire.Error{Code: wire.CodeDenied, Call: "nvmlSystemSetConfComputeGpusReadyState", Result: 4}
 		}, "gpu-ready", CodeLibrary},
+		{"a toolkit that does not know its driver", pair, func(s *machine, _ *Machine) { s.ask["describe"] = errors.New("exit status 1") }, "gpu-describe", CodeDescribe},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			sys, m := good(t, c.fleet)
@@ -320,7 +328,7 @@ func TestEveryFaultEndsAtItsStepWithACodeAndARemedy(t *testing.T) {
 					t.Errorf("%s has remedy %q and exit %d", f.Code, f.Remedy, f.Exit)
 				}
 			}
-			if step != "gpu-ready" && sys.state.Ready && c.code != CodeReadyEarly {
+			if step != "gpu-ready" && step != "gpu-describe" && sys.state.Ready && c.code != CodeReadyEarly {
 				t.Error("the GPUs take work")
 			}
 		})

@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -26,6 +27,7 @@ const (
 	programNVML    = "/usr/bin/cocoon-nvml"
 	programPersist = "/usr/bin/nvidia-persistenced"
 	programFabric  = "/usr/bin/nv-fabricmanager"
+	programCTK     = "/usr/bin/nvidia-ctk"
 )
 
 // Linux is the running machine.
@@ -327,6 +329,44 @@ func (l *Linux) Fabric(ctx context.Context) error {
 		c.Stop(0)
 		return ctx.Err()
 	}
+}
+
+// Where containerd looks for descriptions of devices (Container Device
+// Interface), and how long one may be.
+const (
+	cdiDir = "/run/cdi"
+	maxCDI = 1 << 20
+)
+
+// Describe implements System: NVIDIA's toolkit writes the description to its
+// standard output, as a program without rights.
+func (l *Linux) Describe(ctx context.Context) error {
+	out, err := pid1.Output(ctx, l.Reaper, l.Self, pid1.Service{
+		Name: pid1.RowNVML, Path: programCTK, Args: []string{"cdi", "generate", "--format=json"},
+		Env: environment(), Harden: pid1.Table()[pid1.RowNVML],
+	}, nil, maxCDI, l.Log)
+	if err != nil {
+		return err
+	}
+	return l.describe(out)
+}
+
+// describe keeps a description of NVIDIA's GPUs, and nothing else.
+func (l *Linux) describe(doc []byte) error {
+	var spec struct {
+		Kind    string            `json:"kind"`
+		Devices []json.RawMessage `json:"devices"`
+	}
+	if err := json.Unmarshal(doc, &spec); err != nil {
+		return fmt.Errorf("reading the description: %w", err)
+	}
+	if spec.Kind != "nvidia.com/gpu" || len(spec.Devices) == 0 {
+		return fmt.Errorf("reading the description: %d devices of kind %.64q", len(spec.Devices), spec.Kind)
+	}
+	if err := os.MkdirAll(l.path(cdiDir), 0o755); err != nil {
+		return err
+	}
+	return os.WriteFile(l.path(cdiDir+"/nvidia.json"), doc, 0o600)
 }
 
 // Ask implements System: one process for one request, as a user without

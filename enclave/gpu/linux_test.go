@@ -136,3 +136,19 @@ func TestADriverWithoutNumbersIsRefused(t *testing.T) {
 		t.Error("a module that is not in the image was loaded")
 	}
 }
+
+func TestOnlyADescriptionOfNVIDIAsGPUsIsKept(t *testing.T) {
+	l := tree(t, nil)
+	for _, bad := range []string{"", "[]", `{"kind":"vendor.com/nic","devices":[{}]}`, `{"kind":"nvidia.com/gpu","devices":[]}`} {
+		if err := l.describe([]byte(bad)); err == nil {
+			t.Errorf("%q was kept", bad)
+		}
+	}
+	const good = `{"kind":"nvidia.com/gpu","devices":[{"name":"all"}]}`
+	if err := l.describe([]byte(good)); err != nil {
+		t.Fatal(err)
+	}
+	if b, err := os.ReadFile(l.path("run/cdi/nvidia.json")); err != nil || string(b) != good {
+		t.Errorf("kept %q, %v", b, err)
+	}
+}

@@ -113,3 +113,11 @@ func (m *Machine) Ready(ctx context.Context) error {
 	}
 	return m.count(len(s.GPUs), m.switches())
 }
+
+// Describe has the engine's container find the GPUs, once they take work.
+func (m *Machine) Describe(ctx context.Context) error {
+	if err := m.o.System.Describe(ctx); err != nil {
+		return errors.Join(m.alive(), fault.New(fault.ExitNotReady, CodeDescribe, "use an image whose nvidia-ctk knows its driver", "describing the GPUs for containers: %w", err))
+	}
+	return nil
+}

@@ -12,7 +12,6 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -37,7 +36,6 @@ const (
 	CodeAbsent  = "pack.disk_absent"
 	CodeCorrupt = "pack.root_differs"
 	CodeMount   = "pack.mount"
-	CodeModel   = "pack.model_file"
 )
 
 // diskWait bounds the wait for a disk to appear.
@@ -155,41 +153,21 @@ func rootOf(sys System, disk string, v evidence.Verity) (digest.SHA256, error) {
 	return root, err
 }
 
-// ModelFile returns the name of the model's file in a pack: its only .gguf
-// file, or the first of a set that is split.
-func ModelFile(dir fs.FS) (string, error) {
-	entries, err := fs.ReadDir(dir, ".")
-	if err != nil {
-		return "", fmt.Errorf("listing the model pack: %w", err)
-	}
-	var found []string
-	for _, e := range entries {
-		if e.Type().IsRegular() && strings.HasSuffix(e.Name(), ".gguf") {
-			found = append(found, e.Name())
-		}
-	}
-	if len(found) == 1 || len(found) > 1 && strings.Contains(found[0], "-00001-of-") {
-		return found[0], nil
-	}
-	return "", fault.New(fault.ExitRefused, CodeModel, "build the model pack with one .gguf file, or one split set",
-		"looking for the model: %d .gguf files in the pack", len(found))
-}
-
-// Size returns the bytes of all files in a pack's top directory.
+// Size returns the bytes of all files in a pack.
 func Size(dir fs.FS) (uint64, error) {
-	entries, err := fs.ReadDir(dir, ".")
-	if err != nil {
-		return 0, fmt.Errorf("listing pack: %w", err)
-	}
 	var n uint64
-	for _, e := range entries {
-		info, err := e.Info()
-		if err != nil {
-			return 0, fmt.Errorf("listing pack: %w", err)
+	err := fs.WalkDir(dir, ".", func(_ string, e fs.DirEntry, err error) error {
+		if err != nil || !e.Type().IsRegular() {
+			return err
 		}
-		if info.Mode().IsRegular() {
+		info, err := e.Info()
+		if err == nil {
 			n += uint64(info.Size())
 		}
+		return err
+	})
+	if err != nil {
+		return 0, fmt.Errorf("listing pack: %w", err)
 	}
 	return n, nil
 }

@@ -145,29 +145,9 @@ func TestOtherFailures(t *testing.T) {
 	})
 }
 
-func TestModelFile(t *testing.T) {
-	for _, c := range []struct {
-		name  string
-		files []string
-		want  string
-	}{
-		{"one model", []string{"README", "chat.gguf"}, "chat.gguf"},
-		{"a split model", []string{"m-00001-of-00002.gguf", "m-00002-of-00002.gguf"}, "m-00001-of-00002.gguf"},
-		{"no model", []string{"README"}, ""},
-		{"two models", []string{"a.gguf", "b.gguf"}, ""},
-	} {
-		t.Run(c.name, func(t *testing.T) {
-			dir := fstest.MapFS{}
-			for _, f := range c.files {
-				dir[f] = &fstest.MapFile{Data: []byte("xx")}
-			}
-			got, err := ModelFile(dir)
-			if got != c.want || (c.want == "") != fault.Has(err, CodeModel) {
-				t.Errorf("got %q, %v; want %q", got, err, c.want)
-			}
-			if n, err := Size(dir); err != nil || n != uint64(2*len(c.files)) {
-				t.Errorf("size is %d, %v", n, err)
-			}
-		})
+func TestSizeIsThatOfEveryFile(t *testing.T) {
+	dir := fstest.MapFS{"a": {Data: []byte("xx")}, "sub/b": {Data: []byte("yyy")}}
+	if n, err := Size(dir); err != nil || n != 5 {
+		t.Errorf("size is %d, %v", n, err)
 	}
 }

@@ -29,6 +29,7 @@ import (
 	"cocoon/enclave/serve"
 	"cocoon/internal/toncell"
 	"cocoon/measurements/digest"
+	"cocoon/verifier/evidence"
 )
 
 const (
@@ -206,7 +207,7 @@ func newLoggedWorker(tb testing.TB, socket string, m *meter.Meter, log *slog.Log
 	})
 	tb.Cleanup(func() { books.Close() })
 	s, err := serve.New(serve.Options{
-		Model: "m", Created: time.Now(), Engine: engine.NewAPI(socket), Attestation: http.NotFoundHandler(),
+		Model: "m", Created: time.Now(), Engine: engineAPI(tb, socket), Attestation: http.NotFoundHandler(),
 		Gate: func() error { return nil }, Ledger: books, Meter: m, Log: log,
 	})
 	if err != nil {
@@ -228,12 +229,12 @@ func BenchmarkServing(b *testing.B) {
 	} {
 		b.Run(bm.name, func(b *testing.B) {
 			socket := fakeEngine(b)
-			up := engine.NewAPI(socket)
+			up := engineAPI(b, socket)
 			direct := &route{url: "http://engine", client: &http.Client{Transport: up}}
 			target := &url.URL{Scheme: "http", Host: "engine"}
 			bare := &route{}
 			bare.url, bare.client = overTLS(b, &httputil.ReverseProxy{
-				Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }, Transport: engine.NewAPI(socket), FlushInterval: -1,
+				Rewrite: func(r *httputil.ProxyRequest) { r.SetURL(target) }, Transport: engineAPI(b, socket), FlushInterval: -1,
 			})
 			server, books := newWorker(b, socket)
 			worker := &route{}
@@ -277,4 +278,14 @@ func TestTheWholeWayIsPaid(t *testing.T) {
 	if doc, err := books.Voucher(t.Context(), address("job").String()); err != nil || !strings.Contains(string(doc), `"188"`) {
 		t.Errorf("the voucher is %s, %v", doc, err)
 	}
+}
+
+// engineAPI is the interface of an engine that listens on a socket.
+func engineAPI(tb testing.TB, socket string) *engine.API {
+	tb.Helper()
+	a, err := engine.AdapterFor(evidence.EngineLlamaServer)
+	if err != nil {
+		tb.Fatal(err)
+	}
+	return engine.NewAPI(a, func(ctx context.Context) (net.Conn, error) { return new(net.Dialer).DialContext(ctx, "unix", socket) })
 }

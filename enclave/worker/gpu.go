@@ -14,6 +14,7 @@ import (
 type gpus interface {
 	attest.GPUs
 	Ready(ctx context.Context) error
+	Describe(ctx context.Context) error
 }
 
 // gpuStages brings up the GPUs that the config expects, all before the latch:
@@ -35,7 +36,7 @@ func (w *Worker) gpuReady() []boot.Stage {
 	if w.gpus == nil {
 		return nil
 	}
-	return []boot.Stage{{Name: "gpu-ready", Run: w.gpus.Ready}}
+	return []boot.Stage{{Name: "gpu-ready", Run: w.gpus.Ready}, {Name: "gpu-describe", Run: w.gpus.Describe}}
 }
 
 // gpuEvidence is where evidence gets the GPUs' part from.

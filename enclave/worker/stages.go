@@ -45,7 +45,7 @@ func (w *Worker) stages(background context.Context, stop context.CancelFunc) []b
 		{Name: "data", Timeout: 10 * time.Minute, Run: w.openData},
 		{Name: "model", Timeout: 5 * time.Minute, Run: w.packs},
 		{Name: "containerd", Timeout: 2 * time.Minute, Run: func(ctx context.Context) error { return w.startContainerd(ctx, background) }},
-		{Name: "engine", Timeout: 10 * time.Minute, Run: func(ctx context.Context) error { return w.startEngine(ctx, background) }},
+		{Name: "engine", Timeout: 35 * time.Minute, Run: func(ctx context.Context) error { return w.startEngine(ctx, background) }},
 		{Name: "enrol", Timeout: 2 * time.Minute, Run: w.enrol},
 		{Name: "evidence", Timeout: 2 * time.Minute, Run: w.collect},
 		{Name: "verdict", Timeout: 2 * time.Minute, Run: func(ctx context.Context) error { return w.judge(ctx, background) }},
@@ -165,10 +165,7 @@ func (w *Worker) readConfig(context.Context) error {
 		return err
 	}
 	// Refused before it is measured: arguments outside the image's list.
-	if _, err := engine.Argv(w.config, "model.gguf"); err != nil {
-		return err
-	}
-	return nil
+	return engine.Check(w.config)
 }
 
 func configFault(name string, err error) error {
@@ -190,11 +187,15 @@ func (w *Worker) packs(ctx context.Context) error {
 }
 
 func (w *Worker) startEngine(ctx, background context.Context) error {
-	file, err := pack.ModelFile(os.DirFS(w.modelDir))
+	adapter, err := engine.AdapterFor(w.config.Engine.Kind)
 	if err != nil {
 		return err
 	}
-	argv, err := engine.Argv(w.config, file)
+	source, err := adapter.Source(os.DirFS(w.modelDir))
+	if err != nil {
+		return err
+	}
+	argv, err := adapter.Argv(w.config, source)
 	if err != nil {
 		return err
 	}
@@ -210,12 +211,12 @@ func (w *Worker) startEngine(ctx, background context.Context) error {
 	if err != nil {
 		return err
 	}
+	container := engine.Container{
+		Rootfs: w.engineDir, Argv: argv, ModelDir: w.modelDir, SocketDir: Dir + "/engine", Memory: limit, CPUs: cpus(),
+	}
+	adapter.Shape(&container)
 	w.engine = engine.New(engine.Options{
-		Runtime: w.containerd,
-		Container: engine.Container{
-			Rootfs: w.engineDir, Argv: argv, ModelDir: w.modelDir, SocketDir: Dir + "/engine",
-			Memory: limit, CPUs: cpus(), PIDs: 512,
-		},
+		Runtime: w.containerd, Adapter: adapter, Container: container,
 		Model: w.config.Model.Name, UID: engine.ContainerUID, Log: w.log,
 	})
 	if err := w.engine.Start(ctx); err != nil {

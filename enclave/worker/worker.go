@@ -174,9 +174,21 @@ func (w *Worker) attend(ctx context.Context) error {
 			return err
 		case <-stateTick.C:
 		case <-metricsTick.C:
-			w.rep.Report(status.Line{Type: status.TypeMetrics, Metrics: w.meter.Text()})
+			w.rep.Report(status.Line{Type: status.TypeMetrics, Metrics: w.meter.Text() + w.engineMetrics(ctx)})
 		}
 	}
+}
+
+// engineMetrics are the engine's own figures; there are none while it is too
+// busy to say, and nothing depends on them.
+func (w *Worker) engineMetrics(ctx context.Context) string {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	m, err := w.engine.Metrics(ctx)
+	if err != nil {
+		return ""
+	}
+	return m.Text()
 }
 
 // gate says whether the worker may serve: containerd runs, the engine answers and a verdict is

@@ -13,6 +13,8 @@ import (
 const (
 	RoleWorker        = "worker"
 	EngineLlamaServer = "llama-server"
+	EngineVLLM        = "vllm"
+	EngineSGLang      = "sglang"
 	GPUModeNone       = "none"
 	GPUModeOn         = "on"    // confidential computing on, each GPU for itself
 	GPUModePPCIE      = "ppcie" // protected PCIe: a board of 8 GPUs and 4 switches
@@ -136,7 +138,13 @@ func (c *Config) Validate() error {
 	if !nameRE.MatchString(c.Model.Name) {
 		bad("model name %q is not of the form a-z0-9._-", c.Model.Name)
 	}
-	if c.Engine.Kind != EngineLlamaServer {
+	switch c.Engine.Kind {
+	case EngineLlamaServer:
+	case EngineVLLM, EngineSGLang:
+		if c.GPUs.Mode == GPUModeNone {
+			bad("engine %s computes on GPUs, and gpu mode is none", c.Engine.Kind)
+		}
+	default:
 		bad("engine kind %q is unknown", c.Engine.Kind)
 	}
 	if len(c.Engine.Args) > 64 {

@@ -1,0 +1,57 @@
+//go:build nvidia
+
+package engine
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/oci"
+	"tags.cncf.io/container-device-interface/pkg/cdi"
+
+	"cocoon/internal/fault"
+)
+
+// A specification as nvidia-ctk writes it, with a device of this machine that
+// plays the GPU's.
+const cdiSpec = `{"cdiVersion":"0.5.0","kind":"nvidia.com/gpu","devices":[{"name":"all","containerEdits":{"deviceNodes":[{"path":"/dev/nvidia0","hostPath":"/dev/null"}]}}],
+"containerEdits":{"env":["NVIDIA_VISIBLE_DEVICES=void"],"mounts":[{"hostPath":"/usr/lib/libcuda.so.1","containerPath":"/usr/lib/libcuda.so.1","options":["ro","nosuid","nodev","bind"]}]}}`
+
+func TestAContainerGetsTheDevicesOfItsSpecificationAndNoOthers(t *testing.T) {
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "nvidia.json"), []byte(cdiSpec), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := cdi.Configure(cdi.WithSpecDirs(dir)); err != nil {
+		t.Fatal(err)
+	}
+	generate := func(device string) (*oci.Spec, error) {
+		c := Container{Rootfs: "/rootfs", Argv: []string{"/bin/x"}, ModelDir: "/m", SocketDir: "/s", Memory: 1 << 30, CPUs: 1}
+		kinds[1].Shape(&c)
+		c.Devices = []string{device}
+		ctx := namespaces.WithNamespace(context.Background(), namespace)
+		return oci.GenerateSpec(ctx, nil, &containers.Container{ID: "engine"}, specOpts(c)...)
+	}
+	s, err := generate("nvidia.com/gpu=all")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var nodes []string
+	for _, d := range s.Linux.Devices {
+		nodes = append(nodes, d.Path)
+	}
+	if !slices.Contains(nodes, "/dev/nvidia0") || !slices.Contains(s.Process.Env, "NVIDIA_VISIBLE_DEVICES=void") {
+		t.Errorf("devices %v, environment %v", nodes, s.Process.Env)
+	}
+	if len(s.Process.Capabilities.Bounding) != 0 || s.Linux.Seccomp == nil || !s.Root.Readonly {
+		t.Error("the devices took the hardening back")
+	}
+	if _, err := generate("nvidia.com/gpu=7"); !fault.Has(err, CodeDevices) {
+		t.Errorf("an unknown device: %v", err)
+	}
+}

@@ -1,0 +1,81 @@
+package engine
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"testing"
+	"time"
+
+	"cocoon/internal/toolstree"
+)
+
+// TestTheRealLlamaServerIsWhatItsAdapterSays runs the engine of build/packs on
+// the repository's model, by the adapter's command line, and asks it what the
+// supervisor asks.
+func TestTheRealLlamaServerIsWhatItsAdapterSays(t *testing.T) {
+	if os.Geteuid() != 0 {
+		t.Skip("entering the pack's root needs root")
+	}
+	tools, err := toolstree.Find()
+	if err != nil {
+		t.Skipf("no tools tree: %v", err)
+	}
+	root, err := toolstree.RepoRoot()
+	if err != nil {
+		t.Fatal(err)
+	}
+	pack := filepath.Join(root, "build/packs/engine.img")
+	if _, err := os.Stat(pack); err != nil {
+		t.Skipf("no engine pack: run make image (%v)", err)
+	}
+	rootfs := filepath.Join(t.TempDir(), "rootfs")
+	if out, err := tools.Command(t.Context(), "fsck.erofs", "--extract="+rootfs, pack).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	model, err := os.ReadFile(filepath.Join(root, "image/models/chat.gguf"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(rootfs, "models/chat.gguf"), model, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	adapter := llama(t)
+	source, err := adapter.Source(os.DirFS(filepath.Join(rootfs, "models")))
+	if err != nil {
+		t.Fatal(err)
+	}
+	argv, err := adapter.Argv(config("--ctx-size", "512"), source)
+	if err != nil {
+		t.Fatal(err)
+	}
+	cmd := exec.Command(argv[0], argv[1:]...)
+	cmd.Env, cmd.Dir = []string{"HOME=/tmp"}, "/"
+	cmd.SysProcAttr = &syscall.SysProcAttr{Chroot: rootfs, Pdeathsig: syscall.SIGKILL}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = cmd.Process.Kill(); _ = cmd.Wait() }()
+	api := NewAPI(adapter, unixDial(filepath.Join(rootfs, socketDir, SocketName)))
+	ctx, cancel := context.WithTimeout(t.Context(), adapter.Deadline())
+	defer cancel()
+	for {
+		if err = adapter.Ready(ctx, api, "m"); err == nil {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			t.Fatalf("it was not ready: %v", err)
+		case <-time.After(50 * time.Millisecond):
+		}
+	}
+	if err := adapter.Alive(ctx, api); err != nil {
+		t.Error(err)
+	}
+	m, err := adapter.Metrics(ctx, api)
+	if err != nil || m.Prompt < 1 || m.Generated < 1 || m.KV != -1 {
+		t.Errorf("after one answer its figures are %+v, %v", m, err)
+	}
+}
