@@ -12,6 +12,8 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"strconv"
+	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -55,6 +57,13 @@ type Pack struct {
 	Exec   bool // programs may be executed from it
 }
 
+// Mounted is a pack in its place.
+type Mounted struct {
+	Dir    string
+	Device string // the verified one, such as /dev/dm-1
+	Bytes  uint64 // of data
+}
+
 // System is what this package asks of the machine.
 type System interface {
 	Disk(ctx context.Context, serial string) (device string, err error)
@@ -70,13 +79,13 @@ type File interface {
 	io.Closer
 }
 
-// Mount maps and mounts a pack and returns its directory.
-func Mount(ctx context.Context, sys System, p Pack) (string, error) {
+// Mount maps and mounts a pack.
+func Mount(ctx context.Context, sys System, p Pack) (Mounted, error) {
 	ctx, cancel := context.WithTimeout(ctx, diskWait)
 	defer cancel()
 	disk, err := sys.Disk(ctx, p.Serial)
 	if err != nil {
-		return "", fault.New(fault.ExitNotReady, CodeAbsent, "give the machine a read-only disk with this serial",
+		return Mounted{}, fault.New(fault.ExitNotReady, CodeAbsent, "give the machine a read-only disk with this serial",
 			"looking for the %s disk %s: %w", p.Name, p.Serial, err)
 	}
 	name := "pack-" + p.Name
@@ -85,14 +94,14 @@ func Mount(ctx context.Context, sys System, p Pack) (string, error) {
 		DataBlocks: p.Verity.DataBlocks, OnCorruption: dmverity.Fail,
 	})
 	if err != nil {
-		return "", fault.New(fault.ExitRefused, CodeMount, "check that the disk is the pack of this config, whole",
+		return Mounted{}, fault.New(fault.ExitRefused, CodeMount, "check that the disk is the pack of this config, whole",
 			"mapping the %s pack: %w", p.Name, err)
 	}
 	dir := filepath.Join(dirBase, p.Name)
 	if err := mount(sys, p, mapped, dir); err != nil {
-		return "", errors.Join(explain(sys, p, disk, err), sys.Unmap(name))
+		return Mounted{}, errors.Join(explain(sys, p, disk, err), sys.Unmap(name))
 	}
-	return dir, nil
+	return Mounted{Dir: dir, Device: mapped, Bytes: p.Verity.DataBlocks * verity.BlockSize}, nil
 }
 
 func mount(sys System, p Pack, mapped, dir string) error {
@@ -151,6 +160,26 @@ func rootOf(sys System, disk string, v evidence.Verity) (digest.SHA256, error) {
 	defer f.Close()
 	_, root, err := verity.Build(f, v.DataBlocks, v.Salt[:])
 	return root, err
+}
+
+// Read returns how many bytes were read from a mounted pack's device, and so
+// verified, since it was mapped: field 3 of Linux'
+// Documentation/admin-guide/iostats.rst, in sectors of 512 bytes. sys is
+// os.DirFS("/sys").
+func Read(sys fs.FS, m Mounted) (uint64, error) {
+	b, err := fs.ReadFile(sys, "class/block/"+filepath.Base(m.Device)+"/stat")
+	if err != nil {
+		return 0, fmt.Errorf("reading how much of the pack is loaded: %w", err)
+	}
+	fields := strings.Fields(string(b))
+	if len(fields) < 11 {
+		return 0, fmt.Errorf("reading how much of the pack is loaded: %d fields", len(fields))
+	}
+	n, err := strconv.ParseUint(fields[2], 10, 55)
+	if err != nil {
+		return 0, fmt.Errorf("reading how much of the pack is loaded: %w", err)
+	}
+	return n * 512, nil
 }
 
 // Size returns the bytes of all files in a pack.

@@ -85,8 +85,8 @@ func newMachine(t *testing.T) (*machine, Pack) {
 func TestAGoodPackIsMountedReadOnly(t *testing.T) {
 	m, p := newMachine(t)
 	dir, err := Mount(context.Background(), m, p)
-	if err != nil || dir != "/run/cocoon/pack/model" {
-		t.Fatalf("got %q, %v", dir, err)
+	if err != nil || dir.Dir != "/run/cocoon/pack/model" {
+		t.Fatalf("got %q, %v", dir.Dir, err)
 	}
 	if diff := cmp.Diff([]string{"map pack-model", "mount /run/cocoon/pack/model"}, m.calls); diff != "" {
 		t.Errorf("calls (-want +got):\n%s", diff)
@@ -149,5 +149,21 @@ func TestSizeIsThatOfEveryFile(t *testing.T) {
 	dir := fstest.MapFS{"a": {Data: []byte("xx")}, "sub/b": {Data: []byte("yyy")}}
 	if n, err := Size(dir); err != nil || n != 5 {
 		t.Errorf("size is %d, %v", n, err)
+	}
+}
+
+func TestReadCountsWhatTheDeviceRead(t *testing.T) {
+	m := Mounted{Device: "/dev/dm-1"}
+	sys := fstest.MapFS{"class/block/dm-1/stat": {Data: []byte("     190        0     1520        4        0        0        0        0        0        4        4        0        0        0        0        0        0\n")}}
+	if n, err := Read(sys, m); err != nil || n != 1520*512 {
+		t.Errorf("got %d, %v", n, err)
+	}
+	for name, bad := range map[string]string{"none": "", "short": "1 2 3", "no number": "1 2 x 4 5 6 7 8 9 10 11", "too large": "1 2 99999999999999999999 4 5 6 7 8 9 10 11"} {
+		if n, err := Read(fstest.MapFS{"class/block/dm-1/stat": {Data: []byte(bad)}}, m); err == nil {
+			t.Errorf("%s: %d", name, n)
+		}
+	}
+	if _, err := Read(fstest.MapFS{}, m); err == nil {
+		t.Error("a device that is not there was read")
 	}
 }

@@ -29,6 +29,7 @@ const (
 	TypeEvidence = "evidence" // the evidence that is offered from now on
 	TypeVerdict  = "verdict"  // the verifier's answer to that evidence
 	TypeMetrics  = "metrics"  // Prometheus text
+	TypeProgress = "progress" // how far long work of a stage is
 	TypeVoucher  = "voucher"  // a client's newest voucher for a job, which is money
 	TypeLog      = "log"      // newest lines of the log, from a machine that halts
 	TypeDrain    = "drain"    // the answer to an order of the host, and how a drain goes
@@ -65,6 +66,7 @@ type Line struct {
 	Verdict  *Verdict        `json:"verdict,omitempty"`
 	Evidence json.RawMessage `json:"evidence,omitempty"` // application/vnd.cocoon.evidence+json
 	Metrics  string          `json:"metrics,omitempty"`
+	Progress *Progress       `json:"progress,omitempty"`
 	Voucher  json.RawMessage `json:"voucher,omitempty"` // receipt.SignedVoucher
 	Drain    *Drain          `json:"drain,omitempty"`
 	Log      []string        `json:"log,omitempty"`
@@ -78,6 +80,15 @@ type Worker struct {
 	ConfigSHA256  string `json:"config_sha256"`   // hex
 	Model         string `json:"model"`
 	Payout        string `json:"payout"`
+}
+
+// Progress is how far long work is, and how fast it goes.
+type Progress struct {
+	What           string `json:"what"` // such as model
+	DoneBytes      uint64 `json:"done_bytes"`
+	TotalBytes     uint64 `json:"total_bytes"`
+	BytesPerSecond uint64 `json:"bytes_per_second"` // since its beginning
+	Final          bool   `json:"final,omitempty"`  // no more follows
 }
 
 // Verdict is what the verifier said.
@@ -170,6 +181,12 @@ func (l *Line) Console() string {
 			return ""
 		}
 		fmt.Fprintf(&b, "cocoon: worker receipt_key=%s config=%s model=%s", l.Worker.ReceiptKey, l.Worker.ConfigSHA256, l.Worker.Model)
+	case TypeProgress:
+		// The console gets the end alone: a line a second would hide the rest.
+		if l.Progress == nil || !l.Progress.Final {
+			return ""
+		}
+		fmt.Fprintf(&b, "cocoon: loaded %s bytes=%d of=%d bytes_per_second=%d", l.Progress.What, l.Progress.DoneBytes, l.Progress.TotalBytes, l.Progress.BytesPerSecond)
 	case TypeVerdict:
 		if l.Verdict == nil {
 			return ""

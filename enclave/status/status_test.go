@@ -151,6 +151,9 @@ func TestConsoleTextOfOtherLines(t *testing.T) {
 	}{
 		{"worker", Line{Type: TypeWorker, Worker: &Worker{ReceiptKey: "aa", ConfigSHA256: "bb", Model: "m"}}, "cocoon: worker receipt_key=aa config=bb model=m"},
 		{"verdict", Line{Type: TypeVerdict, Verdict: &Verdict{Status: "warning", TrustClass: "vtpm", Expires: exp}}, "cocoon: verdict status=warning trust_class=vtpm expires=2026-11-22T13:00:00Z"},
+		{"progress stays off the console", Line{Type: TypeProgress, Progress: &Progress{What: "model", DoneBytes: 1, TotalBytes: 2}}, ""},
+		{"until its end", Line{Type: TypeProgress, Progress: &Progress{What: "model", DoneBytes: 2, TotalBytes: 2, BytesPerSecond: 4, Final: true}}, "cocoon: loaded model bytes=2 of=2 bytes_per_second=4"},
+		{"progress without any", Line{Type: TypeProgress}, ""},
 		{"evidence stays off the console", Line{Type: TypeEvidence, Evidence: json.RawMessage("{}")}, ""},
 		{"a worker line without a worker", Line{Type: TypeWorker}, ""},
 		{"a verdict line without a verdict", Line{Type: TypeVerdict}, ""},

@@ -180,9 +180,11 @@ func configFault(name string, err error) error {
 }
 
 func (w *Worker) packs(ctx context.Context) error {
-	engineDir, errE := pack.Mount(ctx, pack.Linux{}, pack.Pack{Name: "engine", Serial: pack.SerialEngine, Verity: w.config.Engine.Verity, Exec: true})
-	modelDir, errM := pack.Mount(ctx, pack.Linux{}, pack.Pack{Name: "model", Serial: pack.SerialModel, Verity: w.config.Model.Verity})
-	w.engineDir, w.modelDir = engineDir, modelDir
+	engine, errE := pack.Mount(ctx, pack.Linux{}, pack.Pack{Name: "engine", Serial: pack.SerialEngine, Verity: w.config.Engine.Verity, Exec: true})
+	var errM error
+	w.loading = time.Now()
+	w.model, errM = pack.Mount(ctx, pack.Linux{}, pack.Pack{Name: "model", Serial: pack.SerialModel, Verity: w.config.Model.Verity})
+	w.engineDir = engine.Dir
 	return errors.Join(errE, errM)
 }
 
@@ -191,7 +193,7 @@ func (w *Worker) startEngine(ctx, background context.Context) error {
 	if err != nil {
 		return err
 	}
-	source, err := adapter.Source(os.DirFS(w.modelDir))
+	source, err := adapter.Source(os.DirFS(w.model.Dir))
 	if err != nil {
 		return err
 	}
@@ -199,7 +201,7 @@ func (w *Worker) startEngine(ctx, background context.Context) error {
 	if err != nil {
 		return err
 	}
-	size, err := pack.Size(os.DirFS(w.modelDir))
+	size, err := pack.Size(os.DirFS(w.model.Dir))
 	if err != nil {
 		return err
 	}
@@ -212,14 +214,17 @@ func (w *Worker) startEngine(ctx, background context.Context) error {
 		return err
 	}
 	container := engine.Container{
-		Rootfs: w.engineDir, Argv: argv, ModelDir: w.modelDir, SocketDir: Dir + "/engine", Memory: limit, CPUs: cpus(),
+		Rootfs: w.engineDir, Argv: argv, ModelDir: w.model.Dir, SocketDir: Dir + "/engine", Memory: limit, CPUs: cpus(),
 	}
 	adapter.Shape(&container)
 	w.engine = engine.New(engine.Options{
 		Runtime: w.containerd, Adapter: adapter, Container: container,
 		Model: w.config.Model.Name, UID: engine.ContainerUID, Log: w.log,
 	})
-	if err := w.engine.Start(ctx); err != nil {
+	loaded := w.watchLoad(ctx, os.DirFS("/sys"))
+	err = w.engine.Start(ctx)
+	loaded()
+	if err != nil {
 		return err
 	}
 	w.goBackground(func() { w.engine.Supervise(background) })

@@ -24,6 +24,7 @@ import (
 	"cocoon/enclave/keys"
 	"cocoon/enclave/ledger"
 	"cocoon/enclave/meter"
+	"cocoon/enclave/pack"
 	"cocoon/enclave/pid1"
 	"cocoon/enclave/platform"
 	"cocoon/enclave/serve"
@@ -61,13 +62,15 @@ type Worker struct {
 	keys     *keys.Keys
 	gpus     gpus // nil without GPUs
 
-	dataDir             string     // mounted data disk, empty without
-	dataBlank           bool       // this boot made its file system
-	lost                chan error // why the data disk is no longer this boot's
-	engineDir, modelDir string
-	containerd          *engine.Containerd
-	daemon              *pid1.Kept
-	engine              *engine.Manager
+	dataDir    string     // mounted data disk, empty without
+	dataBlank  bool       // this boot made its file system
+	lost       chan error // why the data disk is no longer this boot's
+	engineDir  string
+	model      pack.Mounted
+	loading    time.Time // since when the model is read
+	containerd *engine.Containerd
+	daemon     *pid1.Kept
+	engine     *engine.Manager
 
 	verifier         *client.Client
 	collector        *attest.Collector
