@@ -15,7 +15,9 @@ import (
 	"cocoon/contracts/coin"
 	"cocoon/hostd/doctor"
 	"cocoon/hostd/idle"
+	"cocoon/hostd/pccs"
 	"cocoon/hostd/spec"
+	"cocoon/internal/fault"
 	"cocoon/internal/toolstree"
 	"cocoon/measurements/pcr"
 	"cocoon/verifier/collateral/forecast"
@@ -35,6 +37,8 @@ type doctorFlags struct {
 	early      string
 	dcapRoots  string
 	idlePolicy string
+	pckid      string
+	pccs       string
 	tonConfig  string
 	wallet     addressFlag
 	low        string
@@ -72,6 +76,8 @@ Exit codes: 0 ready for production; 7 ready for development only; 6 not ready.`,
 	fs.StringVar(&f.collateral, "collateral", "", "with this collateral, a JSON `file` or a directory, instead of Intel's service")
 	fs.StringVar(&f.early, "early", "", "and with this one of the next evaluation, a JSON `file` or a directory")
 	fs.StringVar(&f.dcapRoots, "roots", "", "trust the root certificates in this PEM `file` instead of Intel's")
+	fs.StringVar(&f.pckid, "pckid", "", "ask the PCCS whether it knows the platform with the identifiers in this `file`, as PCKIDRetrievalTool -f writes them")
+	fs.StringVar(&f.pccs, "pccs", "", "the `address` of that PCCS; default: as /etc/sgx_default_qcnl.conf has it")
 	fs.StringVar(&f.idlePolicy, "idle", "", "read this idle policy `file`")
 	fs.StringVar(&f.tonConfig, "ton-config", "", "see whether the lite-servers of this global.config.json `file` answer")
 	fs.Var(&f.wallet, "wallet", "the wallet that pays for messages, a TON `address`")
@@ -153,6 +159,11 @@ func (f *doctorFlags) options(cmd *cobra.Command) (*doctor.Options, error) {
 		_, err = c.Preflight(ctx, services.Query{Arch: arch, Driver: driver, VBIOS: vbios})
 		return err
 	}
+	if f.pckid != "" {
+		if err := f.platform(o); err != nil {
+			return nil, err
+		}
+	}
 	if f.idlePolicy != "" {
 		o.IdlePolicy = func() (string, error) {
 			p, err := idle.Load(f.idlePolicy)
@@ -173,6 +184,30 @@ func (f *doctorFlags) options(cmd *cobra.Command) (*doctor.Options, error) {
 		o.Ledger = func(ctx context.Context) (*doctor.Ledger, error) { return f.ledger(ctx, sys, int64(low)) }
 	}
 	return o, nil
+}
+
+// platform lets the doctor ask for the platform's certificate.
+func (f *doctorFlags) platform(o *doctor.Options) error {
+	doc, err := readInput("--pckid", f.pckid, pccs.MaxID)
+	if err != nil {
+		return err
+	}
+	id, err := pccs.ParseID(doc)
+	if err != nil {
+		return fault.New(fault.ExitParse, "pccs.id.parse", "make it with Intel's PCKIDRetrievalTool -f FILE", "%w", err)
+	}
+	t := &collateralFlags{roots: f.dcapRoots}
+	roots, err := t.trusted()
+	if err != nil {
+		return err
+	}
+	o.Platform = func(ctx context.Context, at string, any bool) (string, error) {
+		if f.pccs != "" {
+			at = f.pccs
+		}
+		return pccs.Ask(ctx, pccs.Options{URL: at, Roots: roots, AnyCertificate: any}, id)
+	}
+	return nil
 }
 
 func (f *doctorFlags) forecast(ctx context.Context) (*forecast.Report, error) {

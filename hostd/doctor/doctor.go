@@ -62,6 +62,10 @@ type Options struct {
 	// RIM asks for reference measurements of a driver and a VBIOS, of which
 	// either may be empty; the error says why they cannot be had.
 	RIM func(ctx context.Context, arch, driver, vbios string) error
+	// Platform asks whether a PCCS has the certificate of this TDX platform, and
+	// returns its FMSPC. It gets what the quote generation service is told to
+	// ask, which may be empty, and whether it takes any TLS certificate.
+	Platform func(ctx context.Context, pccs string, anyCertificate bool) (fmspc string, err error)
 	// Ledger reads proven state of the TON network.
 	Ledger func(ctx context.Context) (*Ledger, error)
 	// Forecast judges the platform's TCB now and in a year.

@@ -106,6 +106,19 @@ func TestEachFindingHasItsCheck(t *testing.T) {
 		{"the PCCS file is not JSON", "tdx-h100", func(m *hosttest.Machine, _ *doctor.Options) {
 			m.MapFS["etc/sgx_default_qcnl.conf"].Data = []byte("{")
 		}, "sgx.pccs", doctor.Fail, doctor.Development},
+		{"the PCCS does not know the platform", "tdx-h100", func(_ *hosttest.Machine, o *doctor.Options) {
+			o.Platform = func(_ context.Context, at string, any bool) (string, error) {
+				return "", fault.New(fault.ExitNotReady, "pccs.unknown", "register it", "asking %s, any certificate: %v", at, any)
+			}
+		}, "sgx.known", doctor.Fail, doctor.Development},
+		{"the PCCS knows the platform", "tdx-h100", func(_ *hosttest.Machine, o *doctor.Options) {
+			o.Platform = func(context.Context, string, bool) (string, error) { return "00806f050000", nil }
+		}, "sgx.known", doctor.Pass, doctor.Production},
+		{"the PCCS does not say", "tdx-h100", func(_ *hosttest.Machine, o *doctor.Options) {
+			o.Platform = func(context.Context, string, bool) (string, error) {
+				return "", fault.New(fault.ExitNetwork, "pccs.unreachable", "r", "m")
+			}
+		}, "sgx.known", doctor.Warn, doctor.Production},
 		{"no quote generation service", "tdx-h100", func(m *hosttest.Machine, _ *doctor.Options) { delete(m.MapFS, "var/run/tdx-qgs/qgs.socket") }, "tdx.qgs", doctor.Fail, doctor.Development},
 		{"the SNP firmware is old", "snp-h200-ppcie", func(m *hosttest.Machine, _ *doctor.Options) {
 			m.Command("dmesg", "[    8.2] ccp 0000:45:00.1: SEV-SNP API:1.49 build:3\n")

@@ -3,10 +3,15 @@ package doctor
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
 	"net"
 	"net/url"
 	"regexp"
 	"strings"
+
+	"cocoon/internal/fault"
 )
 
 // BIOS paths, as the makers' reference BIOS has them.
@@ -69,8 +74,8 @@ func cpuChecks(_ context.Context, h *host, _ *Options) []item {
 
 var moduleRE = regexp.MustCompile(`TDX module: .*major_version (\d+), minor_version (\d+), build_date (\d+), build_num (\d+)`)
 
-func tdxChecks(ctx context.Context, h *host, _ *Options) []item {
-	ids := []string{"tdx.host", "tdx.module", "sgx.devices", "sgx.registration", "sgx.pccs", "tdx.qgs"}
+func tdxChecks(ctx context.Context, h *host, o *Options) []item {
+	ids := []string{"tdx.host", "tdx.module", "sgx.devices", "sgx.registration", "sgx.pccs", "sgx.known", "tdx.qgs"}
 	if h.tee() != "tdx" {
 		out := make([]item, 0, len(ids))
 		for _, id := range ids {
@@ -78,7 +83,7 @@ func tdxChecks(ctx context.Context, h *host, _ *Options) []item {
 		}
 		return out
 	}
-	return []item{tdxHost(h), tdxModule(h), sgxDevices(h), sgxRegistration(ctx, h), sgxPCCS(ctx, h), tdxQGS(h)}
+	return []item{tdxHost(h), tdxModule(h), sgxDevices(h), sgxRegistration(ctx, h), sgxPCCS(ctx, h), sgxKnown(ctx, h, o), tdxQGS(h)}
 }
 
 func tdxHost(h *host) item {
@@ -135,24 +140,13 @@ func sgxRegistration(ctx context.Context, h *host) item {
 // sgxPCCS asks the caching service that the quote generation service uses
 // (sgx_default_qcnl.conf; the file is JSON with comments).
 func sgxPCCS(ctx context.Context, h *host) item {
-	const id, file = "sgx.pccs", "etc/sgx_default_qcnl.conf"
+	const id, file = "sgx.pccs", qcnl
 	const remedy = "install sgx-dcap-pccs or name a PCCS in /" + file + "; systemctl restart qgsd"
-	text := h.text(file)
-	if text == "" {
+	u, _, err := h.pccs()
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
 		return fail(forProduction, id, remedy, "there is no /%s: the quote generation service does not know whom to ask for its certificate", file)
-	}
-	var doc struct {
-		URL string `json:"pccs_url"`
-	}
-	var plain strings.Builder
-	for line := range strings.Lines(text) {
-		if !strings.HasPrefix(strings.TrimSpace(line), "//") {
-			plain.WriteString(line)
-		}
-	}
-	err := json.Unmarshal([]byte(plain.String()), &doc)
-	u, uerr := url.Parse(doc.URL)
-	if err != nil || uerr != nil || u.Hostname() == "" {
+	case err != nil:
 		return fail(forProduction, id, remedy, "/%s names no pccs_url that could be read", file)
 	}
 	port := u.Port()
@@ -163,7 +157,61 @@ func sgxPCCS(ctx context.Context, h *host) item {
 	if err := h.sys.Dial(ctx, addr); err != nil {
 		return fail(forProduction, id, "systemctl start pccs, or name another in /"+file, "the PCCS at %s does not answer", addr)
 	}
-	return pass(id, "the PCCS at %s answers; whether it knows this platform shows the first quote", addr)
+	return pass(id, "the PCCS at %s answers", addr)
+}
+
+// qcnl says whom the quote generation service asks.
+const qcnl = "etc/sgx_default_qcnl.conf"
+
+// pccs returns the caching service's base, and whether any TLS certificate of
+// it is taken.
+func (h *host) pccs() (*url.URL, bool, error) {
+	text := h.text(qcnl)
+	if text == "" {
+		return nil, false, fs.ErrNotExist
+	}
+	var doc struct {
+		URL    string `json:"pccs_url"`
+		Secure *bool  `json:"use_secure_cert"`
+	}
+	var plain strings.Builder
+	for line := range strings.Lines(text) {
+		if !strings.HasPrefix(strings.TrimSpace(line), "//") {
+			plain.WriteString(line)
+		}
+	}
+	if err := json.Unmarshal([]byte(plain.String()), &doc); err != nil {
+		return nil, false, err
+	}
+	u, err := url.Parse(doc.URL)
+	if err != nil || u.Hostname() == "" {
+		return nil, false, fmt.Errorf("pccs_url %.200q is no address", doc.URL)
+	}
+	return u, doc.Secure != nil && !*doc.Secure, nil
+}
+
+// sgxKnown asks the caching service for this platform's certificate.
+func sgxKnown(ctx context.Context, h *host, o *Options) item {
+	const id = "sgx.known"
+	if o == nil || o.Platform == nil {
+		return skip(id, "not asked: name the platform's identifiers with --pckid (PCKIDRetrievalTool -f pckid.csv); the first quote shows it, too")
+	}
+	base, insecure := "", false
+	if u, any, err := h.pccs(); err == nil {
+		base, insecure = u.String(), any
+	}
+	fmspc, err := o.Platform(ctx, base, insecure)
+	switch {
+	case err == nil:
+		return pass(id, "the PCCS has this platform's certificate, FMSPC %s", fmspc)
+	case fault.ExitCode(err) == fault.ExitNetwork || ctx.Err() != nil:
+		return warn(id, "see sgx.pccs", "not known: %s", firstFault(err))
+	}
+	remedy := "follow docs/operators.md"
+	if all := fault.All(err); len(all) > 0 && all[0].Remedy != "" {
+		remedy = all[0].Remedy
+	}
+	return fail(forProduction, id, remedy, "%s", firstFault(err))
 }
 
 func tdxQGS(h *host) item {
