@@ -201,8 +201,8 @@ type State struct {
 
 // data writes a job's data with no verdicts, as it is deployed.
 func (s *State) data(terms *cell.Cell) (*cell.Cell, error) {
-	out, err := toncell.NewBuilder().Uint(Layout, 16).Uint(uint64(s.Status), 8).Coins(s.Deposited).Coins(s.Paid).
-		Uint(s.Seq, 64).Uint(s.ReceiptCount, 64).Bits256(s.ReceiptsRoot).Uint(0, 32).Uint(0, 32).
+	out, err := toncell.NewBuilder().Uint(Layout, 16).Coins(s.Paid).Uint(s.Seq, 64).Uint(s.ReceiptCount, 64).
+		Bits256(s.ReceiptsRoot).Uint(0, 32).Uint(uint64(s.Status), 8).Coins(s.Deposited).Uint(0, 32).
 		Uint(0, 16).Bool(false).Ref(terms).Cell()
 	if err != nil {
 		return nil, fmt.Errorf("building job data: %w", err)
@@ -217,8 +217,8 @@ func Decode(data *cell.Cell) (*State, error) {
 		return nil, fmt.Errorf("decoding job data: layout %d, want %d", v, Layout)
 	}
 	s := &State{
-		Status: Status(r.Uint(8)), Deposited: r.Coins(), Paid: r.Coins(), Seq: r.Uint(64), ReceiptCount: r.Uint(64),
-		ReceiptsRoot: r.Bits256(), TouchedAt: unixTime(r.Uint(32)), CloseAt: unixTime(r.Uint(32)), Verdicts: map[Hash]Recorded{},
+		Paid: r.Coins(), Seq: r.Uint(64), ReceiptCount: r.Uint(64), ReceiptsRoot: r.Bits256(), TouchedAt: unixTime(r.Uint(32)),
+		Status: Status(r.Uint(8)), Deposited: r.Coins(), CloseAt: unixTime(r.Uint(32)), Verdicts: map[Hash]Recorded{},
 	}
 	count := int(r.Uint(16))
 	r.Dict(256, MaxVerdicts, func(key *big.Int, v *toncell.Reader) error {

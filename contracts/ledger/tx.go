@@ -122,7 +122,6 @@ func (t *Tx) addMessage(m tlb.Message) error {
 	s := toncell.NewReader(im.Body)
 	if p.Op = uint32(s.Uint(32)); p.Op == job.OpPaid {
 		s.Uint(64) // query id
-		s.Uint(64) // voucher
 		if amount := s.Coins(); s.End() == nil {
 			p.Amount = coin.Nano(amount)
 		}

@@ -118,9 +118,6 @@ func (m *machine) messages(tx *tlb.Transaction, out *ran) {
 		r.Uint(64)
 		switch op {
 		case job.OpPaid, worker.OpStakePaid:
-			if op == job.OpPaid {
-				r.Uint(64)
-			}
 			amount := r.Coins()
 			m.ok(r.End())
 			out.payments = append(out.payments, model.Payment{To: to, Amount: amount})

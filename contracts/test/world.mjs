@@ -183,17 +183,16 @@ export function termsCell(t) {
 }
 
 export function jobData(terms) {
-  return beginCell().storeUint(3, 16).storeUint(0, 8).storeCoins(0).storeCoins(0)
-    .storeUint(0, 64).storeUint(0, 64).storeUint(0, 256).storeUint(0, 32).storeUint(0, 32)
-    .storeUint(0, 16).storeBit(0).storeRef(termsCell(terms)).endCell();
+  return beginCell().storeUint(3, 16).storeCoins(0).storeUint(0, 64).storeUint(0, 64).storeUint(0, 256).storeUint(0, 32)
+    .storeUint(0, 8).storeCoins(0).storeUint(0, 32).storeUint(0, 16).storeBit(0).storeRef(termsCell(terms)).endCell();
 }
 
 export function readJob(data) {
   const s = data.beginParse();
   const out = {
-    layout: s.loadUint(16), status: s.loadUint(8), deposited: s.loadCoins(), paid: s.loadCoins(),
+    layout: s.loadUint(16), paid: s.loadCoins(),
     seq: s.loadUintBig(64), receiptCount: s.loadUintBig(64), receiptsRoot: s.loadUintBig(256),
-    touchedAt: s.loadUint(32), closeAt: s.loadUint(32), verdictCount: s.loadUint(16),
+    touchedAt: s.loadUint(32), status: s.loadUint(8), deposited: s.loadCoins(), closeAt: s.loadUint(32), verdictCount: s.loadUint(16),
   };
   out.verdicts = s.loadDict(Dictionary.Keys.BigUint(256), cellValue);
   out.terms = s.loadRef();
