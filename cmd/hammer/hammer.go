@@ -59,9 +59,10 @@ const (
 	calibration = 2 * time.Second
 	warmUp      = 300
 	maxStock    = 400_000
-	// Connections at a rate: enough that the verifier is waited for and not one of
-	// them. With more, what grows is the queue in the hammer.
-	loaded = 128
+	// Connections at a rate: enough that none of them is waited for, also where some
+	// hold an answer that is late. With more, what grows is the hammer's own queue.
+	loaded     = 128
+	overloaded = 256
 )
 
 func hammer(ctx context.Context, o *options, fleet *testfleet.Fleet, say func(string, ...any)) (*report, error) {
@@ -132,6 +133,9 @@ func measure(ctx context.Context, o *options, t *target, s *stock, rep *report) 
 	var took time.Duration
 	if rep.AskedPerSec > 0 {
 		connections := max(o.concurrency, loaded)
+		if o.load > 1 {
+			connections = max(o.concurrency, overloaded)
+		}
 		rep.Connections = connections
 		took = openLoop(ctx, t, s, connections, rep.AskedPerSec, o.duration, &out)
 	} else {
