@@ -209,21 +209,18 @@ func (s *Server) stream(ctx context.Context, cancel context.CancelCauseFunc, w h
 	c.status = http.StatusOK
 	out := &hashing{w: w, sum: sha256.New()}
 	m := &meter{keepUsage: f.wantUsage}
-	lost := func(err error) error {
+	// A client that does not read must not keep its place for ever.
+	_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout))
+	err, sendErr := m.copy(body, func(events []byte) error {
+		_, err := out.Write(events)
+		if err == nil {
+			err = rc.Flush()
+			_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout))
+		}
 		if err != nil {
 			cancel(errGone)
 		}
 		return err
-	}
-	// A client that does not read must not keep its place for ever.
-	_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout))
-	err, sendErr := m.copy(body, func(event []byte) error {
-		_, err := out.Write(event)
-		return lost(err)
-	}, func() error {
-		err := rc.Flush()
-		_ = rc.SetWriteDeadline(time.Now().Add(writeTimeout))
-		return lost(err)
 	})
 	if err == nil && !m.done {
 		err = errors.New("the engine's stream ended early")

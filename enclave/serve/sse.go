@@ -62,20 +62,31 @@ type meter struct {
 	delivered uint64 // events with content that were passed on
 }
 
+// maxBatch bounds what is sent at once, in bytes, an event more or less.
+const maxBatch = 64 << 10
+
 // copy reads events from r and hands those that the client gets to send, bytes
-// unchanged. It goes on reading after send fails, as far as r goes on: the
-// usage may be in what r holds already. It returns the error of r, or of the
-// events' form; send's error is kept apart in sendErr.
-//
-// flush is called when all events that have come were sent: an engine that is
-// faster than the client's connection is then sent on in larger pieces.
-func (m *meter) copy(r io.Reader, send func([]byte) error, flush func() error) (err, sendErr error) {
+// unchanged: one at a time, or several if they have come already, since an
+// engine may be faster than the client's connection. It goes on reading after
+// send fails, as far as r goes on: the usage may be in what r holds already. It
+// returns the error of r, or of the events' form; send's error is kept apart in
+// sendErr.
+func (m *meter) copy(r io.Reader, send func(events []byte) error) (err, sendErr error) {
 	br := bufio.NewReaderSize(r, 16<<10)
-	pending := false // something was sent since the last flush
-	var event []byte
+	var event, batch []byte
+	content := uint64(0) // events with content in the batch
+	emit := func() {
+		if len(batch) > 0 && sendErr == nil {
+			if sendErr = send(batch); sendErr == nil {
+				m.delivered += content
+			}
+		}
+		batch, content = batch[:0], 0
+	}
 	for {
 		line, rerr := br.ReadSlice('\n')
 		if len(event)+len(line) > maxEvent {
+			emit()
 			return errEvent, sendErr
 		}
 		event = append(event, line...)
@@ -85,25 +96,25 @@ func (m *meter) copy(r io.Reader, send func([]byte) error, flush func() error) (
 		end := rerr != nil
 		if blank(line) || end {
 			if len(bytes.TrimSpace(event)) > 0 {
-				pass, content, err := m.see(event)
+				pass, hasContent, err := m.see(event)
 				if err != nil {
+					emit()
 					return err, sendErr
 				}
-				if m.done && !m.hasUsage && !m.said && sendErr == nil {
+				if m.done && !m.hasUsage && !m.said {
 					m.said = true
-					sendErr = send([]byte(notBilled))
+					batch = append(batch, notBilled...)
 				}
-				if pass && sendErr == nil {
-					pending = true
-					if sendErr = send(event); sendErr == nil && content {
-						m.delivered++
-					}
+				if pass {
+					batch = append(batch, event...)
+				}
+				if pass && hasContent {
+					content++
 				}
 			}
 			event = event[:0]
-			if pending && sendErr == nil && (end || !buffered(br)) {
-				pending = false
-				sendErr = flush()
+			if end || len(batch) >= maxBatch || !buffered(br) {
+				emit()
 			}
 		}
 		if end {
@@ -194,6 +205,12 @@ const notBilled = ": not billed: the engine gave no usage\n\n"
 // eventData returns an event's data: the values of its data fields, joined by
 // newlines (WHATWG HTML, section 9.2.6).
 func eventData(event []byte) []byte {
+	// Nearly all events are one such line.
+	if rest, ok := bytes.CutPrefix(event, []byte("data: ")); ok {
+		if i := bytes.IndexByte(rest, '\n'); i >= 0 && blank(rest[i+1:]) && (i == 0 || rest[i-1] != '\r') {
+			return rest[:i]
+		}
+	}
 	var out []byte
 	n := 0
 	for _, line := range bytes.Split(event, []byte("\n")) {

@@ -21,7 +21,7 @@ const (
 func run(t *testing.T, m *meter, r io.Reader) (string, error, error) {
 	t.Helper()
 	var out bytes.Buffer
-	err, sendErr := m.copy(r, func(b []byte) error { _, err := out.Write(b); return err }, func() error { return nil })
+	err, sendErr := m.copy(r, func(b []byte) error { _, err := out.Write(b); return err })
 	return out.String(), err, sendErr
 }
 
@@ -122,12 +122,12 @@ func TestAClientThatHangsUpIsStillMetered(t *testing.T) {
 	m := &meter{}
 	hungUp := errors.New("hung up")
 	n := 0
-	err, sendErr := m.copy(strings.NewReader(chunkA+chunkB+usageEnd+doneEnd), func([]byte) error {
+	err, sendErr := m.copy(iotest.OneByteReader(strings.NewReader(chunkA+chunkB+usageEnd+doneEnd)), func([]byte) error {
 		if n++; n > 1 {
 			return hungUp
 		}
 		return nil
-	}, func() error { return nil })
+	})
 	if err != nil || !errors.Is(sendErr, hungUp) || n != 2 {
 		t.Fatalf("got %v, %v after %d events", err, sendErr, n)
 	}
@@ -163,20 +163,32 @@ func FuzzMeter(f *testing.F) {
 		m := &meter{keepUsage: keep}
 		var out bytes.Buffer
 		rest := in
-		_, sendErr := m.copy(bytes.NewReader(in), func(b []byte) error {
-			if string(b) == notBilled && m.said {
-				return nil // the meter's own word
+		// Byte by byte: each event is sent alone.
+		_, sendErr := m.copy(iotest.OneByteReader(bytes.NewReader(in)), func(b []byte) error {
+			out.Write(b)
+			if own, ok := bytes.CutPrefix(b, []byte(notBilled)); ok && m.said {
+				b = own // the meter's own word is before it
 			}
 			i := bytes.Index(rest, b)
 			if i < 0 {
 				t.Fatalf("sent %q, which the engine did not say next", b)
 			}
 			rest = rest[i+len(b):]
-			out.Write(b)
 			return nil
-		}, func() error { return nil })
+		})
 		if sendErr != nil {
 			t.Fatal(sendErr)
+		}
+		var atOnce bytes.Buffer
+		whole := &meter{keepUsage: keep}
+		if _, err := whole.copy(bytes.NewReader(in), func(b []byte) error { atOnce.Write(b); return nil }); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.Equal(atOnce.Bytes(), out.Bytes()) {
+			t.Fatalf("at once %q is sent, byte by byte %q", atOnce.Bytes(), out.Bytes())
+		}
+		if whole.billed() != m.billed() || whole.delivered != m.delivered {
+			t.Fatalf("at once %+v is billed, byte by byte %+v", whole.billed(), m.billed())
 		}
 		if u := m.billed(); u.Cached > u.Prompt && m.usage == u || u.Prompt > maxTokens || u.Completion > maxTokens {
 			t.Fatalf("billed %+v", u)
