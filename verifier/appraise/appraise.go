@@ -261,10 +261,7 @@ func (a *appraisal) finish(r *result.Result) *result.Result {
 	r.Accepted = true
 	total := 0
 	for name, checks := range a.subs {
-		s := &result.Submod{Checks: *checks}
-		if s.Checks == nil {
-			s.Checks = []result.Check{}
-		}
+		s := &result.Submod{Checks: result.Ordered(*checks)}
 		result.Cite(s.Checks)
 		good := true
 		for i := range s.Checks {

@@ -72,8 +72,9 @@ func appraiseForeign(ev *evidence.Foreign, o *Options) (*result.Result, any, tim
 				v[result.Hardware] = result.ValueContraindicated
 			}
 		}
-		result.Cite(*checks)
-		r.Submods[name] = &result.Submod{Status: v.Status(), Vector: v, Checks: *checks}
+		list := result.Ordered(*checks)
+		result.Cite(list)
+		r.Submods[name] = &result.Submod{Status: v.Status(), Vector: v, Checks: list}
 	}
 	r.Development = policy.DevelopmentClass(r.TrustClass)
 	return r, f.cpuFacts, f.until

@@ -62,6 +62,7 @@ func AppraisePlatform(ev *evidence.Foreign, o *Options, bind func(map[string]str
 	if !out.Good {
 		v[result.Hardware] = result.ValueContraindicated
 	}
+	checks = result.Ordered(checks)
 	result.Cite(checks)
 	cpu.Checks, cpu.Vector, cpu.Status = checks, v, v.Status()
 	r.Development = policy.DevelopmentClass(r.TrustClass)

@@ -266,7 +266,7 @@ func (r *Run) signatures(chainKey *[32]byte) {
 	if p256.Verify(key, &digest, q.Signature) {
 		r.Pass(r.ids.quoteSignature)
 	} else {
-		r.Fail(fault.ExitRefused, r.ids.quoteSignature, "", "", "attestation key did not sign this quote", "have the quote made again")
+		r.Fail(fault.ExitRefused, r.ids.quoteSignature, "a signature by the quote's attestation key", "another", "attestation key did not sign this quote", "have the quote made again")
 	}
 }
 
@@ -290,7 +290,7 @@ func (r *Run) qeReport(chainKey *[32]byte) *ecdsa.PublicKey {
 	if signed {
 		r.Pass(r.ids.qeSignature)
 	} else {
-		r.Fail(fault.ExitRefused, r.ids.qeSignature, "", "", "PCK did not sign the QE report", "have the quote made again")
+		r.Fail(fault.ExitRefused, r.ids.qeSignature, "a signature by the PCK certificate's key", "another", "PCK did not sign the QE report", "have the quote made again")
 	}
 	// The upper half of the report data is zero; QVL looks at the lower only.
 	if [32]byte(r.QE.ReportData[:32]) != bound {

@@ -133,7 +133,7 @@ func (r *Result) Status() Status {
 	return Worst(all...)
 }
 
-// Checks returns every check, in the order of Names.
+// Checks returns every check, in the order of an appraisal (Stage).
 func (r *Result) Checks() []Check {
 	var all []Check
 	for _, n := range r.Names() {
@@ -141,10 +141,10 @@ func (r *Result) Checks() []Check {
 			all = append(all, s.Checks...)
 		}
 	}
-	return all
+	return Ordered(all)
 }
 
-// Failed returns the checks that failed.
+// Failed returns the checks that failed, in the same order.
 func (r *Result) Failed() []Check {
 	var bad []Check
 	for _, n := range r.Names() {
@@ -157,6 +157,9 @@ func (r *Result) Failed() []Check {
 				bad = append(bad, s.Checks[i])
 			}
 		}
+	}
+	if len(bad) > 1 {
+		bad = Ordered(bad)
 	}
 	return bad
 }

@@ -112,7 +112,7 @@ func (v *run) certificate(table *report.Table) {
 		v.fail("snp.signature", "a report signed by a VCEK or VLEK", "an unsigned one", "report is not signed", "have the host sign reports: no key is selected for it")
 		return
 	case len(cert) == 0:
-		v.fail("snp.cert.missing", "", "", fmt.Sprintf("there is no certificate of the %s that signed the report", v.p.Signer),
+		v.fail("snp.cert.missing", "a certificate", "none", fmt.Sprintf("there is no certificate of the %s that signed the report", v.p.Signer),
 			"give the certificate, or a KDS to fetch it from")
 		v.skip("snp.chain", "there is no certificate")
 		return
@@ -214,7 +214,7 @@ func (v *run) revocation() {
 		case len(v.o.CRL) > 0: // refused, which is a failed check already
 			v.skip("snp.cert.revoked", "the CRL was refused")
 		case v.o.RequireCRL:
-			v.fail("snp.crl.missing", "", "", "there is no CRL", "give the CRL, or a KDS to fetch it from")
+			v.fail("snp.crl.missing", "a CRL", "none", "there is no CRL", "give the CRL, or a KDS to fetch it from")
 		default:
 			v.skip("snp.cert.revoked", "there is no CRL")
 		}
@@ -255,7 +255,7 @@ func (v *run) signature() {
 		v.pass("snp.signature")
 		return
 	}
-	v.fail("snp.signature", "", "", fmt.Sprintf("the %s did not sign this report", v.p.Signer),
+	v.fail("snp.signature", "a signature by the certificate's key", "another", fmt.Sprintf("the %s did not sign this report", v.p.Signer),
 		"check that report and certificate are of one machine and one TCB version, or have the report made again")
 }
 
