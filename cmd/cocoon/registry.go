@@ -63,7 +63,8 @@ type registryReport struct {
 	NextOrder        uint64             `json:"next_order"`
 	Pending          []pendingReport    `json:"pending"`
 	Balance          coin.Nano          `json:"balance_nanoton"`
-	Owed             coin.Nano          `json:"owed_nanoton"` // of the balance: the verifiers'
+	Owed             coin.Nano          `json:"owed_nanoton"`           // of the balance: the verifiers'
+	Slashed          coin.Nano          `json:"slashed_stakes_nanoton"` // that workers' contracts have paid, in total
 }
 
 type ownersReport struct {
@@ -135,7 +136,7 @@ func newRegistryReport(addr toncell.Address, s *registry.State, st *chain.State)
 		FreshnessSeconds: int64(s.Freshness / time.Second), MinCloseDelay: int64(s.MinCloseDelay / time.Second),
 		VerifierFee: coin.Nano(s.VerifierFee),
 		MinBond:     coin.Nano(s.MinBond), MinWorkerStake: coin.Nano(s.MinWorkerStake), UnbondDelay: int64(s.UnbondDelay / time.Second),
-		NextOrder: s.NextOrder, Owed: coin.Nano(s.Owed), Balance: coin.Nano(st.Balance.Uint64()),
+		NextOrder: s.NextOrder, Owed: coin.Nano(s.Owed), Slashed: coin.Nano(s.Slashed), Balance: coin.Nano(st.Balance.Uint64()),
 		Owners:   ownersReport{map[string]hexbytes.Hash{}, s.Owners.Threshold, s.Owners.Veto, s.Owners.Final, int64(s.Owners.Delay / time.Second)},
 		Policies: []hexbytes.Hash{}, Gateways: []gatewayReport{}, Logs: []checkpointReport{}, Bonds: []bondReport{}, Pending: []pendingReport{},
 		TrustClasses: []string{}, Verifiers: []verifierReport{}, Manifests: []manifestReport{}, Models: []modelReport{},
@@ -202,6 +203,9 @@ func (r *registryReport) print(p *printer) {
 	p.f("registry %s, %s", r.Address, status)
 	p.f("proven at block %d, %s, network id %d", r.Block, r.Time.Format(time.RFC3339), r.GlobalID)
 	p.f("version %d, balance %s TON, of which %s are the verifiers'", r.Version, r.Balance, r.Owed)
+	if r.Slashed > 0 {
+		p.f("slashed workers' stakes have brought %s TON", r.Slashed)
+	}
 	p.f("owners: %d of %d sign an order; %d veto one that waits%s; time lock %s", r.Owners.Threshold, len(r.Owners.Keys), r.Owners.Veto,
 		finalText(r.Owners.Final), time.Duration(r.Owners.DelaySeconds)*time.Second)
 	for _, i := range slices.Sorted(maps.Keys(r.Owners.Keys)) {

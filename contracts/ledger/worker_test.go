@@ -59,6 +59,11 @@ func TestDevnetContradictingReceiptsSlashTheStake(t *testing.T) {
 	if s.Stake != 0 || s.Leaving != 0 || s.Slashed != uint64(3*coin.TON) {
 		t.Errorf("after the accusation: %+v", s)
 	}
+	reg, _, err := w.ledger.Registry(w.ctx, w.registry)
+	w.ok(err)
+	if reg.Slashed != uint64(3*coin.TON/2) {
+		t.Errorf("the registry counts %d", reg.Slashed)
+	}
 	w.ok(w.net.Advance(w.ctx, 24*time.Hour))
 	_, _, err = w.ledger.Withdraw(w.ctx, w.owner, *w.terms.Stake)
 	w.want(err, "contract.stake_not_leaving")

@@ -1,5 +1,4 @@
-// Owners' orders and the registry's answers, with gas ceilings, and each
-// refusal. Verifiers' money is in registry_accounts.test.mjs.
+// Owners' orders and verdicts, with gas ceilings, and each refusal. Verifiers' money is in registry_accounts.test.mjs.
 import assert from "node:assert/strict";
 import { after, describe, test } from "node:test";
 import { beginCell, Cell, toNano } from "@ton/core";
