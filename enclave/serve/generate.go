@@ -163,6 +163,9 @@ func engineError(rsp *http.Response) *apiError {
 			msg = strings.ToValidUTF8(body.Error.Message[:min(len(body.Error.Message), 500)], "")
 		}
 		return badRequest("engine.refused", "", msg)
+	case http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented:
+		// Such as embeddings of a model that only talks.
+		return &apiError{status: http.StatusNotFound, kind: "invalid_request_error", code: "engine.no_endpoint", message: "the engine does not offer this with its model"}
 	case http.StatusTooManyRequests, http.StatusServiceUnavailable:
 		return unavailable("engine.busy", "the engine is busy; try again")
 	default:

@@ -503,6 +503,7 @@ func TestEngineErrors(t *testing.T) {
 	}{
 		{"a refused request", answer(400, "application/json", strings.NewReader(`{"error":{"message":"too long"}}`)), chat, 400, "engine.refused"},
 		{"a busy engine", answer(503, "", strings.NewReader("")), chat, 503, "engine.busy"},
+		{"an endpoint that the engine has not for its model", answer(501, "application/json", strings.NewReader(`{}`)), chat, 404, "engine.no_endpoint"},
 		{"a broken engine", answer(500, "", strings.NewReader("stack trace")), chat, 502, "engine.failed"},
 		{"no usage", answer(200, "application/json", strings.NewReader(`{}`)), chat, 503, "engine.protocol"},
 		{"no JSON", answer(200, "application/json", strings.NewReader(`<html>`)), chat, 503, "engine.protocol"},

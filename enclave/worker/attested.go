@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cocoon/enclave/attest"
+	"cocoon/enclave/engine"
 	"cocoon/enclave/platform"
 	"cocoon/enclave/serve"
 	"cocoon/enclave/status"
@@ -102,6 +103,21 @@ func (w *Worker) judge(ctx, background context.Context) error {
 	return nil
 }
 
+// endpoints are those of the OpenAI surface that a kind of engine has.
+func endpoints(kind string) ([]string, error) {
+	adapter, err := engine.AdapterFor(kind)
+	if err != nil {
+		return nil, err
+	}
+	var out []string
+	for _, path := range []string{serve.PathChat, serve.PathCompletions, serve.PathEmbeddings} {
+		if adapter.Serves(http.MethodPost, path) {
+			out = append(out, path)
+		}
+	}
+	return out, nil
+}
+
 // serve connects to the gateways and waits for the first.
 func (w *Worker) serve(ctx, background context.Context) error {
 	if len(w.operator.Gateways) == 0 {
@@ -111,9 +127,12 @@ func (w *Worker) serve(ctx, background context.Context) error {
 	if w.ledger != nil {
 		ledger = w.ledger
 	}
-	var err error
+	endpoints, err := endpoints(w.config.Engine.Kind)
+	if err != nil {
+		return err
+	}
 	w.server, err = serve.New(serve.Options{
-		Model: w.config.Model.Name, Created: time.Now(), Engine: w.engine.API(),
+		Model: w.config.Model.Name, Created: time.Now(), Engine: w.engine.API(), Endpoints: endpoints,
 		Attestation: ratls.Handler(w.keeper.Document, w.keys.Receipt),
 		Gate:        w.gate, Ledger: ledger, MaxRequests: w.operator.Limits.MaxRequests,
 		MaxWaiting: w.operator.Limits.MaxWaiting, MaxPerJob: w.operator.Limits.MaxPerJob,

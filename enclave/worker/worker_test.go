@@ -17,6 +17,7 @@ import (
 	"time"
 
 	"cocoon/enclave/boot"
+	"cocoon/enclave/serve"
 	"cocoon/enclave/status"
 	"cocoon/internal/fault"
 	"cocoon/verifier/evidence"
@@ -225,6 +226,18 @@ func TestConnectionsBeyondTheLimitAreClosed(t *testing.T) {
 	<-accepted
 	if _, err := dial().Read(make([]byte, 1)); err == nil {
 		t.Error("closing twice made room for two")
+	}
+}
+
+func TestEveryKindOfEngineTalks(t *testing.T) {
+	for _, kind := range []string{evidence.EngineLlamaServer, evidence.EngineVLLM, evidence.EngineSGLang} {
+		got, err := endpoints(kind)
+		if err != nil || !slices.Contains(got, serve.PathChat) {
+			t.Errorf("%s offers %v, %v", kind, got, err)
+		}
+	}
+	if _, err := endpoints("ollama"); err == nil {
+		t.Error("an unknown kind offers something")
 	}
 }
 
