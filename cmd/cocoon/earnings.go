@@ -26,7 +26,7 @@ const defaultVouchers = "/var/lib/cocoon-hostd/vouchers"
 // newEarningsCmd is the parent of what concerns an operator's income.
 func newEarningsCmd() *cobra.Command {
 	cmd := &cobra.Command{Use: "earnings", Short: "what a machine earned, and what is still to be redeemed", Args: cobra.NoArgs}
-	cmd.AddCommand(newEarningsKeepCmd(), newEarningsShowCmd(), newEarningsRedeemCmd())
+	cmd.AddCommand(newEarningsKeepCmd(), newEarningsFetchCmd(), newEarningsShowCmd(), newEarningsRedeemCmd())
 	return cmd
 }
 

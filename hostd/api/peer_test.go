@@ -25,6 +25,7 @@ import (
 	"cocoon/hostd/machine"
 	"cocoon/hostd/spec"
 	"cocoon/hostd/swtpm"
+	"cocoon/hostd/vouchers"
 	"cocoon/internal/fault"
 )
 
@@ -53,6 +54,7 @@ func (host) GPUs() ([]daemon.GPU, error)             { return nil, errNothing }
 func (host) Fetch(context.Context, string, fetch.Options) (string, error) {
 	return "", errNothing
 }
+func (host) Vouchers() ([]vouchers.Kept, []error, error) { return nil, nil, errNothing }
 func (host) List() ([]*machine.State, error) {
 	at := time.Unix(1764000000, 0)
 	return []*machine.State{{Name: "a", Phase: machine.Running, Started: at, Restarts: 2, Guest: machine.Guest{State: "serving"}}, {Name: "b", Phase: machine.Failed, Started: at}}, nil

@@ -26,6 +26,7 @@ import (
 	"cocoon/hostd/machine"
 	"cocoon/hostd/spec"
 	"cocoon/hostd/swtpm"
+	"cocoon/hostd/vouchers"
 	"cocoon/hostd/wire"
 	"cocoon/internal/fault"
 )
@@ -66,6 +67,7 @@ type Host interface {
 	Drain(ctx context.Context) ([]string, error)
 	Resume() ([]string, error)
 	GPUs() ([]daemon.GPU, error)
+	Vouchers() (kept []vouchers.Kept, damaged []error, err error)
 	Fetch(ctx context.Context, name string, o fetch.Options) (path string, err error)
 }
 

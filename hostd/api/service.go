@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"errors"
+	"path/filepath"
 	"time"
 
 	"connectrpc.com/connect"
@@ -246,6 +247,29 @@ func (s *server) FetchFile(ctx context.Context, in *connect.Request[hostdv1.Fetc
 		return errors.Join(err, lost)
 	}
 	return out.Send(&hostdv1.FetchFileResponse{Phase: fetch.Done, Path: path})
+}
+
+// Vouchers returns the vouchers that guests have handed over.
+func (s *server) Vouchers(_ context.Context, _ *connect.Request[hostdv1.VouchersRequest], out *connect.ServerStream[hostdv1.VouchersResponse]) error {
+	kept, damaged, err := s.o.Host.Vouchers()
+	if err != nil {
+		return err
+	}
+	for _, k := range kept {
+		doc, err := k.Voucher.Marshal()
+		if err != nil {
+			return err
+		}
+		if err := out.Send(&hostdv1.VouchersResponse{Vm: filepath.Base(filepath.Dir(k.Path)), Voucher: doc}); err != nil {
+			return err
+		}
+	}
+	for _, d := range damaged {
+		if err := out.Send(&hostdv1.VouchersResponse{Damaged: d.Error()}); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Drain drains and stops every VM.

@@ -15,6 +15,7 @@ import (
 
 	hostdv1 "cocoon/api/hostd/v1"
 	"cocoon/api/hostd/v1/hostdv1connect"
+	"cocoon/contracts/receipt"
 	"cocoon/hostd/console"
 	"cocoon/hostd/daemon"
 	"cocoon/hostd/fetch"
@@ -212,6 +213,34 @@ func (c *Client) Fetch(ctx context.Context, name, url, sha256 string, size int64
 		return "", c.fail(ctx, err)
 	}
 	return path, nil
+}
+
+// Vouchers calls each for every voucher that guests have handed over, with the
+// VM's name, and damaged for what on the host's disk is none.
+func (c *Client) Vouchers(ctx context.Context, each func(vm string, v *receipt.SignedVoucher) error, damaged func(why string)) error {
+	st, err := c.rpc.Vouchers(ctx, connect.NewRequest(&hostdv1.VouchersRequest{}))
+	if err != nil {
+		return c.fail(ctx, err)
+	}
+	defer st.Close()
+	for st.Receive() {
+		m := st.Msg()
+		if m.Damaged != "" {
+			damaged(m.Damaged)
+			continue
+		}
+		v, err := receipt.ParseVoucher(m.Voucher)
+		if err == nil && !spec.ValidName(m.Vm) {
+			err = fault.New(fault.ExitParse, "hostd.answer", "use the same version of client and daemon", "reading the host daemon's answer: %.80q is no VM", m.Vm)
+		}
+		if err != nil {
+			return err
+		}
+		if err := each(m.Vm, v); err != nil {
+			return err
+		}
+	}
+	return c.fail(ctx, st.Err())
 }
 
 // Drain stops every VM and lets none start; it returns once all have ended.

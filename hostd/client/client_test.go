@@ -3,6 +3,7 @@ package client
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/json"
 	"fmt"
@@ -21,6 +22,7 @@ import (
 
 	hostdv1 "cocoon/api/hostd/v1"
 	"cocoon/api/hostd/v1/hostdv1connect"
+	"cocoon/contracts/receipt"
 	"cocoon/hostd/api"
 	"cocoon/hostd/console"
 	"cocoon/hostd/daemon"
@@ -29,6 +31,7 @@ import (
 	"cocoon/hostd/proc"
 	"cocoon/hostd/spec"
 	"cocoon/hostd/store"
+	"cocoon/hostd/vouchers"
 	"cocoon/internal/fault"
 	"cocoon/internal/toolstree"
 )
@@ -263,5 +266,29 @@ func TestTheDaemonBringsAFile(t *testing.T) {
 		if _, err := c.Fetch(t.Context(), name, h.URL, hash, 0, func(fetch.Progress) {}); !fault.Has(err, "fetch.name") {
 			t.Errorf("as %q Fetch() = %v", name, err)
 		}
+	}
+}
+
+func TestVouchersOfTheHostAreBrought(t *testing.T) {
+	v, err := receipt.Voucher{GlobalID: -3, Seq: 7, Amount: 1, ReceiptCount: 1}.Sign(ed25519.NewKeyFromSeed(make([]byte, 32)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := serve(t, func(dir string) {
+		if _, err := (vouchers.Book{Dir: filepath.Join(dir, "vouchers", "worker-1")}).Keep(v); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.WriteFile(filepath.Join(dir, "vouchers", "worker-1", "x.json"), []byte("{"), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	})
+	var got []string
+	bad := 0
+	err = c.Vouchers(t.Context(), func(vm string, v *receipt.SignedVoucher) error {
+		got = append(got, fmt.Sprint(vm, v.Voucher.Seq))
+		return nil
+	}, func(string) { bad++ })
+	if err != nil || strings.Join(got, " ") != "worker-17" || bad != 1 {
+		t.Errorf("Vouchers() = %v, %d damaged, %v", got, bad, err)
 	}
 }

@@ -17,6 +17,7 @@ import (
 	"cocoon/hostd/machine"
 	"cocoon/hostd/store"
 	"cocoon/hostd/vfio"
+	"cocoon/hostd/vouchers"
 	"cocoon/internal/fault"
 )
 
@@ -223,4 +224,10 @@ func (d *Daemon) Fetch(ctx context.Context, name string, o fetch.Options) (strin
 	}
 	o.Path = filepath.Join(d.o.Dir, filesDir, name)
 	return o.Path, fetch.File(ctx, o)
+}
+
+// Vouchers returns what guests have handed over, and why what is on the disk
+// beside is none.
+func (d *Daemon) Vouchers() ([]vouchers.Kept, []error, error) {
+	return vouchers.Book{Dir: filepath.Join(d.o.Dir, vouchersDir)}.Read()
 }

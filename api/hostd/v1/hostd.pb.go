@@ -2682,6 +2682,105 @@ func (x *FetchFileResponse) GetPath() string {
 	return ""
 }
 
+type VouchersRequest struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VouchersRequest) Reset() {
+	*x = VouchersRequest{}
+	mi := &file_hostd_v1_hostd_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VouchersRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VouchersRequest) ProtoMessage() {}
+
+func (x *VouchersRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hostd_v1_hostd_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VouchersRequest.ProtoReflect.Descriptor instead.
+func (*VouchersRequest) Descriptor() ([]byte, []int) {
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{41}
+}
+
+type VouchersResponse struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// The VM that handed it over.
+	Vm string `protobuf:"bytes,1,opt,name=vm,proto3" json:"vm,omitempty"`
+	// The signed voucher (docs/worker-api.md).
+	Voucher []byte `protobuf:"bytes,2,opt,name=voucher,proto3" json:"voucher,omitempty"`
+	// Instead of a voucher: why one on the host's disk cannot be read.
+	Damaged       string `protobuf:"bytes,3,opt,name=damaged,proto3" json:"damaged,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *VouchersResponse) Reset() {
+	*x = VouchersResponse{}
+	mi := &file_hostd_v1_hostd_proto_msgTypes[42]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *VouchersResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*VouchersResponse) ProtoMessage() {}
+
+func (x *VouchersResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hostd_v1_hostd_proto_msgTypes[42]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use VouchersResponse.ProtoReflect.Descriptor instead.
+func (*VouchersResponse) Descriptor() ([]byte, []int) {
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{42}
+}
+
+func (x *VouchersResponse) GetVm() string {
+	if x != nil {
+		return x.Vm
+	}
+	return ""
+}
+
+func (x *VouchersResponse) GetVoucher() []byte {
+	if x != nil {
+		return x.Voucher
+	}
+	return nil
+}
+
+func (x *VouchersResponse) GetDamaged() string {
+	if x != nil {
+		return x.Damaged
+	}
+	return ""
+}
+
 type DrainRequest struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	unknownFields protoimpl.UnknownFields
@@ -2690,7 +2789,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[41]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2702,7 +2801,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[41]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2715,7 +2814,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{41}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{43}
 }
 
 type DrainResponse struct {
@@ -2728,7 +2827,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[42]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2740,7 +2839,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[42]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2753,7 +2852,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{42}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *DrainResponse) GetVms() []string {
@@ -2771,7 +2870,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[43]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2783,7 +2882,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[43]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2796,7 +2895,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{43}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{45}
 }
 
 type ResumeResponse struct {
@@ -2809,7 +2908,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[44]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2821,7 +2920,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[44]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2834,7 +2933,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{44}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *ResumeResponse) GetVms() []string {
@@ -2854,7 +2953,7 @@ type Faults struct {
 
 func (x *Faults) Reset() {
 	*x = Faults{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[45]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2866,7 +2965,7 @@ func (x *Faults) String() string {
 func (*Faults) ProtoMessage() {}
 
 func (x *Faults) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[45]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2879,7 +2978,7 @@ func (x *Faults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Faults.ProtoReflect.Descriptor instead.
 func (*Faults) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{45}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{47}
 }
 
 func (x *Faults) GetFaults() []*Fault {
@@ -2905,7 +3004,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[46]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2917,7 +3016,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[46]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2930,7 +3029,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{46}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *Fault) GetCode() string {
@@ -3183,7 +3282,12 @@ const file_hostd_v1_hostd_proto_rawDesc = "" +
 	"\x05total\x18\x03 \x01(\x03R\x05total\x12\x18\n" +
 	"\aresumed\x18\x04 \x01(\x03R\aresumed\x12\x14\n" +
 	"\x05error\x18\x05 \x01(\tR\x05error\x12\x12\n" +
-	"\x04path\x18\x06 \x01(\tR\x04path\"\x0e\n" +
+	"\x04path\x18\x06 \x01(\tR\x04path\"\x11\n" +
+	"\x0fVouchersRequest\"V\n" +
+	"\x10VouchersResponse\x12\x0e\n" +
+	"\x02vm\x18\x01 \x01(\tR\x02vm\x12\x18\n" +
+	"\avoucher\x18\x02 \x01(\fR\avoucher\x12\x18\n" +
+	"\adamaged\x18\x03 \x01(\tR\adamaged\"\x0e\n" +
 	"\fDrainRequest\"!\n" +
 	"\rDrainResponse\x12\x10\n" +
 	"\x03vms\x18\x01 \x03(\tR\x03vms\"\x0f\n" +
@@ -3198,7 +3302,7 @@ const file_hostd_v1_hostd_proto_rawDesc = "" +
 	"\bexpected\x18\x03 \x01(\tR\bexpected\x12\x16\n" +
 	"\x06actual\x18\x04 \x01(\tR\x06actual\x12\x16\n" +
 	"\x06remedy\x18\x05 \x01(\tR\x06remedy\x12\x12\n" +
-	"\x04exit\x18\x06 \x01(\x05R\x04exit2\xbb\v\n" +
+	"\x04exit\x18\x06 \x01(\x05R\x04exit2\x8e\f\n" +
 	"\vHostService\x12N\n" +
 	"\x06Status\x12\x1e.cocoon.hostd.v1.StatusRequest\x1a\x1f.cocoon.hostd.v1.StatusResponse\"\x03\x90\x02\x01\x12X\n" +
 	"\vAccelerator\x12#.cocoon.hostd.v1.AcceleratorRequest\x1a$.cocoon.hostd.v1.AcceleratorResponse\x12R\n" +
@@ -3215,7 +3319,8 @@ const file_hostd_v1_hostd_proto_rawDesc = "" +
 	"\tStatusLog\x12!.cocoon.hostd.v1.StatusLogRequest\x1a\".cocoon.hostd.v1.StatusLogResponse0\x01\x12H\n" +
 	"\x04Idle\x12\x1c.cocoon.hostd.v1.IdleRequest\x1a\x1d.cocoon.hostd.v1.IdleResponse\"\x03\x90\x02\x01\x12T\n" +
 	"\bListGPUs\x12 .cocoon.hostd.v1.ListGPUsRequest\x1a!.cocoon.hostd.v1.ListGPUsResponse\"\x03\x90\x02\x01\x12T\n" +
-	"\tFetchFile\x12!.cocoon.hostd.v1.FetchFileRequest\x1a\".cocoon.hostd.v1.FetchFileResponse0\x01\x12F\n" +
+	"\tFetchFile\x12!.cocoon.hostd.v1.FetchFileRequest\x1a\".cocoon.hostd.v1.FetchFileResponse0\x01\x12Q\n" +
+	"\bVouchers\x12 .cocoon.hostd.v1.VouchersRequest\x1a!.cocoon.hostd.v1.VouchersResponse0\x01\x12F\n" +
 	"\x05Drain\x12\x1d.cocoon.hostd.v1.DrainRequest\x1a\x1e.cocoon.hostd.v1.DrainResponse\x12I\n" +
 	"\x06Resume\x12\x1e.cocoon.hostd.v1.ResumeRequest\x1a\x1f.cocoon.hostd.v1.ResumeResponseB\x1dZ\x1bcocoon/api/hostd/v1;hostdv1b\x06proto3"
 
@@ -3231,7 +3336,7 @@ func file_hostd_v1_hostd_proto_rawDescGZIP() []byte {
 	return file_hostd_v1_hostd_proto_rawDescData
 }
 
-var file_hostd_v1_hostd_proto_msgTypes = make([]protoimpl.MessageInfo, 49)
+var file_hostd_v1_hostd_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
 var file_hostd_v1_hostd_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: cocoon.hostd.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: cocoon.hostd.v1.StatusResponse
@@ -3274,35 +3379,37 @@ var file_hostd_v1_hostd_proto_goTypes = []any{
 	(*GPU)(nil),                   // 38: cocoon.hostd.v1.GPU
 	(*FetchFileRequest)(nil),      // 39: cocoon.hostd.v1.FetchFileRequest
 	(*FetchFileResponse)(nil),     // 40: cocoon.hostd.v1.FetchFileResponse
-	(*DrainRequest)(nil),          // 41: cocoon.hostd.v1.DrainRequest
-	(*DrainResponse)(nil),         // 42: cocoon.hostd.v1.DrainResponse
-	(*ResumeRequest)(nil),         // 43: cocoon.hostd.v1.ResumeRequest
-	(*ResumeResponse)(nil),        // 44: cocoon.hostd.v1.ResumeResponse
-	(*Faults)(nil),                // 45: cocoon.hostd.v1.Faults
-	(*Fault)(nil),                 // 46: cocoon.hostd.v1.Fault
-	nil,                           // 47: cocoon.hostd.v1.StatusResponse.VmsEntry
-	nil,                           // 48: cocoon.hostd.v1.Guest.MetricsEntry
-	(*timestamppb.Timestamp)(nil), // 49: google.protobuf.Timestamp
+	(*VouchersRequest)(nil),       // 41: cocoon.hostd.v1.VouchersRequest
+	(*VouchersResponse)(nil),      // 42: cocoon.hostd.v1.VouchersResponse
+	(*DrainRequest)(nil),          // 43: cocoon.hostd.v1.DrainRequest
+	(*DrainResponse)(nil),         // 44: cocoon.hostd.v1.DrainResponse
+	(*ResumeRequest)(nil),         // 45: cocoon.hostd.v1.ResumeRequest
+	(*ResumeResponse)(nil),        // 46: cocoon.hostd.v1.ResumeResponse
+	(*Faults)(nil),                // 47: cocoon.hostd.v1.Faults
+	(*Fault)(nil),                 // 48: cocoon.hostd.v1.Fault
+	nil,                           // 49: cocoon.hostd.v1.StatusResponse.VmsEntry
+	nil,                           // 50: cocoon.hostd.v1.Guest.MetricsEntry
+	(*timestamppb.Timestamp)(nil), // 51: google.protobuf.Timestamp
 }
 var file_hostd_v1_hostd_proto_depIdxs = []int32{
-	49, // 0: cocoon.hostd.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	49, // 1: cocoon.hostd.v1.StatusResponse.drained_since:type_name -> google.protobuf.Timestamp
-	47, // 2: cocoon.hostd.v1.StatusResponse.vms:type_name -> cocoon.hostd.v1.StatusResponse.VmsEntry
+	51, // 0: cocoon.hostd.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	51, // 1: cocoon.hostd.v1.StatusResponse.drained_since:type_name -> google.protobuf.Timestamp
+	49, // 2: cocoon.hostd.v1.StatusResponse.vms:type_name -> cocoon.hostd.v1.StatusResponse.VmsEntry
 	34, // 3: cocoon.hostd.v1.StatusResponse.idle:type_name -> cocoon.hostd.v1.Decision
-	49, // 4: cocoon.hostd.v1.AcceleratorResponse.probed_at:type_name -> google.protobuf.Timestamp
+	51, // 4: cocoon.hostd.v1.AcceleratorResponse.probed_at:type_name -> google.protobuf.Timestamp
 	6,  // 5: cocoon.hostd.v1.VM.keeper:type_name -> cocoon.hostd.v1.Process
 	6,  // 6: cocoon.hostd.v1.VM.qemu:type_name -> cocoon.hostd.v1.Process
 	6,  // 7: cocoon.hostd.v1.VM.swtpm:type_name -> cocoon.hostd.v1.Process
-	49, // 8: cocoon.hostd.v1.VM.started:type_name -> google.protobuf.Timestamp
-	49, // 9: cocoon.hostd.v1.VM.ended:type_name -> google.protobuf.Timestamp
-	46, // 10: cocoon.hostd.v1.VM.faults:type_name -> cocoon.hostd.v1.Fault
+	51, // 8: cocoon.hostd.v1.VM.started:type_name -> google.protobuf.Timestamp
+	51, // 9: cocoon.hostd.v1.VM.ended:type_name -> google.protobuf.Timestamp
+	48, // 10: cocoon.hostd.v1.VM.faults:type_name -> cocoon.hostd.v1.Fault
 	8,  // 11: cocoon.hostd.v1.VM.guest:type_name -> cocoon.hostd.v1.Guest
-	49, // 12: cocoon.hostd.v1.VM.next_start:type_name -> google.protobuf.Timestamp
+	51, // 12: cocoon.hostd.v1.VM.next_start:type_name -> google.protobuf.Timestamp
 	10, // 13: cocoon.hostd.v1.Guest.stages:type_name -> cocoon.hostd.v1.Stage
-	46, // 14: cocoon.hostd.v1.Guest.faults:type_name -> cocoon.hostd.v1.Fault
-	48, // 15: cocoon.hostd.v1.Guest.metrics:type_name -> cocoon.hostd.v1.Guest.MetricsEntry
+	48, // 14: cocoon.hostd.v1.Guest.faults:type_name -> cocoon.hostd.v1.Fault
+	50, // 15: cocoon.hostd.v1.Guest.metrics:type_name -> cocoon.hostd.v1.Guest.MetricsEntry
 	9,  // 16: cocoon.hostd.v1.Guest.drain:type_name -> cocoon.hostd.v1.GuestDrain
-	46, // 17: cocoon.hostd.v1.Stage.faults:type_name -> cocoon.hostd.v1.Fault
+	48, // 17: cocoon.hostd.v1.Stage.faults:type_name -> cocoon.hostd.v1.Fault
 	7,  // 18: cocoon.hostd.v1.ListVMsResponse.vms:type_name -> cocoon.hostd.v1.VM
 	7,  // 19: cocoon.hostd.v1.GetVMResponse.vm:type_name -> cocoon.hostd.v1.VM
 	7,  // 20: cocoon.hostd.v1.WatchVMResponse.vm:type_name -> cocoon.hostd.v1.VM
@@ -3310,17 +3417,17 @@ var file_hostd_v1_hostd_proto_depIdxs = []int32{
 	7,  // 22: cocoon.hostd.v1.StopVMResponse.vm:type_name -> cocoon.hostd.v1.VM
 	7,  // 23: cocoon.hostd.v1.UpgradeVMResponse.vm:type_name -> cocoon.hostd.v1.VM
 	27, // 24: cocoon.hostd.v1.CrashesResponse.crashes:type_name -> cocoon.hostd.v1.Crash
-	49, // 25: cocoon.hostd.v1.Crash.ended:type_name -> google.protobuf.Timestamp
-	46, // 26: cocoon.hostd.v1.Crash.faults:type_name -> cocoon.hostd.v1.Fault
+	51, // 25: cocoon.hostd.v1.Crash.ended:type_name -> google.protobuf.Timestamp
+	48, // 26: cocoon.hostd.v1.Crash.faults:type_name -> cocoon.hostd.v1.Fault
 	8,  // 27: cocoon.hostd.v1.Crash.guest:type_name -> cocoon.hostd.v1.Guest
 	34, // 28: cocoon.hostd.v1.IdleResponse.last:type_name -> cocoon.hostd.v1.Decision
 	35, // 29: cocoon.hostd.v1.IdleResponse.seen:type_name -> cocoon.hostd.v1.Observation
 	34, // 30: cocoon.hostd.v1.IdleResponse.changes:type_name -> cocoon.hostd.v1.Decision
-	49, // 31: cocoon.hostd.v1.Decision.time:type_name -> google.protobuf.Timestamp
-	49, // 32: cocoon.hostd.v1.Decision.until:type_name -> google.protobuf.Timestamp
-	49, // 33: cocoon.hostd.v1.Observation.time:type_name -> google.protobuf.Timestamp
+	51, // 31: cocoon.hostd.v1.Decision.time:type_name -> google.protobuf.Timestamp
+	51, // 32: cocoon.hostd.v1.Decision.until:type_name -> google.protobuf.Timestamp
+	51, // 33: cocoon.hostd.v1.Observation.time:type_name -> google.protobuf.Timestamp
 	38, // 34: cocoon.hostd.v1.ListGPUsResponse.gpus:type_name -> cocoon.hostd.v1.GPU
-	46, // 35: cocoon.hostd.v1.Faults.faults:type_name -> cocoon.hostd.v1.Fault
+	48, // 35: cocoon.hostd.v1.Faults.faults:type_name -> cocoon.hostd.v1.Fault
 	0,  // 36: cocoon.hostd.v1.HostService.Status:input_type -> cocoon.hostd.v1.StatusRequest
 	2,  // 37: cocoon.hostd.v1.HostService.Accelerator:input_type -> cocoon.hostd.v1.AcceleratorRequest
 	4,  // 38: cocoon.hostd.v1.HostService.Authority:input_type -> cocoon.hostd.v1.AuthorityRequest
@@ -3337,28 +3444,30 @@ var file_hostd_v1_hostd_proto_depIdxs = []int32{
 	32, // 49: cocoon.hostd.v1.HostService.Idle:input_type -> cocoon.hostd.v1.IdleRequest
 	36, // 50: cocoon.hostd.v1.HostService.ListGPUs:input_type -> cocoon.hostd.v1.ListGPUsRequest
 	39, // 51: cocoon.hostd.v1.HostService.FetchFile:input_type -> cocoon.hostd.v1.FetchFileRequest
-	41, // 52: cocoon.hostd.v1.HostService.Drain:input_type -> cocoon.hostd.v1.DrainRequest
-	43, // 53: cocoon.hostd.v1.HostService.Resume:input_type -> cocoon.hostd.v1.ResumeRequest
-	1,  // 54: cocoon.hostd.v1.HostService.Status:output_type -> cocoon.hostd.v1.StatusResponse
-	3,  // 55: cocoon.hostd.v1.HostService.Accelerator:output_type -> cocoon.hostd.v1.AcceleratorResponse
-	5,  // 56: cocoon.hostd.v1.HostService.Authority:output_type -> cocoon.hostd.v1.AuthorityResponse
-	12, // 57: cocoon.hostd.v1.HostService.ListVMs:output_type -> cocoon.hostd.v1.ListVMsResponse
-	14, // 58: cocoon.hostd.v1.HostService.GetVM:output_type -> cocoon.hostd.v1.GetVMResponse
-	16, // 59: cocoon.hostd.v1.HostService.WatchVM:output_type -> cocoon.hostd.v1.WatchVMResponse
-	18, // 60: cocoon.hostd.v1.HostService.StartVM:output_type -> cocoon.hostd.v1.StartVMResponse
-	20, // 61: cocoon.hostd.v1.HostService.StopVM:output_type -> cocoon.hostd.v1.StopVMResponse
-	22, // 62: cocoon.hostd.v1.HostService.UpgradeVM:output_type -> cocoon.hostd.v1.UpgradeVMResponse
-	24, // 63: cocoon.hostd.v1.HostService.RemoveVM:output_type -> cocoon.hostd.v1.RemoveVMResponse
-	26, // 64: cocoon.hostd.v1.HostService.Crashes:output_type -> cocoon.hostd.v1.CrashesResponse
-	29, // 65: cocoon.hostd.v1.HostService.Console:output_type -> cocoon.hostd.v1.ConsoleResponse
-	31, // 66: cocoon.hostd.v1.HostService.StatusLog:output_type -> cocoon.hostd.v1.StatusLogResponse
-	33, // 67: cocoon.hostd.v1.HostService.Idle:output_type -> cocoon.hostd.v1.IdleResponse
-	37, // 68: cocoon.hostd.v1.HostService.ListGPUs:output_type -> cocoon.hostd.v1.ListGPUsResponse
-	40, // 69: cocoon.hostd.v1.HostService.FetchFile:output_type -> cocoon.hostd.v1.FetchFileResponse
-	42, // 70: cocoon.hostd.v1.HostService.Drain:output_type -> cocoon.hostd.v1.DrainResponse
-	44, // 71: cocoon.hostd.v1.HostService.Resume:output_type -> cocoon.hostd.v1.ResumeResponse
-	54, // [54:72] is the sub-list for method output_type
-	36, // [36:54] is the sub-list for method input_type
+	41, // 52: cocoon.hostd.v1.HostService.Vouchers:input_type -> cocoon.hostd.v1.VouchersRequest
+	43, // 53: cocoon.hostd.v1.HostService.Drain:input_type -> cocoon.hostd.v1.DrainRequest
+	45, // 54: cocoon.hostd.v1.HostService.Resume:input_type -> cocoon.hostd.v1.ResumeRequest
+	1,  // 55: cocoon.hostd.v1.HostService.Status:output_type -> cocoon.hostd.v1.StatusResponse
+	3,  // 56: cocoon.hostd.v1.HostService.Accelerator:output_type -> cocoon.hostd.v1.AcceleratorResponse
+	5,  // 57: cocoon.hostd.v1.HostService.Authority:output_type -> cocoon.hostd.v1.AuthorityResponse
+	12, // 58: cocoon.hostd.v1.HostService.ListVMs:output_type -> cocoon.hostd.v1.ListVMsResponse
+	14, // 59: cocoon.hostd.v1.HostService.GetVM:output_type -> cocoon.hostd.v1.GetVMResponse
+	16, // 60: cocoon.hostd.v1.HostService.WatchVM:output_type -> cocoon.hostd.v1.WatchVMResponse
+	18, // 61: cocoon.hostd.v1.HostService.StartVM:output_type -> cocoon.hostd.v1.StartVMResponse
+	20, // 62: cocoon.hostd.v1.HostService.StopVM:output_type -> cocoon.hostd.v1.StopVMResponse
+	22, // 63: cocoon.hostd.v1.HostService.UpgradeVM:output_type -> cocoon.hostd.v1.UpgradeVMResponse
+	24, // 64: cocoon.hostd.v1.HostService.RemoveVM:output_type -> cocoon.hostd.v1.RemoveVMResponse
+	26, // 65: cocoon.hostd.v1.HostService.Crashes:output_type -> cocoon.hostd.v1.CrashesResponse
+	29, // 66: cocoon.hostd.v1.HostService.Console:output_type -> cocoon.hostd.v1.ConsoleResponse
+	31, // 67: cocoon.hostd.v1.HostService.StatusLog:output_type -> cocoon.hostd.v1.StatusLogResponse
+	33, // 68: cocoon.hostd.v1.HostService.Idle:output_type -> cocoon.hostd.v1.IdleResponse
+	37, // 69: cocoon.hostd.v1.HostService.ListGPUs:output_type -> cocoon.hostd.v1.ListGPUsResponse
+	40, // 70: cocoon.hostd.v1.HostService.FetchFile:output_type -> cocoon.hostd.v1.FetchFileResponse
+	42, // 71: cocoon.hostd.v1.HostService.Vouchers:output_type -> cocoon.hostd.v1.VouchersResponse
+	44, // 72: cocoon.hostd.v1.HostService.Drain:output_type -> cocoon.hostd.v1.DrainResponse
+	46, // 73: cocoon.hostd.v1.HostService.Resume:output_type -> cocoon.hostd.v1.ResumeResponse
+	55, // [55:74] is the sub-list for method output_type
+	36, // [36:55] is the sub-list for method input_type
 	36, // [36:36] is the sub-list for extension type_name
 	36, // [36:36] is the sub-list for extension extendee
 	0,  // [0:36] is the sub-list for field type_name
@@ -3376,7 +3485,7 @@ func file_hostd_v1_hostd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hostd_v1_hostd_proto_rawDesc), len(file_hostd_v1_hostd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   49,
+			NumMessages:   51,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

@@ -68,6 +68,8 @@ const (
 	HostServiceListGPUsProcedure = "/cocoon.hostd.v1.HostService/ListGPUs"
 	// HostServiceFetchFileProcedure is the fully-qualified name of the HostService's FetchFile RPC.
 	HostServiceFetchFileProcedure = "/cocoon.hostd.v1.HostService/FetchFile"
+	// HostServiceVouchersProcedure is the fully-qualified name of the HostService's Vouchers RPC.
+	HostServiceVouchersProcedure = "/cocoon.hostd.v1.HostService/Vouchers"
 	// HostServiceDrainProcedure is the fully-qualified name of the HostService's Drain RPC.
 	HostServiceDrainProcedure = "/cocoon.hostd.v1.HostService/Drain"
 	// HostServiceResumeProcedure is the fully-qualified name of the HostService's Resume RPC.
@@ -113,6 +115,9 @@ type HostServiceClient interface {
 	// how far it is. It ends with its caller; what has arrived is kept, and the
 	// next call goes on with it.
 	FetchFile(context.Context, *connect.Request[v1.FetchFileRequest]) (*connect.ServerStreamForClient[v1.FetchFileResponse], error)
+	// Vouchers returns the vouchers that guests have handed over, the newest of
+	// each job and VM. They are the guests' word until the chain decides.
+	Vouchers(context.Context, *connect.Request[v1.VouchersRequest]) (*connect.ServerStreamForClient[v1.VouchersResponse], error)
 	// Drain drains and stops every VM and lets none start until Resume; it
 	// answers once all have ended. It holds across restarts of daemon and host.
 	Drain(context.Context, *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error)
@@ -233,6 +238,12 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithSchema(hostServiceMethods.ByName("FetchFile")),
 			connect.WithClientOptions(opts...),
 		),
+		vouchers: connect.NewClient[v1.VouchersRequest, v1.VouchersResponse](
+			httpClient,
+			baseURL+HostServiceVouchersProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("Vouchers")),
+			connect.WithClientOptions(opts...),
+		),
 		drain: connect.NewClient[v1.DrainRequest, v1.DrainResponse](
 			httpClient,
 			baseURL+HostServiceDrainProcedure,
@@ -266,6 +277,7 @@ type hostServiceClient struct {
 	idle        *connect.Client[v1.IdleRequest, v1.IdleResponse]
 	listGPUs    *connect.Client[v1.ListGPUsRequest, v1.ListGPUsResponse]
 	fetchFile   *connect.Client[v1.FetchFileRequest, v1.FetchFileResponse]
+	vouchers    *connect.Client[v1.VouchersRequest, v1.VouchersResponse]
 	drain       *connect.Client[v1.DrainRequest, v1.DrainResponse]
 	resume      *connect.Client[v1.ResumeRequest, v1.ResumeResponse]
 }
@@ -350,6 +362,11 @@ func (c *hostServiceClient) FetchFile(ctx context.Context, req *connect.Request[
 	return c.fetchFile.CallServerStream(ctx, req)
 }
 
+// Vouchers calls cocoon.hostd.v1.HostService.Vouchers.
+func (c *hostServiceClient) Vouchers(ctx context.Context, req *connect.Request[v1.VouchersRequest]) (*connect.ServerStreamForClient[v1.VouchersResponse], error) {
+	return c.vouchers.CallServerStream(ctx, req)
+}
+
 // Drain calls cocoon.hostd.v1.HostService.Drain.
 func (c *hostServiceClient) Drain(ctx context.Context, req *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error) {
 	return c.drain.CallUnary(ctx, req)
@@ -399,6 +416,9 @@ type HostServiceHandler interface {
 	// how far it is. It ends with its caller; what has arrived is kept, and the
 	// next call goes on with it.
 	FetchFile(context.Context, *connect.Request[v1.FetchFileRequest], *connect.ServerStream[v1.FetchFileResponse]) error
+	// Vouchers returns the vouchers that guests have handed over, the newest of
+	// each job and VM. They are the guests' word until the chain decides.
+	Vouchers(context.Context, *connect.Request[v1.VouchersRequest], *connect.ServerStream[v1.VouchersResponse]) error
 	// Drain drains and stops every VM and lets none start until Resume; it
 	// answers once all have ended. It holds across restarts of daemon and host.
 	Drain(context.Context, *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error)
@@ -515,6 +535,12 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		connect.WithSchema(hostServiceMethods.ByName("FetchFile")),
 		connect.WithHandlerOptions(opts...),
 	)
+	hostServiceVouchersHandler := connect.NewServerStreamHandler(
+		HostServiceVouchersProcedure,
+		svc.Vouchers,
+		connect.WithSchema(hostServiceMethods.ByName("Vouchers")),
+		connect.WithHandlerOptions(opts...),
+	)
 	hostServiceDrainHandler := connect.NewUnaryHandler(
 		HostServiceDrainProcedure,
 		svc.Drain,
@@ -561,6 +587,8 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 			hostServiceListGPUsHandler.ServeHTTP(w, r)
 		case HostServiceFetchFileProcedure:
 			hostServiceFetchFileHandler.ServeHTTP(w, r)
+		case HostServiceVouchersProcedure:
+			hostServiceVouchersHandler.ServeHTTP(w, r)
 		case HostServiceDrainProcedure:
 			hostServiceDrainHandler.ServeHTTP(w, r)
 		case HostServiceResumeProcedure:
@@ -636,6 +664,10 @@ func (UnimplementedHostServiceHandler) ListGPUs(context.Context, *connect.Reques
 
 func (UnimplementedHostServiceHandler) FetchFile(context.Context, *connect.Request[v1.FetchFileRequest], *connect.ServerStream[v1.FetchFileResponse]) error {
 	return connect.NewError(connect.CodeUnimplemented, errors.New("cocoon.hostd.v1.HostService.FetchFile is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) Vouchers(context.Context, *connect.Request[v1.VouchersRequest], *connect.ServerStream[v1.VouchersResponse]) error {
+	return connect.NewError(connect.CodeUnimplemented, errors.New("cocoon.hostd.v1.HostService.Vouchers is not implemented"))
 }
 
 func (UnimplementedHostServiceHandler) Drain(context.Context, *connect.Request[v1.DrainRequest]) (*connect.Response[v1.DrainResponse], error) {
