@@ -16,6 +16,9 @@ import (
 	"testing/fstest"
 	"time"
 
+	"github.com/containerd/containerd/v2/core/containers"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/oci"
 	"github.com/google/go-cmp/cmp"
 
 	"cocoon/enclave/netdev"
@@ -351,13 +354,11 @@ func FuzzMetrics(f *testing.F) {
 	})
 }
 
-// What only the nvidia image has is tested with its tag.
-func TestDevicesOfTheNVIDIAImage(t *testing.T) {
-	if testing.Short() {
-		t.Skip("compiles the package again")
-	}
-	out, err := exec.Command("go", "test", "-count=1", "-tags", "nvidia", "-run", "TestAContainerGetsTheDevices", ".").CombinedOutput()
-	if err != nil || !strings.Contains(string(out), "ok") {
-		t.Errorf("%v\n%s", err, out)
+func TestAnImageWithoutADriverGivesNoDevices(t *testing.T) {
+	c := Container{Rootfs: "/rootfs", Argv: []string{"/bin/x"}, ModelDir: "/m", SocketDir: "/s", Memory: 1 << 30, CPUs: 1}
+	kinds[1].Shape(&c)
+	ctx := namespaces.WithNamespace(t.Context(), namespace)
+	if _, err := oci.GenerateSpec(ctx, nil, &containers.Container{ID: "engine"}, specOpts(c)...); !fault.Has(err, CodeDevices) {
+		t.Errorf("got %v", err)
 	}
 }

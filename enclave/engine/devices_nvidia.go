@@ -4,21 +4,19 @@ package engine
 
 import (
 	"context"
-	"fmt"
 
-	"github.com/containerd/containerd/v2/pkg/cdi"
 	"github.com/containerd/containerd/v2/pkg/oci"
 
+	"cocoon/enclave/engine/cdi"
 	"cocoon/internal/fault"
 )
 
-// withDevices gives the container devices by their names in the Container
-// Device Interface. The specification comes from the supervisor (GPUDevices),
-// its hooks from the measured image. An unknown device is an error.
+// withDevices gives the container its devices.
 func withDevices(names []string) oci.SpecOpts {
+	give := cdi.With(names)
 	return func(ctx context.Context, c oci.Client, ctr *containerdContainer, s *oci.Spec) error {
-		if err := cdi.WithCDIDevices(names...)(ctx, c, ctr, s); err != nil {
-			return fault.New(fault.ExitNotReady, CodeDevices, "look at the stage gpu-devices", "giving the engine its devices: %w", fmt.Errorf("%v: %w", names, err))
+		if err := give(ctx, c, ctr, s); err != nil {
+			return fault.New(fault.ExitNotReady, CodeDevices, "look at the stage gpu-describe", "giving the engine its devices: %w", err)
 		}
 		return nil
 	}
