@@ -59,6 +59,7 @@ const (
 	CodeOwner     = "handover.owner"     // another payout address
 	CodeSignature = "handover.signature" // the grant is not the attested giver's
 	CodeNoLedger  = "handover.no_registry"
+	CodeNoChain   = "handover.no_init_block" // the config leaves it to the host which chain is believed
 )
 
 // hello opens an exchange.

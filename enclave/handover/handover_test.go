@@ -39,6 +39,8 @@ const (
 )
 
 var (
+	initBlock = evidence.MasterBlock{Seqno: 7, RootHash: digest.Sum256([]byte("root")), FileHash: digest.Sum256([]byte("file"))}
+
 	diskKey = bytes.Repeat([]byte{0xd1}, 96)
 	made    = sync.OnceValues(func() (*testfleet.Fleet, error) { return testfleet.New("handover") })
 	// template is a guest to copy: its certificate takes time to make.
@@ -71,6 +73,7 @@ func newImage(t *testing.T, f *testfleet.Fleet, version uint64, change func(*man
 	m := v.Manifest
 	m.Image.Version = version
 	m.Config.NetworkIDs, m.Config.Registries = []int32{network}, []string{registry0}
+	m.Config.InitBlocks = []manifest.MasterBlock{manifest.MasterBlock(initBlock)}
 	m.SNP.Components.Kernel = digest.Sum256([]byte{byte(version)})
 	if change != nil {
 		change(m)
@@ -158,7 +161,7 @@ func (w *world) enclave(i image) *enclave {
 	*g = *launched
 	g.Measurement = i.digest
 	c := g.Config
-	c.NetworkID, c.Registry = network, registry0
+	c.NetworkID, c.Registry, c.InitBlock = network, registry0, &initBlock
 	k, err := keys.New(rand.Reader)
 	if err != nil {
 		w.t.Fatal(err)
@@ -243,8 +246,22 @@ func TestWhatIsNotHandedOver(t *testing.T) {
 		"under a state of the future":    {func(w *world) { w.at.Utime += 300 }, handover.CodeStale},
 		"under another network's state":  {func(w *world) { w.at.GlobalID = -239 }, handover.CodeNetwork},
 		"without a registry":             {func(w *world) { w.old.config.Registry = "" }, handover.CodeNoLedger},
-		"of a model that is retired":     {func(w *world) { w.reg.Models = nil }, handover.CodeSelf},
-		"to another owner":               {func(w *world) { w.new.payout = "EQother" }, handover.CodeOwner},
+		"on a chain of the host's choice": {func(w *world) {
+			for _, e := range []*enclave{w.old, w.new} {
+				c := e.config
+				c.InitBlock = nil
+				w.launch(e, c)
+			}
+		}, handover.CodeNoChain},
+		"on a chain that no manifest names": {func(w *world) {
+			for _, e := range []*enclave{w.old, w.new} {
+				c := e.config
+				c.InitBlock = &evidence.MasterBlock{Seqno: 8, RootHash: initBlock.RootHash, FileHash: initBlock.FileHash}
+				w.launch(e, c)
+			}
+		}, handover.CodeSelf},
+		"of a model that is retired": {func(w *world) { w.reg.Models = nil }, handover.CodeSelf},
+		"to another owner":           {func(w *world) { w.new.payout = "EQother" }, handover.CodeOwner},
 		"to another config": {func(w *world) {
 			c := w.new.config
 			c.Engine.Args = []string{"--ctx-size", "1024"}

@@ -27,7 +27,8 @@ type Party struct {
 	Receipt ed25519.PrivateKey
 	// Evidence returns this enclave's evidence document for a challenge.
 	Evidence func(ctx context.Context, challenge digest.SHA256) ([]byte, error)
-	// Registry reads the registry of the config, proven against the ledger.
+	// Registry reads the registry of the config, proven from the config's init
+	// block on.
 	Registry func(ctx context.Context) (*registry.State, *chain.State, error)
 	// CPUs and GPUs appraise; Policy is what they appraise by, nil: the built-in
 	// policy of production under the config's registry.
@@ -48,6 +49,12 @@ func (p *Party) now() time.Time {
 func (p *Party) state(ctx context.Context) (*registry.State, *appraise.Registry, error) {
 	if p.Config.Registry == "" {
 		return nil, nil, fault.New(fault.ExitNotReady, CodeNoLedger, "name a registry in the config", "handing over: without a registry nobody says which images are good")
+	}
+	// The network's config is the host's. On a chain of its own making any
+	// manifest is active at the registry's address, so the chain must be the one
+	// that was measured (DESIGN section 2: nothing unmeasured decides anything).
+	if p.Config.InitBlock == nil {
+		return nil, nil, fault.New(fault.ExitNotReady, CodeNoChain, "name a key block of the chain in the config: init_block", "handing over: the config leaves it to the host which chain the registry is read from")
 	}
 	reg, st, err := p.Registry(ctx)
 	if err != nil {

@@ -26,7 +26,7 @@ func (w *world) td() (handover.Party, json.RawMessage) {
 		w.t.Fatal(err)
 	}
 	c := m.Config
-	c.NetworkID, c.Registry = network, registry0
+	c.NetworkID, c.Registry, c.InitBlock = network, registry0, &initBlock
 	if err := m.Launch(c); err != nil {
 		w.t.Fatal(err)
 	}

@@ -6,6 +6,8 @@ import (
 	"os"
 	"time"
 
+	"github.com/xssnick/tonutils-go/ton"
+
 	"cocoon/contracts/chain"
 	contracts "cocoon/contracts/ledger"
 	"cocoon/contracts/receipt"
@@ -13,14 +15,17 @@ import (
 	"cocoon/enclave/ledger"
 	"cocoon/enclave/status"
 	"cocoon/internal/fault"
+	"cocoon/internal/hexbytes"
 	"cocoon/internal/toncell"
+	"cocoon/verifier/evidence"
 )
 
 // openChain opens the chain of the config's registry, if it names one, and
 // makes sure that the registry is there. The network config comes from the
-// host: a host that names a chain of its own making only cheats itself of its
-// pay, since clients read the chain that they trust. A data disk that is tied
-// to a chain goes on along that one.
+// host: without an init block in the measured config a host that names a chain
+// of its own making only cheats itself of its pay, since clients read the chain
+// that they trust, and nothing is handed over (package handover). A data disk
+// that is tied to a chain goes on along that one.
 func (w *Worker) openChain(ctx context.Context) error {
 	if w.config.Registry == "" {
 		return nil
@@ -34,7 +39,7 @@ func (w *Worker) openChain(ctx context.Context) error {
 		return fault.New(fault.ExitParse, "config.parse", "write the payout address into operator.json", "%w", err)
 	}
 	w.registry, w.payout = registry, payout
-	o := chain.Options{Logger: w.log}
+	o := chain.Options{Logger: w.log, Start: initBlock(w.config)}
 	if w.dataDir != "" {
 		rec, err := anchor.Read(w.dataDir)
 		if err != nil {
@@ -60,6 +65,16 @@ func (w *Worker) openChain(ctx context.Context) error {
 		}
 		return err
 	})
+}
+
+// initBlock returns where the config has proofs start; nil: where the host's
+// network config says.
+func initBlock(c *evidence.Config) *ton.BlockIDExt {
+	if c.InitBlock == nil {
+		return nil
+	}
+	b := anchor.Block{Seqno: c.InitBlock.Seqno, RootHash: hexbytes.Hash(c.InitBlock.RootHash), FileHash: hexbytes.Hash(c.InitBlock.FileHash)}
+	return b.ID()
 }
 
 // anchorChain is what package anchor reads.

@@ -121,9 +121,19 @@ type ConfigRules struct {
 	GPUModes   []string `json:"gpu_modes"`
 	NetworkIDs []int32  `json:"network_ids"` // TON global ids, 0: without a ledger
 	Registries []string `json:"registries"`  // TON addresses, "": without a ledger
+	// InitBlocks are the key blocks that a config may have the registry's state
+	// proven from; none where it is left out.
+	InitBlocks []MasterBlock `json:"init_blocks,omitempty"`
 	// Sealers are the SGX enclaves that a config may trust with a TD's sealed
 	// keys; none where it is left out.
 	Sealers []SealingEnclave `json:"sealers,omitempty"`
+}
+
+// MasterBlock is a block of TON's masterchain.
+type MasterBlock struct {
+	Seqno    uint32        `json:"seqno"`
+	RootHash digest.SHA256 `json:"root_hash"`
+	FileHash digest.SHA256 `json:"file_hash"`
 }
 
 // SealingEnclave is an SGX enclave by signer and product, from a version on.

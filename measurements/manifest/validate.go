@@ -234,6 +234,12 @@ func (m *Manifest) validateConfig(v *validator) {
 			v.bad("config rules: %.64q is not of the form a-z0-9._-", s)
 		}
 	}
+	v.count("init block", len(c.InitBlocks), 0)
+	for _, b := range c.InitBlocks {
+		if b.RootHash.IsZero() || b.FileHash.IsZero() {
+			v.bad("config rules: an init block without hashes")
+		}
+	}
 	v.count("sealing enclave", len(c.Sealers), 0)
 	for _, s := range c.Sealers {
 		if s.Signer.IsZero() || s.MinSVN == 0 {

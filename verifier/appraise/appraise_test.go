@@ -123,6 +123,15 @@ func TestEachChangeIsRefusedByItsCode(t *testing.T) {
 			machine: func(w *world) { w.Config.Platform = evidence.PlatformTDX },
 			want:    []string{"config.platform"}, exit: fault.ExitPolicy,
 		},
+		"a chain that no manifest names": {
+			machine: func(w *world) {
+				w.Config.InitBlock = &evidence.MasterBlock{Seqno: 7, RootHash: d("root"), FileHash: d("file")}
+				w.Config.Registry = "x"
+				w.Manifest.Config.Registries = []string{"x"}
+				w.Manifest.Config.InitBlocks = []manifest.MasterBlock{{Seqno: 7, RootHash: d("root"), FileHash: d("other")}}
+			},
+			want: []string{"config.init_block"}, exit: fault.ExitPolicy,
+		},
 		"a sealing enclave that no manifest names": {
 			machine: func(w *world) {
 				w.Config.Sealer = &evidence.SealingEnclave{Signer: d("signer"), Product: 1, MinSVN: 1}

@@ -26,6 +26,7 @@ func (a *appraisal) checkConfig(m *manifest.Manifest) {
 	oneOf(a, "config.gpus.mode", m.Config.GPUModes, c.GPUs.Mode, "the GPU mode is not allowed")
 	oneOf(a, "config.network_id", m.Config.NetworkIDs, c.NetworkID, "the network is not allowed")
 	oneOf(a, "config.registry", m.Config.Registries, c.Registry, "the registry is not allowed")
+	a.checkInitBlock(m)
 	a.checkSealer(m)
 	var kinds, digests []string
 	var engine *manifest.Engine
@@ -51,6 +52,32 @@ func (a *appraisal) checkConfig(m *manifest.Manifest) {
 		return
 	}
 	a.pass(sub, "config.engine.args", strings.Join(c.Engine.Args, " "))
+}
+
+// checkInitBlock checks that the chain which a config believes is one that the
+// manifest allows: what a hand-over takes from the registry's state is true on
+// a chain of the host's own making as well.
+func (a *appraisal) checkInitBlock(m *manifest.Manifest) {
+	c := a.ev.Config.InitBlock
+	if c == nil {
+		return
+	}
+	text := func(b manifest.MasterBlock) string {
+		return fmt.Sprintf("%d, root %s, file %s", b.Seqno, b.RootHash, b.FileHash)
+	}
+	got := manifest.MasterBlock(*c)
+	if slices.Contains(m.Config.InitBlocks, got) {
+		a.pass(result.SubConfig, "config.init_block", text(got))
+		return
+	}
+	allowed := []string{"none"}
+	if len(m.Config.InitBlocks) > 0 {
+		allowed = allowed[:0]
+	}
+	for _, b := range m.Config.InitBlocks {
+		allowed = append(allowed, text(b))
+	}
+	a.fail(result.SubConfig, "config.init_block", strings.Join(allowed, " or "), text(got), "the block that the chain is proven from is not one of the manifest's", remedyConfig)
 }
 
 // checkSealer checks that the enclave which a config trusts with sealed keys is

@@ -64,8 +64,18 @@ type Config struct {
 	GPUs      ConfigGPUs   `json:"gpus"`
 	NetworkID int32        `json:"network_id"` // TON global id, 0 without a ledger
 	Registry  string       `json:"registry"`   // TON address of the registry, empty without a ledger
+	// InitBlock is the key block that proofs of the registry's state start at;
+	// nil: the host's word for it, which is too little for a hand-over.
+	InitBlock *MasterBlock `json:"init_block,omitempty"`
 	// Sealer is the SGX enclave that seals the keys of TDs; nil: none does.
 	Sealer *SealingEnclave `json:"sealer,omitempty"`
+}
+
+// MasterBlock is a block of the masterchain.
+type MasterBlock struct {
+	Seqno    uint32        `json:"seqno"`
+	RootHash digest.SHA256 `json:"root_hash"`
+	FileHash digest.SHA256 `json:"file_hash"`
 }
 
 // SealingEnclave says which SGX enclave is trusted with a TD's sealed keys.
@@ -171,6 +181,9 @@ func (c *Config) Validate() error {
 		}
 	default:
 		bad("gpu mode %q is unknown", c.GPUs.Mode)
+	}
+	if b := c.InitBlock; b != nil && (b.RootHash.IsZero() || b.FileHash.IsZero() || c.Registry == "") {
+		bad("init block without hashes, or without a registry")
 	}
 	if e := c.Sealer; e != nil && (e.Signer.IsZero() || e.MinSVN == 0) {
 		bad("sealing enclave without a signer or a least version")

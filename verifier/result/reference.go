@@ -97,6 +97,7 @@ var references = map[string]Reference{
 	"model.verity_root":          {docVerdict, "Manifest"},
 	"config.role":                {docVerdict, "Manifest"},
 	"config.platform":            {docVerdict, "Manifest"},
+	"config.init_block":          {docVerdict, "Manifest"},
 	"config.sealer":              {docVerdict, "Manifest"},
 	"config.gpus.mode":           {docVerdict, "Manifest"},
 	"config.network_id":          {docVerdict, "Manifest"},
