@@ -126,7 +126,10 @@ func (b Book) Read() (kept []Kept, damaged []error, err error) {
 	if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return nil, nil, fmt.Errorf("reading vouchers: %w", err)
 	}
-	paths := files(b.Dir, entries)
+	paths, err := files(b.Dir, entries)
+	if err != nil {
+		return nil, nil, err
+	}
 	for _, e := range entries {
 		if !e.IsDir() {
 			continue
@@ -136,10 +139,12 @@ func (b Book) Read() (kept []Kept, damaged []error, err error) {
 		if err != nil {
 			return nil, nil, fmt.Errorf("reading vouchers: %w", err)
 		}
-		paths = append(paths, files(dir, inner)...)
-	}
-	if len(paths) > MaxJobs {
-		return nil, nil, fault.New(fault.ExitParse, CodeFull, "move vouchers of closed jobs elsewhere", "reading vouchers: more than %d in %s", MaxJobs, b.Dir)
+		more, err := files(dir, inner)
+		if err != nil {
+			damaged = append(damaged, err) // one guest's cannot hide another's
+			continue
+		}
+		paths = append(paths, more...)
 	}
 	for _, path := range paths {
 		v, err := read(path)
@@ -152,14 +157,17 @@ func (b Book) Read() (kept []Kept, damaged []error, err error) {
 	return kept, damaged, nil
 }
 
-func files(dir string, entries []fs.DirEntry) []string {
+func files(dir string, entries []fs.DirEntry) ([]string, error) {
 	var out []string
 	for _, e := range entries {
 		if e.Type().IsRegular() && strings.HasSuffix(e.Name(), suffix) {
 			out = append(out, filepath.Join(dir, e.Name()))
 		}
 	}
-	return out
+	if len(out) > MaxJobs {
+		return nil, fault.New(fault.ExitParse, CodeFull, "move vouchers of closed jobs elsewhere", "reading vouchers: more than %d in %s", MaxJobs, dir)
+	}
+	return out, nil
 }
 
 func read(path string) (*receipt.SignedVoucher, error) {

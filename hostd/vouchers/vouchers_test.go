@@ -106,6 +106,35 @@ func TestAFullDirectoryTakesNoNewJobs(t *testing.T) {
 	}
 }
 
+// A guest fills its own directory with vouchers of its own making.
+func TestOneGuestsVouchersHideNoOthers(t *testing.T) {
+	root := t.TempDir()
+	ok := func(err error) {
+		t.Helper()
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+	_, err := Book{Dir: filepath.Join(root, "honest")}.Keep(voucher(t, addr("a"), 1))
+	ok(err)
+	doc, err := voucher(t, addr("b"), 1).Marshal()
+	ok(err)
+	hostile := filepath.Join(root, "hostile")
+	ok(os.Mkdir(hostile, 0o700))
+	for i := range MaxJobs {
+		ok(os.WriteFile(filepath.Join(hostile, fmt.Sprintf("%064x.json", i)), doc, 0o600))
+	}
+	kept, damaged, err := Book{Dir: root}.Read()
+	if err != nil || len(damaged) != 0 || len(kept) != MaxJobs+1 {
+		t.Errorf("with a full directory: %d kept, %d damaged, %v", len(kept), len(damaged), err)
+	}
+	ok(os.WriteFile(filepath.Join(hostile, "more.json"), doc, 0o600))
+	kept, damaged, err = Book{Dir: root}.Read()
+	if err != nil || len(kept) != 1 || kept[0].Voucher.Voucher.Job != addr("a") || len(damaged) != 1 || !fault.Has(damaged[0], CodeFull) {
+		t.Errorf("with more than a full one: %d kept, damaged %v, %v", len(kept), damaged, err)
+	}
+}
+
 func TestADirectoryThatCannotBeWrittenIsAFault(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "file")
 	if err := os.WriteFile(path, nil, 0o600); err != nil {
