@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"math/rand/v2"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,7 @@ import (
 	"cocoon/internal/fault"
 	"cocoon/internal/keyfile"
 	"cocoon/measurements/digest"
+	"cocoon/measurements/log/tiles"
 	"cocoon/verifier/journal"
 )
 
@@ -22,11 +24,13 @@ const kills = 4
 
 // TestKilledAtAnyMoment kills the real program under load, at random moments,
 // and starts it again: no used evidence gets a second verdict, every verdict
-// that was handed out is in the journal, and the journal is whole.
+// that was handed out is in the journal and, where its promise says, in the
+// published log, and both are whole.
 func TestKilledAtAnyMoment(t *testing.T) {
 	f := newFleet(t)
 	dir := installFleet(t, f, nil)
 	handed := map[digest.SHA256][]digest.SHA256{} // by evidence: the tokens
+	var promises []string
 	var used [][]byte
 	var mu sync.Mutex
 	for round := range kills {
@@ -56,6 +60,7 @@ func TestKilledAtAnyMoment(t *testing.T) {
 					if err == nil {
 						h := digest.SHA256(hash(t, doc))
 						handed[h] = append(handed[h], digest.Sum256([]byte(v.EAR)))
+						promises = append(promises, v.Promise)
 						once.Do(func() { close(first) })
 					}
 					mu.Unlock()
@@ -88,7 +93,8 @@ func TestKilledAtAnyMoment(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	j, err := journal.Open(journal.Options{Dir: filepath.Join(dir, "journal"), Origin: "localhost/verifier", Key: ed25519.PrivateKey(key)})
+	j, err := journal.Open(journal.Options{Dir: filepath.Join(dir, "journal"), Origin: "localhost/verifier", Key: ed25519.PrivateKey(key),
+		Publish: &journal.Publish{Interval: 100 * time.Millisecond}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,6 +108,29 @@ func TestKilledAtAnyMoment(t *testing.T) {
 		if err != nil || len(found) != 1 || found[0].Entry.Verdict != tokens[0] {
 			t.Errorf("a verdict that was handed out is not in the journal: %+v, %v", found, err)
 		}
+	}
+	end := time.Now().Add(2 * time.Minute) // of the publisher, which catches up
+	for _, note := range promises {
+		p, err := journal.OpenPromise([]byte(note), j.Key())
+		if err != nil {
+			t.Fatal(err)
+		}
+		for {
+			if _, err = j.ProvePublished(t.Context(), p.Index, p.Leaf); !errors.Is(err, journal.ErrNotPublished) || time.Now().After(end) {
+				break
+			}
+			time.Sleep(20 * time.Millisecond)
+		}
+		if err != nil {
+			t.Fatalf("the promise of entry %d is not kept: %v", p.Index, err)
+		}
+	}
+	published, err := tiles.Open(filepath.Join(dir, "journal", journal.LogDir))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := published.Fsck(t.Context()); err != nil {
+		t.Errorf("the published log after the kills: %v", err)
 	}
 }
 
