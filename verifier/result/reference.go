@@ -25,7 +25,7 @@ const (
 	docKDS     = "AMD 57230, VCEK Certificate and KDS Interface Specification"
 	docTPM2    = "TCG TPM 2.0 Library, Part 2: Structures"
 	docTPM3    = "TCG TPM 2.0 Library, Part 3: Commands"
-	docPFP     = "TCG PC Client Platform Firmware Profile"
+	docPFP     = "TCG PC Client Platform Firmware Profile 1.06"
 	docDICE    = "TCG DICE Attestation Architecture"
 	docRIM     = "TCG PC Client Reference Integrity Manifest Information Model"
 	docXML     = "W3C XML Signature Syntax and Processing 1.1"
@@ -105,17 +105,17 @@ var references = map[string]Reference{
 	"config.engine.kind":         {docVerdict, "Manifest"},
 	"config.engine.image_digest": {docVerdict, "Manifest"},
 	"config.engine.args":         {docVerdict, "Manifest"},
-	"image.registers":            {docPFP, "event log"},
-	"image.kernel":               {docPFP, "PCR usage"},
+	"image.registers":            {docPFP, "10.2, event log"},
+	"image.kernel":               {docPFP, "3.3.4, PCR Usage"},
 	"image.initrd":               {docMeasure, "Each register"},
 	"image.cmdline":              {docMeasure, "Each register"},
 	"image.root":                 {docMeasure, "Each register"},
 	"image.launch_digest":        {docSNP, "SNP_LAUNCH_UPDATE"},
-	"firmware.pcr0":              {docPFP, "PCR usage"},
-	"firmware.pcr7":              {docPFP, "PCR usage"},
+	"firmware.pcr0":              {docPFP, "3.3.4, PCR Usage"},
+	"firmware.pcr7":              {docPFP, "3.3.4, PCR Usage"},
 	"firmware.mrtd":              {docTDX, "MRTD"},
 	"firmware.servicetd":         {docTDX, "SERVTD_BIND"},
-	"pcr.":                       {docPFP, "PCR usage"},
+	"pcr.":                       {docPFP, "3.3.4, PCR Usage"},
 	"rtmr.":                      {docMeasure, "Each register"},
 
 	// Intel: collateral, PCK chain, quote, TCB.
@@ -205,9 +205,9 @@ var references = map[string]Reference{
 	"tpm.quote.extra_data":    {docTPM3, "TPM2_Quote"},
 	"tpm.quote.pcr_selection": {docTPM2, "TPMS_QUOTE_INFO"},
 	"tpm.quote.pcr_digest":    {docTPM2, "TPMS_QUOTE_INFO"},
-	"tpm.event_log.format":    {docPFP, "10.4, crypto agile log"},
+	"tpm.event_log.format":    {docPFP, "10.2, event log"},
 	"tpm.event_log.structure": {docTPMPage, "The form of a measured boot"},
-	"tpm.event_log.replay":    {docPFP, "event log"},
+	"tpm.event_log.replay":    {docPFP, "10.2, event log"},
 	"tpm.runtime_events":      {docMeasure, "Each register"},
 	"azure.":                  {docTPMPage, "Azure confidential VMs"},
 	"azure.tdx.report":        {docTDX, "TDREPORT_STRUCT"},

@@ -117,7 +117,7 @@ func TestReferencesToOwnPagesResolve(t *testing.T) {
 func TestTheLongestPrefixIsCited(t *testing.T) {
 	for id, want := range map[string]string{
 		"tdx.tcb.out_of_date": "TcbLevelCheck.cpp, 4.1.2.5.20", "dcap.collateral.fetch.server": "Response codes", "dcap.collateral.else": "Collateral",
-		"policy.rule.a.b": "Language Definition", "pcr.9": "PCR usage", "rtmr.0": "Each register", "manifest.az-tdx": "Manifest", "unknown.check": "", "": "", ".": "",
+		"policy.rule.a.b": "Language Definition", "pcr.9": "3.3.4, PCR Usage", "rtmr.0": "Each register", "manifest.az-tdx": "Manifest", "unknown.check": "", "": "", ".": "",
 	} {
 		if got := result.ReferenceOf(id).Section; got != want {
 			t.Errorf("%s cites %q, want %q", id, got, want)
