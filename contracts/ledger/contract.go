@@ -33,13 +33,16 @@ func (k kind[S]) of(st *chain.State, addr toncell.Address) (*S, error) {
 	if err := k.checkCode(st.Code); err != nil {
 		return nil, err
 	}
+	forged := func(err error) error {
+		return fault.New(fault.ExitRefused, k.code, k.remedy, "reading the %s %s: %w", k.name, addr, err)
+	}
 	s, err := k.decode(st.Data)
 	if err != nil {
-		return nil, err
+		return nil, forged(err)
 	}
 	own, err := k.address(s)
 	if err != nil {
-		return nil, err
+		return nil, forged(err)
 	}
 	if own != addr {
 		return nil, fault.Mismatch(fault.ExitRefused, k.code, "the address of the "+k.name+"'s terms", own.String(), addr.String(), k.remedy)

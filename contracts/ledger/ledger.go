@@ -74,6 +74,11 @@ func RegistryOf(st *chain.State) (*registry.State, error) {
 
 // Job returns the proven state of the job at addr.
 func (l *Ledger) Job(ctx context.Context, addr toncell.Address) (*job.State, *chain.State, error) {
+	// A voucher may name any address, and no server has those of workchains that
+	// are not there: that is no fault of the network's.
+	if addr.Workchain != 0 {
+		return nil, nil, fault.New(fault.ExitRefused, jobKind.code, "see where the address comes from", "reading the job %s: jobs are in workchain 0", addr)
+	}
 	st, err := l.chain.Account(ctx, addr.Addr())
 	if err != nil {
 		return nil, nil, err
