@@ -46,6 +46,10 @@ type Adapter interface {
 	// Serves says whether a route may be asked for: the others of an engine
 	// show prompts or change it.
 	Serves(method, route string) bool
+	// Private is what every request for an answer has beside what its client
+	// asked for, as members of a JSON object: it keeps clients apart that the
+	// engine by itself would not.
+	Private() string
 	// Metrics reads the engine's own figures.
 	Metrics(ctx context.Context, a *API) (Metrics, error)
 }
@@ -75,6 +79,7 @@ type kind struct {
 	health   time.Duration // of one probe
 	port     int
 	routes   []string
+	private  string
 	names    names
 }
 
@@ -86,6 +91,7 @@ func (k *kind) Source(pack fs.FS) (string, error) { return k.source(pack) }
 func (k *kind) Deadline() time.Duration           { return k.deadline }
 func (k *kind) Watch() time.Duration              { return k.watch }
 func (k *kind) Port() int                         { return k.port }
+func (k *kind) Private() string                   { return k.private }
 
 func (k *kind) Shape(c *Container) {
 	c.PIDs = 512

@@ -31,7 +31,9 @@ func gpuShape(env ...string) func(*Container) {
 // kinds is the table of engines.
 //
 // llama-server: no web pages, no /slots (it shows prompts), no request log,
-// no download, no file paths and no templates from the config.
+// no download, no file paths and no templates from the config. It starts a
+// prompt from what a slot still has of another one's beginning unless the
+// request says otherwise, and its answer's time would tell that beginning.
 //
 // vLLM (vllm serve) and SGLang (sglang.launch_server): no log of requests, no
 // code from the model's directory (they refuse it without a flag that is not
@@ -67,6 +69,7 @@ var kinds = []*kind{
 		watch:    15 * time.Second,
 		health:   30 * time.Second,
 		routes:   openAI,
+		private:  `"cache_prompt":false`,
 		names: names{
 			running: "llamacpp:requests_processing", waiting: "llamacpp:requests_deferred",
 			prompt: "llamacpp:prompt_tokens_total", generated: "llamacpp:tokens_predicted_total",

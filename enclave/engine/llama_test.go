@@ -2,9 +2,11 @@ package engine
 
 import (
 	"context"
+	"encoding/json"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"testing"
 	"time"
@@ -77,5 +79,30 @@ func TestTheRealLlamaServerIsWhatItsAdapterSays(t *testing.T) {
 	m, err := adapter.Metrics(ctx, api)
 	if err != nil || m.Prompt < 1 || m.Generated < 1 || m.KV != -1 {
 		t.Errorf("after one answer its figures are %+v, %v", m, err)
+	}
+	// What it read of a client's prompt serves no other's.
+	for _, tc := range []struct {
+		private string
+		reuses  bool
+	}{{`"n_probs":0`, true}, {adapter.Private(), false}} {
+		var read [2]int
+		for i := range read {
+			b, err := api.do(ctx, "POST", "/v1/completions", []byte(`{`+tc.private+`,"model":"m","prompt":"`+strings.Repeat("once upon a time ", 8)+`","max_tokens":1}`))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var answer struct {
+				Timings struct {
+					Prompt int `json:"prompt_n"` // tokens that were computed
+				} `json:"timings"`
+			}
+			if err := json.Unmarshal(b, &answer); err != nil {
+				t.Fatal(err)
+			}
+			read[i] = answer.Timings.Prompt
+		}
+		if read[1] == 0 || tc.reuses != (read[1] < read[0]) {
+			t.Errorf("with %s it read %d tokens of a prompt, then %d of the same", tc.private, read[0], read[1])
+		}
 	}
 }

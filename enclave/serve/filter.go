@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"math"
+	"slices"
 	"strconv"
 	"strings"
 
@@ -48,6 +49,13 @@ type filtered struct {
 	stream    bool
 	wantUsage bool  // the client asked for stream_options.include_usage
 	most      Usage // no answer costs more
+}
+
+// with puts members of a JSON object before those of the client's.
+func (f *filtered) with(members string) {
+	if members != "" {
+		f.body = slices.Concat([]byte("{"+members+","), f.body[1:]) // it has a model at least
+	}
 }
 
 // rule checks a field's value and says what goes to the engine: nil drops the

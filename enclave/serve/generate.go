@@ -64,6 +64,7 @@ func (s *Server) admitAndSend(w http.ResponseWriter, r *http.Request, c *call) *
 	if apiErr != nil {
 		return apiErr
 	}
+	f.with(s.opt.Private)
 	if apiErr := s.admit(ctx, r, c, f); apiErr != nil {
 		return apiErr
 	}

@@ -52,6 +52,7 @@ type Options struct {
 	Created     time.Time         // when the model came up
 	Engine      http.RoundTripper // the engine's HTTP interface
 	Endpoints   []string          // paths that the engine offers, nil for chat and completions
+	Private     string            // members that every request to the engine has, none of which a client may set
 	Attestation http.Handler      // of ratls.AttestationPath
 	Gate        func() error      // nil while the worker may serve
 	Ledger      Ledger            // nil without a ledger

@@ -223,6 +223,31 @@ func TestAnAnswerInOnePiece(t *testing.T) {
 	}
 }
 
+// No client's request may begin with what the engine has of another's.
+func TestEveryRequestHasWhatKeepsClientsApart(t *testing.T) {
+	for path, body := range map[string]string{PathChat: chat, PathCompletions: `{"model":"m","prompt":"x"}`, PathEmbeddings: `{"model":"m","input":"x"}`} {
+		f, apiErr := filter(path, "m", []byte(body))
+		if apiErr != nil {
+			t.Fatal(apiErr)
+		}
+		var before, after map[string]json.RawMessage
+		if err := json.Unmarshal(f.body, &before); err != nil {
+			t.Fatal(err)
+		}
+		f.with(`"cache_prompt":false`)
+		if err := json.Unmarshal(f.body, &after); err != nil || len(after) != len(before)+1 || string(after["cache_prompt"]) != "false" {
+			t.Errorf("%s: the engine gets %s, %v", path, f.body, err)
+		}
+	}
+	w := start(t, func(_ *world, o *Options) { o.Private = `"cache_prompt":false` })
+	if rsp, body := w.do(t, "POST", PathChat, chat); rsp.StatusCode != 200 {
+		t.Fatalf("got %s %s", rsp.Status, body)
+	}
+	if got := string(w.engine.(*engine).body); !strings.HasPrefix(got, `{"cache_prompt":false,`) {
+		t.Errorf("the engine got %s", got)
+	}
+}
+
 func TestAStream(t *testing.T) {
 	w := start(t, nil)
 	rsp, body := w.do(t, "POST", PathChat, stream)

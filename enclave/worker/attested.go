@@ -131,8 +131,12 @@ func (w *Worker) serve(ctx, background context.Context) error {
 	if err != nil {
 		return err
 	}
+	adapter, err := engine.AdapterFor(w.config.Engine.Kind)
+	if err != nil {
+		return err
+	}
 	w.server, err = serve.New(serve.Options{
-		Model: w.config.Model.Name, Created: time.Now(), Engine: w.engine.API(), Endpoints: endpoints,
+		Model: w.config.Model.Name, Created: time.Now(), Engine: w.engine.API(), Endpoints: endpoints, Private: adapter.Private(),
 		Attestation: ratls.Handler(w.keeper.Document, w.keys.Receipt),
 		Gate:        w.gate, Ledger: ledger, MaxRequests: w.operator.Limits.MaxRequests,
 		MaxWaiting: w.operator.Limits.MaxWaiting, MaxPerJob: w.operator.Limits.MaxPerJob,
