@@ -11,8 +11,11 @@
 // the machine serves, the generation is read again and again; a boot of another
 // copy, announced meanwhile, ends this one.
 //
-// What is not told apart: states of the disk within one boot. A blank disk is
-// taken, at the next generation: nothing on it can be old.
+// What is not told apart: states of the disk within one boot, and single blocks
+// of any boot, whose tags say where they are and not when they were written. A
+// host that puts back all of an old disk but the blocks of the record is not
+// noticed here. A blank disk is taken, at the next generation: nothing on it can
+// be old.
 package anchor
 
 import (
