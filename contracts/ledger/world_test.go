@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/ed25519"
 	"crypto/sha256"
-	"os"
 	"testing"
 	"time"
 
@@ -27,9 +26,6 @@ import (
 var engine *tvm.Engine
 
 func TestMain(m *testing.M) {
-	if os.Getenv(envRole) == roleClient {
-		os.Exit(m.Run()) // needs no chain
-	}
 	devnettest.Main(m, &engine)
 }
 
