@@ -25,13 +25,12 @@ type admission struct {
 	delay  time.Duration // that is expected, at most
 	waited func()        // counts those that waited in vain; nil: nobody does
 
-	before atomic.Int64 // that wait for a slot or have one
-	held   atomic.Int64 // a slot, lately: nanoseconds
+	held atomic.Int64 // a slot, lately: nanoseconds
 }
 
 // leastQueue wait for each slot, however long it takes: appraisals that are slow
 // by nature are not turned away for that.
-const leastQueue = 8
+const leastQueue = 4
 
 // heldWeight is the weight of the latest holding of a slot among those before.
 const heldWeight = 16
@@ -44,7 +43,8 @@ func newAdmission(concurrent, queue int, wait, delay time.Duration) *admission {
 // it back.
 func (a *admission) enter() bool {
 	slots := int64(cap(a.slots))
-	if ahead := a.before.Load() - slots; ahead >= leastQueue*slots && (ahead+1)*a.held.Load()/slots > int64(a.delay) {
+	// Who was let in counts from then on: hundreds can be between here and a slot.
+	if ahead := int64(len(a.places)) - slots; ahead >= leastQueue*slots && (ahead+1)*a.held.Load()/slots > int64(a.delay) {
 		return false
 	}
 	select {
@@ -63,12 +63,6 @@ var errBusy = fault.New(fault.ExitNetwork, wire.CodeBusy, "try again in a second
 
 // run waits for a slot and returns the function that frees it.
 func (a *admission) run(ctx context.Context) (done func(), err error) {
-	a.before.Add(1)
-	defer func() {
-		if err != nil {
-			a.before.Add(-1)
-		}
-	}()
 	select {
 	case a.slots <- struct{}{}:
 		return a.holding(), nil
@@ -99,7 +93,6 @@ func (a *admission) holding() (done func()) {
 		} else {
 			a.held.Store(old + (took-old)/heldWeight)
 		}
-		a.before.Add(-1)
 		<-a.slots
 	}
 }

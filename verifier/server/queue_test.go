@@ -24,31 +24,33 @@ func TestTheQueueIsShortInTime(t *testing.T) {
 		a.held.Store(int64(c.held))
 		n := 0
 		for ; n < 1000 && a.enter(); n++ {
-			a.before.Add(1) // as run does, who waits for a slot
 		}
 		if n != c.want {
 			t.Errorf("%s: %d were let in, want %d", name, n, c.want)
 		}
+		if a.leave(); !a.enter() || a.enter() {
+			t.Errorf("%s: a place that was given back is not one place", name)
+		}
 	}
 }
 
-// TestAHeldSlotIsTimed: slots that are held for long make the queue shorter, and
-// who gives his slot back is before nobody.
+// TestAHeldSlotIsTimed: slots that are held for long make the queue shorter; who
+// gave up held none.
 func TestAHeldSlotIsTimed(t *testing.T) {
 	a := newAdmission(1, 8, time.Minute, time.Millisecond)
 	done, err := a.run(context.Background())
-	if err != nil || a.before.Load() != 1 {
-		t.Fatalf("%d before, %v", a.before.Load(), err)
+	if err != nil {
+		t.Fatal(err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if _, err := a.run(ctx); err == nil || a.before.Load() != 1 {
-		t.Errorf("who gave up: %v, %d before", err, a.before.Load())
+	if _, err := a.run(ctx); err == nil || a.held.Load() != 0 {
+		t.Errorf("who gave up: %v, held for %d ns", err, a.held.Load())
 	}
 	done()
 	first := a.held.Load()
-	if first <= 0 || a.before.Load() != 0 {
-		t.Errorf("held for %d ns, %d before", first, a.before.Load())
+	if first <= 0 || len(a.slots) != 0 {
+		t.Errorf("held for %d ns, %d slots taken", first, len(a.slots))
 	}
 	a.held.Store(int64(time.Hour))
 	if done, err = a.run(context.Background()); err != nil {

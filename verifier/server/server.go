@@ -27,10 +27,10 @@ const (
 	DefaultBurst           = 40
 	DefaultMaxClients      = 1 << 14
 	DefaultArchiveMaxBytes = 8 << 30
-	DefaultQueue           = 64                    // appraisals let in at most, for each that runs
-	DefaultWait            = 5 * time.Second       // how long one waits at most
-	DefaultDelay           = 10 * time.Millisecond // for how long one is expected to wait at most
-	DefaultGivenBytes      = 32 << 20              // of verdicts that GetVerdict has, without a Journal
+	DefaultQueue           = 64                   // appraisals let in at most, for each that runs
+	DefaultWait            = 5 * time.Second      // how long one waits at most
+	DefaultDelay           = 8 * time.Millisecond // for how long one is expected to wait at most
+	DefaultGivenBytes      = 32 << 20             // of verdicts that GetVerdict has, without a Journal
 )
 
 // Options of a Server.
