@@ -18,6 +18,12 @@ type Device interface {
 	Key(KeyRequest) ([32]byte, error)
 }
 
+// keySelVCEK is KEY_SEL (bits 2:1 of ROOT_KEY_SELECT, AMD 56860 since 1.55): the
+// root is the VCEK whatever the host has loaded. With 0 it would be the VLEK where
+// there is one, which a cloud's chips share: a key of one machine would be a key of
+// all. Firmware that does not know the field refuses it.
+const keySelVCEK = 1 << 1
+
 // KeyRequest is MSG_KEY_REQ (AMD 56860, table 19), its root key the VCEK.
 type KeyRequest struct {
 	Fields   Fields
@@ -67,9 +73,13 @@ func (l Linux) Report(data [64]byte) (report, table []byte, err error) {
 // Key calls SNP_GET_DERIVED_KEY.
 func (l Linux) Key(r KeyRequest) ([32]byte, error) {
 	var resp linuxabi.SnpDerivedKeyRespABI
-	err := l.call(linuxabi.IocSnpGetDerivedKey, &linuxabi.SnpDerivedKeyReqABI{
-		GuestFieldSelect: uint64(r.Fields), Vmpl: r.VMPL, GuestSVN: r.GuestSVN, TCBVersion: r.TCB}, &resp)
+	err := l.call(linuxabi.IocSnpGetDerivedKey, r.message(), &resp)
 	return resp.Data, err
+}
+
+func (r KeyRequest) message() *linuxabi.SnpDerivedKeyReqABI {
+	return &linuxabi.SnpDerivedKeyReqABI{RootKeySelect: keySelVCEK,
+		GuestFieldSelect: uint64(r.Fields), Vmpl: r.VMPL, GuestSVN: r.GuestSVN, TCBVersion: r.TCB}
 }
 
 // call passes one message to the firmware. The kernel itself waits where the
