@@ -12,7 +12,6 @@ import (
 
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
-	"github.com/google/go-tpm/tpm2/transport/linuxtpm"
 
 	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
@@ -50,7 +49,7 @@ type TPM struct {
 
 // Open opens the TPM device.
 func Open(path string) (*TPM, error) {
-	t, err := linuxtpm.Open(path)
+	t, err := openDevice(path)
 	if err != nil {
 		return nil, fault.New(fault.ExitNotReady, CodeAbsent,
 			"give the machine a TPM 2.0 (hostd does; by hand: swtpm and -device tpm-crb)", "opening TPM: %w", err)
