@@ -30,7 +30,7 @@ type admission struct {
 
 // leastQueue wait for each slot, however long it takes: appraisals that are slow
 // by nature are not turned away for that.
-const leastQueue = 4
+const leastQueue = 8
 
 // heldWeight is the weight of the latest holding of a slot among those before.
 const heldWeight = 16
