@@ -74,11 +74,13 @@ Exit codes: 0 kept; 5 not a voucher.`,
 // earningsChain reads proven state.
 type earningsChain struct{ *ledger.Ledger }
 
+// Job implements earnings.Chain.
 func (c earningsChain) Job(ctx context.Context, addr toncell.Address) (*job.State, error) {
 	st, _, err := c.Ledger.Job(ctx, addr)
 	return st, err
 }
 
+// Balance implements earnings.Chain.
 func (c earningsChain) Balance(ctx context.Context, addr toncell.Address) (uint64, error) {
 	st, err := c.Chain().Account(ctx, addr.Addr())
 	if err != nil {

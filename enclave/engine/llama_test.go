@@ -11,6 +11,7 @@ import (
 	"testing"
 	"time"
 
+	"cocoon/internal/imagetest"
 	"cocoon/internal/toolstree"
 )
 
@@ -21,20 +22,14 @@ func TestTheRealLlamaServerIsWhatItsAdapterSays(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Skip("entering the pack's root needs root")
 	}
-	tools, err := toolstree.Find()
-	if err != nil {
-		t.Skipf("no tools tree: %v", err)
-	}
+	build := imagetest.Find(t)
 	root, err := toolstree.RepoRoot()
 	if err != nil {
 		t.Fatal(err)
 	}
-	pack := filepath.Join(root, "build/packs/engine.img")
-	if _, err := os.Stat(pack); err != nil {
-		t.Skipf("no engine pack: run make image (%v)", err)
-	}
+	pack := filepath.Join(build.Packs, "engine.img")
 	rootfs := filepath.Join(t.TempDir(), "rootfs")
-	if out, err := tools.Command(t.Context(), "fsck.erofs", "--extract="+rootfs, pack).CombinedOutput(); err != nil {
+	if out, err := build.Tools.Command(t.Context(), "fsck.erofs", "--extract="+rootfs, pack).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
 	model, err := os.ReadFile(filepath.Join(root, "image/models/chat.gguf"))
