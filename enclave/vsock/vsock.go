@@ -91,6 +91,12 @@ func (h *Host) Forward(ctx context.Context, to netip.AddrPort, failed func(error
 				defer func() { <-slots }()
 				defer c.Close()
 				host, err := h.dial(port)
+				if ctx.Err() != nil { // what came as the forward ended is nobody's failure
+					if err == nil {
+						host.Close()
+					}
+					return
+				}
 				if err != nil {
 					failed(fmt.Errorf("forwarding %s: %w", to, err))
 					return
