@@ -26,7 +26,7 @@ func key(name string) ed25519.PrivateKey {
 
 func manifest(i int) digest.SHA256 { return digest.Sum256(fmt.Append(nil, "manifest ", i)) }
 
-func newLog(t *testing.T, n int) (*tiles.Log, string) {
+func newLog(t testing.TB, n int) (*tiles.Log, string) {
 	t.Helper()
 	dir := filepath.Join(t.TempDir(), "log")
 	l, err := tiles.Init(t.Context(), dir, origin, key("log"))

@@ -101,13 +101,22 @@ func (s *Store) connected(ctx context.Context, c *redis.Conn) error {
 	if err != nil {
 		return fmt.Errorf("asking the shared store for its run id: %w", err)
 	}
+	id, ok := runID(info)
+	if !ok {
+		return errors.New("the shared store has no run id")
+	}
+	s.run.Store(&id)
+	return nil
+}
+
+// runID finds the run id in a store's answer. It becomes part of keys.
+func runID(info string) (string, bool) {
 	for line := range strings.Lines(info) {
 		if id, ok := strings.CutPrefix(strings.TrimSpace(line), "run_id:"); ok && id != "" && len(id) <= 64 {
-			s.run.Store(&id)
-			return nil
+			return id, true
 		}
 	}
-	return errors.New("the shared store has no run id")
+	return "", false
 }
 
 // during runs commands on keys of one run of the store.

@@ -10,6 +10,7 @@ import (
 
 	"github.com/redis/go-redis/v9"
 
+	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
 	"cocoon/verifier/server"
 )
@@ -62,21 +63,28 @@ func (s Verdicts) Put(ctx context.Context, g *server.Given, ttl time.Duration) e
 
 // Get implements server.Verdicts.
 func (s Verdicts) Get(ctx context.Context, evidence digest.SHA256) (server.Given, bool, error) {
-	var g server.Given
 	doc, err := s.rdb.Get(ctx, s.base()+"of:"+hex.EncodeToString(evidence[:])).Bytes()
-	switch {
-	case errors.Is(err, redis.Nil):
-		return g, false, nil
-	case err == nil && len(doc) > maxVerdict:
-		err = fmt.Errorf("%d bytes", len(doc))
-	case err == nil:
-		err = json.Unmarshal(doc, &g)
+	if errors.Is(err, redis.Nil) {
+		return server.Given{}, false, nil
 	}
-	if err == nil && g.EvidenceSHA256 != evidence {
-		err = errors.New("it is of other evidence")
+	var g server.Given
+	if err == nil {
+		g, err = readVerdict(doc, evidence)
 	}
 	if err != nil {
 		return server.Given{}, false, fmt.Errorf("looking up shared verdict: %w", err)
 	}
 	return g, true, nil
+}
+
+// readVerdict reads what the store has under the hash of evidence.
+func readVerdict(doc []byte, evidence digest.SHA256) (server.Given, error) {
+	var g server.Given
+	if err := jcs.Decode(doc, maxVerdict, &g); err != nil {
+		return server.Given{}, err
+	}
+	if g.EvidenceSHA256 != evidence {
+		return server.Given{}, errors.New("it is of other evidence")
+	}
+	return g, nil
 }
