@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
@@ -93,10 +94,7 @@ func (m *machine) Open(dev string) (File, error) {
 }
 
 func (m *machine) Map(t devmapper.Target) (string, error) {
-	m.tables = append(m.tables, t.Table)
-	if t.Type == "crypt" && !t.Secret {
-		return "", errors.New("the key is left behind")
-	}
+	m.tables = append(m.tables, strings.ReplaceAll(t.Table, devmapper.KeyMark, hex.EncodeToString(t.Key)))
 	if t.Type == "integrity" {
 		m.superblock(t)
 	}

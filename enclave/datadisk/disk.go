@@ -235,8 +235,8 @@ func (d *disk) integrity(sectors uint64) devmapper.Target {
 
 // crypt is the device that encrypts and authenticates.
 func crypt(below string, key []byte, sectors uint64) devmapper.Target {
-	return devmapper.Target{Name: nameCrypt, Type: "crypt", Sectors: sectors, Secret: true,
-		Table: fmt.Sprintf("capi:authenc(hmac(sha256),xts(aes))-plain64 %x 0 %s 0 2 integrity:%d:aead sector_size:%d", key, below, tagSize, blockSize)}
+	return devmapper.Target{Name: nameCrypt, Type: "crypt", Sectors: sectors, Key: key,
+		Table: fmt.Sprintf("capi:authenc(hmac(sha256),xts(aes))-plain64 %s 0 %s 0 2 integrity:%d:aead sector_size:%d", devmapper.KeyMark, below, tagSize, blockSize)}
 }
 
 // stack maps both devices and returns the upper one.

@@ -2,6 +2,10 @@
 // root file system and the model. Each is erofs under dm-verity with the
 // root, salt and size of the measured config; what a disk says of itself is
 // never asked.
+//
+// An encrypted pack has dm-crypt below dm-verity: the root is that of the plain
+// bytes (package modelpack), so that whatever the host makes of the ciphertext,
+// which XTS does not authenticate, is found out block by block.
 package pack
 
 import (
@@ -19,9 +23,11 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cocoon/enclave/pid1"
+	"cocoon/internal/devmapper"
 	"cocoon/internal/dmverity"
 	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
+	"cocoon/measurements/modelpack"
 	"cocoon/measurements/verity"
 	"cocoon/verifier/evidence"
 )
@@ -55,6 +61,8 @@ type Pack struct {
 	Serial string
 	Verity evidence.Verity
 	Exec   bool // programs may be executed from it
+	// Key decrypts the disk (modelpack.Cipher); nil: it is plain. Mount wipes it.
+	Key []byte
 }
 
 // Mounted is a pack in its place.
@@ -68,6 +76,7 @@ type Mounted struct {
 type System interface {
 	Disk(ctx context.Context, serial string) (device string, err error)
 	Map(s dmverity.Spec) (device string, err error)
+	Decrypt(t devmapper.Target) (device string, err error)
 	Unmap(name string) error
 	Mount(device, dir string, flags uintptr) error
 	Open(device string) (File, error)
@@ -81,6 +90,7 @@ type File interface {
 
 // Mount maps and mounts a pack.
 func Mount(ctx context.Context, sys System, p Pack) (Mounted, error) {
+	defer clear(p.Key)
 	ctx, cancel := context.WithTimeout(ctx, diskWait)
 	defer cancel()
 	disk, err := sys.Disk(ctx, p.Serial)
@@ -88,6 +98,31 @@ func Mount(ctx context.Context, sys System, p Pack) (Mounted, error) {
 		return Mounted{}, fault.New(fault.ExitNotReady, CodeAbsent, "give the machine a read-only disk with this serial",
 			"looking for the %s disk %s: %w", p.Name, p.Serial, err)
 	}
+	if p.Key == nil {
+		return verified(sys, p, disk)
+	}
+	crypt := decrypted(p, disk)
+	plain, err := sys.Decrypt(crypt)
+	if err != nil {
+		return Mounted{}, fault.New(fault.ExitRefused, CodeMount, "check that the disk is the pack of this config, whole",
+			"decrypting the %s pack: %w", p.Name, err)
+	}
+	m, err := verified(sys, p, plain)
+	if err != nil {
+		return Mounted{}, errors.Join(err, sys.Unmap(crypt.Name))
+	}
+	return m, nil
+}
+
+// decrypted is the device with a pack's plain bytes, data and hash tree.
+func decrypted(p Pack, disk string) devmapper.Target {
+	blocks := p.Verity.DataBlocks + verity.TreeBlocks(p.Verity.DataBlocks)
+	return devmapper.Target{Name: "crypt-" + p.Name, Type: "crypt", Sectors: blocks * (verity.BlockSize / 512), ReadOnly: true, Key: p.Key,
+		Table: modelpack.Cipher + " " + devmapper.KeyMark + " 0 " + disk + " 0"}
+}
+
+// verified maps and mounts a pack whose plain bytes are on a device.
+func verified(sys System, p Pack, disk string) (Mounted, error) {
 	name := "pack-" + p.Name
 	mapped, err := sys.Map(dmverity.Spec{
 		Name: name, Device: disk, Root: p.Verity.Root, Salt: p.Verity.Salt[:],
@@ -216,7 +251,10 @@ func (Linux) Disk(ctx context.Context, serial string) (string, error) {
 // Map sets up a dm-verity device.
 func (Linux) Map(s dmverity.Spec) (string, error) { return dmverity.Open(s) }
 
-// Unmap removes it.
+// Decrypt sets up a dm-crypt device.
+func (Linux) Decrypt(t devmapper.Target) (string, error) { return devmapper.Create(t) }
+
+// Unmap removes either.
 func (Linux) Unmap(name string) error { return dmverity.Close(name) }
 
 // Mount mounts an erofs device, making the directory.

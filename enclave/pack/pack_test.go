@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cocoon/enclave/pid1"
+	"cocoon/internal/devmapper"
 	"cocoon/internal/dmverity"
 	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
@@ -29,6 +30,8 @@ type machine struct {
 	mountErr error
 	mapErr   error
 	flags    uintptr
+	crypt    devmapper.Target // below, of an encrypted disk
+	cryptErr error
 }
 
 func (m *machine) Disk(_ context.Context, serial string) (string, error) {
@@ -59,12 +62,13 @@ type eio struct{}
 func (eio) Read([]byte) (int, error) { return 0, unix.EIO }
 
 func (m *machine) Open(device string) (File, error) {
+	disk := m.below(m.spec.Device)
 	if device != "/dev/dm-1" {
-		return file{bytes.NewReader(m.disk)}, nil
+		return file{bytes.NewReader(disk)}, nil
 	}
-	data := m.disk[:m.spec.DataBlocks*verity.BlockSize]
+	data := disk[:m.spec.DataBlocks*verity.BlockSize]
 	_, root, err := verity.Build(bytes.NewReader(data), m.spec.DataBlocks, m.spec.Salt)
-	if err != nil || root != m.spec.Root || !bytes.Equal(m.tree, m.disk[len(data):]) {
+	if err != nil || root != m.spec.Root || !bytes.Equal(m.tree, disk[len(data):]) {
 		return file{eio{}}, nil
 	}
 	return file{bytes.NewReader(data)}, nil

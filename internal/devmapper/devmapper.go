@@ -8,10 +8,12 @@ package devmapper
 
 import (
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"os"
 	"regexp"
+	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
@@ -44,8 +46,13 @@ type Target struct {
 	Sectors  uint64 // of 512 bytes
 	Table    string // the target's parameters
 	ReadOnly bool
-	Secret   bool // the table holds a key: no copy of it is left behind
+	// Key is written in hex where Table says KeyMark, and no copy of it is left
+	// behind: not in a string, which cannot be wiped, nor in the kernel's buffer.
+	Key []byte
 }
+
+// KeyMark stands for the key in a table.
+const KeyMark = "{key}"
 
 var nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
 
@@ -58,6 +65,9 @@ func ValidName(s string) bool { return nameRE.MatchString(s) }
 func Create(t Target) (string, error) {
 	if !ValidName(t.Name) || t.Type == "" || len(t.Type) > maxType || t.Sectors == 0 {
 		return "", fmt.Errorf("creating device %.40q: not a name, a target and a size", t.Name)
+	}
+	if marks := strings.Count(t.Table, KeyMark); marks > 1 || (marks == 1) != (len(t.Key) > 0) {
+		return "", fmt.Errorf("creating device %s: %d keys of %d bytes", t.Name, marks, len(t.Key))
 	}
 	ctl, err := os.OpenFile(control, os.O_RDWR, 0)
 	if err != nil {
@@ -77,13 +87,13 @@ func Create(t Target) (string, error) {
 		flags |= flagReadOnly
 	}
 	load := flags
-	if t.Secret {
+	if t.Key != nil {
 		load |= flagSecure
 	}
 	spec := target(t)
 	buf := header(t.Name, load, 1, spec)
 	_, err = call(ctl, cmdLoad, buf)
-	if t.Secret {
+	if t.Key != nil {
 		clear(spec)
 		clear(buf)
 	}
@@ -129,13 +139,22 @@ func header(name string, flags, targets uint32, payload []byte) []byte {
 
 // target builds struct dm_target_spec with its parameter string, padded to 8.
 func target(t Target) []byte {
-	size := (targetSize + len(t.Table) + 1 + 7) &^ 7
+	before, after, keyed := strings.Cut(t.Table, KeyMark)
+	n := len(before) + len(after)
+	if keyed {
+		n += hex.EncodedLen(len(t.Key))
+	}
+	size := (targetSize + n + 1 + 7) &^ 7
 	b := make([]byte, size)
 	le := binary.LittleEndian
 	le.PutUint64(b[8:], t.Sectors)
 	le.PutUint32(b[20:], uint32(size))
 	copy(b[24:24+maxType], t.Type)
-	copy(b[targetSize:], t.Table)
+	at := targetSize + copy(b[targetSize:], before)
+	if keyed {
+		at += hex.Encode(b[at:], t.Key)
+	}
+	copy(b[at:], after)
 	return b
 }
 

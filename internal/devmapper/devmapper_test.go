@@ -37,6 +37,13 @@ func TestTargetIsPaddedAndTerminated(t *testing.T) {
 	}
 }
 
+func TestAKeyStandsInTheTableInHex(t *testing.T) {
+	b := target(Target{Name: "c", Type: "crypt", Sectors: 8, Table: "aes-xts-plain64 " + KeyMark + " 0 /dev/vda 0", Key: []byte{0x00, 0xab, 0x10}})
+	if got, want := string(b[40:]), "aes-xts-plain64 00ab10 0 /dev/vda 0\x00"; !strings.HasPrefix(got, want) || len(b)%8 != 0 {
+		t.Errorf("parameters are %q, want %q", got, want)
+	}
+}
+
 func TestWhatIsNoDeviceIsRefusedBeforeTheKernelIsAsked(t *testing.T) {
 	for name, tt := range map[string]Target{
 		"no name":       {Type: "crypt", Sectors: 1},
@@ -47,6 +54,15 @@ func TestWhatIsNoDeviceIsRefusedBeforeTheKernelIsAsked(t *testing.T) {
 		"an empty disk": {Name: "x", Type: "crypt"},
 	} {
 		if dev, err := Create(tt); err == nil || !strings.Contains(err.Error(), "not a name, a target and a size") {
+			t.Errorf("%s: got %q, %v", name, dev, err)
+		}
+	}
+	for name, tt := range map[string]Target{
+		"a mark without a key": {Name: "x", Type: "crypt", Sectors: 1, Table: KeyMark},
+		"a key without a mark": {Name: "x", Type: "crypt", Sectors: 1, Key: []byte{1}},
+		"two marks":            {Name: "x", Type: "crypt", Sectors: 1, Table: KeyMark + KeyMark, Key: []byte{1}},
+	} {
+		if dev, err := Create(tt); err == nil || !strings.Contains(err.Error(), "keys of") {
 			t.Errorf("%s: got %q, %v", name, dev, err)
 		}
 	}

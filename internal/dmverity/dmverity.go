@@ -32,14 +32,15 @@ const (
 // Spec names a device and what it must hold.
 type Spec struct {
 	Name         string                // device-mapper name, [a-z0-9-], at most 32 bytes
-	Device       string                // block device, as /dev/vda
+	Device       string                // block device, as /dev/vda or /dev/dm-3
 	Root         [verity.HashSize]byte // root of the hash tree
 	Salt         []byte                // 1 to verity.MaxSalt bytes
 	DataBlocks   uint64                // data blocks; the hash tree follows them
 	OnCorruption OnCorruption
 }
 
-var deviceRE = regexp.MustCompile(`^/dev/[a-z0-9]+(/[a-z0-9-]+)?$`)
+// A disk, or a mapped device below this one: dm-crypt's.
+var deviceRE = regexp.MustCompile(`^/dev/([a-z0-9]+(/[a-z0-9-]+)?|dm-[0-9]{1,4})$`)
 
 // sectorsPerBlock converts blocks into the device-mapper's 512-byte sectors.
 const sectorsPerBlock = verity.BlockSize / 512

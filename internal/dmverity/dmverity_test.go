@@ -21,6 +21,10 @@ func TestTableIsTheKernelsFormat(t *testing.T) {
 	if got, err := s.Table(); err != nil || got != line {
 		t.Errorf("got %q, error %v", got, err)
 	}
+	s.Device = "/dev/dm-12"
+	if got, err := s.Table(); err != nil || got != strings.ReplaceAll(line, "/dev/vda", "/dev/dm-12") {
+		t.Errorf("over a mapped device: got %q, error %v", got, err)
+	}
 	if got := s.Sectors(); got != 800 {
 		t.Errorf("100 blocks are %d sectors, want 800", got)
 	}
@@ -37,6 +41,10 @@ func TestTableRefusesWhatCouldChangeItsMeaning(t *testing.T) {
 		{"a device with a space", func(s *Spec) { s.Device = "/dev/vda 1" }},
 		{"a device outside /dev", func(s *Spec) { s.Device = "/tmp/x" }},
 		{"a device that climbs out of /dev", func(s *Spec) { s.Device = "/dev/../etc" }},
+		{"a device with a dash", func(s *Spec) { s.Device = "/dev/vda-1" }},
+		{"a mapped device without a number", func(s *Spec) { s.Device = "/dev/dm-" }},
+		{"a mapped device by name", func(s *Spec) { s.Device = "/dev/dm-root" }},
+		{"a mapped device with more behind", func(s *Spec) { s.Device = "/dev/dm-1 2" }},
 		{"no salt", func(s *Spec) { s.Salt = nil }},
 		{"a salt too long for the kernel", func(s *Spec) { s.Salt = make([]byte, 257) }},
 		{"no blocks", func(s *Spec) { s.DataBlocks = 0 }},
