@@ -25,11 +25,37 @@ type Trust struct {
 	// names; it may be nil where the policy names none.
 	Registry func(context.Context) (*appraise.Registry, error)
 	Clock    func() time.Time
+	// CPUs and GPUs appraise; nil: under the makers' roots, without asking
+	// anybody for what evidence does not bring.
+	CPUs map[string]appraise.CPU
+	GPUs appraise.GPU
 }
 
 // Result appraises evidence in full; spki is nil where no TLS connection is at
 // hand.
 func (t *Trust) Result(ctx context.Context, ev *evidence.Evidence, spki *digest.SHA256) (*result.Result, error) {
+	o, err := t.options(ctx)
+	if err != nil {
+		return nil, err
+	}
+	o.TLSSPKI = spki
+	return appraise.Appraise(ev, o), nil
+}
+
+// Fresh appraises evidence in full that must answer a challenge of the caller's,
+// and fetches what it does not bring where the appraisers can. hash is the
+// evidence's (evidence.ParseHashed).
+func (t *Trust) Fresh(ctx context.Context, ev *evidence.Evidence, hash, challenge digest.SHA256) (*result.Result, error) {
+	o, err := t.options(ctx)
+	if err != nil {
+		return nil, err
+	}
+	o.EvidenceSHA256, o.Challenges, o.RequireChallenge = hash, []digest.SHA256{challenge}, true
+	prepared := appraise.Prepare(ctx, ev, *o)
+	return appraise.Appraise(ev, &prepared), nil
+}
+
+func (t *Trust) options(ctx context.Context) (*appraise.Options, error) {
 	clock := t.Clock
 	if clock == nil {
 		clock = time.Now
@@ -40,13 +66,19 @@ func (t *Trust) Result(ctx context.Context, ev *evidence.Evidence, spki *digest.
 	if err != nil && len(ms) == 0 {
 		return nil, fmt.Errorf("opening manifests: %w", err)
 	}
-	o := &appraise.Options{Policy: t.Policy, Manifests: ms, Now: clock(), TLSSPKI: spki, CPUs: tee.CPUs(tee.Options{}), GPUs: gpus.New(gpus.Options{})}
+	o := &appraise.Options{Policy: t.Policy, Manifests: ms, Now: clock(), CPUs: t.CPUs, GPUs: t.GPUs}
+	if o.CPUs == nil {
+		o.CPUs = tee.CPUs(tee.Options{})
+	}
+	if o.GPUs == nil {
+		o.GPUs = gpus.New(gpus.Options{})
+	}
 	if t.Policy.Manifests.Registry != nil && t.Registry != nil {
 		if o.Registry, err = t.Registry(ctx); err != nil {
 			return nil, fmt.Errorf("asking the registry: %w", err)
 		}
 	}
-	return appraise.Appraise(ev, o), nil
+	return o, nil
 }
 
 // Appraise is the function that Options wants.

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/term"
 
 	"cocoon/internal/fault"
+	"cocoon/measurements/digest"
 	"cocoon/measurements/modelpack"
 )
 
@@ -101,10 +102,12 @@ type packReport struct {
 type modelConfig struct {
 	Name   string           `json:"name"`
 	Verity modelpack.Verity `json:"verity"`
+	// KeySHA256 has the guest ask for the key of an encrypted pack.
+	KeySHA256 *digest.SHA256 `json:"key_sha256,omitempty"`
 }
 
 func newPackReport(d *modelpack.Description, path string) *packReport {
-	r := &packReport{ID: d.ID(), Description: d, File: path, Config: modelConfig{d.Name, d.Verity}}
+	r := &packReport{ID: d.ID(), Description: d, File: path, Config: modelConfig{d.Name, d.Verity, d.KeySHA256}}
 	if st, err := os.Stat(path); err == nil && path != "" {
 		r.Size = st.Size()
 	}

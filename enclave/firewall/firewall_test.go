@@ -36,16 +36,21 @@ func TestFlowsAreTheEndpointsOfTheDocumentsAndNothingElse(t *testing.T) {
 	if got, err := Flows(&evidence.Operator{Verifier: "https://192.0.2.1/v1"}, nil); err != nil || got[0].To.Port() != 443 {
 		t.Errorf("got %v, %v", got, err)
 	}
+	got, err = Flows(&evidence.Operator{Sealer: "10.0.2.103:4433", ModelKeys: "http://10.0.2.104", Handover: "10.0.2.105:4434"}, nil)
+	want = []Flow{{"sealing enclave", ap("10.0.2.103:4433")}, {"model keys", ap("10.0.2.104:80")}, {"hand-over", ap("10.0.2.105:4434")}}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
 	if got, err := Flows(&evidence.Operator{}, nil); err != nil || len(got) != 0 {
 		t.Errorf("no endpoints: got %v, %v", got, err)
 	}
 }
 
 func TestWhatIsNoServerIsRefusedAndAllAtOnce(t *testing.T) {
-	_, err := Flows(&evidence.Operator{Verifier: "ftp://10.0.2.101", Gateways: []string{
+	_, err := Flows(&evidence.Operator{Verifier: "ftp://10.0.2.101", ModelKeys: "http://keys.example", Gateways: []string{
 		"gateway.example:443", "10.0.2.100", "10.0.2.100:0", "0.0.0.0:80", "127.0.0.1:80", "[::1]:80", "224.0.0.1:80",
 	}}, []string{"lite:1"})
-	if n := len(fault.All(err)); n != 9 || !fault.Has(err, CodeFlow) {
+	if n := len(fault.All(err)); n != 10 || !fault.Has(err, CodeFlow) {
 		t.Errorf("%d faults: %v", n, err)
 	}
 }

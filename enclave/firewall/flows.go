@@ -22,13 +22,13 @@ import (
 // Code of the fault for an endpoint that cannot be a flow.
 const CodeFlow = "firewall.flow"
 
-// MaxFlows bounds the flows of a machine: verifier, sealing enclave, 16 gateways and the
-// lite-servers of a network config.
+// MaxFlows bounds the flows of a machine: verifier, sealing enclave, model keys, 16
+// gateways and the lite-servers of a network config.
 const MaxFlows = 512
 
 // Flow is one server that the guest may open TCP connections to.
 type Flow struct {
-	Name string // for people: verifier, gateway, sealing enclave, hand-over, lite-server
+	Name string // for people: verifier, gateway, sealing enclave, model keys, hand-over, lite-server
 	To   netip.AddrPort
 }
 
@@ -47,19 +47,25 @@ func Flows(op *evidence.Operator, liteServers []string) ([]Flow, error) {
 				"allowing a flow to the %s: %.128q is not the address and port of a server", name, hostport))
 		}
 	}
-	if op.Verifier != "" {
-		if hostport, err := urlHostPort(op.Verifier); err != nil {
-			errs = append(errs, fault.New(fault.ExitParse, CodeFlow, "write the verifier as http:// or https:// with an IPv4 address",
-				"allowing a flow to the verifier: %w", err))
+	addURL := func(name, url string) {
+		if hostport, err := urlHostPort(url); err != nil {
+			errs = append(errs, fault.New(fault.ExitParse, CodeFlow, "write it as http:// or https:// with an IPv4 address",
+				"allowing a flow to the %s: %w", name, err))
 		} else {
-			add("verifier", hostport)
+			add(name, hostport)
 		}
+	}
+	if op.Verifier != "" {
+		addURL("verifier", op.Verifier)
 	}
 	for _, g := range op.Gateways {
 		add("gateway", g)
 	}
 	if op.Sealer != "" {
 		add("sealing enclave", op.Sealer)
+	}
+	if op.ModelKeys != "" {
+		addURL("model keys", op.ModelKeys)
 	}
 	if op.Handover != "" {
 		add("hand-over", op.Handover)

@@ -2,7 +2,6 @@ package worker
 
 import (
 	"context"
-	"crypto/tls"
 	"net/http"
 	"time"
 
@@ -44,14 +43,7 @@ func patiently(ctx context.Context, f func(context.Context) error) error {
 // enrol reaches the verifier and, where the machine's attestation key needs it,
 // has the key certified.
 func (w *Worker) enrol(ctx context.Context) error {
-	v, err := client.New(client.Options{BaseURL: w.operator.Verifier, HTTP: &http.Client{
-		Timeout:       client.DefaultTimeout,
-		CheckRedirect: func(*http.Request, []*http.Request) error { return http.ErrUseLastResponse },
-		Transport: &http.Transport{
-			TLSClientConfig:     &tls.Config{MinVersion: tls.VersionTLS13, RootCAs: systemRoots()},
-			MaxIdleConnsPerHost: 2, IdleConnTimeout: time.Minute,
-		},
-	}})
+	v, err := client.New(client.Options{BaseURL: w.operator.Verifier, HTTP: httpClient(client.DefaultTimeout)})
 	if err != nil {
 		return fault.New(fault.ExitParse, "config.parse", "set the verifier's URL in operator.json", "%w", err)
 	}

@@ -45,10 +45,11 @@ func (w *Worker) stages(background context.Context, stop context.CancelFunc) []b
 		{Name: "data", Timeout: 10 * time.Minute, Run: w.openData},
 		{Name: "chain", Timeout: 2 * time.Minute, Run: w.openChain},
 		{Name: "anchor", Timeout: 10 * time.Minute, Run: func(ctx context.Context) error { return w.holdData(ctx, background) }},
+		{Name: "model-key", Expand: w.modelKeyStages},
 		{Name: "model", Timeout: 5 * time.Minute, Run: w.packs},
 		{Name: "containerd", Timeout: 2 * time.Minute, Run: func(ctx context.Context) error { return w.startContainerd(ctx, background) }},
 		{Name: "engine", Timeout: 35 * time.Minute, Run: func(ctx context.Context) error { return w.startEngine(ctx, background) }},
-		{Name: "enrol", Timeout: 2 * time.Minute, Run: w.enrol},
+		{Name: "enrol", Expand: w.enrolStages},
 		{Name: "evidence", Timeout: 2 * time.Minute, Run: w.collect},
 		{Name: "verdict", Timeout: 2 * time.Minute, Run: func(ctx context.Context) error { return w.judge(ctx, background) }},
 		{Name: "ledger", Run: w.openLedger},
@@ -183,7 +184,8 @@ func (w *Worker) packs(ctx context.Context) error {
 	engine, errE := pack.Mount(ctx, pack.Linux{}, pack.Pack{Name: "engine", Serial: pack.SerialEngine, Verity: w.config.Engine.Verity, Exec: true})
 	var errM error
 	w.loading = time.Now()
-	w.model, errM = pack.Mount(ctx, pack.Linux{}, pack.Pack{Name: "model", Serial: pack.SerialModel, Verity: w.config.Model.Verity})
+	w.model, errM = pack.Mount(ctx, pack.Linux{}, pack.Pack{Name: "model", Serial: pack.SerialModel, Verity: w.config.Model.Verity, Key: w.modelKey})
+	w.modelKey = nil
 	w.engineDir = engine.Dir
 	return errors.Join(errE, errM)
 }

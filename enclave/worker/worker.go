@@ -67,6 +67,7 @@ type Worker struct {
 	lost       chan error // why the data disk is no longer this boot's
 	engineDir  string
 	model      pack.Mounted
+	modelKey   []byte    // of an encrypted pack, until it is opened
 	loading    time.Time // since when the model is read
 	containerd *engine.Containerd
 	daemon     *pid1.Kept

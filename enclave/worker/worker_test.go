@@ -55,6 +55,9 @@ func TestTheOrderOfStages(t *testing.T) {
 		{"gpu-ready", "engine"},
 		{"engine", "evidence"}, // evidence is of a machine that works
 		{"enrol", "evidence"},
+		{"latch", "model-key"}, // its owner sees evidence of all that is measured
+		{"keys", "model-key"},
+		{"model-key", "model"},
 		{"verdict", "serve"}, // nothing is served before a verdict
 	} {
 		if at(rule[0]) > at(rule[1]) {

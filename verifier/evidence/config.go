@@ -89,6 +89,10 @@ type SealingEnclave struct {
 type ConfigModel struct {
 	Name   string `json:"name"`
 	Verity Verity `json:"verity"`
+	// KeySHA256 names the key of an encrypted pack (modelpack.Key.ID), which its
+	// owner releases to this enclave alone; nil: the pack is plain. Verity speaks
+	// of the plain bytes in either case.
+	KeySHA256 *digest.SHA256 `json:"key_sha256,omitempty"`
 }
 
 // ConfigEngine is the inference engine: its root file system's pack and its
@@ -170,6 +174,9 @@ func (c *Config) Validate() error {
 			bad("%s verity parameters are out of range", []string{"model", "engine"}[i])
 		}
 	}
+	if k := c.Model.KeySHA256; k != nil && k.IsZero() {
+		bad("the key of model %q has no name", c.Model.Name)
+	}
 	switch c.GPUs.Mode {
 	case GPUModeNone:
 		if c.GPUs.Count != 0 {
@@ -214,6 +221,10 @@ type Operator struct {
 	Takeover bool   `json:"takeover,omitempty"`
 	// Sealer is host:port of the sealing enclave that the config names.
 	Sealer string `json:"sealer,omitempty"`
+	// ModelKeys is the base URL of the service that releases the keys of
+	// encrypted model packs. The address only finds it: a key is believed by the
+	// name that the config has for it.
+	ModelKeys string `json:"model_keys,omitempty"`
 	// Price is nanoton per million tokens of every kind; 0 asks for each job's
 	// own cap.
 	Price uint64 `json:"price,omitempty"`

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 
+	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/tpmtest"
@@ -96,6 +97,40 @@ func TestTheHashIsThatOfTheCanonicalForm(t *testing.T) {
 	}
 	if _, _, err := evidence.ParseHashed([]byte(`{}`)); err == nil {
 		t.Error("nothing was read")
+	}
+}
+
+func TestTheKeyOfAnEncryptedModelIsInTheConfigsHash(t *testing.T) {
+	c := tpmtest.NewWorld(t).Config
+	plain, err := c.Hash()
+	if err != nil {
+		t.Fatal(err)
+	}
+	read := func() error {
+		doc, err := jcs.Marshal(c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		got, err := evidence.ParseConfig(doc)
+		if err != nil {
+			return err
+		}
+		if h, err := got.Hash(); err != nil || h != digest.Sum256(doc) {
+			t.Errorf("hash %s, %v, want %s", h, err, digest.Sum256(doc))
+		}
+		return nil
+	}
+	k := digest.Sum256([]byte("key"))
+	c.Model.KeySHA256 = &k
+	if h, err := c.Hash(); err != nil || h == plain {
+		t.Errorf("hash %s with the key's name, %s without, %v", h, plain, err)
+	}
+	if err := read(); err != nil {
+		t.Error(err)
+	}
+	c.Model.KeySHA256 = &digest.SHA256{}
+	if err := read(); err == nil {
+		t.Error("a key without a name was read")
 	}
 }
 

@@ -1,0 +1,559 @@
+package modelowner_test
+
+import (
+	"bytes"
+	"context"
+	"crypto/rand"
+	"encoding/json"
+	"fmt"
+	"io"
+	"log/slog"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"cocoon/client"
+	"cocoon/client/modelowner"
+	"cocoon/enclave/attest"
+	"cocoon/enclave/keys"
+	"cocoon/enclave/platform"
+	"cocoon/enclave/teetest"
+	"cocoon/internal/fault"
+	"cocoon/internal/jcs"
+	"cocoon/measurements/digest"
+	"cocoon/measurements/manifest"
+	"cocoon/measurements/modelpack"
+	"cocoon/ratls/envelope"
+	"cocoon/ratls/modelkey"
+	"cocoon/verifier/appraise"
+	"cocoon/verifier/appraise/tee"
+	"cocoon/verifier/dcap"
+	"cocoon/verifier/evidence"
+	"cocoon/verifier/policy"
+	verify "cocoon/verifier/snp"
+	"cocoon/verifier/snptest"
+	"cocoon/verifier/testfleet"
+	"cocoon/verifier/wire"
+)
+
+var (
+	made = sync.OnceValues(func() (*testfleet.Fleet, error) { return testfleet.New("modelowner") })
+	// template is a guest to copy: its certificate takes time to make.
+	template = sync.OnceValues(func() (*teetest.Guest, error) {
+		f, err := made()
+		if err != nil {
+			return nil, err
+		}
+		return teetest.NewGuest(f, snptest.Now)
+	})
+)
+
+// world is an owner's service and an enclave that asks it, with everything
+// good.
+type world struct {
+	t      *testing.T
+	trust  *client.Trust
+	held   modelowner.Held
+	owner  *modelowner.Owner
+	log    string // path of the journal
+	guest  *teetest.Guest
+	keys   *keys.Keys
+	payout string
+	config evidence.Config
+	asker  *modelkey.Asker
+	// host sees each message on its way and may change it: to is a path, or
+	// "answer " and a path.
+	host func(to string, b []byte) []byte
+	// evidence replaces what the enclave shows.
+	evidence func(ctx context.Context, challenge digest.SHA256) ([]byte, error)
+}
+
+func newWorld(t *testing.T) *world {
+	t.Helper()
+	f, err := made()
+	ok(t, err)
+	env, err := f.Envelope()
+	ok(t, err)
+	w := &world{t: t, payout: "EQowner", log: filepath.Join(t.TempDir(), "releases"), host: func(_ string, b []byte) []byte { return b },
+		trust: &client.Trust{Policy: f.Policy(), Envelopes: [][]byte{env}, Clock: func() time.Time { return snptest.Now },
+			CPUs: tee.CPUs(tee.Options{DCAP: dcap.Options{Roots: f.TDXPKI().Roots()}, SNP: verify.Options{Roots: f.SNPPKI().Roots()}})}}
+	launched, err := template()
+	ok(t, err)
+	w.guest = new(teetest.Guest)
+	*w.guest = *launched
+	w.keys, err = keys.New(rand.Reader)
+	ok(t, err)
+	w.held.Key = modelpack.NewKey()
+	c := w.guest.Config
+	id := w.held.Key.ID()
+	c.Model.KeySHA256 = &id
+	w.held.Pack = fmt.Sprintf("chat@1:%s", c.Model.Verity.Root)
+	w.launch(c)
+	w.serve()
+	return w
+}
+
+func ok(t testing.TB, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func (w *world) launch(c evidence.Config) {
+	w.t.Helper()
+	w.config = c
+	ok(w.t, w.guest.Launch(c))
+}
+
+// serve starts the owner's service, again after a test has changed what it
+// holds.
+func (w *world) serve() {
+	w.t.Helper()
+	j, err := modelowner.OpenJournal(w.log)
+	ok(w.t, err)
+	w.t.Cleanup(func() { j.Close() })
+	w.owner, err = modelowner.New(modelowner.Options{Keys: []modelowner.Held{w.held}, Appraise: w.trust.Fresh, Journal: j,
+		Clock: func() time.Time { return snptest.Now }, Log: slog.New(slog.DiscardHandler)})
+	ok(w.t, err)
+	srv := httptest.NewServer(w.owner.Handler())
+	w.t.Cleanup(srv.Close)
+	hash, err := w.config.Hash()
+	ok(w.t, err)
+	w.asker = &modelkey.Asker{URL: srv.URL + "/", HTTP: &http.Client{Transport: w}, Receipt: w.keys.Receipt, Config: hash,
+		Evidence: func(ctx context.Context, challenge digest.SHA256) ([]byte, error) {
+			if w.evidence != nil {
+				return w.evidence(ctx, challenge)
+			}
+			return w.show(ctx, challenge)
+		}}
+}
+
+// RoundTrip is the host's network.
+func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {
+	b, err := io.ReadAll(r.Body)
+	if err != nil {
+		return nil, err
+	}
+	b = w.host(r.URL.Path, b)
+	r = r.Clone(r.Context())
+	r.Body, r.ContentLength = io.NopCloser(bytes.NewReader(b)), int64(len(b))
+	rsp, err := http.DefaultTransport.RoundTrip(r)
+	if err != nil {
+		return nil, err
+	}
+	defer rsp.Body.Close()
+	if b, err = io.ReadAll(rsp.Body); err != nil {
+		return nil, err
+	}
+	if bytes.Contains(b, w.held.Key[:16]) {
+		w.t.Error("an answer shows the key")
+	}
+	rsp.Body = io.NopCloser(bytes.NewReader(w.host("answer "+r.URL.Path, b)))
+	return rsp, nil
+}
+
+// show is the enclave's evidence.
+func (w *world) show(ctx context.Context, challenge digest.SHA256) ([]byte, error) {
+	p, err := platform.Open(platform.SNP, w.guest.Sources())
+	if err != nil {
+		return nil, err
+	}
+	c := &attest.Collector{Identity: attest.Identity{Config: &w.config, SPKI: w.keys.SPKI, ReceiptKey: w.keys.ReceiptPublic(), Payout: w.payout},
+		Provider: p, GPUs: attest.NoGPUs{}, Queue: &attest.Queue{}}
+	ev, err := c.Collect(ctx, []digest.SHA256{challenge})
+	if err != nil {
+		return nil, err
+	}
+	return ev.Marshal()
+}
+
+func (w *world) ask() (*modelpack.Key, error) {
+	return w.asker.Ask(w.t.Context(), w.config.Model.Verity.Root, *w.config.Model.KeySHA256)
+}
+
+// released reads the journal.
+func (w *world) released() []modelowner.Release {
+	w.t.Helper()
+	b, err := os.ReadFile(w.log)
+	ok(w.t, err)
+	out, err := modelowner.ReadLog(bytes.NewReader(b))
+	ok(w.t, err)
+	return out
+}
+
+func TestAKeyIsReleasedToAnAcceptedEnclave(t *testing.T) {
+	w := newWorld(t)
+	var doc []byte
+	w.evidence = func(ctx context.Context, c digest.SHA256) (b []byte, err error) {
+		doc, err = w.show(ctx, c)
+		return doc, err
+	}
+	key, err := w.ask()
+	if err != nil || *key != w.held.Key {
+		t.Fatalf("got %v, %v", key, err)
+	}
+	log := w.released()
+	if len(log) != 1 {
+		t.Fatalf("%d releases in the log", len(log))
+	}
+	env, err := manifest.Read(w.trust.Envelopes[0], nil)
+	ok(t, err)
+	config, err := w.config.Hash()
+	ok(t, err)
+	pol, err := w.trust.Policy.Hash()
+	ok(t, err)
+	want := modelowner.Release{Seq: 1, Time: snptest.Now.UTC().Format(time.RFC3339), Pack: w.held.Pack, KeySHA256: w.held.Key.ID(),
+		Manifest: env.SHA256, Image: env.Manifest.Image.Name, Version: env.Manifest.Image.Version, TrustClass: policy.ClassTest,
+		Policy: pol, Evidence: digest.Sum256(doc), Config: config, ReceiptKey: w.keys.ReceiptPublic(), Payout: "EQowner", From: "127.0.0.1"}
+	if log[0] != want {
+		t.Errorf("logged %+v, want %+v", log[0], want)
+	}
+	// A service that was started again goes on with its log.
+	w.owner = nil
+	w.log += ".2"
+	w.serve()
+	if _, err := w.ask(); err != nil || len(w.released()) != 1 {
+		t.Errorf("after a restart: %v", err)
+	}
+}
+
+func TestEnclavesThatGetNoKey(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*world)
+		code   string // that the owner gives
+	}{
+		"a machine under debug":            {func(w *world) { w.guest.Policy |= 1 << 19 }, modelkey.CodeRefused},
+		"another image":                    {func(w *world) { w.guest.Measurement[0] ^= 1 }, modelkey.CodeRefused},
+		"a config that was not launched":   {func(w *world) { w.guest.HostData[0] ^= 1 }, modelkey.CodeRefused},
+		"a revoked manifest":               {func(w *world) { w.revoke() }, modelkey.CodeRefused},
+		"a manifest that is not listed":    {func(w *world) { w.registry(nil) }, modelkey.CodeRefused},
+		"a model that is retired":          {func(w *world) { w.registry(func(r *appraise.Registry) { clear(r.Models) }) }, modelkey.CodeRefused},
+		"a trust class that is too low":    {func(w *world) { w.trust.Policy.TrustClasses = []string{policy.ClassVTPM} }, modelkey.CodeRefused},
+		"evidence for another challenge":   {func(w *world) { w.stale() }, modelkey.CodeRefused},
+		"evidence with others' receipts":   {func(w *world) { w.evidence = w.other }, envelope.CodeSignedBy},
+		"a config with another key's name": {func(w *world) { w.name(digest.SHA256{1}) }, modelkey.CodeConfig},
+		"a config that says it is plain": {func(w *world) {
+			w.config.Model.KeySHA256 = nil
+			w.launch(w.config)
+		}, modelkey.CodeConfig},
+		"a config with another model": {func(w *world) {
+			w.config.Model.Verity.Root[0] ^= 1
+			w.launch(w.config)
+		}, modelkey.CodeRefused},
+		"a payout address beyond bounds": {func(w *world) { w.payout = strings.Repeat("E", 300) }, modelkey.CodeMessage},
+		"a key that the owner has not": {func(w *world) {
+			w.held.Key = modelpack.NewKey()
+			w.log += ".2"
+			w.serve()
+		}, modelkey.CodeUnknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			root, id := w.config.Model.Verity.Root, *w.config.Model.KeySHA256
+			c.change(w)
+			key, err := w.asker.Ask(t.Context(), root, id)
+			if key != nil || !fault.Has(err, c.code) || !fault.Has(err, modelkey.CodeRefused) {
+				t.Errorf("got %v, %v, want %s", key, err, c.code)
+			}
+			if code := fault.ExitCode(err); code != fault.ExitRefused {
+				t.Errorf("exit code %d, want %d: it would ask again", code, fault.ExitRefused)
+			}
+			for _, f := range fault.All(err) {
+				if f.Remedy == "" {
+					t.Errorf("no remedy: %v", f)
+				}
+			}
+			if n := len(w.released()); n != 0 {
+				t.Errorf("%d releases in the log", n)
+			}
+		})
+	}
+}
+
+// registry has the policy name a registry, and the manifest active there, until
+// change changes it.
+func (w *world) registry(change func(*appraise.Registry)) {
+	p := *w.trust.Policy
+	p.Manifests.Registry = &policy.Registry{Address: "0:11", NetworkID: -777, MaxAgeSeconds: 60}
+	w.trust.Policy = &p
+	w.trust.Registry = func(context.Context) (*appraise.Registry, error) {
+		r := &appraise.Registry{Address: "0:11", NetworkID: -777, Time: snptest.Now,
+			Manifests: map[digest.SHA256]appraise.ManifestState{}, Models: map[digest.SHA256]bool{w.config.Model.Verity.Root: true}}
+		if change != nil {
+			env, err := manifest.Read(w.trust.Envelopes[0], nil)
+			if err != nil {
+				return nil, err
+			}
+			r.Manifests[env.SHA256] = appraise.ManifestState{Listed: true}
+			change(r)
+		}
+		return r, nil
+	}
+}
+
+func (w *world) revoke() {
+	w.t.Helper()
+	env, err := manifest.Read(w.trust.Envelopes[0], nil)
+	ok(w.t, err)
+	p := *w.trust.Policy
+	p.Manifests.Revoked = []digest.SHA256{env.SHA256}
+	w.trust.Policy = &p
+}
+
+func (w *world) stale() {
+	w.evidence = func(ctx context.Context, _ digest.SHA256) ([]byte, error) {
+		return w.show(ctx, digest.Sum256([]byte("of yesterday")))
+	}
+}
+
+// other is good evidence of another boot, whose receipt key this enclave has
+// not.
+func (w *world) other(ctx context.Context, challenge digest.SHA256) ([]byte, error) {
+	k, err := keys.New(rand.Reader)
+	if err != nil {
+		return nil, err
+	}
+	mine := w.keys
+	w.keys = k
+	defer func() { w.keys = mine }()
+	return w.show(ctx, challenge)
+}
+
+func (w *world) name(id digest.SHA256) {
+	w.config.Model.KeySHA256 = &id
+	w.launch(w.config)
+}
+
+// TestAHostInTheMiddle changes, swaps and replays messages.
+func TestAHostInTheMiddle(t *testing.T) {
+	change := func(t *testing.T, b []byte, field string, v any) []byte {
+		t.Helper()
+		var m map[string]any
+		ok(t, json.Unmarshal(b, &m))
+		m[field] = v
+		out, err := jcs.Marshal(m)
+		ok(t, err)
+		return out
+	}
+	const challenge, release = modelkey.PathChallenge, modelkey.PathRelease
+	for name, c := range map[string]struct {
+		where string
+		field string
+		value any
+		code  string
+	}{
+		"another challenge":           {"answer " + challenge, "challenge", digest.SHA256{9}, modelkey.CodeChallenge},
+		"no challenge":                {"answer " + challenge, "challenge", digest.SHA256{}, modelkey.CodeMessage},
+		"another format of the offer": {"answer " + challenge, "format", "x", modelkey.CodeMessage},
+		"another root":                {release, "root", digest.SHA256{9}, modelkey.CodeUnknown},
+		"another key":                 {release, "key_sha256", digest.SHA256{9}, modelkey.CodeUnknown},
+		"no request":                  {release, "request", []byte("{}"), envelope.CodeRequest},
+		"no evidence":                 {release, "evidence", []byte("{}"), modelkey.CodeMessage},
+		"nothing for evidence":        {release, "evidence", []byte{}, modelkey.CodeMessage},
+		"an unknown field":            {release, "x", 1, modelkey.CodeMessage},
+		"another format of the hello": {challenge, "format", "x", modelkey.CodeMessage},
+		"an envelope of its own":      {"answer " + release, "envelope", make([]byte, 1300), envelope.CodeOpen},
+		"an envelope that is short":   {"answer " + release, "envelope", []byte{1}, envelope.CodeOpen},
+		"another format of the grant": {"answer " + release, "format", "x", modelkey.CodeMessage},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t)
+			w.host = func(to string, b []byte) []byte {
+				if to == c.where {
+					return change(t, b, c.field, c.value)
+				}
+				return b
+			}
+			if key, err := w.ask(); key != nil || !fault.Has(err, c.code) {
+				t.Errorf("got %v, %v, want %s", key, err, c.code)
+			}
+		})
+	}
+	t.Run("messages with a byte changed", func(t *testing.T) {
+		for _, where := range []string{challenge, "answer " + challenge, release, "answer " + release} {
+			w := newWorld(t)
+			n := 0
+			w.host = func(to string, b []byte) []byte {
+				if to == where {
+					b = bytes.Clone(b)
+					b[(n*131)%len(b)] ^= 1
+				}
+				return b
+			}
+			for ; n < 12; n++ {
+				if key, err := w.ask(); err == nil {
+					t.Fatalf("%s, byte %d: released %v", where, n*131, key)
+				}
+			}
+		}
+	})
+}
+
+func TestAReplayedRequestReleasesNothing(t *testing.T) {
+	w := newWorld(t)
+	var ask, grant []byte
+	w.host = func(to string, b []byte) []byte {
+		switch to {
+		case modelkey.PathRelease:
+			ask = bytes.Clone(b)
+		case "answer " + modelkey.PathRelease:
+			grant = bytes.Clone(b)
+		}
+		return b
+	}
+	_, err := w.ask()
+	ok(t, err)
+	if _, err := w.owner.Release(t.Context(), ask, "x"); !fault.Has(err, modelkey.CodeChallenge) {
+		t.Errorf("the request again: %v", err)
+	}
+	if n := len(w.released()); n != 1 {
+		t.Errorf("%d releases in the log", n)
+	}
+	// An older grant does not open for a later request.
+	w.host = func(to string, b []byte) []byte {
+		if to == "answer "+modelkey.PathRelease {
+			return grant
+		}
+		return b
+	}
+	if key, err := w.ask(); key != nil || !fault.Has(err, envelope.CodeOpen) {
+		t.Errorf("an older grant: %v, %v", key, err)
+	}
+	// Nor does a request for another owner's service.
+	w.host = func(_ string, b []byte) []byte { return b }
+	w.log += ".2"
+	w.serve()
+	if _, err := w.owner.Release(t.Context(), ask, "x"); !fault.Has(err, modelkey.CodeChallenge) {
+		t.Errorf("a request to a service that was started again: %v", err)
+	}
+}
+
+// TestARequestOfAnotherPurpose is one that an enclave made to take over a data
+// disk, which a host brings here.
+func TestARequestOfAnotherPurpose(t *testing.T) {
+	w := newWorld(t)
+	hello, err := modelkey.Encode(&modelkey.Hello{Format: modelkey.Format})
+	ok(t, err)
+	answer, err := w.owner.Offer(hello)
+	ok(t, err)
+	offer, err := modelkey.ParseOffer(answer)
+	ok(t, err)
+	doc, err := w.show(t.Context(), offer.Challenge)
+	ok(t, err)
+	k, err := envelope.NewKey(envelope.PurposeHandover, offer.Challenge, doc, w.keys.Receipt)
+	ok(t, err)
+	ask, err := modelkey.Encode(&modelkey.Ask{Format: modelkey.Format, Root: w.config.Model.Verity.Root, KeySHA256: w.held.Key.ID(), Evidence: doc, Request: k.Request()})
+	ok(t, err)
+	if _, err := w.owner.Release(t.Context(), ask, "x"); !fault.Has(err, envelope.CodeForeign) {
+		t.Errorf("got %v, want %s", err, envelope.CodeForeign)
+	}
+}
+
+// TestAServiceOfTheHosts is one that the host runs at the address, and that
+// gives what it has.
+func TestAServiceOfTheHosts(t *testing.T) {
+	w := newWorld(t)
+	id, want := w.config.Model.KeySHA256, w.held.Key
+	w.held.Key = modelpack.NewKey()
+	// It finds the evidence good and the request, too.
+	w.serveAs(*id)
+	if key, err := w.ask(); key != nil || !fault.Has(err, modelkey.CodeMismatch) {
+		t.Errorf("got %v (the owner's is %v), %v, want %s", key, want, err, modelkey.CodeMismatch)
+	}
+}
+
+// serveAs answers requests for one key with the key that is held.
+func (w *world) serveAs(id digest.SHA256) {
+	w.host = func(to string, b []byte) []byte {
+		if to != modelkey.PathRelease {
+			return b
+		}
+		ask, err := modelkey.ParseAsk(b)
+		ok(w.t, err)
+		ev, hash, err := evidence.ParseHashed(ask.Evidence)
+		ok(w.t, err)
+		req, err := envelope.ParseRequest(ask.Request)
+		ok(w.t, err)
+		res, err := w.trust.Fresh(w.t.Context(), ev, hash, req.Challenge)
+		ok(w.t, err)
+		h := envelope.Holder{Purpose: envelope.PurposeModelKey, Challenge: req.Challenge, Result: res, Now: snptest.Now}
+		sealed, err := h.Seal(ask.Request, w.held.Key[:], ask.Bound(res.Claims.ConfigSHA256))
+		ok(w.t, err)
+		grant, err := modelkey.Encode(&modelkey.Grant{Format: modelkey.Format, Envelope: sealed})
+		ok(w.t, err)
+		before := w.host
+		w.host = func(to string, b []byte) []byte {
+			if to == "answer "+modelkey.PathRelease {
+				return grant
+			}
+			return before(to, b)
+		}
+		return b
+	}
+	w.asker.HTTP = &http.Client{Transport: always200{w}}
+}
+
+// always200 says of every answer that it is good.
+type always200 struct{ *world }
+
+func (a always200) RoundTrip(r *http.Request) (*http.Response, error) {
+	rsp, err := a.world.RoundTrip(r)
+	if err == nil {
+		rsp.StatusCode = http.StatusOK
+	}
+	return rsp, err
+}
+
+func TestNothingIsReleasedThatIsNotLogged(t *testing.T) {
+	w := newWorld(t)
+	j, err := modelowner.OpenJournal(w.log + ".closed")
+	ok(t, err)
+	ok(t, j.Close())
+	w.owner, err = modelowner.New(modelowner.Options{Keys: []modelowner.Held{w.held}, Appraise: w.trust.Fresh, Journal: j,
+		Clock: func() time.Time { return snptest.Now }, Log: slog.New(slog.DiscardHandler)})
+	ok(t, err)
+	srv := httptest.NewServer(w.owner.Handler())
+	defer srv.Close()
+	w.asker.URL = srv.URL
+	key, err := w.ask()
+	if key != nil || !fault.Has(err, modelowner.CodeLog) || fault.ExitCode(err) != fault.ExitNetwork {
+		t.Errorf("got %v, %v", key, err)
+	}
+}
+
+func TestWhatIsNoRequestIsAProblemDocument(t *testing.T) {
+	w := newWorld(t)
+	h := w.owner.Handler()
+	for name, c := range map[string]struct {
+		method, path, body string
+		status             int
+		code               string
+	}{
+		"no message":       {"POST", modelkey.PathChallenge, "x", 400, modelkey.CodeMessage},
+		"too much":         {"POST", modelkey.PathChallenge, strings.Repeat("x", modelkey.MaxHello+1), 400, modelkey.CodeMessage},
+		"another method":   {"GET", modelkey.PathRelease, "", 405, ""},
+		"another path":     {"POST", "/v1/key", "", 404, ""},
+		"an empty request": {"POST", modelkey.PathRelease, "{}", 400, modelkey.CodeMessage},
+	} {
+		t.Run(name, func(t *testing.T) {
+			rec := httptest.NewRecorder()
+			h.ServeHTTP(rec, httptest.NewRequest(c.method, c.path, strings.NewReader(c.body)))
+			if rec.Code != c.status {
+				t.Errorf("status %d, want %d", rec.Code, c.status)
+			}
+			if c.code == "" {
+				return
+			}
+			var p wire.Problem
+			if err := jcs.Decode(rec.Body.Bytes(), 1<<20, &p); err != nil || p.Code != c.code || len(p.Faults) == 0 || rec.Header().Get("Content-Type") != "application/problem+json" {
+				t.Errorf("problem %s, %v, want %s", rec.Body, err, c.code)
+			}
+		})
+	}
+}
