@@ -73,6 +73,10 @@ func writeEvidence(env *testscript.Env) error {
 		return err
 	}
 	good := w.Evidence(env.T())
+	staged := w.Evidence(env.T())
+	w.GiveStages(env.T(), staged)
+	restaged := *staged
+	restaged.Stages = &evidence.Stages{Version: evidence.StagesVersion, List: staged.Stages.List[:1]}
 	manifestDoc := w.Envelope(env.T())
 	late := *w.Policy
 	late.Environment, late.TrustClasses = "production", []string{"tdx"}
@@ -81,7 +85,7 @@ func writeEvidence(env *testscript.Env) error {
 	bad := w.Evidence(env.T())
 	forged := *good
 	forged.Claims.ReceiptKey = digest.Sum256([]byte("another key"))
-	docs := map[string]any{"good.json": good, "bad.json": bad, "forged.json": &forged, "policy.json": w.Policy, "production.json": &late}
+	docs := map[string]any{"good.json": good, "bad.json": bad, "forged.json": &forged, "staged.json": staged, "restaged.json": &restaged, "policy.json": w.Policy, "production.json": &late}
 	for name, v := range docs {
 		b, err := json.Marshal(v)
 		if err != nil {

@@ -221,6 +221,29 @@ func classText(class string, development bool, testRoots []string) string {
 	return class
 }
 
+// writeStages writes how a boot went, in the supervisor's words. The last
+// stage is the one in which the evidence was collected.
+func writeStages(line func(string, ...any), s *evidence.Stages) {
+	if s == nil {
+		return
+	}
+	var total int64
+	for _, g := range s.List {
+		total += g.MS
+	}
+	line("boot      %d stages, %d ms by the guest's clock", len(s.List), total)
+	for _, g := range s.List {
+		switch {
+		case g.Code != "":
+			line("  %-12s %s %d ms: %s", g.Name, g.Status, g.MS, g.Code)
+		case g.Status == evidence.StageRunning:
+			line("  %-12s %s", g.Name, g.Status)
+		default:
+			line("  %-12s %s %d ms", g.Name, g.Status, g.MS)
+		}
+	}
+}
+
 // writeResult writes a result for a person: the verdict, what failed and what
 // to do, then what was found.
 func writeResult(w io.Writer, r *result.Result) error {
@@ -252,6 +275,7 @@ func writeResult(w io.Writer, r *result.Result) error {
 	line("tls key   %s", r.Claims.TLSSPKISHA256)
 	line("receipts  %s", r.Claims.ReceiptKey)
 	line("evidence  %s", r.EvidenceSHA256)
+	writeStages(line, r.Stages)
 	for _, c := range r.Checks() {
 		if c.Status == result.Skip {
 			line("skipped   %s: %s", c.ID, plain(c.Reason))

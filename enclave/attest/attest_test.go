@@ -133,6 +133,46 @@ func TestCollectBindsEverythingToTheQuote(t *testing.T) {
 	}
 }
 
+// TestTheRecordOfTheBootIsBoundToTheQuote as it stands when evidence is
+// collected, and to the GPUs' nonce.
+func TestTheRecordOfTheBootIsBoundToTheQuote(t *testing.T) {
+	c, _, _ := collector(t)
+	record := evidence.Stages{Version: evidence.StagesVersion, List: []evidence.Stage{{Name: "evidence", Status: evidence.StageRunning}}}
+	c.Stages = func() *evidence.Stages { s := record; return &s }
+	nonces := map[[32]byte]bool{}
+	for _, took := range []int64{0, 5, 6} {
+		if took > 0 {
+			record.List = []evidence.Stage{{Name: "evidence", Status: evidence.StageOK, MS: took}, {Name: "serve", Status: evidence.StageRunning}}
+		}
+		ev, err := c.Collect(context.Background(), []digest.SHA256{digest.Sum256([]byte("a"))})
+		if err != nil {
+			t.Fatal(err)
+		}
+		doc, err := ev.Marshal()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if ev, err = evidence.Parse(doc); err != nil {
+			t.Fatalf("its own evidence does not parse: %v", err)
+		}
+		want, err := record.Hash()
+		if err != nil || ev.Claims.StagesSHA256 == nil || *ev.Claims.StagesSHA256 != want || !slices.Equal(ev.Stages.List, record.List) {
+			t.Errorf("claims %v of record %v, want %s of %v, %v", ev.Claims.StagesSHA256, ev.Stages, want, record, err)
+		}
+		if data, _ := ev.Claims.QualifyingData(); !slices.Equal(ev.CPU.Quote, data[:]) {
+			t.Error("the quote is not over the claims")
+		}
+		nonce, err := ev.Claims.GPUNonce()
+		if err != nil {
+			t.Fatal(err)
+		}
+		nonces[nonce] = true
+	}
+	if len(nonces) != 3 {
+		t.Errorf("%d nonces for the GPUs of three records", len(nonces))
+	}
+}
+
 // board shows evidence of so many devices.
 type board int
 

@@ -1,6 +1,6 @@
 // Package attest collects the VM's evidence, gets a verdict on it, and keeps
-// both fresh. In come the boot's keys and config and the machine; out go the evidence document, the verdict, and the TLS certificate that
-// carries the evidence.
+// both fresh. In come the boot's keys and config, the machine, and how the boot went; out go the evidence
+// document, the verdict, and the TLS certificate that carries the evidence.
 package attest
 
 import (
@@ -51,6 +51,8 @@ type Collector struct {
 	Provider Provider
 	GPUs     GPUs
 	Queue    *Queue
+	// Stages returns how the boot went until now; nil for no record.
+	Stages func() *evidence.Stages
 }
 
 // Collect returns evidence whose nonce is made of the inputs.
@@ -73,7 +75,11 @@ func (c *Collector) Collect(ctx context.Context, inputs []digest.SHA256) (*evide
 }
 
 func (c *Collector) quote(ctx context.Context, nonce digest.SHA256) (*evidence.Evidence, error) {
-	claims, gpus, err := c.claims(ctx, nonce)
+	var stages *evidence.Stages
+	if c.Stages != nil {
+		stages = c.Stages()
+	}
+	claims, gpus, err := c.claims(ctx, nonce, stages)
 	if err != nil {
 		return nil, err
 	}
@@ -81,12 +87,12 @@ func (c *Collector) quote(ctx context.Context, nonce digest.SHA256) (*evidence.E
 	if err != nil {
 		return nil, err
 	}
-	return &evidence.Evidence{Profile: evidence.Profile, Claims: *claims, Config: *c.Config, CPU: *cpu, GPUs: gpus}, nil
+	return &evidence.Evidence{Profile: evidence.Profile, Claims: *claims, Config: *c.Config, CPU: *cpu, GPUs: gpus, Stages: stages}, nil
 }
 
 // claims binds the GPUs to the claims before the CPU signs them (DESIGN
 // section 2, GPU evidence).
-func (c *Collector) claims(ctx context.Context, nonce digest.SHA256) (*evidence.Claims, []evidence.GPU, error) {
+func (c *Collector) claims(ctx context.Context, nonce digest.SHA256, stages *evidence.Stages) (*evidence.Claims, []evidence.GPU, error) {
 	config, err := c.Config.Hash()
 	if err != nil {
 		return nil, nil, err
@@ -95,6 +101,13 @@ func (c *Collector) claims(ctx context.Context, nonce digest.SHA256) (*evidence.
 		TLSSPKISHA256: c.SPKI, ReceiptKey: c.ReceiptKey, Payout: c.Payout, ConfigSHA256: config,
 		Model: evidence.Model{Name: c.Config.Model.Name, VerityRoot: c.Config.Model.Verity.Root},
 		Nonce: nonce,
+	}
+	if stages != nil {
+		sum, err := stages.Hash()
+		if err != nil {
+			return nil, nil, err
+		}
+		claims.StagesSHA256 = &sum
 	}
 	gpuNonce, err := claims.GPUNonce()
 	if err != nil {

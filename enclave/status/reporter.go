@@ -162,6 +162,14 @@ func (r *Reporter) Stage(name, status string, took time.Duration, err error) {
 	r.Report(Line{Type: TypeStage, Stage: name, Status: status, MS: took.Milliseconds(), Faults: Faults(err)})
 }
 
+// Stages returns the stages that were reported until now, in order, each with
+// its newest status.
+func (r *Reporter) Stages() []Line {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return slices.Clone(r.stages)
+}
+
 // State reports a change of the machine's state; err says why, if there is a
 // reason.
 func (r *Reporter) State(state string, err error) {

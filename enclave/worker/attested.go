@@ -13,6 +13,7 @@ import (
 	"cocoon/internal/fault"
 	"cocoon/ratls"
 	"cocoon/verifier/client"
+	"cocoon/verifier/evidence"
 )
 
 var (
@@ -60,7 +61,21 @@ func (w *Worker) newCollector() *attest.Collector {
 	return &attest.Collector{
 		Identity: attest.Identity{Config: w.config, SPKI: w.keys.SPKI, ReceiptKey: w.keys.ReceiptPublic(), Payout: w.operator.Payout},
 		Provider: w.machine, GPUs: w.gpuEvidence(), Queue: &attest.Queue{Interval: attest.MinInterval},
+		Stages: func() *evidence.Stages { return stageRecord(w.rep.Stages()) },
 	}
+}
+
+// stageRecord returns what evidence says of the boot's stages.
+func stageRecord(lines []status.Line) *evidence.Stages {
+	record := &evidence.Stages{Version: evidence.StagesVersion, List: []evidence.Stage{}}
+	for _, l := range lines {
+		s := evidence.Stage{Name: l.Stage, Status: l.Status, MS: l.MS}
+		if l.Status == status.Failed && len(l.Faults) > 0 {
+			s.Code = l.Faults[0].Code
+		}
+		record.List = append(record.List, s)
+	}
+	return record
 }
 
 func (w *Worker) collect(ctx context.Context) error {

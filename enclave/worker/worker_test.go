@@ -97,6 +97,37 @@ func TestTheDocumentedStagesAreThese(t *testing.T) {
 	}
 }
 
+// TestTheRecordInEvidenceIsOfTheFormThatIsRead: every stage of a boot, those
+// that others become included, and a failure with its code.
+func TestTheRecordInEvidenceIsOfTheFormThatIsRead(t *testing.T) {
+	w := newWorker()
+	w.operator = &evidence.Operator{Takeover: true}
+	names := []string{"gpus", "gpu-ready"}
+	for _, s := range w.stages(context.Background(), func() {}) {
+		if s.Expand == nil || s.Name == "takeover" {
+			names = append(names, s.Name)
+		}
+	}
+	for _, name := range names {
+		w.rep.Stage(name, status.Running, 0, nil)
+		w.rep.Stage(name, status.OK, 7*time.Millisecond, nil)
+	}
+	w.rep.Stage("last", status.Failed, time.Second, fault.New(fault.ExitRefused, "pack.root_differs", "", "x"))
+	record := stageRecord(w.rep.Stages())
+	if n := len(record.List); n != len(names)+1 || record.List[0] != (evidence.Stage{Name: names[0], Status: evidence.StageOK, MS: 7}) ||
+		record.List[n-1] != (evidence.Stage{Name: "last", Status: evidence.StageFailed, MS: 1000, Code: "pack.root_differs"}) {
+		t.Errorf("record %+v", record)
+	}
+	if err := record.Validate(); err != nil {
+		t.Error(err)
+	}
+	w.rep = newWorker().rep
+	w.rep.Stage("last", status.Failed, time.Second, errors.New("no fault"))
+	if record = stageRecord(w.rep.Stages()); record.Validate() != nil || record.List[0].Code != status.CodeInternal {
+		t.Errorf("record %+v, %v", record, record.Validate())
+	}
+}
+
 // TestStagesThatOthersBecomeAreWatched: what a stage expands to is run as it
 // is, and does not need the watchdog to be there.
 func TestStagesThatOthersBecomeAreWatched(t *testing.T) {

@@ -50,6 +50,7 @@ func Appraise(ev *evidence.Evidence, o *Options) *result.Result {
 	a.checkProfile()
 	a.checkNonce()
 	a.checkClaims()
+	r.Stages = a.checkStages()
 	a.checkGPUs()
 	if m := a.checkAgainstManifests(r); m != nil {
 		r.Manifest = &result.ManifestRef{SHA256: m.SHA256, Name: m.Manifest.Image.Name, Version: m.Manifest.Image.Version}
@@ -226,6 +227,33 @@ func (a *appraisal) checkClaims() {
 		return
 	}
 	a.equal(result.SubCPU, "tls.spki", c.TLSSPKISHA256.String(), a.o.TLSSPKI.String(), "the TLS key is not the one in the evidence", "do not send anything: the connection may end elsewhere than in the attested VM")
+}
+
+// checkStages holds the record of the boot to its hash in the claims, and
+// returns it where it is the one that the supervisor wrote. Evidence without
+// one is as good: the record decides nothing (DESIGN section 4, evidence).
+func (a *appraisal) checkStages() *evidence.Stages {
+	if a.ev.Stages == nil && a.ev.Claims.StagesSHA256 == nil {
+		return nil
+	}
+	const id = "claims.stages_sha256"
+	expected, actual := "none", "none"
+	if a.ev.Stages != nil {
+		h, err := a.ev.Stages.Hash()
+		if err != nil {
+			a.fail(result.SubCPU, id, "a stage record that can be hashed", oneLine(err), "the stage record cannot be hashed", "")
+			return nil
+		}
+		expected = h.String()
+	}
+	if h := a.ev.Claims.StagesSHA256; h != nil {
+		actual = h.String()
+	}
+	a.equal(result.SubCPU, id, expected, actual, "claims carry the hash of another stage record", "give the evidence as it was served")
+	if expected != actual {
+		return nil
+	}
+	return a.ev.Stages
 }
 
 // modePPCIE is the config's GPU mode in which switches are attested, too.

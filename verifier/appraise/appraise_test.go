@@ -64,6 +64,26 @@ func TestGoodEvidenceIsAccepted(t *testing.T) {
 	}
 }
 
+// TestTheRecordOfTheBootIsShownAndDecidesNothing whatever it says, as long as
+// it is the one that the claims name.
+func TestTheRecordOfTheBootIsShownAndDecidesNothing(t *testing.T) {
+	w := tpmtest.NewWorld(t)
+	o := &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tpmtest.Now}
+	ev := w.Evidence(t)
+	if r := appraise.Appraise(ev, o); !r.Accepted || r.Stages != nil {
+		t.Errorf("without a record: stages %v, %v", r.Stages, r.Err())
+	}
+	w.GiveStages(t, ev)
+	r := appraise.Appraise(ev, o)
+	if !r.Accepted || r.Stages == nil || !slices.Equal(r.Stages.List, ev.Stages.List) {
+		t.Errorf("with a record: stages %v, %v", r.Stages, r.Err())
+	}
+	ev.Stages.List[0].Name = "another"
+	if r := appraise.Appraise(ev, o); r.Accepted || r.Stages != nil {
+		t.Errorf("with another record: accepted %v, stages %v", r.Accepted, r.Stages)
+	}
+}
+
 // TestEachChangeIsRefusedByItsCode changes one thing about the machine, the
 // evidence or the options, and wants exactly these failures.
 func TestEachChangeIsRefusedByItsCode(t *testing.T) {
@@ -297,6 +317,36 @@ func TestEachChangeIsRefusedByItsCode(t *testing.T) {
 		"nonce inputs out of order": {
 			evidence: func(_ *testing.T, _ *world, ev *evidence.Evidence) { ev.NonceInputs = []digest.SHA256{d("b"), d("b")} },
 			want:     []string{"nonce.inputs"}, exit: fault.ExitRefused,
+		},
+		"a record of another boot": {
+			evidence: func(t *testing.T, w *world, ev *evidence.Evidence) {
+				w.GiveStages(t, ev)
+				ev.Stages.List[1].MS++
+			},
+			want: []string{"claims.stages_sha256"}, exit: fault.ExitRefused,
+		},
+		"a record of the boot that was taken out": {
+			evidence: func(t *testing.T, w *world, ev *evidence.Evidence) {
+				w.GiveStages(t, ev)
+				ev.Stages = nil
+			},
+			want: []string{"claims.stages_sha256"}, exit: fault.ExitRefused,
+		},
+		"a record of the boot that was put in": {
+			evidence: func(t *testing.T, w *world, ev *evidence.Evidence) {
+				w.GiveStages(t, ev)
+				ev.Claims.StagesSHA256 = nil
+				w.Requote(t, ev)
+			},
+			want: []string{"claims.stages_sha256"}, exit: fault.ExitRefused,
+		},
+		"a record of the boot that was put in with its hash": {
+			evidence: func(t *testing.T, w *world, ev *evidence.Evidence) {
+				quote, signature := ev.CPU.Quote, ev.CPU.Signature
+				w.GiveStages(t, ev)
+				ev.CPU.Quote, ev.CPU.Signature = quote, signature
+			},
+			want: []string{"tpm.quote.extra_data"}, exit: fault.ExitRefused,
 		},
 		"another TLS key": {
 			options: func(_ *testing.T, _ *world, o *appraise.Options) { k := d("evil"); o.TLSSPKI = &k },

@@ -42,6 +42,9 @@ type Claims struct {
 	Model             Model         `json:"model"`               // the model that is loaded
 	GPUEvidenceSHA256 digest.SHA256 `json:"gpu_evidence_sha256"` // SHA-256 of the JCS of Evidence.GPUs
 	Nonce             digest.SHA256 `json:"nonce"`               // NonceOf(Evidence.NonceInputs)
+	// StagesSHA256 is the SHA-256 of the JCS of Evidence.Stages; nil without a
+	// record.
+	StagesSHA256 *digest.SHA256 `json:"stages_sha256,omitempty"`
 }
 
 // ParseClaims reads claims, which must be in RFC 8785 form.
@@ -77,13 +80,14 @@ func (c *Claims) QualifyingData() ([32]byte, error) {
 // nonce ‖ SHA-256(JCS(claims without gpu_evidence_sha256))) (DESIGN section 2).
 func (c *Claims) GPUNonce() ([32]byte, error) {
 	bare := struct {
-		TLSSPKISHA256 digest.SHA256 `json:"tls_spki_sha256"`
-		ReceiptKey    digest.SHA256 `json:"receipt_key"`
-		Payout        string        `json:"payout"`
-		ConfigSHA256  digest.SHA256 `json:"config_sha256"`
-		Model         Model         `json:"model"`
-		Nonce         digest.SHA256 `json:"nonce"`
-	}{c.TLSSPKISHA256, c.ReceiptKey, c.Payout, c.ConfigSHA256, c.Model, c.Nonce}
+		TLSSPKISHA256 digest.SHA256  `json:"tls_spki_sha256"`
+		ReceiptKey    digest.SHA256  `json:"receipt_key"`
+		Payout        string         `json:"payout"`
+		ConfigSHA256  digest.SHA256  `json:"config_sha256"`
+		Model         Model          `json:"model"`
+		Nonce         digest.SHA256  `json:"nonce"`
+		StagesSHA256  *digest.SHA256 `json:"stages_sha256,omitempty"`
+	}{c.TLSSPKISHA256, c.ReceiptKey, c.Payout, c.ConfigSHA256, c.Model, c.Nonce, c.StagesSHA256}
 	sum, err := jcs.Hash(bare)
 	if err != nil {
 		return [32]byte{}, fmt.Errorf("encoding claims: %w", err)

@@ -34,6 +34,7 @@ type Evidence struct {
 	CPU         CPU             `json:"cpu"`
 	GPUs        []GPU           `json:"gpus"`                 // never null
 	Collateral  json.RawMessage `json:"collateral,omitempty"` // helps an offline verifier; never trusted unverified
+	Stages      *Stages         `json:"stages,omitempty"`     // how the boot went; its hash is in the claims
 }
 
 // CPU is the evidence of the CPU's TEE, or of a TPM.
@@ -155,6 +156,9 @@ func (e *Evidence) validate() error {
 	}
 	if err := e.Config.Validate(); err != nil {
 		errs = append(errs, err)
+	}
+	if e.Stages != nil {
+		errs = append(errs, e.Stages.Validate())
 	}
 	return errors.Join(errs...)
 }

@@ -138,6 +138,7 @@ func TestTheKeyOfAnEncryptedModelIsInTheConfigsHash(t *testing.T) {
 // same evidence.
 func FuzzParse(f *testing.F) {
 	f.Add(good(f))
+	f.Add(recorded(f))
 	f.Add(foreign(f))
 	f.Add([]byte(`{}`))
 	f.Fuzz(func(t *testing.T, b []byte) {

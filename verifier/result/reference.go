@@ -67,6 +67,7 @@ var references = map[string]Reference{
 	"claims.config_sha256":       {docVerdict, "Checks"},
 	"claims.model":               {docVerdict, "Checks"},
 	"claims.gpu_evidence_sha256": {docGPU, "In a worker's evidence"},
+	"claims.stages_sha256":       {docVerdict, "Checks"},
 	"claims.keys":                {docVerdict, "Checks"},
 	"tls.spki":                   {docTLS, "4.4.3, Certificate Verify"},
 

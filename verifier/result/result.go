@@ -26,15 +26,18 @@ type Result struct {
 	TestRoots []string `json:"test_roots,omitempty"`
 	// Foreign marks recorded evidence of a machine that is none of ours: TCB and
 	// registers only. It is never accepted.
-	Foreign        bool               `json:"foreign,omitempty"`
-	Time           time.Time          `json:"time"`      // of the appraisal
-	NotAfter       time.Time          `json:"not_after"` // no verdict on this evidence may live longer
-	EvidenceSHA256 digest.SHA256      `json:"evidence_sha256"`
-	PolicySHA256   digest.SHA256      `json:"policy_sha256"`
-	Manifest       *ManifestRef       `json:"manifest,omitempty"`
-	Claims         evidence.Claims    `json:"claims"`
-	Measurements   map[string]string  `json:"measurements"` // as shown, by name: "pcr0" …
-	Submods        map[string]*Submod `json:"submods"`
+	Foreign        bool            `json:"foreign,omitempty"`
+	Time           time.Time       `json:"time"`      // of the appraisal
+	NotAfter       time.Time       `json:"not_after"` // no verdict on this evidence may live longer
+	EvidenceSHA256 digest.SHA256   `json:"evidence_sha256"`
+	PolicySHA256   digest.SHA256   `json:"policy_sha256"`
+	Manifest       *ManifestRef    `json:"manifest,omitempty"`
+	Claims         evidence.Claims `json:"claims"`
+	// Stages is how the boot went, in the words of the supervisor that the
+	// evidence is of; nil where it gave no record, or another than it claims.
+	Stages       *evidence.Stages   `json:"stages,omitempty"`
+	Measurements map[string]string  `json:"measurements"` // as shown, by name: "pcr0" …
+	Submods      map[string]*Submod `json:"submods"`
 }
 
 // ManifestRef names the manifest that the evidence was held against.

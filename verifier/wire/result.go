@@ -34,6 +34,14 @@ func Result(r *result.Result) *verifierv1.Result {
 			GpuEvidenceSha256: c.GPUEvidenceSHA256.String(), Nonce: c.Nonce.String()},
 		Measurements: r.Measurements,
 	}
+	if c.StagesSHA256 != nil {
+		out.Claims.StagesSha256 = c.StagesSHA256.String()
+	}
+	if r.Stages != nil {
+		for _, s := range r.Stages.List {
+			out.Stages = append(out.Stages, &verifierv1.BootStage{Name: s.Name, Status: s.Status, Ms: s.MS, Code: s.Code})
+		}
+	}
 	if r.Foreign {
 		out.Claims = nil
 	}
@@ -120,6 +128,16 @@ func ReadResult(in *verifierv1.Result) (*result.Result, error) {
 			Model:             evidence.Model{Name: c.GetModelName(), VerityRoot: hash("model_verity_root", c.GetModelVerityRoot())},
 			GPUEvidenceSHA256: hash("gpu_evidence_sha256", c.GetGpuEvidenceSha256()), Nonce: hash("nonce", c.GetNonce())},
 		Measurements: map[string]string{}, Submods: map[string]*result.Submod{},
+	}
+	if c.GetStagesSha256() != "" {
+		h := hash("stages_sha256", c.GetStagesSha256())
+		r.Claims.StagesSHA256 = &h
+	}
+	if len(in.Stages) > 0 {
+		r.Stages = &evidence.Stages{Version: evidence.StagesVersion}
+		for _, s := range in.Stages {
+			r.Stages.List = append(r.Stages.List, evidence.Stage{Name: s.GetName(), Status: s.GetStatus(), MS: s.GetMs(), Code: s.GetCode()})
+		}
 	}
 	for k, v := range in.Measurements {
 		r.Measurements[k] = v

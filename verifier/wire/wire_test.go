@@ -26,6 +26,7 @@ func TestAResultComesThroughWhole(t *testing.T) {
 	w := tpmtest.NewWorld(t)
 	for name, spoil := range map[string]bool{"accepted": false, "refused": true} {
 		ev := w.Evidence(t)
+		w.GiveStages(t, ev)
 		if spoil {
 			ev.Claims.ReceiptKey[0] ^= 1
 		}

@@ -348,7 +348,10 @@ type Result struct {
 	Foreign bool `protobuf:"varint,12,opt,name=foreign,proto3" json:"foreign,omitempty"`
 	// Roots of the verifier that are not the makers' own (intel, amd, nvidia,
 	// nvidia-rim): nothing is of a hardware class then.
-	TestRoots     []string `protobuf:"bytes,13,rep,name=test_roots,json=testRoots,proto3" json:"test_roots,omitempty"`
+	TestRoots []string `protobuf:"bytes,13,rep,name=test_roots,json=testRoots,proto3" json:"test_roots,omitempty"`
+	// How the boot went, in the attested supervisor's words: empty where the
+	// evidence has no record of it, or another than its claims name.
+	Stages        []*BootStage `protobuf:"bytes,14,rep,name=stages,proto3" json:"stages,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -474,6 +477,85 @@ func (x *Result) GetTestRoots() []string {
 	return nil
 }
 
+func (x *Result) GetStages() []*BootStage {
+	if x != nil {
+		return x.Stages
+	}
+	return nil
+}
+
+// BootStage is one stage of a boot, in the order in which they ran.
+type BootStage struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Name  string                 `protobuf:"bytes,1,opt,name=name,proto3" json:"name,omitempty"`
+	// running, ok or failed
+	Status string `protobuf:"bytes,2,opt,name=status,proto3" json:"status,omitempty"`
+	// Duration in milliseconds by the guest's clock.
+	Ms int64 `protobuf:"varint,3,opt,name=ms,proto3" json:"ms,omitempty"`
+	// Of a failure.
+	Code          string `protobuf:"bytes,4,opt,name=code,proto3" json:"code,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *BootStage) Reset() {
+	*x = BootStage{}
+	mi := &file_verifier_v1_verifier_proto_msgTypes[5]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *BootStage) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*BootStage) ProtoMessage() {}
+
+func (x *BootStage) ProtoReflect() protoreflect.Message {
+	mi := &file_verifier_v1_verifier_proto_msgTypes[5]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use BootStage.ProtoReflect.Descriptor instead.
+func (*BootStage) Descriptor() ([]byte, []int) {
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{5}
+}
+
+func (x *BootStage) GetName() string {
+	if x != nil {
+		return x.Name
+	}
+	return ""
+}
+
+func (x *BootStage) GetStatus() string {
+	if x != nil {
+		return x.Status
+	}
+	return ""
+}
+
+func (x *BootStage) GetMs() int64 {
+	if x != nil {
+		return x.Ms
+	}
+	return 0
+}
+
+func (x *BootStage) GetCode() string {
+	if x != nil {
+		return x.Code
+	}
+	return ""
+}
+
 type ManifestRef struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Sha256        string                 `protobuf:"bytes,1,opt,name=sha256,proto3" json:"sha256,omitempty"`
@@ -485,7 +567,7 @@ type ManifestRef struct {
 
 func (x *ManifestRef) Reset() {
 	*x = ManifestRef{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[5]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -497,7 +579,7 @@ func (x *ManifestRef) String() string {
 func (*ManifestRef) ProtoMessage() {}
 
 func (x *ManifestRef) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[5]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -510,7 +592,7 @@ func (x *ManifestRef) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManifestRef.ProtoReflect.Descriptor instead.
 func (*ManifestRef) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{5}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *ManifestRef) GetSha256() string {
@@ -545,13 +627,15 @@ type Claims struct {
 	ModelVerityRoot   string                 `protobuf:"bytes,6,opt,name=model_verity_root,json=modelVerityRoot,proto3" json:"model_verity_root,omitempty"`
 	GpuEvidenceSha256 string                 `protobuf:"bytes,7,opt,name=gpu_evidence_sha256,json=gpuEvidenceSha256,proto3" json:"gpu_evidence_sha256,omitempty"`
 	Nonce             string                 `protobuf:"bytes,8,opt,name=nonce,proto3" json:"nonce,omitempty"`
-	unknownFields     protoimpl.UnknownFields
-	sizeCache         protoimpl.SizeCache
+	// Of the record of the boot's stages in the evidence; empty without one.
+	StagesSha256  string `protobuf:"bytes,9,opt,name=stages_sha256,json=stagesSha256,proto3" json:"stages_sha256,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Claims) Reset() {
 	*x = Claims{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[6]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[7]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -563,7 +647,7 @@ func (x *Claims) String() string {
 func (*Claims) ProtoMessage() {}
 
 func (x *Claims) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[6]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[7]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -576,7 +660,7 @@ func (x *Claims) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Claims.ProtoReflect.Descriptor instead.
 func (*Claims) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{6}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{7}
 }
 
 func (x *Claims) GetTlsSpkiSha256() string {
@@ -635,6 +719,13 @@ func (x *Claims) GetNonce() string {
 	return ""
 }
 
+func (x *Claims) GetStagesSha256() string {
+	if x != nil {
+		return x.StagesSha256
+	}
+	return ""
+}
+
 // Submod is one part of an appraisal.
 type Submod struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -649,7 +740,7 @@ type Submod struct {
 
 func (x *Submod) Reset() {
 	*x = Submod{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[7]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[8]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -661,7 +752,7 @@ func (x *Submod) String() string {
 func (*Submod) ProtoMessage() {}
 
 func (x *Submod) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[7]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[8]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -674,7 +765,7 @@ func (x *Submod) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Submod.ProtoReflect.Descriptor instead.
 func (*Submod) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{7}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{8}
 }
 
 func (x *Submod) GetStatus() string {
@@ -717,7 +808,7 @@ type Check struct {
 
 func (x *Check) Reset() {
 	*x = Check{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[8]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[9]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -729,7 +820,7 @@ func (x *Check) String() string {
 func (*Check) ProtoMessage() {}
 
 func (x *Check) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[8]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[9]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -742,7 +833,7 @@ func (x *Check) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Check.ProtoReflect.Descriptor instead.
 func (*Check) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{8}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{9}
 }
 
 func (x *Check) GetId() string {
@@ -815,7 +906,7 @@ type EnrollRequest struct {
 
 func (x *EnrollRequest) Reset() {
 	*x = EnrollRequest{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[9]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[10]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -827,7 +918,7 @@ func (x *EnrollRequest) String() string {
 func (*EnrollRequest) ProtoMessage() {}
 
 func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[9]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[10]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -840,7 +931,7 @@ func (x *EnrollRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollRequest.ProtoReflect.Descriptor instead.
 func (*EnrollRequest) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{9}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{10}
 }
 
 func (x *EnrollRequest) GetEkChain() [][]byte {
@@ -878,7 +969,7 @@ type EnrollResponse struct {
 
 func (x *EnrollResponse) Reset() {
 	*x = EnrollResponse{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[10]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[11]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -890,7 +981,7 @@ func (x *EnrollResponse) String() string {
 func (*EnrollResponse) ProtoMessage() {}
 
 func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[10]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[11]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -903,7 +994,7 @@ func (x *EnrollResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use EnrollResponse.ProtoReflect.Descriptor instead.
 func (*EnrollResponse) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{10}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{11}
 }
 
 func (x *EnrollResponse) GetSession() string {
@@ -945,7 +1036,7 @@ type ActivateRequest struct {
 
 func (x *ActivateRequest) Reset() {
 	*x = ActivateRequest{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[11]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[12]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -957,7 +1048,7 @@ func (x *ActivateRequest) String() string {
 func (*ActivateRequest) ProtoMessage() {}
 
 func (x *ActivateRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[11]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[12]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -970,7 +1061,7 @@ func (x *ActivateRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivateRequest.ProtoReflect.Descriptor instead.
 func (*ActivateRequest) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{11}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{12}
 }
 
 func (x *ActivateRequest) GetSession() string {
@@ -997,7 +1088,7 @@ type ActivateResponse struct {
 
 func (x *ActivateResponse) Reset() {
 	*x = ActivateResponse{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[12]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[13]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1009,7 +1100,7 @@ func (x *ActivateResponse) String() string {
 func (*ActivateResponse) ProtoMessage() {}
 
 func (x *ActivateResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[12]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[13]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1022,7 +1113,7 @@ func (x *ActivateResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ActivateResponse.ProtoReflect.Descriptor instead.
 func (*ActivateResponse) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{12}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{13}
 }
 
 func (x *ActivateResponse) GetCertChain() [][]byte {
@@ -1044,7 +1135,7 @@ type GetVerdictRequest struct {
 
 func (x *GetVerdictRequest) Reset() {
 	*x = GetVerdictRequest{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[13]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[14]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1056,7 +1147,7 @@ func (x *GetVerdictRequest) String() string {
 func (*GetVerdictRequest) ProtoMessage() {}
 
 func (x *GetVerdictRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[13]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[14]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1069,7 +1160,7 @@ func (x *GetVerdictRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVerdictRequest.ProtoReflect.Descriptor instead.
 func (*GetVerdictRequest) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{13}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{14}
 }
 
 func (x *GetVerdictRequest) GetEvidenceSha256() string {
@@ -1101,7 +1192,7 @@ type GetVerdictResponse struct {
 
 func (x *GetVerdictResponse) Reset() {
 	*x = GetVerdictResponse{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[14]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1113,7 +1204,7 @@ func (x *GetVerdictResponse) String() string {
 func (*GetVerdictResponse) ProtoMessage() {}
 
 func (x *GetVerdictResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[14]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1126,7 +1217,7 @@ func (x *GetVerdictResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetVerdictResponse.ProtoReflect.Descriptor instead.
 func (*GetVerdictResponse) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{14}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *GetVerdictResponse) GetEar() string {
@@ -1172,7 +1263,7 @@ type PoliciesRequest struct {
 
 func (x *PoliciesRequest) Reset() {
 	*x = PoliciesRequest{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[15]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1184,7 +1275,7 @@ func (x *PoliciesRequest) String() string {
 func (*PoliciesRequest) ProtoMessage() {}
 
 func (x *PoliciesRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[15]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1197,7 +1288,7 @@ func (x *PoliciesRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoliciesRequest.ProtoReflect.Descriptor instead.
 func (*PoliciesRequest) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{15}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{16}
 }
 
 type PoliciesResponse struct {
@@ -1209,7 +1300,7 @@ type PoliciesResponse struct {
 
 func (x *PoliciesResponse) Reset() {
 	*x = PoliciesResponse{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[16]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1221,7 +1312,7 @@ func (x *PoliciesResponse) String() string {
 func (*PoliciesResponse) ProtoMessage() {}
 
 func (x *PoliciesResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[16]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1234,7 +1325,7 @@ func (x *PoliciesResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use PoliciesResponse.ProtoReflect.Descriptor instead.
 func (*PoliciesResponse) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{16}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *PoliciesResponse) GetPolicies() []*Policy {
@@ -1259,7 +1350,7 @@ type Policy struct {
 
 func (x *Policy) Reset() {
 	*x = Policy{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[17]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1271,7 +1362,7 @@ func (x *Policy) String() string {
 func (*Policy) ProtoMessage() {}
 
 func (x *Policy) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[17]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1284,7 +1375,7 @@ func (x *Policy) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Policy.ProtoReflect.Descriptor instead.
 func (*Policy) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{17}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *Policy) GetSha256() string {
@@ -1330,7 +1421,7 @@ type ManifestsRequest struct {
 
 func (x *ManifestsRequest) Reset() {
 	*x = ManifestsRequest{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[18]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1342,7 +1433,7 @@ func (x *ManifestsRequest) String() string {
 func (*ManifestsRequest) ProtoMessage() {}
 
 func (x *ManifestsRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[18]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1355,7 +1446,7 @@ func (x *ManifestsRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManifestsRequest.ProtoReflect.Descriptor instead.
 func (*ManifestsRequest) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{18}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{19}
 }
 
 type ManifestsResponse struct {
@@ -1367,7 +1458,7 @@ type ManifestsResponse struct {
 
 func (x *ManifestsResponse) Reset() {
 	*x = ManifestsResponse{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[19]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[20]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1379,7 +1470,7 @@ func (x *ManifestsResponse) String() string {
 func (*ManifestsResponse) ProtoMessage() {}
 
 func (x *ManifestsResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[19]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[20]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1392,7 +1483,7 @@ func (x *ManifestsResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ManifestsResponse.ProtoReflect.Descriptor instead.
 func (*ManifestsResponse) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{19}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{20}
 }
 
 func (x *ManifestsResponse) GetManifests() []*ManifestRef {
@@ -1412,7 +1503,7 @@ type GetManifestRequest struct {
 
 func (x *GetManifestRequest) Reset() {
 	*x = GetManifestRequest{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[20]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[21]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1424,7 +1515,7 @@ func (x *GetManifestRequest) String() string {
 func (*GetManifestRequest) ProtoMessage() {}
 
 func (x *GetManifestRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[20]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[21]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1437,7 +1528,7 @@ func (x *GetManifestRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetManifestRequest.ProtoReflect.Descriptor instead.
 func (*GetManifestRequest) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{20}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{21}
 }
 
 func (x *GetManifestRequest) GetSha256() string {
@@ -1457,7 +1548,7 @@ type GetManifestResponse struct {
 
 func (x *GetManifestResponse) Reset() {
 	*x = GetManifestResponse{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[21]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[22]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1469,7 +1560,7 @@ func (x *GetManifestResponse) String() string {
 func (*GetManifestResponse) ProtoMessage() {}
 
 func (x *GetManifestResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[21]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[22]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1482,7 +1573,7 @@ func (x *GetManifestResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GetManifestResponse.ProtoReflect.Descriptor instead.
 func (*GetManifestResponse) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{21}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{22}
 }
 
 func (x *GetManifestResponse) GetEnvelope() []byte {
@@ -1506,7 +1597,7 @@ type TCBStatusRequest struct {
 
 func (x *TCBStatusRequest) Reset() {
 	*x = TCBStatusRequest{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[22]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[23]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1518,7 +1609,7 @@ func (x *TCBStatusRequest) String() string {
 func (*TCBStatusRequest) ProtoMessage() {}
 
 func (x *TCBStatusRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[22]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[23]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1531,7 +1622,7 @@ func (x *TCBStatusRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TCBStatusRequest.ProtoReflect.Descriptor instead.
 func (*TCBStatusRequest) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{22}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{23}
 }
 
 func (x *TCBStatusRequest) GetQuote() []byte {
@@ -1566,7 +1657,7 @@ type TCBStatusResponse struct {
 
 func (x *TCBStatusResponse) Reset() {
 	*x = TCBStatusResponse{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[23]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[24]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1578,7 +1669,7 @@ func (x *TCBStatusResponse) String() string {
 func (*TCBStatusResponse) ProtoMessage() {}
 
 func (x *TCBStatusResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[23]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[24]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1591,7 +1682,7 @@ func (x *TCBStatusResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TCBStatusResponse.ProtoReflect.Descriptor instead.
 func (*TCBStatusResponse) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{23}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{24}
 }
 
 func (x *TCBStatusResponse) GetTee() string {
@@ -1628,7 +1719,7 @@ type TCBEvaluation struct {
 
 func (x *TCBEvaluation) Reset() {
 	*x = TCBEvaluation{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[24]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[25]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1640,7 +1731,7 @@ func (x *TCBEvaluation) String() string {
 func (*TCBEvaluation) ProtoMessage() {}
 
 func (x *TCBEvaluation) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[24]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[25]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1653,7 +1744,7 @@ func (x *TCBEvaluation) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use TCBEvaluation.ProtoReflect.Descriptor instead.
 func (*TCBEvaluation) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{24}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{25}
 }
 
 func (x *TCBEvaluation) GetStatus() string {
@@ -1694,7 +1785,7 @@ type Faults struct {
 
 func (x *Faults) Reset() {
 	*x = Faults{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[25]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[26]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1706,7 +1797,7 @@ func (x *Faults) String() string {
 func (*Faults) ProtoMessage() {}
 
 func (x *Faults) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[25]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[26]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1719,7 +1810,7 @@ func (x *Faults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Faults.ProtoReflect.Descriptor instead.
 func (*Faults) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{25}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{26}
 }
 
 func (x *Faults) GetFaults() []*Fault {
@@ -1745,7 +1836,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_verifier_v1_verifier_proto_msgTypes[26]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[27]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1757,7 +1848,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_verifier_v1_verifier_proto_msgTypes[26]
+	mi := &file_verifier_v1_verifier_proto_msgTypes[27]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1770,7 +1861,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{26}
+	return file_verifier_v1_verifier_proto_rawDescGZIP(), []int{27}
 }
 
 func (x *Fault) GetCode() string {
@@ -1835,7 +1926,7 @@ const file_verifier_v1_verifier_proto_rawDesc = "" +
 	"\x03ear\x18\x02 \x01(\tR\x03ear\x12\x12\n" +
 	"\x04cell\x18\x03 \x01(\tR\x04cell\x122\n" +
 	"\x06result\x18\x04 \x01(\v2\x1a.cocoon.verifier.v1.ResultR\x06result\x12\x18\n" +
-	"\apromise\x18\x05 \x01(\tR\apromise\"\xf6\x05\n" +
+	"\apromise\x18\x05 \x01(\tR\apromise\"\xad\x06\n" +
 	"\x06Result\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\bR\baccepted\x12\x1f\n" +
 	"\vtrust_class\x18\x02 \x01(\tR\n" +
@@ -1852,17 +1943,23 @@ const file_verifier_v1_verifier_proto_rawDesc = "" +
 	"\asubmods\x18\v \x03(\v2'.cocoon.verifier.v1.Result.SubmodsEntryR\asubmods\x12\x18\n" +
 	"\aforeign\x18\f \x01(\bR\aforeign\x12\x1d\n" +
 	"\n" +
-	"test_roots\x18\r \x03(\tR\ttestRoots\x1a?\n" +
+	"test_roots\x18\r \x03(\tR\ttestRoots\x125\n" +
+	"\x06stages\x18\x0e \x03(\v2\x1d.cocoon.verifier.v1.BootStageR\x06stages\x1a?\n" +
 	"\x11MeasurementsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x12\x14\n" +
 	"\x05value\x18\x02 \x01(\tR\x05value:\x028\x01\x1aV\n" +
 	"\fSubmodsEntry\x12\x10\n" +
 	"\x03key\x18\x01 \x01(\tR\x03key\x120\n" +
-	"\x05value\x18\x02 \x01(\v2\x1a.cocoon.verifier.v1.SubmodR\x05value:\x028\x01\"S\n" +
+	"\x05value\x18\x02 \x01(\v2\x1a.cocoon.verifier.v1.SubmodR\x05value:\x028\x01\"[\n" +
+	"\tBootStage\x12\x12\n" +
+	"\x04name\x18\x01 \x01(\tR\x04name\x12\x16\n" +
+	"\x06status\x18\x02 \x01(\tR\x06status\x12\x0e\n" +
+	"\x02ms\x18\x03 \x01(\x03R\x02ms\x12\x12\n" +
+	"\x04code\x18\x04 \x01(\tR\x04code\"S\n" +
 	"\vManifestRef\x12\x16\n" +
 	"\x06sha256\x18\x01 \x01(\tR\x06sha256\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x18\n" +
-	"\aversion\x18\x03 \x01(\x04R\aversion\"\x9f\x02\n" +
+	"\aversion\x18\x03 \x01(\x04R\aversion\"\xc4\x02\n" +
 	"\x06Claims\x12&\n" +
 	"\x0ftls_spki_sha256\x18\x01 \x01(\tR\rtlsSpkiSha256\x12\x1f\n" +
 	"\vreceipt_key\x18\x02 \x01(\tR\n" +
@@ -1873,7 +1970,8 @@ const file_verifier_v1_verifier_proto_rawDesc = "" +
 	"model_name\x18\x05 \x01(\tR\tmodelName\x12*\n" +
 	"\x11model_verity_root\x18\x06 \x01(\tR\x0fmodelVerityRoot\x12.\n" +
 	"\x13gpu_evidence_sha256\x18\a \x01(\tR\x11gpuEvidenceSha256\x12\x14\n" +
-	"\x05nonce\x18\b \x01(\tR\x05nonce\"\x8b\x02\n" +
+	"\x05nonce\x18\b \x01(\tR\x05nonce\x12#\n" +
+	"\rstages_sha256\x18\t \x01(\tR\fstagesSha256\"\x8b\x02\n" +
 	"\x06Submod\x12\x16\n" +
 	"\x06status\x18\x01 \x01(\tR\x06status\x12l\n" +
 	"\x16trustworthiness_vector\x18\x02 \x03(\v25.cocoon.verifier.v1.Submod.TrustworthinessVectorEntryR\x15trustworthinessVector\x121\n" +
@@ -1991,7 +2089,7 @@ func file_verifier_v1_verifier_proto_rawDescGZIP() []byte {
 }
 
 var file_verifier_v1_verifier_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_verifier_v1_verifier_proto_msgTypes = make([]protoimpl.MessageInfo, 30)
+var file_verifier_v1_verifier_proto_msgTypes = make([]protoimpl.MessageInfo, 31)
 var file_verifier_v1_verifier_proto_goTypes = []any{
 	(Purpose)(0),                  // 0: cocoon.verifier.v1.Purpose
 	(*ChallengeRequest)(nil),      // 1: cocoon.verifier.v1.ChallengeRequest
@@ -1999,78 +2097,80 @@ var file_verifier_v1_verifier_proto_goTypes = []any{
 	(*AppraiseRequest)(nil),       // 3: cocoon.verifier.v1.AppraiseRequest
 	(*AppraiseResponse)(nil),      // 4: cocoon.verifier.v1.AppraiseResponse
 	(*Result)(nil),                // 5: cocoon.verifier.v1.Result
-	(*ManifestRef)(nil),           // 6: cocoon.verifier.v1.ManifestRef
-	(*Claims)(nil),                // 7: cocoon.verifier.v1.Claims
-	(*Submod)(nil),                // 8: cocoon.verifier.v1.Submod
-	(*Check)(nil),                 // 9: cocoon.verifier.v1.Check
-	(*EnrollRequest)(nil),         // 10: cocoon.verifier.v1.EnrollRequest
-	(*EnrollResponse)(nil),        // 11: cocoon.verifier.v1.EnrollResponse
-	(*ActivateRequest)(nil),       // 12: cocoon.verifier.v1.ActivateRequest
-	(*ActivateResponse)(nil),      // 13: cocoon.verifier.v1.ActivateResponse
-	(*GetVerdictRequest)(nil),     // 14: cocoon.verifier.v1.GetVerdictRequest
-	(*GetVerdictResponse)(nil),    // 15: cocoon.verifier.v1.GetVerdictResponse
-	(*PoliciesRequest)(nil),       // 16: cocoon.verifier.v1.PoliciesRequest
-	(*PoliciesResponse)(nil),      // 17: cocoon.verifier.v1.PoliciesResponse
-	(*Policy)(nil),                // 18: cocoon.verifier.v1.Policy
-	(*ManifestsRequest)(nil),      // 19: cocoon.verifier.v1.ManifestsRequest
-	(*ManifestsResponse)(nil),     // 20: cocoon.verifier.v1.ManifestsResponse
-	(*GetManifestRequest)(nil),    // 21: cocoon.verifier.v1.GetManifestRequest
-	(*GetManifestResponse)(nil),   // 22: cocoon.verifier.v1.GetManifestResponse
-	(*TCBStatusRequest)(nil),      // 23: cocoon.verifier.v1.TCBStatusRequest
-	(*TCBStatusResponse)(nil),     // 24: cocoon.verifier.v1.TCBStatusResponse
-	(*TCBEvaluation)(nil),         // 25: cocoon.verifier.v1.TCBEvaluation
-	(*Faults)(nil),                // 26: cocoon.verifier.v1.Faults
-	(*Fault)(nil),                 // 27: cocoon.verifier.v1.Fault
-	nil,                           // 28: cocoon.verifier.v1.Result.MeasurementsEntry
-	nil,                           // 29: cocoon.verifier.v1.Result.SubmodsEntry
-	nil,                           // 30: cocoon.verifier.v1.Submod.TrustworthinessVectorEntry
-	(*timestamppb.Timestamp)(nil), // 31: google.protobuf.Timestamp
+	(*BootStage)(nil),             // 6: cocoon.verifier.v1.BootStage
+	(*ManifestRef)(nil),           // 7: cocoon.verifier.v1.ManifestRef
+	(*Claims)(nil),                // 8: cocoon.verifier.v1.Claims
+	(*Submod)(nil),                // 9: cocoon.verifier.v1.Submod
+	(*Check)(nil),                 // 10: cocoon.verifier.v1.Check
+	(*EnrollRequest)(nil),         // 11: cocoon.verifier.v1.EnrollRequest
+	(*EnrollResponse)(nil),        // 12: cocoon.verifier.v1.EnrollResponse
+	(*ActivateRequest)(nil),       // 13: cocoon.verifier.v1.ActivateRequest
+	(*ActivateResponse)(nil),      // 14: cocoon.verifier.v1.ActivateResponse
+	(*GetVerdictRequest)(nil),     // 15: cocoon.verifier.v1.GetVerdictRequest
+	(*GetVerdictResponse)(nil),    // 16: cocoon.verifier.v1.GetVerdictResponse
+	(*PoliciesRequest)(nil),       // 17: cocoon.verifier.v1.PoliciesRequest
+	(*PoliciesResponse)(nil),      // 18: cocoon.verifier.v1.PoliciesResponse
+	(*Policy)(nil),                // 19: cocoon.verifier.v1.Policy
+	(*ManifestsRequest)(nil),      // 20: cocoon.verifier.v1.ManifestsRequest
+	(*ManifestsResponse)(nil),     // 21: cocoon.verifier.v1.ManifestsResponse
+	(*GetManifestRequest)(nil),    // 22: cocoon.verifier.v1.GetManifestRequest
+	(*GetManifestResponse)(nil),   // 23: cocoon.verifier.v1.GetManifestResponse
+	(*TCBStatusRequest)(nil),      // 24: cocoon.verifier.v1.TCBStatusRequest
+	(*TCBStatusResponse)(nil),     // 25: cocoon.verifier.v1.TCBStatusResponse
+	(*TCBEvaluation)(nil),         // 26: cocoon.verifier.v1.TCBEvaluation
+	(*Faults)(nil),                // 27: cocoon.verifier.v1.Faults
+	(*Fault)(nil),                 // 28: cocoon.verifier.v1.Fault
+	nil,                           // 29: cocoon.verifier.v1.Result.MeasurementsEntry
+	nil,                           // 30: cocoon.verifier.v1.Result.SubmodsEntry
+	nil,                           // 31: cocoon.verifier.v1.Submod.TrustworthinessVectorEntry
+	(*timestamppb.Timestamp)(nil), // 32: google.protobuf.Timestamp
 }
 var file_verifier_v1_verifier_proto_depIdxs = []int32{
 	0,  // 0: cocoon.verifier.v1.ChallengeRequest.purpose:type_name -> cocoon.verifier.v1.Purpose
-	31, // 1: cocoon.verifier.v1.ChallengeResponse.expires_at:type_name -> google.protobuf.Timestamp
-	31, // 2: cocoon.verifier.v1.AppraiseRequest.at:type_name -> google.protobuf.Timestamp
+	32, // 1: cocoon.verifier.v1.ChallengeResponse.expires_at:type_name -> google.protobuf.Timestamp
+	32, // 2: cocoon.verifier.v1.AppraiseRequest.at:type_name -> google.protobuf.Timestamp
 	5,  // 3: cocoon.verifier.v1.AppraiseResponse.result:type_name -> cocoon.verifier.v1.Result
-	31, // 4: cocoon.verifier.v1.Result.time:type_name -> google.protobuf.Timestamp
-	31, // 5: cocoon.verifier.v1.Result.not_after:type_name -> google.protobuf.Timestamp
-	6,  // 6: cocoon.verifier.v1.Result.manifest:type_name -> cocoon.verifier.v1.ManifestRef
-	7,  // 7: cocoon.verifier.v1.Result.claims:type_name -> cocoon.verifier.v1.Claims
-	28, // 8: cocoon.verifier.v1.Result.measurements:type_name -> cocoon.verifier.v1.Result.MeasurementsEntry
-	29, // 9: cocoon.verifier.v1.Result.submods:type_name -> cocoon.verifier.v1.Result.SubmodsEntry
-	30, // 10: cocoon.verifier.v1.Submod.trustworthiness_vector:type_name -> cocoon.verifier.v1.Submod.TrustworthinessVectorEntry
-	9,  // 11: cocoon.verifier.v1.Submod.checks:type_name -> cocoon.verifier.v1.Check
-	31, // 12: cocoon.verifier.v1.EnrollResponse.expires_at:type_name -> google.protobuf.Timestamp
-	31, // 13: cocoon.verifier.v1.GetVerdictResponse.not_after:type_name -> google.protobuf.Timestamp
-	18, // 14: cocoon.verifier.v1.PoliciesResponse.policies:type_name -> cocoon.verifier.v1.Policy
-	6,  // 15: cocoon.verifier.v1.ManifestsResponse.manifests:type_name -> cocoon.verifier.v1.ManifestRef
-	25, // 16: cocoon.verifier.v1.TCBStatusResponse.current:type_name -> cocoon.verifier.v1.TCBEvaluation
-	25, // 17: cocoon.verifier.v1.TCBStatusResponse.next:type_name -> cocoon.verifier.v1.TCBEvaluation
-	31, // 18: cocoon.verifier.v1.TCBEvaluation.expires_at:type_name -> google.protobuf.Timestamp
-	27, // 19: cocoon.verifier.v1.Faults.faults:type_name -> cocoon.verifier.v1.Fault
-	8,  // 20: cocoon.verifier.v1.Result.SubmodsEntry.value:type_name -> cocoon.verifier.v1.Submod
-	1,  // 21: cocoon.verifier.v1.VerifierService.Challenge:input_type -> cocoon.verifier.v1.ChallengeRequest
-	3,  // 22: cocoon.verifier.v1.VerifierService.Appraise:input_type -> cocoon.verifier.v1.AppraiseRequest
-	10, // 23: cocoon.verifier.v1.VerifierService.Enroll:input_type -> cocoon.verifier.v1.EnrollRequest
-	12, // 24: cocoon.verifier.v1.VerifierService.Activate:input_type -> cocoon.verifier.v1.ActivateRequest
-	14, // 25: cocoon.verifier.v1.VerifierService.GetVerdict:input_type -> cocoon.verifier.v1.GetVerdictRequest
-	16, // 26: cocoon.verifier.v1.VerifierService.Policies:input_type -> cocoon.verifier.v1.PoliciesRequest
-	19, // 27: cocoon.verifier.v1.VerifierService.Manifests:input_type -> cocoon.verifier.v1.ManifestsRequest
-	21, // 28: cocoon.verifier.v1.VerifierService.GetManifest:input_type -> cocoon.verifier.v1.GetManifestRequest
-	23, // 29: cocoon.verifier.v1.VerifierService.TCBStatus:input_type -> cocoon.verifier.v1.TCBStatusRequest
-	2,  // 30: cocoon.verifier.v1.VerifierService.Challenge:output_type -> cocoon.verifier.v1.ChallengeResponse
-	4,  // 31: cocoon.verifier.v1.VerifierService.Appraise:output_type -> cocoon.verifier.v1.AppraiseResponse
-	11, // 32: cocoon.verifier.v1.VerifierService.Enroll:output_type -> cocoon.verifier.v1.EnrollResponse
-	13, // 33: cocoon.verifier.v1.VerifierService.Activate:output_type -> cocoon.verifier.v1.ActivateResponse
-	15, // 34: cocoon.verifier.v1.VerifierService.GetVerdict:output_type -> cocoon.verifier.v1.GetVerdictResponse
-	17, // 35: cocoon.verifier.v1.VerifierService.Policies:output_type -> cocoon.verifier.v1.PoliciesResponse
-	20, // 36: cocoon.verifier.v1.VerifierService.Manifests:output_type -> cocoon.verifier.v1.ManifestsResponse
-	22, // 37: cocoon.verifier.v1.VerifierService.GetManifest:output_type -> cocoon.verifier.v1.GetManifestResponse
-	24, // 38: cocoon.verifier.v1.VerifierService.TCBStatus:output_type -> cocoon.verifier.v1.TCBStatusResponse
-	30, // [30:39] is the sub-list for method output_type
-	21, // [21:30] is the sub-list for method input_type
-	21, // [21:21] is the sub-list for extension type_name
-	21, // [21:21] is the sub-list for extension extendee
-	0,  // [0:21] is the sub-list for field type_name
+	32, // 4: cocoon.verifier.v1.Result.time:type_name -> google.protobuf.Timestamp
+	32, // 5: cocoon.verifier.v1.Result.not_after:type_name -> google.protobuf.Timestamp
+	7,  // 6: cocoon.verifier.v1.Result.manifest:type_name -> cocoon.verifier.v1.ManifestRef
+	8,  // 7: cocoon.verifier.v1.Result.claims:type_name -> cocoon.verifier.v1.Claims
+	29, // 8: cocoon.verifier.v1.Result.measurements:type_name -> cocoon.verifier.v1.Result.MeasurementsEntry
+	30, // 9: cocoon.verifier.v1.Result.submods:type_name -> cocoon.verifier.v1.Result.SubmodsEntry
+	6,  // 10: cocoon.verifier.v1.Result.stages:type_name -> cocoon.verifier.v1.BootStage
+	31, // 11: cocoon.verifier.v1.Submod.trustworthiness_vector:type_name -> cocoon.verifier.v1.Submod.TrustworthinessVectorEntry
+	10, // 12: cocoon.verifier.v1.Submod.checks:type_name -> cocoon.verifier.v1.Check
+	32, // 13: cocoon.verifier.v1.EnrollResponse.expires_at:type_name -> google.protobuf.Timestamp
+	32, // 14: cocoon.verifier.v1.GetVerdictResponse.not_after:type_name -> google.protobuf.Timestamp
+	19, // 15: cocoon.verifier.v1.PoliciesResponse.policies:type_name -> cocoon.verifier.v1.Policy
+	7,  // 16: cocoon.verifier.v1.ManifestsResponse.manifests:type_name -> cocoon.verifier.v1.ManifestRef
+	26, // 17: cocoon.verifier.v1.TCBStatusResponse.current:type_name -> cocoon.verifier.v1.TCBEvaluation
+	26, // 18: cocoon.verifier.v1.TCBStatusResponse.next:type_name -> cocoon.verifier.v1.TCBEvaluation
+	32, // 19: cocoon.verifier.v1.TCBEvaluation.expires_at:type_name -> google.protobuf.Timestamp
+	28, // 20: cocoon.verifier.v1.Faults.faults:type_name -> cocoon.verifier.v1.Fault
+	9,  // 21: cocoon.verifier.v1.Result.SubmodsEntry.value:type_name -> cocoon.verifier.v1.Submod
+	1,  // 22: cocoon.verifier.v1.VerifierService.Challenge:input_type -> cocoon.verifier.v1.ChallengeRequest
+	3,  // 23: cocoon.verifier.v1.VerifierService.Appraise:input_type -> cocoon.verifier.v1.AppraiseRequest
+	11, // 24: cocoon.verifier.v1.VerifierService.Enroll:input_type -> cocoon.verifier.v1.EnrollRequest
+	13, // 25: cocoon.verifier.v1.VerifierService.Activate:input_type -> cocoon.verifier.v1.ActivateRequest
+	15, // 26: cocoon.verifier.v1.VerifierService.GetVerdict:input_type -> cocoon.verifier.v1.GetVerdictRequest
+	17, // 27: cocoon.verifier.v1.VerifierService.Policies:input_type -> cocoon.verifier.v1.PoliciesRequest
+	20, // 28: cocoon.verifier.v1.VerifierService.Manifests:input_type -> cocoon.verifier.v1.ManifestsRequest
+	22, // 29: cocoon.verifier.v1.VerifierService.GetManifest:input_type -> cocoon.verifier.v1.GetManifestRequest
+	24, // 30: cocoon.verifier.v1.VerifierService.TCBStatus:input_type -> cocoon.verifier.v1.TCBStatusRequest
+	2,  // 31: cocoon.verifier.v1.VerifierService.Challenge:output_type -> cocoon.verifier.v1.ChallengeResponse
+	4,  // 32: cocoon.verifier.v1.VerifierService.Appraise:output_type -> cocoon.verifier.v1.AppraiseResponse
+	12, // 33: cocoon.verifier.v1.VerifierService.Enroll:output_type -> cocoon.verifier.v1.EnrollResponse
+	14, // 34: cocoon.verifier.v1.VerifierService.Activate:output_type -> cocoon.verifier.v1.ActivateResponse
+	16, // 35: cocoon.verifier.v1.VerifierService.GetVerdict:output_type -> cocoon.verifier.v1.GetVerdictResponse
+	18, // 36: cocoon.verifier.v1.VerifierService.Policies:output_type -> cocoon.verifier.v1.PoliciesResponse
+	21, // 37: cocoon.verifier.v1.VerifierService.Manifests:output_type -> cocoon.verifier.v1.ManifestsResponse
+	23, // 38: cocoon.verifier.v1.VerifierService.GetManifest:output_type -> cocoon.verifier.v1.GetManifestResponse
+	25, // 39: cocoon.verifier.v1.VerifierService.TCBStatus:output_type -> cocoon.verifier.v1.TCBStatusResponse
+	31, // [31:40] is the sub-list for method output_type
+	22, // [22:31] is the sub-list for method input_type
+	22, // [22:22] is the sub-list for extension type_name
+	22, // [22:22] is the sub-list for extension extendee
+	0,  // [0:22] is the sub-list for field type_name
 }
 
 func init() { file_verifier_v1_verifier_proto_init() }
@@ -2084,7 +2184,7 @@ func file_verifier_v1_verifier_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_verifier_v1_verifier_proto_rawDesc), len(file_verifier_v1_verifier_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   30,
+			NumMessages:   31,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
