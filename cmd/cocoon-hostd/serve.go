@@ -16,6 +16,7 @@ import (
 	sd "github.com/coreos/go-systemd/v22/daemon"
 	"github.com/spf13/cobra"
 
+	"cocoon/enclave/handover"
 	"cocoon/hostd/api"
 	"cocoon/hostd/client"
 	"cocoon/hostd/daemon"
@@ -176,6 +177,11 @@ func (c *config) load(cmd *cobra.Command, file string) error {
 	return nil
 }
 
+// carry lets the guests' own protocol carry a hand-over.
+func carry(ctx context.Context, l net.Listener, m daemon.Material, met func(role string)) ([]byte, error) {
+	return handover.Carry(ctx, l, handover.Material{Own: m.Own, Peer: m.Peer, OwnCollateral: m.OwnCollateral, PeerCollateral: m.PeerCollateral}, met)
+}
+
 func serve(ctx context.Context, c config, log *slog.Logger) (err error) {
 	tree, err := openTree(c.Tools)
 	if err != nil {
@@ -186,7 +192,7 @@ func serve(ctx context.Context, c config, log *slog.Logger) (err error) {
 		return fmt.Errorf("finding own program: %w", err)
 	}
 	d, err := daemon.Open(daemon.Options{Dir: c.State, Tools: tree, Accel: c.Accelerator, Transport: c.Transport, Keeper: []string{self, "keep"}, GPUTool: c.GPUTool,
-		Ephemeral: c.Ephemeral, Clock: time.Now, Logger: log})
+		Carry: carry, Ephemeral: c.Ephemeral, Clock: time.Now, Logger: log})
 	if err != nil {
 		return err
 	}

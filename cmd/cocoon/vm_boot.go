@@ -89,10 +89,18 @@ disk, and waits until it serves, for which a verifier must have accepted it. If
 it does not come to that, the old version is started again and the reason is
 given. hostd ends an upgrade in whose middle it was killed.
 
+Where both specs have "handover", with their images' manifests, and the images
+differ, the key of the data disk goes to the new image first: a machine NAME-takeover
+takes it from the old version, which serves meanwhile (docs/operators.md).
+
 Exit codes: 0 upgraded; 6 rolled back.`,
 		Example: "  cocoon vm upgrade --spec vm.json",
 	}, b, func(ctx context.Context, c *client.Client, s *spec.Spec, progress io.Writer) (*machine.State, error) {
-		fmt.Fprintf(progress, "upgrading %s: drain, start, verify\n", s.Name)
+		steps := "drain, start, verify"
+		if s.Handover != nil {
+			steps = daemon.StepHandOver + " where the image is another, " + steps
+		}
+		fmt.Fprintf(progress, "upgrading %s: %s\n", s.Name, steps)
 		defer watchUpgrade(ctx, c, s.Name, progress)()
 		return c.Upgrade(ctx, s, b.until, b.timeout)
 	})
@@ -116,7 +124,7 @@ func watchUpgrade(ctx context.Context, c *client.Client, name string, progress i
 				fmt.Fprintf(progress, "step %s\n", quoteOdd(step))
 			}
 			for _, g := range st.Guest.Stages {
-				if st.Upgrade != daemon.StepDrain && seen[g.Name] != g.Status {
+				if st.Upgrade != daemon.StepHandOver && st.Upgrade != daemon.StepDrain && seen[g.Name] != g.Status {
 					seen[g.Name] = g.Status
 					stage(g)
 				}

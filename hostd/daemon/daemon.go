@@ -48,6 +48,7 @@ type Options struct {
 	Accel     string         // auto, kvm or tcg
 	Transport string         // one of package vsock's; empty: auto
 	Keeper    []string       // argument vector of a keeper; the VM's directory is appended
+	Carry     Carry          // carries hand-overs; nil: none is
 	Ephemeral bool           // VMs end with the daemon, also when it is killed
 	// GPUs makes devices ready for a VM and takes them back; nil: this host's,
 	// whose mode GPUTool sets where there is one.

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"cocoon/contracts/receipt"
+	"cocoon/hostd/console"
 	"cocoon/hostd/keeper"
 	"cocoon/hostd/machine"
 	"cocoon/hostd/proc"
@@ -25,7 +26,8 @@ import (
 
 // fakeKeeper stands for a keeper with a VM: a process of its own that writes
 // what a keeper writes and ends as one does. The image's command line says how
-// it behaves: "serve", "hang" before it serves, or "refuse" to start.
+// it behaves: "serve", "hang" before it serves, "open" a data disk that takes
+// a ticket and serve, or "refuse" to start.
 func fakeKeeper(dir string) int {
 	r, err := keeper.ReadRequest(dir)
 	if err != nil {
@@ -44,8 +46,15 @@ func fakeKeeper(dir string) int {
 		return 1
 	}
 	s := &machine.State{Name: r.Spec.Name, Phase: machine.Running, TEE: r.Spec.TEE, Keeper: self, Started: time.Now(), Guest: machine.Guest{Stages: []machine.Stage{}}}
-	if how == "serve" {
+	if how == "serve" || how == "open" && hasTicket(r) {
 		s.Guest.State = "serving"
+	} else if how == "open" {
+		s.Guest.Stages = []machine.Stage{{Name: "data", Status: "failed", Faults: []console.GuestFault{{Code: "seal.key_not_released", Message: "m"}}}}
+	}
+	if op := guestOrders(r); op != nil && op.Takeover {
+		return fakeTaker(dir, s, how, r, sig)
+	} else if op != nil {
+		go fakeGiver(r)
 	}
 	if err := machine.WriteState(dir, s); err != nil {
 		return 1

@@ -14,6 +14,7 @@ import (
 
 // Steps of an upgrade, as the journal has them.
 const (
+	StepHandOver = "hand over"
 	StepDrain    = "drain"
 	StepStart    = "start"
 	StepVerify   = "verify"
@@ -32,8 +33,9 @@ const (
 // verifyEvery is how often a new version is looked at.
 const verifyEvery = 100 * time.Millisecond
 
-// Upgrade replaces a VM by another version of itself: the old one is drained
-// and ends, the new one starts on the same TPM and data disk, and has to reach
+// Upgrade replaces a VM by another version of itself: where both specs say so,
+// the old one hands its data disk's key to a machine of the new image; then it
+// is drained and ends, the new one starts on the same TPM and data disk, and has to reach
 // a stage or guest state in time. "serving" is reached only after a verifier's
 // verdict on the new version. If it does not come to it the old one is started
 // again. Each step is in the journal before it is done, so that a daemon that
@@ -70,9 +72,20 @@ func (d *Daemon) Upgrade(ctx context.Context, to *spec.Spec, until string, withi
 	if err := to.CheckFiles(); err != nil {
 		return nil, err
 	}
-	r.Upgrade = &store.Upgrade{From: r.Spec, To: *to, Step: StepDrain, Until: until, Began: d.o.Clock().UTC(), Ran: r.Want == store.WantRunning}
-	if err := d.store.Put(r); err != nil {
+	h, err := d.planHandover(&r.Spec, to, !d.state(r).Over(), until)
+	if err != nil {
 		return nil, err
+	}
+	r.Upgrade = &store.Upgrade{From: r.Spec, To: *to, Step: StepDrain, Until: until, Began: d.o.Clock().UTC(), Ran: r.Want == store.WantRunning}
+	ticket := ""
+	if h != nil {
+		d.o.Logger.Info("handing a data disk over", "vm", to.Name)
+		if ticket, err = d.handOver(ctx, &r, h); err != nil {
+			return nil, d.rollBack(ctx, r, err)
+		}
+	}
+	if err := d.step(&r, StepDrain); err != nil {
+		return nil, d.rollBack(ctx, r, err)
 	}
 	d.o.Logger.Info("upgrading vm", "vm", to.Name, "until", until)
 	if _, err := d.end(ctx, to.Name, false); err != nil {
@@ -81,7 +94,7 @@ func (d *Daemon) Upgrade(ctx context.Context, to *spec.Spec, until string, withi
 	if err := d.step(&r, StepStart); err != nil {
 		return nil, d.rollBack(ctx, r, err)
 	}
-	if _, err := d.start(ctx, to, nil); err != nil {
+	if _, err := d.start(ctx, withTicket(to, ticket), nil); err != nil {
 		return nil, d.rollBack(ctx, r, err)
 	}
 	if err := d.step(&r, StepVerify); err != nil {
@@ -89,7 +102,11 @@ func (d *Daemon) Upgrade(ctx context.Context, to *spec.Spec, until string, withi
 	}
 	st, err := d.await(ctx, to.Name, until, within)
 	if err != nil {
-		return nil, d.rollBack(ctx, r, err)
+		return nil, d.rollBack(ctx, r, sealedAway(r, err))
+	}
+	// It serves, so the disk has its key and nobody needs the ticket.
+	if err := d.clearHandover(context.WithoutCancel(ctx), r.Upgrade); err != nil {
+		return nil, err // the next daemon completes it
 	}
 	return st, d.settle(to.Name, *to)
 }
@@ -121,8 +138,15 @@ func (d *Daemon) rollBack(ctx context.Context, r store.Record, cause error) erro
 	d.o.Logger.Warn("rolling vm back", "vm", name, "step", r.Upgrade.Step, "err", cause)
 	// The caller's end does not end this.
 	ctx = context.WithoutCancel(ctx)
-	undone := fault.New(fault.ExitNotReady, "vm.upgrade.rolled_back", "correct what follows, then upgrade again; the old version is back", "upgrading VM %s: the new version did not come up", name)
-	if st, err := d.Get(name); err == nil && !st.Over() && r.Upgrade.Step == StepDrain {
+	why := "the new version did not come up"
+	if r.Upgrade.Step == StepHandOver {
+		why = "the data disk's key was not handed over"
+	}
+	undone := fault.New(fault.ExitNotReady, "vm.upgrade.rolled_back", "correct what follows, then upgrade again; the old version is back", "upgrading VM %s: %s", name, why)
+	if err := d.clearHandover(ctx, r.Upgrade); err != nil {
+		return errors.Join(cause, err) // the journal stays: the next daemon tries again
+	}
+	if st, err := d.Get(name); err == nil && !st.Over() && (r.Upgrade.Step == StepDrain || r.Upgrade.Step == StepHandOver) {
 		// The old version has not ended yet, and need not.
 		return errors.Join(undone, cause, d.settle(name, from))
 	}
@@ -199,6 +223,9 @@ func (d *Daemon) recoverUpgrade(ctx context.Context, r store.Record) error {
 		}
 		if ok, _ := st.Reached(r.Upgrade.Until); ok && !st.Over() {
 			d.o.Logger.Info("the upgrade had come up", "vm", name)
+			if err := d.clearHandover(context.WithoutCancel(ctx), r.Upgrade); err != nil {
+				return err
+			}
 			return d.settle(name, r.Upgrade.To)
 		}
 	}

@@ -28,6 +28,7 @@ const (
 	MaxFwCfg     = 8       // extra fw_cfg files
 	MaxFwCfgSize = 1 << 20 // bytes of one fw_cfg file
 	MaxForwards  = 16
+	MaxName      = 40 // characters
 )
 
 // TEE types.
@@ -101,6 +102,7 @@ type Spec struct {
 	MMIO64MiB int               `json:"mmio64_mib,omitempty"`   // window for devices above 4 GiB; 0: as the firmware sizes it
 	SNP       *SNP              `json:"snp,omitempty"`          // how an SNP guest is launched
 	TDX       *TDX              `json:"tdx,omitempty"`          // how a TDX guest is launched
+	Handover  *Handover         `json:"handover,omitempty"`     // what an upgrade carries the data disk's key over with
 }
 
 // Packs are the dm-verity disks beside the root. Either may be empty.
@@ -127,6 +129,13 @@ func (p *Packs) ModelPacks() []string {
 type DataDisk struct {
 	Path    string `json:"path"`
 	SizeMiB int    `json:"size_mib"` // of a new file; an existing one keeps its size
+}
+
+// Handover names what the VM's evidence is held against when an upgrade moves
+// the data disk to the next image, or from the one before.
+type Handover struct {
+	Manifest   string `json:"manifest"`             // the image's, as published
+	Collateral string `json:"collateral,omitempty"` // beside this machine's evidence (TDX, CRLs, RIMs)
 }
 
 // Size limits of a data disk, in MiB.
@@ -202,6 +211,10 @@ func (s *Spec) Resolve(dir string) {
 		abs(&s.SNP.IDBlock)
 		abs(&s.SNP.IDAuth)
 	}
+	if s.Handover != nil {
+		abs(&s.Handover.Manifest)
+		abs(&s.Handover.Collateral)
+	}
 	for k, v := range s.FwCfg {
 		abs(&v)
 		s.FwCfg[k] = v
@@ -270,6 +283,17 @@ func (s *Spec) Validate() error {
 		}
 		if strings.ContainsAny(d.Path, "\x00\n") || len(d.Path) > 4000 {
 			bad("the path of data_disk holds a control character or is too long")
+		}
+	}
+	if h := s.Handover; h != nil {
+		switch {
+		case h.Manifest == "":
+			bad("handover has no manifest")
+		case s.TEE == TEEVTPM:
+			bad("handover: machines of class vtpm hand nothing over, for their memory is their host's")
+		}
+		if strings.ContainsAny(h.Manifest+h.Collateral, "\x00\n") || len(h.Manifest) > 4000 || len(h.Collateral) > 4000 {
+			bad("a path of handover holds a control character or is too long")
 		}
 	}
 	if s.StopGrace < 0 || s.StopGrace > 600 {
@@ -377,6 +401,12 @@ func (s *Spec) Files() map[string]string {
 	}
 	if s.SNP != nil && s.SNP.IDBlock != "" {
 		fs["ID block"], fs["ID authentication"] = s.SNP.IDBlock, s.SNP.IDAuth
+	}
+	if h := s.Handover; h != nil {
+		fs["manifest"] = h.Manifest
+		if h.Collateral != "" {
+			fs["collateral"] = h.Collateral
+		}
 	}
 	for name, p := range s.FwCfg {
 		fs["fw_cfg "+name] = p

@@ -32,6 +32,27 @@ func TestParseTakesAGoodSpecAndResolveMakesItsPathsAbsolute(t *testing.T) {
 	}
 }
 
+// TestAHandOversFilesAreFound beside the spec, and checked with the others.
+func TestAHandOversFilesAreFound(t *testing.T) {
+	var m map[string]any
+	if err := json.Unmarshal([]byte(good), &m); err != nil {
+		t.Fatal(err)
+	}
+	m["tee"], m["handover"] = "snp", map[string]any{"manifest": "m.json", "collateral": "c.json"}
+	b, err := json.Marshal(m)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, err := Parse(b)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Resolve("/base")
+	if f := s.Files(); f["manifest"] != "/base/m.json" || f["collateral"] != "/base/c.json" || s.CheckAbsolute() != nil {
+		t.Errorf("files %v", f)
+	}
+}
+
 func TestParseRefuses(t *testing.T) {
 	for name, change := range map[string]func(m map[string]any){
 		"an unknown field":                      func(m map[string]any) { m["monitor"] = "tcp" },
@@ -56,6 +77,9 @@ func TestParseRefuses(t *testing.T) {
 		"a relative socket target":              forward("10.0.2.100:80", "unix:x.sock"),
 		"a path with a newline":                 func(m map[string]any) { m["config"] = "a\nb" },
 		"a stop grace that is too long":         func(m map[string]any) { m["stop_grace_s"] = 601 },
+		"a hand-over without a manifest":        func(m map[string]any) { m["tee"], m["handover"] = "snp", map[string]any{} },
+		"a hand-over of a software TPM's":       func(m map[string]any) { m["handover"] = map[string]any{"manifest": "m.json"} },
+		"a hand-over with a newline":            func(m map[string]any) { m["tee"], m["handover"] = "snp", map[string]any{"manifest": "m\nn"} },
 		"a tpm ca that is a path":               func(m map[string]any) { m["tpm_ca"] = "../ca" },
 	} {
 		t.Run(name, func(t *testing.T) {

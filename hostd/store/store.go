@@ -69,6 +69,9 @@ type Upgrade struct {
 	Until string    `json:"until"` // stage or state that the new version has to reach
 	Began time.Time `json:"began"`
 	Ran   bool      `json:"ran"` // the old version was to run
+	// Taker is the machine that takes the data disk's key over from the old
+	// version; empty: none was started.
+	Taker string `json:"taker,omitempty"`
 }
 
 // Store is an open database.
