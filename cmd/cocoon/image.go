@@ -5,13 +5,13 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"os"
 	"path/filepath"
 	"strings"
 
 	"github.com/spf13/cobra"
 
 	"cocoon/hostd/fetch"
+	"cocoon/internal/durable"
 	"cocoon/internal/fault"
 	"cocoon/measurements/manifest"
 	"cocoon/measurements/release"
@@ -106,10 +106,7 @@ func runImageFetch(cmd *cobra.Command, url string, f *imageFetchFlags) error {
 	}
 	// Last: where it is, all of it is.
 	path := filepath.Join(f.out, "manifest.json")
-	if err := os.WriteFile(path+".new", env, 0o644); err != nil {
-		return fmt.Errorf("writing manifest: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := durable.Write(path, env, 0o644); err != nil {
 		return fmt.Errorf("writing manifest: %w", err)
 	}
 	if !f.json {

@@ -10,6 +10,7 @@ import (
 	"github.com/xssnick/tonutils-go/address"
 	"github.com/xssnick/tonutils-go/ton"
 
+	"cocoon/internal/durable"
 	"cocoon/internal/fault"
 	"cocoon/internal/hexbytes"
 	"cocoon/internal/jcs"
@@ -97,22 +98,7 @@ func (r *Record) write(dir string) error {
 	if err != nil {
 		return fmt.Errorf("writing the data disk's anchor: %w", err)
 	}
-	path := filepath.Join(dir, fileName)
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err == nil {
-		_, err = f.Write(doc)
-		err = errors.Join(err, f.Sync(), f.Close())
-	}
-	if err == nil {
-		err = os.Rename(path+".new", path)
-	}
-	if err == nil {
-		var d *os.File
-		if d, err = os.Open(dir); err == nil {
-			err = errors.Join(d.Sync(), d.Close())
-		}
-	}
-	if err != nil {
+	if err := durable.Write(filepath.Join(dir, fileName), doc, 0o600); err != nil {
 		return fmt.Errorf("writing the data disk's anchor: %w", err)
 	}
 	return nil

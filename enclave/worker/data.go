@@ -16,6 +16,7 @@ import (
 	"cocoon/enclave/fwcfg"
 	"cocoon/enclave/platform"
 	"cocoon/enclave/seal"
+	"cocoon/internal/durable"
 )
 
 // openData opens the data disk, if the machine has one. It comes after the
@@ -86,32 +87,10 @@ func countBoot(dir string) (int, error) {
 		return 0, fmt.Errorf("counting boots: %w", err)
 	}
 	n++
-	if err := writeDurably(path, strconv.Itoa(n)+"\n"); err != nil {
+	if err := durable.Write(path, []byte(strconv.Itoa(n)+"\n"), 0o600); err != nil {
 		return 0, fmt.Errorf("counting boots: %w", err)
 	}
 	return n, nil
-}
-
-// writeDurably replaces a file; after a power cut it is the old or the new
-// one.
-func writeDurably(path, text string) error {
-	tmp := path + ".new"
-	f, err := os.OpenFile(tmp, os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.WriteString(text)
-	if err = errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return err
-	}
-	if err := os.Rename(tmp, path); err != nil {
-		return err
-	}
-	d, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	return errors.Join(d.Sync(), d.Close())
 }
 
 // booksDir is where this boot keeps its books: a directory of its own, named

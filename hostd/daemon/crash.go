@@ -13,6 +13,7 @@ import (
 
 	"cocoon/hostd/keeper"
 	"cocoon/hostd/machine"
+	"cocoon/internal/durable"
 	"cocoon/internal/jcs"
 )
 
@@ -58,10 +59,7 @@ func (d *Daemon) keepCrash(name string) error {
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
 		return fmt.Errorf("writing crash report: %w", err)
 	}
-	if err := os.WriteFile(path+".new", append(b, '\n'), 0o600); err != nil {
-		return fmt.Errorf("writing crash report: %w", errors.Join(err, os.Remove(path+".new")))
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := durable.Write(path, append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("writing crash report: %w", err)
 	}
 	names, err := crashNames(dir)

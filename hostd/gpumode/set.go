@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cocoon/hostd/vfio"
+	"cocoon/internal/durable"
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
 )
@@ -347,16 +348,7 @@ func (s *Setter) remember(j journal) error {
 	if err != nil {
 		return fmt.Errorf("remembering a change of mode: %w", err)
 	}
-	path := s.path(j.BDF, ".json")
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_WRONLY|os.O_TRUNC, 0o600)
-	if err != nil {
-		return fmt.Errorf("remembering a change of mode: %w", err)
-	}
-	_, werr := f.Write(b)
-	if err := errors.Join(werr, f.Sync(), f.Close()); err != nil {
-		return fmt.Errorf("remembering a change of mode: %w", err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
+	if err := durable.Write(s.path(j.BDF, ".json"), b, 0o600); err != nil {
 		return fmt.Errorf("remembering a change of mode: %w", err)
 	}
 	return nil

@@ -23,6 +23,7 @@ import (
 	"cocoon/hostd/proc"
 	"cocoon/hostd/spec"
 	"cocoon/hostd/swtpm"
+	"cocoon/internal/durable"
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
 	"cocoon/internal/toolstree"
@@ -72,11 +73,7 @@ func WriteRequest(dir string, r *Request) error {
 	if err != nil {
 		return fmt.Errorf("writing request: %w", err)
 	}
-	tmp := filepath.Join(dir, RequestFile+".new")
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
-		return fmt.Errorf("writing request: %w", err)
-	}
-	if err := os.Rename(tmp, filepath.Join(dir, RequestFile)); err != nil {
+	if err := durable.Write(filepath.Join(dir, RequestFile), append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("writing request: %w", err)
 	}
 	return nil

@@ -10,6 +10,7 @@ import (
 
 	"cocoon/hostd/console"
 	"cocoon/hostd/proc"
+	"cocoon/internal/durable"
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
 )
@@ -190,16 +191,7 @@ func WriteState(dir string, s *State) error {
 	if err != nil {
 		return fmt.Errorf("writing VM state: %w", err)
 	}
-	f, err := os.CreateTemp(dir, ".state-*")
-	if err != nil {
-		return fmt.Errorf("writing VM state: %w", err)
-	}
-	defer os.Remove(f.Name())
-	_, werr := f.Write(append(b, '\n'))
-	if err := errors.Join(werr, f.Close()); err != nil {
-		return fmt.Errorf("writing VM state: %w", err)
-	}
-	if err := os.Rename(f.Name(), filepath.Join(dir, StateFile)); err != nil {
+	if err := durable.Write(filepath.Join(dir, StateFile), append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("writing VM state: %w", err)
 	}
 	return nil

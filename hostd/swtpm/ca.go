@@ -25,6 +25,7 @@ import (
 	"time"
 
 	"cocoon/hostd/spec"
+	"cocoon/internal/durable"
 	"cocoon/internal/fault"
 )
 
@@ -148,10 +149,10 @@ func newCA(dir, name string, now func() time.Time) (*CA, error) {
 	ca := &CA{Name: name, Root: root, key: key, now: now}
 	// The certificate comes last: readCA looks for it first, so that a crash
 	// between the two leaves an authority that does not exist yet.
-	if err := writeFile(filepath.Join(dir, name+".key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: k}), 0o600); err != nil {
+	if err := durable.Write(filepath.Join(dir, name+".key"), pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: k}), 0o600); err != nil {
 		return nil, err
 	}
-	if err := writeFile(filepath.Join(dir, name+".pem"), ca.RootPEM(), 0o644); err != nil {
+	if err := durable.Write(filepath.Join(dir, name+".pem"), ca.RootPEM(), 0o644); err != nil {
 		return nil, err
 	}
 	return ca, nil
@@ -261,21 +262,4 @@ func newSerial() (*big.Int, error) {
 	}
 	b[0] = b[0]&0x7f | 0x40 // positive, and always 16 bytes
 	return new(big.Int).SetBytes(b), nil
-}
-
-// writeFile replaces path in one step.
-func writeFile(path string, b []byte, mode os.FileMode) error {
-	f, err := os.CreateTemp(filepath.Dir(path), ".new-*")
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	defer os.Remove(f.Name())
-	err = errors.Join(f.Chmod(mode), func() error { _, err := f.Write(b); return err }(), f.Sync(), f.Close())
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return fmt.Errorf("writing %s: %w", path, err)
-	}
-	return nil
 }

@@ -15,6 +15,7 @@ import (
 	"github.com/google/go-tpm/tpm2"
 	"github.com/google/go-tpm/tpm2/transport"
 
+	"cocoon/internal/durable"
 	"cocoon/internal/fault"
 	"cocoon/internal/undo"
 )
@@ -58,7 +59,7 @@ func Manufacture(ctx context.Context, tools Tools, dir string, ca *CA) (cert *x5
 	}); err != nil {
 		return nil, err
 	}
-	if err := writeFile(filepath.Join(tmp, ekFile), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}), 0o644); err != nil {
+	if err := durable.Write(filepath.Join(tmp, ekFile), pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: cert.Raw}), 0o644); err != nil {
 		return nil, err
 	}
 	if err := errors.Join(os.RemoveAll(dir), os.Rename(tmp, dir)); err != nil {

@@ -11,6 +11,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"cocoon/internal/durable"
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
 )
@@ -119,11 +120,7 @@ func (s *Store) save(next []Previous) error {
 	if err != nil {
 		return fmt.Errorf("remembering what was prepared: %w", err)
 	}
-	tmp := filepath.Join(s.dir, StoreFile+".new")
-	if err := os.WriteFile(tmp, append(b, '\n'), 0o600); err != nil {
-		return fmt.Errorf("remembering what was prepared: %w", err)
-	}
-	if err := os.Rename(tmp, filepath.Join(s.dir, StoreFile)); err != nil {
+	if err := durable.Write(filepath.Join(s.dir, StoreFile), append(b, '\n'), 0o600); err != nil {
 		return fmt.Errorf("remembering what was prepared: %w", err)
 	}
 	s.Before = next

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cocoon/contracts/receipt"
+	"cocoon/internal/durable"
 	"cocoon/internal/fault"
 	"cocoon/internal/toncell"
 )
@@ -94,22 +95,10 @@ func (b Book) keep(v *receipt.SignedVoucher) (bool, error) {
 	case err != nil && fault.ExitCode(err) != fault.ExitParse:
 		return false, err // one that cannot be read may be the newer one
 	}
-	if err := replace(path, doc); err != nil {
+	if err := durable.Write(path, doc, 0o600); err != nil {
 		return false, err
 	}
-	return true, dir.Sync()
-}
-
-func replace(path string, doc []byte) error {
-	f, err := os.OpenFile(path+".new", os.O_CREATE|os.O_TRUNC|os.O_WRONLY, 0o600)
-	if err != nil {
-		return err
-	}
-	_, err = f.Write(doc)
-	if err := errors.Join(err, f.Sync(), f.Close()); err != nil {
-		return errors.Join(err, os.Remove(f.Name()))
-	}
-	return os.Rename(f.Name(), path)
+	return true, nil
 }
 
 // Kept is one voucher on disk.
