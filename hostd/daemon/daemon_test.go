@@ -258,6 +258,7 @@ type fakeGPUs struct {
 	mu                 sync.Mutex
 	prepared, released int
 	fail, failRelease  error
+	last               []string // devices of the last release that succeeded
 }
 
 func (f *fakeGPUs) Prepare(context.Context, *spec.GPUs) error {
@@ -267,10 +268,13 @@ func (f *fakeGPUs) Prepare(context.Context, *spec.GPUs) error {
 	return f.fail
 }
 
-func (f *fakeGPUs) Release(context.Context, *spec.GPUs) error {
+func (f *fakeGPUs) Release(_ context.Context, g *spec.GPUs) error {
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.released++
+	if f.failRelease == nil {
+		f.last = g.Devices
+	}
 	return f.failRelease
 }
 

@@ -11,6 +11,7 @@ import (
 
 	"cocoon/hostd/gpumode"
 	"cocoon/hostd/spec"
+	"cocoon/hostd/store"
 	"cocoon/hostd/vfio"
 	"cocoon/internal/fault"
 )
@@ -48,8 +49,15 @@ func (d *Daemon) claimGPUs(s *spec.Spec) (func(), error) {
 			errs = append(errs, err)
 			continue
 		}
-		if !st.Over() {
+		switch {
+		case !st.Over():
 			taken(r.Spec.Name, r.Spec.GPUs.Devices)
+		case r.GPUsUsed && r.Spec.Name != s.Name:
+			// What is still to be released would be reset under its next user.
+			for _, b := range shared(r.Spec.GPUs, s.GPUs) {
+				errs = append(errs, fault.New(fault.ExitNotReady, codeUnreleased, "start it again in a minute; if that goes on, the daemon's log says what hangs",
+					"giving %s to VM %s: it was not released since VM %s ended", b, s.Name, r.Spec.Name))
+			}
 		}
 	}
 	if errs != nil {
@@ -61,6 +69,45 @@ func (d *Daemon) claimGPUs(s *spec.Spec) (func(), error) {
 		defer d.claims.Unlock()
 		delete(d.gpus, s.Name)
 	}, nil
+}
+
+// codeUnreleased refuses devices that an earlier run has left its traces on.
+const codeUnreleased = "gpu.unreleased"
+
+// shared are the devices that both have.
+func shared(a, b *spec.GPUs) []string {
+	if a == nil || b == nil {
+		return nil
+	}
+	return slices.DeleteFunc(slices.Clone(a.Devices), func(dev string) bool { return !slices.Contains(b.Devices, dev) })
+}
+
+// releaseDropped releases what a VM had in its last run and does not have in
+// this one: once the record has the new spec, nobody knows of them. The name and
+// the new devices are claimed. The old devices stay in the record, and so with
+// this VM, until then.
+func (d *Daemon) releaseDropped(ctx context.Context, s *spec.Spec) error {
+	r, err := d.store.Get(s.Name)
+	if errors.Is(err, store.ErrNotFound) {
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	if !r.GPUsUsed || r.Spec.GPUs == nil {
+		return nil
+	}
+	kept, old := shared(r.Spec.GPUs, s.GPUs), *r.Spec.GPUs
+	old.Devices = slices.DeleteFunc(slices.Clone(old.Devices), func(dev string) bool { return slices.Contains(kept, dev) })
+	if len(old.Devices) == 0 {
+		return nil
+	}
+	if err := d.o.GPUs.Release(ctx, &old); err != nil {
+		return fault.New(fault.ExitNotReady, codeUnreleased, "see what hangs, then start it again; or start it with the devices that it had",
+			"starting VM %s: releasing %v of its last run: %w", s.Name, old.Devices, err)
+	}
+	d.o.Logger.Info("released GPUs that the VM no longer has", "vm", s.Name, "devices", old.Devices, "given_back", old.GiveBack)
+	return nil
 }
 
 // GPUHost brings devices into the state that a VM needs and back.

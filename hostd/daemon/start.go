@@ -66,6 +66,9 @@ func (d *Daemon) start(ctx context.Context, s *spec.Spec, change func(*store.Rec
 		return nil, err
 	}
 	defer free()
+	if err := d.releaseDropped(ctx, s); err != nil {
+		return nil, err
+	}
 	var u undo.Stack
 	defer u.UndoInto(&err)
 	if s.GPUs != nil {

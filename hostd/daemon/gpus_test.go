@@ -1,0 +1,58 @@
+package daemon
+
+import (
+	"errors"
+	"testing"
+
+	"github.com/google/go-cmp/cmp"
+
+	"cocoon/hostd/spec"
+	"cocoon/internal/fault"
+)
+
+// A VM that is started with other devices leaves none of its old ones as they
+// are, and nobody gets what was not released.
+func TestDevicesThatAVMNoLongerHasAreReleased(t *testing.T) {
+	gpus := &fakeGPUs{}
+	o := options(t, t.TempDir())
+	t.Setenv("DAEMON_TEST_KEEPER", "fake")
+	c := &clock{t: now()}
+	o.GPUs, o.Clock = gpus, c.now
+	d, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	with := func(name string, devices ...string) *spec.Spec {
+		s := behave(t, "serve", spec.RestartNo)
+		s.Name = name
+		if devices != nil {
+			s.GPUs = &spec.GPUs{Devices: devices, Mode: spec.GPUModeOff}
+		}
+		return s
+	}
+	const first, second = "0000:1b:00.0", "0000:1c:00.0"
+	start(t, d, with("a", first, second))
+	gpus.failRelease = errors.New("it hangs in reset")
+	if _, err := d.Stop(t.Context(), "a", false); err != nil {
+		t.Fatal(err)
+	}
+	for _, s := range []*spec.Spec{with("a", first), with("a"), with("b", second)} {
+		if _, err := d.Start(t.Context(), s); !fault.Has(err, "gpu.unreleased") {
+			t.Errorf("VM %s with %+v: %v, want gpu.unreleased", s.Name, s.GPUs, err)
+		}
+	}
+	gpus.failRelease = nil
+	start(t, d, with("a", first))
+	if diff := cmp.Diff([]string{second}, gpus.last); diff != "" {
+		t.Errorf("released (-want +got):\n%s", diff)
+	}
+	start(t, d, with("b", second))
+	c.pass(2 * releaseEvery) // since the release that failed
+	if _, err := d.Stop(t.Context(), "a", false); err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{first}, gpus.last); diff != "" {
+		t.Errorf("released (-want +got):\n%s", diff)
+	}
+}
