@@ -9,8 +9,10 @@ import (
 	"net"
 	"net/http"
 	"os"
+	"os/signal"
 	"path/filepath"
 	"sync"
+	"syscall"
 	"time"
 
 	sd "github.com/coreos/go-systemd/v22/daemon"
@@ -230,7 +232,7 @@ func serve(ctx context.Context, c config, log *slog.Logger) (err error) {
 		Protocols: protocols, ReadHeaderTimeout: 10 * time.Second, IdleTimeout: 2 * time.Minute, MaxHeaderBytes: 16 << 10,
 		BaseContext: func(net.Listener) context.Context { return base },
 		ErrorLog:    slog.NewLogLogger(log.Handler(), slog.LevelWarn)}
-	remote, err := c.TLS.open(log)
+	remote, reload, err := c.TLS.open(log)
 	if err != nil {
 		return errors.Join(err, l.Close())
 	}
@@ -253,6 +255,9 @@ func serve(ctx context.Context, c config, log *slog.Logger) (err error) {
 	// Before the store is closed.
 	defer func() { cut(); <-supervised }()
 	log.Info("serving", "socket", c.Socket, "state", c.State, "ephemeral", c.Ephemeral)
+	hups := make(chan os.Signal, 1)
+	signal.Notify(hups, syscall.SIGHUP)
+	defer signal.Stop(hups)
 	failed := make(chan error, 2)
 	go func() { failed <- srv.Serve(l) }()
 	if remote != nil {
@@ -262,10 +267,15 @@ func serve(ctx context.Context, c config, log *slog.Logger) (err error) {
 	if _, err := sd.SdNotify(false, sd.SdNotifyReady); err != nil {
 		log.Warn("telling systemd", "err", err)
 	}
-	select {
-	case err := <-failed:
-		return fmt.Errorf("serving: %w", err)
-	case <-ctx.Done():
+	for running := true; running; {
+		select {
+		case err := <-failed:
+			return fmt.Errorf("serving: %w", err)
+		case <-hups:
+			onHangup(reload, log)
+		case <-ctx.Done():
+			running = false
+		}
 	}
 	log.Info("ending")
 	if _, err := sd.SdNotify(false, sd.SdNotifyStopping); err != nil {
@@ -279,6 +289,15 @@ func serve(ctx context.Context, c config, log *slog.Logger) (err error) {
 		return errors.Join(err, srv.Close())
 	}
 	return nil
+}
+
+// onHangup reads the TLS files again and says what came of it.
+func onHangup(reload func() error, log *slog.Logger) {
+	if err := reload(); err != nil {
+		log.Error("reading the TLS files again; those from before stay", "err", err)
+	} else {
+		log.Info("read the TLS files again")
+	}
 }
 
 func openTree(dir string) (toolstree.Tree, error) {

@@ -33,21 +33,21 @@ func (t *tlsListener) resolve(dir string) error {
 	return nil
 }
 
-// open listens; without a section there is no listener.
-func (t *tlsListener) open(log *slog.Logger) (net.Listener, error) {
+// open listens; without a section there is no listener. reload reads the files
+// again.
+func (t *tlsListener) open(log *slog.Logger) (l net.Listener, reload func() error, err error) {
 	if t == nil {
-		return nil, nil
+		return nil, func() error { return nil }, nil
 	}
-	cfg, err := t.Config()
+	files, err := t.Reloading()
 	if err != nil {
-		return nil, err
+		return nil, nil, err
 	}
-	l, err := net.Listen("tcp", t.Listen)
-	if err != nil {
-		return nil, fault.New(fault.ExitNotReady, "hostd.tls.listen", "free the address, or choose another in tls", "listening on %s: %w", t.Listen, err)
+	if l, err = net.Listen("tcp", t.Listen); err != nil {
+		return nil, nil, fault.New(fault.ExitNotReady, "hostd.tls.listen", "free the address, or choose another in tls", "listening on %s: %w", t.Listen, err)
 	}
 	log.Info("serving over TLS", "listen", l.Addr().String())
-	return tls.NewListener(l, cfg), nil
+	return tls.NewListener(l, files.Config()), files.Reload, nil
 }
 
 // version names this software.

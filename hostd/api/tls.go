@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"sync/atomic"
 	"syscall"
 
 	"cocoon/internal/fault"
@@ -46,6 +47,34 @@ func (f *TLSFiles) Config() (*tls.Config, error) {
 		return nil, fault.New(fault.ExitParse, "hostd.tls.client_ca", "give the authority's certificate in PEM", "reading the clients' authority: no certificate in %s", f.ClientCA)
 	}
 	return &tls.Config{MinVersion: tls.VersionTLS13, Certificates: []tls.Certificate{pair}, ClientAuth: tls.RequireAndVerifyClientCert, ClientCAs: pool, NextProtos: []string{"h2", "http/1.1"}}, nil
+}
+
+// Reloading is a listener's TLS whose files can be read again while it serves.
+type Reloading struct {
+	files *TLSFiles
+	now   atomic.Pointer[tls.Config]
+}
+
+// Reloading reads the files for the first time.
+func (f *TLSFiles) Reloading() (*Reloading, error) {
+	r := &Reloading{files: f}
+	return r, r.Reload()
+}
+
+// Reload reads the files again, for connections that come from now on. What
+// cannot be read changes nothing.
+func (r *Reloading) Reload() error {
+	cfg, err := r.files.Config()
+	if err == nil {
+		r.now.Store(cfg)
+	}
+	return err
+}
+
+// Config is for the listener. Each reading has ticket keys of its own, so that
+// no session outlives the authority that let it in.
+func (r *Reloading) Config() *tls.Config {
+	return &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return r.now.Load(), nil }}
 }
 
 // readPrivate reads a key that nobody else can read or replace.

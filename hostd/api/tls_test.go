@@ -1,6 +1,7 @@
 package api_test
 
 import (
+	"bytes"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
@@ -8,6 +9,7 @@ import (
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
+	"io"
 	"log/slog"
 	"math/big"
 	"net"
@@ -157,5 +159,75 @@ func TestAListenerWithWeakFilesDoesNotStart(t *testing.T) {
 				t.Errorf("Config() = %v, want %s", err, tc.code)
 			}
 		})
+	}
+}
+
+// A connection that comes after the files were read again meets the new
+// certificate and the new authority; files that are not good change nothing.
+func TestFilesAreReadAgainWhileTheListenerServes(t *testing.T) {
+	server, clients, other := newAuthority(t), newAuthority(t), newAuthority(t)
+	files := tlsFiles(t, server, clients)
+	r, err := files.Reloading()
+	if err != nil {
+		t.Fatal(err)
+	}
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	log := slog.New(slog.DiscardHandler)
+	srv := &http.Server{Handler: api.Handler(api.Options{Host: host{}, Clock: time.Now, Logger: log}), ConnContext: api.ConnContext, ReadHeaderTimeout: time.Minute, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelDebug)}
+	done := make(chan error, 1)
+	go func() { done <- srv.Serve(tls.NewListener(l, r.Config())) }()
+	t.Cleanup(func() { srv.Close(); <-done })
+	roots := x509.NewCertPool()
+	roots.AddCert(server.cert)
+	serial := func(a *authority) (cert []byte, err error) {
+		c, k := a.issue(t, x509.ExtKeyUsageClientAuth)
+		pair, err := tls.X509KeyPair(c, k)
+		if err != nil {
+			t.Fatal(err)
+		}
+		conn, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}})
+		if err != nil {
+			return nil, err
+		}
+		defer conn.Close()
+		// In TLS 1.3 the server's refusal comes with its first bytes.
+		if _, err := io.WriteString(conn, "GET /metrics HTTP/1.1\r\nHost: hostd\r\nConnection: close\r\n\r\n"); err != nil {
+			return nil, err
+		}
+		if _, err := conn.Read(make([]byte, 1)); err != nil {
+			return nil, err
+		}
+		return conn.ConnectionState().PeerCertificates[0].Raw, nil
+	}
+	before, err := serial(clients)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(files.Certificate, []byte("x"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.Reload(); !fault.Has(err, "hostd.tls.certificate") {
+		t.Errorf("reading a bad certificate: %v", err)
+	}
+	if same, err := serial(clients); err != nil || !bytes.Equal(same, before) {
+		t.Errorf("after a failed reading: another certificate, or %v", err)
+	}
+	cert, key := server.issue(t, x509.ExtKeyUsageServerAuth)
+	for path, b := range map[string][]byte{files.Certificate: cert, files.Key: key, files.ClientCA: other.pem()} {
+		if err := os.WriteFile(path, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if err := r.Reload(); err != nil {
+		t.Fatal(err)
+	}
+	if after, err := serial(other); err != nil || bytes.Equal(after, before) {
+		t.Errorf("after the reading: the same certificate, or %v", err)
+	}
+	if _, err := serial(clients); err == nil {
+		t.Error("a caller of the authority from before is let in")
 	}
 }
