@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 
 	"cocoon/enclave/gpu/wire"
@@ -39,9 +40,20 @@ func (m *Machine) Attest(ctx context.Context) error {
 	if err := m.judge(found); err != nil {
 		return err
 	}
-	m.attested = true
+	m.attested = identities(found)
 	m.o.Log.Info("GPUs attested", "devices", len(found.Devices), "mode", string(found.Topology.Mode), "until", found.NotAfter)
 	return nil
+}
+
+// identities name the devices, sorted: kind, the device's identifier and the
+// serial number of the certificate that NVIDIA's chain ends in for it.
+func identities(found *nvgpu.Machine) []string {
+	out := make([]string, len(found.Devices))
+	for i, d := range found.Devices {
+		out[i] = fmt.Sprintf("%s %s with certificate %s", d.Kind, d.PDI, d.UEID)
+	}
+	slices.Sort(out)
+	return out
 }
 
 // judge refuses what failed, and what could not be checked unless the
@@ -136,7 +148,7 @@ func (m *Machine) items(ctx context.Context, nonce [32]byte) ([]nvgpu.Item, erro
 // mode, and they answer this nonce. A verifier appraises the rest. It
 // implements attest.GPUs.
 func (m *Machine) Collect(ctx context.Context, nonce [32]byte) ([]evidence.GPU, error) {
-	if !m.attested {
+	if m.attested == nil {
 		return nil, fault.New(fault.ExitInternal, CodeIncomplete, "report this", "collecting the GPUs' evidence: %w", errNotAttested)
 	}
 	items, err := m.items(ctx, nonce)
@@ -150,6 +162,13 @@ func (m *Machine) Collect(ctx context.Context, nonce [32]byte) ([]evidence.GPU, 
 	}
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
+	}
+	// The latch and the ready state are for the devices that were attested in
+	// full at boot. One that was put in their place has not been reset, nor held
+	// against NVIDIA's reference measurements.
+	if now := identities(found); !slices.Equal(now, m.attested) {
+		return nil, fault.Mismatch(fault.ExitRefused, CodeChanged, "the devices that were attested at boot", strings.Join(m.attested, ", "), strings.Join(now, ", "),
+			"restart the VM: other devices are attested at its boot")
 	}
 	out := make([]evidence.GPU, len(items))
 	for i, it := range items {

@@ -52,6 +52,7 @@ const (
 	CodeCollateral  = "gpu.collateral"
 	CodeIncomplete  = "gpu.incomplete"
 	CodeDescribe    = "gpu.describe"
+	CodeChanged     = "gpu.changed"
 )
 
 // Function is a PCI function of NVIDIA's.
@@ -102,7 +103,7 @@ type Options struct {
 type Machine struct {
 	o         Options
 	functions []Function
-	attested  bool
+	attested  []string // who was attested at boot, sorted; nil before
 	cache     *nvgpu.Cache
 }
 

@@ -371,6 +371,26 @@ func TestGPUsThatChangeAfterTheBootAreNotCollected(t *testing.T) {
 	if _, err := m.Collect(context.Background(), [32]byte{}); !fault.Has(err, "gpu.nonce") {
 		t.Errorf("another nonce: got %v", err)
 	}
+	sys.edit = func(d []wire.Device) []wire.Device { return []wire.Device{d[1], d[0]} }
+	if _, err := m.Collect(context.Background(), [32]byte{1}); err != nil {
+		t.Errorf("the same GPUs in another order: %v", err)
+	}
+	// One that is as good, under the same roots, and was not there at boot.
+	other := nvgputest.GPU(2)
+	b, err := sys.pki.Bind(&other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	report, err := b.Report([32]byte{1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sys.edit = func(d []wire.Device) []wire.Device {
+		return []wire.Device{d[0], {Kind: wire.KindGPU, UUID: "GPU-2", Report: report, Chain: b.Chain()}}
+	}
+	if gpus, err := m.Collect(context.Background(), [32]byte{1}); !fault.Has(err, CodeChanged) || gpus != nil {
+		t.Errorf("another GPU in the place of one: got %v", err)
+	}
 }
 
 // A revoked certificate in the host's bundle is believed; one that is missing

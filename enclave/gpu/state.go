@@ -98,7 +98,7 @@ var errNotAttested = errors.New("the GPUs were not attested")
 // Ready lets the GPUs take work. It comes after the attestation and after the
 // kernel's modules are latched: from here on no other driver can reach them.
 func (m *Machine) Ready(ctx context.Context) error {
-	if !m.attested {
+	if m.attested == nil {
 		return fault.New(fault.ExitInternal, CodeReadyEarly, "report this", "setting the GPUs' ready state: %w", errNotAttested)
 	}
 	if _, err := m.ask(ctx, &wire.Request{Op: wire.OpReady}); err != nil {
