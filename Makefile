@@ -50,6 +50,8 @@ deps: ## install tools (build/tools), npm packages and Go modules
 	$(ROOT)
 	$(BUILD) deps
 	@command -v chromium >/dev/null || apt-get install -y -q --no-install-recommends chromium
+	@command -v curl >/dev/null || apt-get install -y -q --no-install-recommends curl ca-certificates
+	@command -v systemd-analyze >/dev/null || apt-get install -y -q --no-install-recommends systemd
 	@command -v softhsm2-util >/dev/null || apt-get install -y -q --no-install-recommends softhsm2
 
 image: ## build the confidential-VM image (build/image) and the packs (build/packs): PROFILE=cpu

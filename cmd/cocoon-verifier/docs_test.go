@@ -9,14 +9,14 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"cocoon/internal/needtool"
 )
 
 // TestCurlExamplesOfThePage runs every curl command of the page against the
 // example's service.
 func TestCurlExamplesOfThePage(t *testing.T) {
-	if _, err := exec.LookPath("curl"); err != nil {
-		t.Skip("there is no curl here (apt: curl)")
-	}
+	needtool.Find(t, "curl")
 	page, err := os.ReadFile(filepath.Join(exampleDir(t), "..", "docs", "verifier-api.md"))
 	if err != nil {
 		t.Fatal(err)

@@ -10,15 +10,14 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"cocoon/internal/needtool"
 )
 
 // TestTheUnitIsOneThatSystemdTakes has systemd read the unit, with the program
 // where it was built.
 func TestTheUnitIsOneThatSystemdTakes(t *testing.T) {
-	analyze, err := exec.LookPath("systemd-analyze")
-	if err != nil {
-		t.Skip("there is no systemd-analyze here (apt: systemd)")
-	}
+	analyze := needtool.Find(t, "systemd-analyze")
 	b, err := os.ReadFile(filepath.Join(exampleDir(t), "..", "docs", "systemd", "cocoon-verifier.service"))
 	if err != nil {
 		t.Fatal(err)

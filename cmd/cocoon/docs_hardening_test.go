@@ -10,6 +10,7 @@ import (
 	"strings"
 	"testing"
 
+	"cocoon/internal/needtool"
 	"cocoon/internal/toolstree"
 )
 
@@ -31,9 +32,7 @@ func TestUnitsStartWhatExists(t *testing.T) {
 // TestUnitsAreSandboxed asks systemd how exposed each unit is and holds it
 // against the page.
 func TestUnitsAreSandboxed(t *testing.T) {
-	if _, err := exec.LookPath("systemd-analyze"); err != nil {
-		t.Skip("there is no systemd-analyze here (apt: systemd)")
-	}
+	needtool.Find(t, "systemd-analyze")
 	page := readRepo(t, "docs/hardening.md")
 	root, err := toolstree.RepoRoot()
 	if err != nil {

@@ -27,6 +27,7 @@ import (
 	"cocoon/hostd/swtpm"
 	"cocoon/hostd/vouchers"
 	"cocoon/internal/fault"
+	"cocoon/internal/needtool"
 )
 
 // host has two VMs and does nothing.
@@ -103,9 +104,10 @@ func ask(t *testing.T, socket, path string, uid, gid uint32) string {
 }
 
 func TestTheKernelSaysWhoCalls(t *testing.T) {
-	if _, err := exec.LookPath("curl"); err != nil || os.Geteuid() != 0 {
-		t.Skip("needs root, and curl, to call as somebody else")
+	if os.Geteuid() != 0 {
+		t.Skip("needs root, to call as somebody else")
 	}
+	needtool.Find(t, "curl")
 	for _, tc := range []struct {
 		name     string
 		peers    api.Peers

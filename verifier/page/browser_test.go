@@ -3,7 +3,6 @@ package page_test
 import (
 	"context"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -12,26 +11,14 @@ import (
 	"github.com/chromedp/cdproto/emulation"
 	"github.com/chromedp/chromedp"
 
+	"cocoon/internal/needtool"
 	"cocoon/internal/toolstree"
 )
 
-// browser returns a headless Chromium with a profile of its own. Where
-// COCOON_BROWSER_REQUIRED is set its absence is a failure.
+// browser returns a headless Chromium with a profile of its own.
 func browser(t *testing.T) context.Context {
 	t.Helper()
-	path := ""
-	for _, name := range []string{"chromium", "chromium-browser", "google-chrome"} {
-		if p, err := exec.LookPath(name); err == nil {
-			path = p
-			break
-		}
-	}
-	if path == "" {
-		if os.Getenv("COCOON_BROWSER_REQUIRED") != "" {
-			t.Fatal("there is no Chromium here; install the package chromium")
-		}
-		t.Skip("there is no Chromium here")
-	}
+	path := needtool.Find(t, "chromium", "chromium-browser", "google-chrome")
 	o := []chromedp.ExecAllocatorOption{chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.NoFirstRun, chromedp.NoSandbox, chromedp.Headless}
 	for _, f := range []string{"disable-gpu", "disable-quic", "disable-background-networking", "disable-component-update", "disable-sync", "disable-dev-shm-usage"} {
 		o = append(o, chromedp.Flag(f, true))

@@ -9,7 +9,6 @@ import (
 	"math/big"
 	"net/http"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -24,6 +23,7 @@ import (
 	"cocoon/contracts/compiled"
 	"cocoon/contracts/devnet"
 	"cocoon/contracts/devnet/explorer"
+	"cocoon/internal/needtool"
 	"cocoon/internal/toolstree"
 )
 
@@ -129,16 +129,9 @@ func TestPagesShowTheChain(t *testing.T) {
 	}
 }
 
-// TestBrowserShowsTheChain walks the pages in Chromium. Where
-// COCOON_BROWSER_REQUIRED is set its absence is a failure.
+// TestBrowserShowsTheChain walks the pages in Chromium.
 func TestBrowserShowsTheChain(t *testing.T) {
-	path, err := exec.LookPath("chromium")
-	if err != nil {
-		if os.Getenv("COCOON_BROWSER_REQUIRED") != "" {
-			t.Fatal("there is no Chromium here; install the package chromium")
-		}
-		t.Skip("there is no Chromium here")
-	}
+	path := needtool.Find(t, "chromium")
 	w := newWorld(t)
 	o := []chromedp.ExecAllocatorOption{chromedp.ExecPath(path), chromedp.UserDataDir(t.TempDir()), chromedp.NoFirstRun, chromedp.NoSandbox, chromedp.Headless,
 		chromedp.WSURLReadTimeout(90 * time.Second)}

@@ -12,6 +12,8 @@ import (
 	"testing"
 
 	"github.com/miekg/pkcs11"
+
+	"cocoon/internal/needtool"
 )
 
 // softHSM makes a token in software and returns how to open its key.
@@ -21,9 +23,9 @@ func softHSM(t *testing.T) (*Modules, Options) {
 	if module == "" {
 		module = "/usr/lib/softhsm/libsofthsm2.so"
 	}
-	util, err := exec.LookPath("softhsm2-util")
-	if _, serr := os.Stat(module); err != nil || serr != nil {
-		t.Skip("there is no SoftHSM here: make deps installs it")
+	util := needtool.Find(t, "softhsm2-util")
+	if _, err := os.Stat(module); err != nil {
+		needtool.Missing(t, module)
 	}
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "softhsm2.conf")
