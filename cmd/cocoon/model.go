@@ -19,10 +19,10 @@ import (
 func newModelCmd() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "model",
-		Short: "make and check model packs",
+		Short: "make and check model packs, and release their keys",
 		Args:  cobra.NoArgs,
 	}
-	cmd.AddCommand(newModelPackCmd(), newModelVerifyCmd(), newModelShowCmd())
+	cmd.AddCommand(newModelPackCmd(), newModelVerifyCmd(), newModelShowCmd(), newModelReleaseCmd(), newModelReleasesCmd())
 	return cmd
 }
 
