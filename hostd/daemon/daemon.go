@@ -69,9 +69,9 @@ type Daemon struct {
 	cord     *os.File // read end, inherited by keepers
 
 	mu   sync.Mutex
-	busy map[string]bool // names that are being started or removed
-	wg   sync.WaitGroup  // keepers that are our children
-	acc  sync.Mutex      // one probe at a time
+	busy map[string]*work // names that are being started or removed
+	wg   sync.WaitGroup   // keepers that are our children
+	acc  sync.Mutex       // one probe at a time
 
 	released map[string]time.Time // when devices may be released again; guarded by mu
 
@@ -87,7 +87,7 @@ func Open(o Options) (_ *Daemon, err error) {
 			return nil, fault.New(fault.ExitInternal, "hostd.state_dir", "choose a directory that this user can write to (--state)", "opening state directory: %w", err)
 		}
 	}
-	d := &Daemon{o: o, busy: map[string]bool{}, gpus: map[string][]string{}, released: map[string]time.Time{}}
+	d := &Daemon{o: o, busy: map[string]*work{}, gpus: map[string][]string{}, released: map[string]time.Time{}}
 	if d.o.GPUs == nil {
 		d.o.GPUs = &linuxGPUs{o.GPUTool, o.Clock, o.Logger}
 	}
@@ -190,14 +190,17 @@ func (d *Daemon) Accel(ctx context.Context, kernel string) (accel.Decision, erro
 		Dir: d.o.Dir, Force: d.o.Accel, Clock: d.o.Clock})
 }
 
+// work is what has a name.
+type work struct{ stopped bool } // its owner stopped the VM since it began
+
 // claim marks a name as being worked on.
 func (d *Daemon) claim(name string) (func(), error) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.busy[name] {
+	if d.busy[name] != nil {
 		return nil, fault.New(fault.ExitNotReady, "vm.busy", "try again in a moment", "changing VM %s: another request is changing it", name)
 	}
-	d.busy[name] = true
+	d.busy[name] = &work{}
 	return func() {
 		d.mu.Lock()
 		defer d.mu.Unlock()
@@ -305,7 +308,7 @@ func (d *Daemon) unwritten(r store.Record) *machine.State {
 	if alive {
 		s.Keeper = id
 	}
-	if alive || d.busy[s.Name] {
+	if alive || d.busy[s.Name] != nil {
 		s.Phase = machine.Starting
 	}
 	return s
@@ -379,6 +382,9 @@ func (d *Daemon) Stop(ctx context.Context, name string, powerOff bool) (*machine
 	if err := d.want(name, store.WantStopped); err != nil {
 		return nil, err
 	}
+	if err := d.awaitKeeper(ctx, name); err != nil {
+		return nil, err
+	}
 	st, err := d.end(ctx, name, powerOff)
 	if err != nil {
 		return nil, err
@@ -395,6 +401,9 @@ func (d *Daemon) Stop(ctx context.Context, name string, powerOff bool) (*machine
 func (d *Daemon) want(name, want string) error {
 	d.mu.Lock()
 	defer d.mu.Unlock()
+	if w := d.busy[name]; w != nil {
+		w.stopped = want == store.WantStopped
+	}
 	r, err := d.store.Get(name)
 	if errors.Is(err, store.ErrNotFound) {
 		return notFound(name)
@@ -407,6 +416,54 @@ func (d *Daemon) want(name, want string) error {
 		r.Upgrade.Ran = want == store.WantRunning
 	}
 	return d.store.Put(r)
+}
+
+// put writes the record of a VM whose name is claimed. What its owner wants
+// since then stays: nobody starts what he has stopped.
+func (d *Daemon) put(r store.Record) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if w := d.busy[r.Spec.Name]; w != nil && w.stopped {
+		r.Want, r.Next = store.WantStopped, nil
+		if r.Upgrade != nil {
+			r.Upgrade.Ran = false
+		}
+	}
+	return d.store.Put(r)
+}
+
+// halted returns an error where the owner has stopped a VM that is being
+// started.
+func (d *Daemon) halted(name string) error {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if w := d.busy[name]; w != nil && w.stopped {
+		return fault.New(fault.ExitNotReady, codeStopped, "start it again if it should run", "starting VM %s: it was stopped meanwhile", name)
+	}
+	return nil
+}
+
+const codeStopped = "vm.stopped"
+
+// awaitKeeper waits while a VM is being started that has no process yet: there
+// is nothing to signal, and its start sees that it was stopped.
+func (d *Daemon) awaitKeeper(ctx context.Context, name string) error {
+	t := time.NewTicker(20 * time.Millisecond)
+	defer t.Stop()
+	for {
+		s, err := d.Get(name)
+		if fault.Has(err, "vm.unknown") {
+			return nil // the start that was taken back was its first
+		}
+		if err != nil || s.Phase != machine.Starting || s.Keeper.PID != 0 {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("stopping VM %s: %w", name, ctx.Err())
+		case <-t.C:
+		}
+	}
 }
 
 // end stops a VM and waits for its end.
@@ -448,6 +505,8 @@ func (d *Daemon) Remove(name string) error {
 	if !s.Over() {
 		return fault.New(fault.ExitNotReady, "vm.running", "stop it first: cocoon vm stop "+name, "removing VM %s: it runs", name)
 	}
+	// With its record goes what is known of its devices.
+	d.release(context.Background(), name)
 	if err := os.RemoveAll(d.dir(name)); err != nil {
 		return fmt.Errorf("removing VM %s: %w", name, err)
 	}

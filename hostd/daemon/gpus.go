@@ -220,13 +220,20 @@ func (d *Daemon) release(ctx context.Context, name string) {
 	if !due {
 		return
 	}
+	// Another VM may have been given one of them since: a reset would hit it.
+	free, err := d.claimGPUs(&r.Spec)
+	if err != nil {
+		d.o.Logger.Warn("releasing GPUs; it is tried again", "vm", name, "err", err)
+		return
+	}
+	defer free()
 	if err := d.o.GPUs.Release(ctx, r.Spec.GPUs); err != nil {
 		d.o.Logger.Error("releasing GPUs; it is tried again", "vm", name, "devices", r.Spec.GPUs.Devices, "err", err)
 		return
 	}
 	d.o.Logger.Info("released GPUs", "vm", name, "devices", r.Spec.GPUs.Devices, "given_back", r.Spec.GPUs.GiveBack)
 	r.GPUsUsed = false
-	if err := d.store.Put(r); err != nil {
+	if err := d.put(r); err != nil {
 		d.o.Logger.Error("remembering that GPUs were released", "vm", name, "err", err)
 	}
 }

@@ -108,7 +108,7 @@ func (d *Daemon) start(ctx context.Context, s *spec.Spec, change func(*store.Rec
 			return child.id.Signal(unix.SIGKILL)
 		}
 	})
-	st, err = d.awaitQEMU(ctx, dir, child)
+	st, err = d.awaitQEMU(ctx, s.Name, child)
 	if err != nil {
 		return nil, err
 	}
@@ -134,7 +134,7 @@ func (d *Daemon) prepare(dir string, s *spec.Spec, req keeper.Request, change fu
 		return err
 	default:
 		old := r
-		u.Push("restoring the VM's record", func() error { return d.store.Put(old) })
+		u.Push("restoring the VM's record", func() error { return d.put(old) })
 		if err := d.keepCrash(s.Name); err != nil {
 			return err
 		}
@@ -163,7 +163,10 @@ func (d *Daemon) prepare(dir string, s *spec.Spec, req keeper.Request, change fu
 	if change != nil {
 		change(&r)
 	}
-	return d.store.Put(r)
+	if err := d.halted(s.Name); err != nil {
+		return err
+	}
+	return d.put(r)
 }
 
 // child is a keeper that this daemon started.
@@ -209,7 +212,8 @@ func (d *Daemon) spawn(dir string) (*child, error) {
 }
 
 // awaitQEMU waits until the VM runs or its keeper has given up.
-func (d *Daemon) awaitQEMU(ctx context.Context, dir string, c *child) (*machine.State, error) {
+func (d *Daemon) awaitQEMU(ctx context.Context, name string, c *child) (*machine.State, error) {
+	dir := d.dir(name)
 	ctx, cancel := context.WithTimeout(ctx, startTimeout)
 	defer cancel()
 	t := time.NewTicker(20 * time.Millisecond)
@@ -222,6 +226,9 @@ func (d *Daemon) awaitQEMU(ctx context.Context, dir string, c *child) (*machine.
 		case <-ctx.Done():
 			return nil, fault.New(fault.ExitNotReady, "vm.start.timeout", "see whether the machine is overloaded, then start it again", "starting VM: %w", ctx.Err())
 		case <-t.C:
+		}
+		if err := d.halted(name); err != nil {
+			return nil, err
 		}
 		s, err := machine.ReadState(dir)
 		switch {

@@ -116,7 +116,7 @@ func (d *Daemon) tend(ctx context.Context, name string) error {
 	if !st.Over() {
 		if r.Restarts > 0 && st.Phase == machine.Running && now.Sub(st.Started) > settled {
 			r.Restarts, r.Next, r.LastError = 0, nil, ""
-			return d.store.Put(r)
+			return d.put(r)
 		}
 		return nil
 	}
@@ -129,12 +129,12 @@ func (d *Daemon) tend(ctx context.Context, name string) error {
 	}
 	if !r.Revive && r.Spec.Restart != spec.RestartAlways && (r.Spec.Restart != spec.RestartOnFailure || st.Phase != machine.Failed) {
 		r.Want = store.WantStopped
-		return d.store.Put(r)
+		return d.put(r)
 	}
 	if r.Next == nil {
 		at := now.Add(backoff(r.Restarts))
 		r.Next = &at
-		return d.store.Put(r)
+		return d.put(r)
 	}
 	if now.Before(*r.Next) {
 		return nil
@@ -146,7 +146,7 @@ func (d *Daemon) tend(ctx context.Context, name string) error {
 // again starts a VM that should run; a start that fails is tried again later.
 func (d *Daemon) again(ctx context.Context, r store.Record, change func(*store.Record)) error {
 	_, err := d.start(ctx, &r.Spec, change)
-	if err == nil || ctx.Err() != nil {
+	if err == nil || ctx.Err() != nil || fault.Has(err, codeStopped) {
 		return err
 	}
 	again, gerr := d.store.Get(r.Spec.Name)
@@ -155,5 +155,5 @@ func (d *Daemon) again(ctx context.Context, r store.Record, change func(*store.R
 	}
 	at := d.o.Clock().UTC().Add(backoff(again.Restarts + 1))
 	again.Restarts, again.Next, again.LastError = again.Restarts+1, &at, err.Error()
-	return errors.Join(err, d.store.Put(again))
+	return errors.Join(err, d.put(again))
 }

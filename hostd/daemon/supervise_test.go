@@ -27,7 +27,7 @@ import (
 // fakeKeeper stands for a keeper with a VM: a process of its own that writes
 // what a keeper writes and ends as one does. The image's command line says how
 // it behaves: "serve", "hang" before it serves, "open" a data disk that takes
-// a ticket and serve, or "refuse" to start.
+// a ticket and serve, be "silent" before it runs, or "refuse" to start.
 func fakeKeeper(dir string) int {
 	r, err := keeper.ReadRequest(dir)
 	if err != nil {
@@ -55,6 +55,10 @@ func fakeKeeper(dir string) int {
 		return fakeTaker(dir, s, how, r, sig)
 	} else if op != nil {
 		go fakeGiver(r)
+	}
+	if how == "silent" {
+		<-sig
+		return 0
 	}
 	if err := machine.WriteState(dir, s); err != nil {
 		return 1

@@ -119,7 +119,7 @@ func (d *Daemon) step(r *store.Record, step string) error {
 	}
 	now.Upgrade = r.Upgrade
 	now.Upgrade.Step = step
-	return d.store.Put(now)
+	return d.put(now)
 }
 
 // settle ends an upgrade: this version stays.
@@ -129,7 +129,7 @@ func (d *Daemon) settle(name string, s spec.Spec) error {
 		return err
 	}
 	r.Spec, r.Upgrade, r.Restarts, r.Next, r.LastError = s, nil, 0, nil, ""
-	return d.store.Put(r)
+	return d.put(r)
 }
 
 // rollBack ends the new version and starts the old one.
