@@ -53,6 +53,7 @@ deps: ## install tools (build/tools), npm packages and Go modules
 	@command -v curl >/dev/null || apt-get install -y -q --no-install-recommends curl ca-certificates
 	@command -v systemd-analyze >/dev/null || apt-get install -y -q --no-install-recommends systemd
 	@command -v softhsm2-util >/dev/null || apt-get install -y -q --no-install-recommends softhsm2
+	@command -v redis-server valkey-server >/dev/null || RUNLEVEL=1 apt-get install -y -q --no-install-recommends redis-server
 
 image: ## build the confidential-VM image (build/image) and the packs (build/packs): PROFILE=cpu
 	$(ROOT)

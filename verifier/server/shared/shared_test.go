@@ -178,10 +178,10 @@ func TestStoresThatAreNone(t *testing.T) {
 }
 
 // replica is a verifier beside others.
-func replica(t *testing.T, w *tpmtest.World, f *fake) (*client.Client, string) {
+func replica(t *testing.T, w *tpmtest.World, s *shared.Store) (*client.Client, string) {
 	t.Helper()
 	h, err := server.New(server.Options{Trust: server.Trust{Policy: w.Policy, Manifests: w.Manifests(t), Signer: w.ManifestKey},
-		Challenges: open(t, f, shared.Options{Timeout: 200 * time.Millisecond}), Clock: func() time.Time { return tpmtest.Now }, Burst: 1000, PerSecond: 1000})
+		Challenges: s, Clock: func() time.Time { return tpmtest.Now }, Burst: 1000, PerSecond: 1000})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -198,8 +198,9 @@ func replica(t *testing.T, w *tpmtest.World, f *fake) (*client.Client, string) {
 // with a challenge of either.
 func TestTwoReplicasGiveOneVerdict(t *testing.T) {
 	f, w := newFake(t), tpmtest.NewWorld(t)
-	a, urlA := replica(t, w, f)
-	b, _ := replica(t, w, f)
+	short := shared.Options{Timeout: 200 * time.Millisecond}
+	a, urlA := replica(t, w, open(t, f, short))
+	b, _ := replica(t, w, open(t, f, short))
 	ctx := context.Background()
 	for _, from := range []*client.Client{a, b, a, b} {
 		ch, err := from.Challenge(ctx)
