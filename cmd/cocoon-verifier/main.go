@@ -148,11 +148,18 @@ func serve(ctx context.Context, path string, log *slog.Logger) (err error) {
 	signal.Notify(hups, syscall.SIGHUP)
 	defer signal.Stop(hups)
 	done := make(chan error, 1)
+	archive := time.NewTicker(server.ArchiveLook)
+	defer archive.Stop()
 	go func() {
 		for {
 			select {
 			case <-hups:
 				s.onHangup()
+				continue
+			case <-archive.C:
+				if err := s.server.RemoveOldEvidence(); err != nil {
+					log.Error("removing old evidence", "error", err)
+				}
 				continue
 			case <-ctx.Done():
 			}
