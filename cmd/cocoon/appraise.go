@@ -192,31 +192,28 @@ func signer(token string, o result.EAROptions) string {
 	return ""
 }
 
-// quorate returns the largest group of answers that agree, one for each key.
+// quorate returns the largest group of answers that agree, one for each key:
+// who is asked twice, at one address or at two, counts once.
 func quorate(answers []appraiseAnswer) []appraiseAnswer {
-	groups := map[agreed]map[string]appraiseAnswer{}
-	var best map[string]appraiseAnswer
+	type vote struct {
+		agreed
+		key string
+	}
+	seen := map[vote]bool{}
+	groups := map[agreed][]appraiseAnswer{}
+	var best []appraiseAnswer
 	for _, a := range answers {
-		if a.err != nil || a.KeyID == "" {
+		if a.err != nil || a.KeyID == "" || seen[vote{*a.Agreed, a.KeyID}] {
 			continue
 		}
-		if groups[*a.Agreed] == nil {
-			groups[*a.Agreed] = map[string]appraiseAnswer{}
-		}
-		if g := groups[*a.Agreed]; len(g[a.KeyID].KeyID) == 0 {
-			g[a.KeyID] = a
-			if len(g) > len(best) {
-				best = g
-			}
+		seen[vote{*a.Agreed, a.KeyID}] = true
+		g := append(groups[*a.Agreed], a)
+		groups[*a.Agreed] = g
+		if len(g) > len(best) {
+			best = g
 		}
 	}
-	var out []appraiseAnswer
-	for _, a := range answers {
-		if a.err == nil && a.KeyID != "" && best[a.KeyID].Verifier == a.Verifier {
-			out = append(out, a)
-		}
-	}
-	return out
+	return best
 }
 
 // conclude counts who agrees and writes the outcome.
