@@ -15,6 +15,7 @@ import (
 	"cocoon/measurements/log"
 	"cocoon/measurements/log/tiles"
 	"cocoon/measurements/release"
+	"cocoon/verifier/evidence"
 )
 
 // auditFlags are the flags of "cocoon audit".
@@ -144,8 +145,8 @@ func (f *auditFlags) options(cmd *cobra.Command, src audit.Source, name string) 
 		return nil, err
 	}
 	at := f.at
-	if b, err := audit.ReadAll(src, savedTime, 64); at == "" && err == nil {
-		at = strings.TrimSpace(string(b))
+	if b, err := audit.ReadSaved(src, savedTime, 64); at == "" && err == nil {
+		at, o.NowFrom = strings.TrimSpace(string(b)), "bundle"
 	}
 	if o.Now, err = parseAt(at); err != nil {
 		return nil, err
@@ -169,11 +170,11 @@ func (f *auditFlags) options(cmd *cobra.Command, src audit.Source, name string) 
 		}
 	}
 	if f.registry != "" {
-		if o.Registry, err = f.registryOf(src); err != nil {
+		if o.Registry, err = f.registryOf(src, o.Now); err != nil {
 			return nil, err
 		}
 	}
-	if f.machine != "" || hasFile(src, savedEvidence) {
+	if f.machine != "" || hasSaved(src, savedEvidence) {
 		if o.Machine, err = f.machineOf(src, o.Now); err != nil {
 			return nil, err
 		}
@@ -187,13 +188,9 @@ func (f *auditFlags) options(cmd *cobra.Command, src audit.Source, name string) 
 	return o, nil
 }
 
-func hasFile(src audit.Source, name string) bool {
-	c, err := src.Open(name)
-	if err != nil {
-		return false
-	}
-	c.Close()
-	return true
+func hasSaved(src audit.Source, name string) bool {
+	_, err := audit.ReadSaved(src, name, evidence.MaxEvidence)
+	return err == nil
 }
 
 // writeBundle saves the release with what was seen. A file that is there is
@@ -225,7 +222,11 @@ func writeAudit(w io.Writer, r *audit.Report) error {
 	if r.Manifest != nil {
 		p.f("  %s, manifest %s", plain(r.Image), r.Manifest)
 	}
-	p.f("  as of %s", r.Time.Format(time.RFC3339))
+	from := ""
+	if r.TimeFrom != "" {
+		from = ", when the " + r.TimeFrom + " says that it was saved; --at judges at another time"
+	}
+	p.f("  as of %s%s", r.Time.Format(time.RFC3339), from)
 	p.f("")
 	for _, g := range audit.Groups() {
 		rows := g.Of(r.Rows)

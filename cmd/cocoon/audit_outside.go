@@ -42,9 +42,14 @@ const (
 // maxProof bounds a saved proof of an account.
 const maxProof = 32 << 20
 
+// maxProofAge is how much older a saved proof may be than the time that is
+// judged at: what it shows as active may have been revoked since.
+const maxProofAge = time.Hour
+
 // registryOf returns what asks the registry: the proof in a bundle, if there
-// is one, else the network. Either is checked from the config's init block on.
-func (f *auditFlags) registryOf(src audit.Source) (func(context.Context, *manifest.Verified) (*audit.Manifests, error), error) {
+// is one of about now, else the network. Either is checked from the config's
+// init block on.
+func (f *auditFlags) registryOf(src audit.Source, now time.Time) (func(context.Context, *manifest.Verified) (*audit.Manifests, error), error) {
 	addr, err := toncell.ParseAddress(f.registry)
 	if err != nil {
 		return nil, fault.New(fault.ExitParse, "registry.address", "correct the address", "reading --registry: %w", err)
@@ -55,14 +60,16 @@ func (f *auditFlags) registryOf(src audit.Source) (func(context.Context, *manife
 	}
 	return func(ctx context.Context, v *manifest.Verified) (*audit.Manifests, error) {
 		var st *chain.State
-		doc, err := audit.ReadAll(src, savedProof, maxProof)
+		doc, err := audit.ReadSaved(src, savedProof, maxProof)
 		if err == nil {
-			st, err = chain.VerifyAccountProof(doc, config, addr.Addr())
-		} else {
-			doc, st, err = f.askLedger(ctx, addr)
+			if st, err = chain.VerifyAccountProof(doc, config, addr.Addr()); err != nil {
+				return nil, err
+			}
 		}
-		if err != nil {
-			return nil, err
+		if st == nil || now.Sub(time.Unix(int64(st.Utime), 0)) > maxProofAge {
+			if doc, st, err = f.askLedger(ctx, addr); err != nil {
+				return nil, err
+			}
 		}
 		s, err := ledger.RegistryOf(st)
 		if err != nil {
@@ -147,7 +154,7 @@ func (f *auditFlags) machineOf(src audit.Source, now time.Time) (func(context.Co
 		q.Manifests = policy.Manifests{Hashes: []digest.SHA256{v.SHA256}, Keys: []digest.SHA256{}, Revoked: p.Manifests.Revoked}
 		m := &auditedMachine{f: f, v: v, policy: &q, now: now}
 		if f.machine == "" {
-			doc, err := audit.ReadAll(src, savedEvidence, evidence.MaxEvidence)
+			doc, err := audit.ReadSaved(src, savedEvidence, evidence.MaxEvidence)
 			if err != nil {
 				return nil, err
 			}

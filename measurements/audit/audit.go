@@ -48,6 +48,7 @@ type Report struct {
 	Passed   bool           `json:"passed"` // no row failed
 	Release  string         `json:"release"`
 	Time     time.Time      `json:"time"`
+	TimeFrom string         `json:"time_from,omitempty"` // who says that it is Time; empty: the auditor
 	Manifest *digest.SHA256 `json:"manifest_sha256,omitempty"`
 	Image    string         `json:"image,omitempty"` // name and version
 	Rows     []Row          `json:"rows"`
@@ -166,6 +167,7 @@ type Options struct {
 	Source  Source // the release
 	Name    string // of the release, for the report
 	Now     time.Time
+	NowFrom string         // who says so; empty: the auditor
 	Trust   *release.Trust // the auditor's own; nil: the release's word is shown, not taken
 	Earlier []byte         // a checkpoint that the auditor kept, a signed note
 	// Consistency proves the log's consistency from a checkpoint, by the log
@@ -178,7 +180,7 @@ type Options struct {
 
 // Run makes every check that it can.
 func Run(ctx context.Context, o Options) (*Report, error) {
-	a := &audit{o: &o, r: &Report{Release: o.Name, Time: o.Now.UTC().Truncate(time.Second)}}
+	a := &audit{o: &o, r: &Report{Release: o.Name, Time: o.Now.UTC().Truncate(time.Second), TimeFrom: o.NowFrom}}
 	var err error
 	if a.files, err = o.Source.Files(); err != nil {
 		return nil, fmt.Errorf("listing release: %w", err)

@@ -12,6 +12,8 @@ import (
 	"slices"
 	"strings"
 	"time"
+
+	"cocoon/measurements/release"
 )
 
 // maxFiles bounds the number of files in a release.
@@ -64,6 +66,16 @@ func ReadAll(s Source, name string, max int64) ([]byte, error) {
 		return nil, fmt.Errorf("reading %s: it has more than %d bytes", name, max)
 	}
 	return b, nil
+}
+
+// ReadSaved reads what an earlier audit saw outside the release. Only a bundle
+// has such: in a directory, which whoever published the release filled, a file
+// of that name is nobody's memory and does not exist.
+func ReadSaved(s Source, name string, max int64) ([]byte, error) {
+	if _, ok := s.(*bundle); !ok {
+		return nil, fmt.Errorf("opening %s: %w", name, fs.ErrNotExist)
+	}
+	return ReadAll(s, name, max)
 }
 
 // dir is a release in a directory.
@@ -194,8 +206,9 @@ func Save(w io.Writer, s Source, more map[string][]byte) error {
 	header := func(name string, size int64) error {
 		return t.WriteHeader(&tar.Header{Typeflag: tar.TypeReg, Name: name, Size: size, Mode: 0o644, ModTime: time.Unix(0, 0), Format: tar.FormatPAX})
 	}
+	_, bundled := s.(*bundle)
 	for _, f := range files {
-		if _, ok := more[f.Name]; ok {
+		if _, ok := more[f.Name]; ok || !bundled && strings.HasPrefix(f.Name, release.SavedDir+"/") {
 			continue
 		}
 		err := func() error {
