@@ -10,7 +10,6 @@ import (
 	"io/fs"
 	"log/slog"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -268,11 +267,7 @@ func (l *Linux) Persist(ctx context.Context) error {
 		c.Stop(0)
 		return ctx.Err()
 	}
-	// The daemon may keep the output open, which is no failure.
-	if err := c.Err(); err != nil && !errors.Is(err, exec.ErrWaitDelay) {
-		return err
-	}
-	return nil
+	return c.Err()
 }
 
 const (

@@ -1,10 +1,11 @@
 package pid1
 
 import (
-	"bytes"
+	"bufio"
 	"context"
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"log/slog"
 	"os"
@@ -179,24 +180,21 @@ func TestEveryRowIsInForceOnARealProcess(t *testing.T) {
 	for name, row := range Table() {
 		t.Run(name, func(t *testing.T) {
 			row.Cgroup, row.OOMScoreAdj, row.NoFile = "", 0, 512 // what a test may set
-			var log bytes.Buffer
+			out, log := io.Pipe()
 			c, err := StartService(context.Background(), NewReaper(), "/proc/self/exe", Service{
-				Name: name, Path: "/bin/sh", Args: []string{"-c", "echo ready; sleep 600"}, Env: []string{"PATH=/usr/bin:/bin"}, Harden: row,
-			}, slog.New(slog.NewTextHandler(&log, nil)))
+				Name: name, Path: "/bin/sh", Args: []string{"-c", "echo ready; exec sleep 600"}, Env: []string{"PATH=/usr/bin:/bin"}, Harden: row,
+			}, slog.New(slog.NewTextHandler(log, nil)))
 			if err != nil {
 				t.Fatal(err)
 			}
 			defer c.Stop(0)
-			// The row is in force once the shell runs.
-			for {
-				comm, err := os.ReadFile(fmt.Sprintf("/proc/%d/comm", c.PID))
-				if err != nil {
-					c.Stop(0)
-					t.Fatalf("%v\n%v\n%s", err, c.Err(), log.String())
-				}
-				if strings.TrimSpace(string(comm)) == "sh" {
-					break
-				}
+			go func() { <-c.Done; log.Close() }()
+			// The row is in force once the shell speaks. That the process has its
+			// name says less: the kernel gives it before the credentials.
+			said, err := bufio.NewReader(out).ReadString('\n')
+			if !strings.Contains(said, "ready") {
+				c.Stop(0)
+				t.Fatalf("%q, %v, %v", said, err, c.Err())
 			}
 			if err := ConfirmProcess(os.DirFS("/"), name, c.PID, row); err != nil {
 				t.Error(err)

@@ -37,8 +37,8 @@ func Output(ctx context.Context, r *Reaper, self string, s Service, stdin []byte
 	return out.buf.Bytes(), nil
 }
 
-// bounded keeps the first bytes; exec writes to it from one goroutine, which
-// has ended when the child is done.
+// bounded keeps the first bytes; the pipe writes to it from one goroutine at a
+// time, and no more once the child is done.
 type bounded struct {
 	buf   bytes.Buffer
 	limit int

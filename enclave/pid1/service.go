@@ -15,6 +15,8 @@ import (
 	"time"
 
 	"golang.org/x/sys/unix"
+
+	"cocoon/internal/childpipe"
 )
 
 // Service is a child program with what it is allowed.
@@ -88,12 +90,29 @@ func start(r *Reaper, self string, s Service, stdin io.Reader, stdout, stderr io
 		defer dir.Close()
 		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, int(dir.Fd())
 	}
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, stdout, stderr
-	// A grandchild that keeps the pipe open must not hold up the wait.
-	cmd.WaitDelay = time.Second
-	wait, err := r.Start(cmd)
+	// A grandchild that keeps the output open must not hold up the wait.
+	outputs, err := pipes(stdout, stderr)
 	if err != nil {
 		return nil, fmt.Errorf("starting %s: %w", s.Name, err)
+	}
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = stdin, outputs[0].Child, outputs[len(outputs)-1].Child
+	cmd.WaitDelay = 10 * time.Second // for a grandchild that keeps the input open
+	started, err := r.Start(cmd)
+	if err != nil {
+		for _, p := range outputs {
+			p.Close()
+		}
+		return nil, fmt.Errorf("starting %s: %w", s.Name, err)
+	}
+	for _, p := range outputs {
+		p.Started()
+	}
+	wait := func() error {
+		err := started()
+		for _, p := range outputs {
+			p.Drain()
+		}
+		return err
 	}
 	done := make(chan struct{})
 	c := &Child{Name: s.Name, PID: cmd.Process.Pid, Done: done, cmd: cmd}
@@ -115,6 +134,20 @@ func start(r *Reaper, self string, s Service, stdin io.Reader, stdout, stderr io
 	return c, nil
 }
 
+// pipes returns a pipe to each writer, or one where both are the same.
+func pipes(stdout, stderr io.Writer) ([]*childpipe.Pipe, error) {
+	out, err := childpipe.New(stdout)
+	if err != nil || stdout == stderr {
+		return []*childpipe.Pipe{out}, err
+	}
+	errs, err := childpipe.New(stderr)
+	if err != nil {
+		out.Close()
+		return nil, err
+	}
+	return []*childpipe.Pipe{out, errs}, nil
+}
+
 // lineLog writes complete lines to a log, each cut at maxLogLine bytes.
 type lineLog struct {
 	log *slog.Logger
@@ -123,7 +156,7 @@ type lineLog struct {
 
 const maxLogLine = 1024
 
-// Write implements io.Writer; exec calls it from one goroutine.
+// Write implements io.Writer; the pipe calls it from one goroutine at a time.
 func (l *lineLog) Write(p []byte) (int, error) {
 	for _, c := range p {
 		if c == '\n' {

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"cocoon/hostd/vfio"
+	"cocoon/internal/childpipe"
 	"cocoon/internal/toolstree"
 )
 
@@ -49,11 +50,8 @@ func (l *Linux) Run(ctx context.Context, name string, args ...string) ([]byte, e
 			cmd = l.Tools.Command(ctx, name, args...)
 		}
 	}
-	// A child of the child may keep the pipe open.
-	cmd.WaitDelay = 100 * time.Millisecond
 	var out limited
-	cmd.Stdout = &out
-	if err := cmd.Run(); err != nil {
+	if err := childpipe.Run(cmd, &out); err != nil {
 		return nil, fmt.Errorf("running %s: %w", name, err)
 	}
 	return out.b, nil

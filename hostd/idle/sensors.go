@@ -12,6 +12,8 @@ import (
 	"strings"
 	"syscall"
 	"time"
+
+	"cocoon/internal/childpipe"
 )
 
 // Sensors look at the machine.
@@ -172,10 +174,8 @@ func (s *Sensors) gpu(ctx context.Context) (use, programs *int) {
 
 func runProgram(ctx context.Context, name string, args ...string) ([]byte, error) {
 	cmd := exec.CommandContext(ctx, name, args...)
-	cmd.WaitDelay = 100 * time.Millisecond
 	var out bytes.Buffer
-	cmd.Stdout = &out
-	if err := cmd.Run(); err != nil {
+	if err := childpipe.Run(cmd, &out); err != nil {
 		return nil, fmt.Errorf("running %s: %w", name, err)
 	}
 	return out.Bytes(), nil
