@@ -38,7 +38,7 @@ func open(t testing.TB, d *devnet.Devnet) *chain.Client {
 }
 
 func testContext(t testing.TB) context.Context {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	return ctx
 }
@@ -281,9 +281,7 @@ func TestDevnetRestartKeepsWhatWasConfirmed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := d.Close(); err != nil {
-		t.Fatal(err)
-	}
+	devnettest.Close(t, d)
 	if _, err := w.State(ctx); !fault.Has(err, "ton.network.unreachable") {
 		t.Errorf("with the devnet down: %v", err)
 	}

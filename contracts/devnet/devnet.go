@@ -48,6 +48,7 @@ import (
 
 	"cocoon/contracts/tvm"
 	"cocoon/internal/fault"
+	"cocoon/internal/heldport"
 )
 
 // GlobalID is the devnet's network id (config parameter 19); mainnet is -239
@@ -134,9 +135,12 @@ func Start(ctx context.Context, o Options) (_ *Devnet, err error) {
 			err = errors.Join(err, d.Close())
 		}
 	}()
-	if d.addr, err = pickAddress(o.Listen); err != nil {
+	port, err := holdPort(o.Listen)
+	if err != nil {
 		return nil, err
 	}
+	defer func() { err = errors.Join(err, port.Release()) }()
+	d.addr = &port.Addr
 	engine := o.TVM
 	if engine == nil {
 		if d.engine, err = tvm.Open(ctx, tvm.Options{Dir: o.TVMDir, Logger: log}); err != nil {
@@ -168,16 +172,16 @@ func Start(ctx context.Context, o Options) (_ *Devnet, err error) {
 	}
 	d.server = srv
 	for _, alter := range o.More {
-		addr, err := pickAddress(net.JoinHostPort(d.addr.IP.String(), "0"))
+		port, err := holdPort(net.JoinHostPort(d.addr.IP.String(), "0"))
 		if err != nil {
 			return nil, err
 		}
 		m := newServer(d.chain, ed25519.NewKeyFromSeed(d.id.Server), quiet, log)
 		m.alter = alter
-		if err := m.listen(addr.String()); err != nil {
+		if err := errors.Join(m.listen(port.String()), port.Release()); err != nil {
 			return nil, errors.Join(err, m.close())
 		}
-		d.more, d.addrs = append(d.more, m), append(d.addrs, addr)
+		d.more, d.addrs = append(d.more, m), append(d.addrs, &port.Addr)
 	}
 	if d.admin, err = startAdmin(d, filepath.Join(o.Dir, adminSocket)); err != nil {
 		return nil, err
@@ -201,21 +205,18 @@ func writeFile(path string, b []byte, mode os.FileMode) error {
 	return nil
 }
 
-// pickAddress resolves the listen address and, for port 0, picks a free port:
-// the lite-server library does not tell which one it got.
-func pickAddress(listen string) (*net.TCPAddr, error) {
+// holdPort resolves the listen address and holds its port, for port 0 one that
+// is free: the library does not say where it listens, and opening the chain
+// comes first.
+func holdPort(listen string) (*heldport.Port, error) {
 	if listen == "" {
 		listen = DefaultListen
 	}
-	l, err := net.Listen("tcp4", listen)
+	p, err := heldport.Hold(listen)
 	if err != nil {
 		return nil, listenFault(listen, err)
 	}
-	addr := *l.Addr().(*net.TCPAddr)
-	if err := l.Close(); err != nil {
-		return nil, listenFault(listen, err)
-	}
-	return &addr, nil
+	return p, nil
 }
 
 // Close stops serving and closes the store. What clients were told is on disk

@@ -41,7 +41,7 @@ func library(t testing.TB, d *devnet.Devnet, policy ton.ProofCheckPolicy) *ton.A
 
 func TestDevnetSatisfiesTheUnmodifiedClientInEachPolicy(t *testing.T) {
 	d := start(t, devnet.Options{})
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	for name, policy := range map[string]ton.ProofCheckPolicy{
 		"unsafe": ton.ProofCheckPolicyUnsafe, "fast": ton.ProofCheckPolicyFast, "secure": ton.ProofCheckPolicySecure,

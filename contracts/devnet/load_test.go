@@ -70,7 +70,7 @@ func TestEqualSeedsClocksAndMessagesGiveEqualBlocks(t *testing.T) {
 // TestAccountsOfManyCellsAreServedAndProven: from 26 cells on the account
 // carries the hash of its storage dictionary, which older parsers cannot read.
 func TestAccountsOfManyCellsAreServedAndProven(t *testing.T) {
-	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	defer cancel()
 	d := start(t, devnet.Options{TVM: engine, Wallets: 1})
 	c := open(t, d)

@@ -126,26 +126,36 @@ func (s *server) listen(addr string) error {
 		failed <- s.lite.Listen(addr)
 	}()
 	// The library binds inside Listen and tells nobody; a connection that it
-	// accepted shows it.
-	for range 200 {
-		select {
-		case err := <-failed:
-			return listenFault(addr, err)
-		default:
-		}
-		conn, err := net.DialTimeout("tcp", addr, time.Second)
-		if err == nil {
+	// accepted shows it. Who else would answer made Listen fail.
+	limit := time.NewTimer(listenWithin)
+	defer limit.Stop()
+	dialer := net.Dialer{Timeout: listenWithin}
+	for {
+		conn, err := dialer.DialContext(s.ctx, "tcp", addr)
+		if err != nil {
 			select {
-			case <-s.accepted:
-				return conn.Close()
-			case <-time.After(time.Second):
-				return listenFault(addr, errors.Join(errors.New("somebody else answers on the port"), conn.Close()))
+			case err := <-failed:
+				return listenFault(addr, err)
+			case <-limit.C:
+				return listenFault(addr, errors.New("no answer on the port"))
+			case <-time.After(5 * time.Millisecond):
+				continue
 			}
 		}
-		time.Sleep(5 * time.Millisecond)
+		select {
+		case err := <-failed:
+			return listenFault(addr, errors.Join(err, conn.Close()))
+		case <-limit.C:
+			return listenFault(addr, errors.Join(errors.New("the port's connections are not taken"), conn.Close()))
+		case <-s.accepted:
+			return conn.Close()
+		}
 	}
-	return listenFault(addr, errors.New("no answer on the port"))
 }
+
+// listenWithin is how long a server may take to take its first connection. It
+// takes no time; the limit is a busy machine's.
+const listenWithin = 30 * time.Second
 
 func listenFault(addr string, err error) error {
 	return fault.New(fault.ExitNetwork, "ton.devnet.listen", "free the port, or name another with --listen",

@@ -6,6 +6,7 @@ import (
 
 	"cocoon/contracts/chain"
 	"cocoon/contracts/coin"
+	"cocoon/contracts/devnet/devnettest"
 	"cocoon/contracts/exitcode"
 	"cocoon/contracts/job"
 	"cocoon/contracts/ledger"
@@ -195,7 +196,7 @@ func TestDevnetRestartMidJobLosesNothing(t *testing.T) {
 	w.ok(err)
 	want, balance := w.state(), w.balance(w.job)
 	addr := w.net.Addr()
-	w.ok(w.net.Close())
+	devnettest.Close(t, w.net)
 	_, err = w.ledger.Redeem(w.ctx, w.worker, w.voucher(2, 2*coin.TON, nil))
 	w.want(err, "ton.network.unreachable")
 	w.net = w.start(addr)

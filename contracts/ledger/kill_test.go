@@ -17,6 +17,7 @@ import (
 
 	"cocoon/contracts/coin"
 	"cocoon/contracts/devnet"
+	"cocoon/contracts/devnet/devnettest"
 	"cocoon/contracts/exitcode"
 	"cocoon/contracts/job"
 	"cocoon/contracts/model"
@@ -104,7 +105,7 @@ func newDrive(w *world, seed uint64) *drive {
 	doc, err := json.Marshal(d.flow)
 	w.ok(err)
 	w.ok(os.WriteFile(filepath.Join(d.dir, "flow.json"), doc, 0o600))
-	w.ok(w.net.Close())
+	devnettest.Close(w.t, w.net)
 	w.t.Cleanup(func() {
 		for _, c := range d.procs {
 			_ = c.Process.Kill() // may be gone

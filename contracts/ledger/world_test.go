@@ -60,7 +60,7 @@ func newWorld(t testing.TB) *world { t.Helper(); return newWorldOf(t, func(*regi
 // newWorldOf is newWorld with a changed registry.
 func newWorldOf(t testing.TB, change func(*registry.State)) *world {
 	t.Helper()
-	return newWorldFor(t, 2*time.Minute, change)
+	return newWorldFor(t, 5*time.Minute, change)
 }
 
 // newWorldFor is newWorldOf for a test that takes long.

@@ -55,7 +55,7 @@ type world struct {
 
 func newWorld(t testing.TB, kind Kind, caps Caps) *world {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Minute)
 	t.Cleanup(cancel)
 	w := &world{t: t, ctx: ctx, dir: t.TempDir(), seal: Passphrase{"open sesame", 10}}
 	var err error

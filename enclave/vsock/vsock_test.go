@@ -12,6 +12,7 @@ import (
 	"testing/fstest"
 	"time"
 
+	"cocoon/internal/heldport"
 	"cocoon/internal/vsockport"
 )
 
@@ -41,21 +42,16 @@ func unixHost(t *testing.T, port uint32) (*Host, net.Listener) {
 	}}, l
 }
 
-func freeAddr(t *testing.T) netip.AddrPort {
-	t.Helper()
-	l, err := net.Listen("tcp4", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().(*net.TCPAddr).AddrPort()
-}
-
 func TestForwardCarriesBothWaysAndBothEnds(t *testing.T) {
 	restore := vsockport.Net
 	vsockport.Net = netip.MustParsePrefix("127.0.0.0/24")
 	defer func() { vsockport.Net = restore }()
-	to := freeAddr(t)
+	held, err := heldport.Hold("127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer held.Release()
+	to := held.Addr.AddrPort()
 	port, err := vsockport.Forward(3, to)
 	if err != nil {
 		t.Fatal(err)
@@ -126,7 +122,7 @@ func TestTheDocumentIsGivenWithoutAQuestion(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		_ = c.SetDeadline(time.Now().Add(10 * time.Second))
+		_ = c.SetDeadline(time.Now().Add(time.Minute))
 		if b, err := io.ReadAll(c); err != nil || string(b) != want {
 			t.Errorf("read %q, %v, want %q", b, err, want)
 		}

@@ -19,6 +19,7 @@ import (
 	"cocoon/client"
 	"cocoon/image/info"
 	"cocoon/internal/fault"
+	"cocoon/internal/heldport"
 	"cocoon/internal/jcs"
 	"cocoon/internal/registrysource"
 	"cocoon/internal/toolstree"
@@ -299,11 +300,12 @@ func (r *run) startVerifier(ctx context.Context) error {
 }
 
 func (r *run) runVerifier(ctx context.Context, dir string, clientPolicy *policy.Policy) error {
-	port, err := freePort()
+	port, err := heldport.Hold("127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	r.verifierAddr, r.archive = fmt.Sprintf("127.0.0.1:%d", port), filepath.Join(dir, "archive")
+	defer port.Release()
+	r.verifierAddr, r.archive = port.String(), filepath.Join(dir, "archive")
 	cfg := map[string]any{
 		"listen": r.verifierAddr, "policy": r.keep(fileVPolicy), "manifests": []string{r.keep(fileManifest)},
 		"signing_key": filepath.Join(dir, "verifier.key"), "archive": r.archive,
@@ -337,11 +339,12 @@ func (r *run) runVerifier(ctx context.Context, dir string, clientPolicy *policy.
 
 func (r *run) startGateway(ctx context.Context) error {
 	r.begin("gateway", "start cocoon-gateway, the blind relay")
-	port, err := freePort()
+	port, err := heldport.Hold("127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	r.gatewayAddr = fmt.Sprintf("127.0.0.1:%d", port)
+	defer port.Release()
+	r.gatewayAddr = port.String()
 	cfg := r.temp("gateway.json")
 	if err := writeJSON(cfg, map[string]any{"listen": r.gatewayAddr}); err != nil {
 		return err

@@ -19,6 +19,7 @@ import (
 	"cocoon/contracts/registry"
 	"cocoon/hostd/spec"
 	"cocoon/internal/fault"
+	"cocoon/internal/heldport"
 	"cocoon/internal/toncell"
 	"cocoon/measurements/digest"
 )
@@ -54,11 +55,12 @@ type chainParts struct {
 
 func (r *run) startLedger(ctx context.Context) error {
 	r.begin("ledger", "start a TON devnet (the real TVM), deploy the registry")
-	port, err := freePort()
+	port, err := heldport.Hold("127.0.0.1:0")
 	if err != nil {
 		return err
 	}
-	c := &chainParts{dir: r.temp("devnet"), listen: fmt.Sprintf("127.0.0.1:%d", port)}
+	defer port.Release()
+	c := &chainParts{dir: r.temp("devnet"), listen: port.String()}
 	s, err := r.service("devnet", "cocoon", "devnet", "--dir", c.dir, "--listen", c.listen, "--config-out", r.keep(fileTON))
 	if err != nil {
 		return err

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -116,16 +115,6 @@ func (s *service) stop() {
 		<-s.done
 	}
 	s.log.Close()
-}
-
-// freePort returns a TCP port on 127.0.0.1 that is free now.
-func freePort() (int, error) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		return 0, fmt.Errorf("looking for a free port: %w", err)
-	}
-	defer ln.Close()
-	return ln.Addr().(*net.TCPAddr).Port, nil
 }
 
 // lockDir takes the lock of the output directory, so that two demos cannot

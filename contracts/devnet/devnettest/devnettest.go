@@ -12,6 +12,7 @@ import (
 	"cocoon/contracts/devnet"
 	"cocoon/contracts/tvm"
 	"cocoon/internal/fault"
+	"cocoon/internal/heldport"
 )
 
 // Main is a package's TestMain: it opens the TVM into *engine, runs the tests
@@ -48,6 +49,24 @@ func Start(t testing.TB, o devnet.Options) *devnet.Devnet {
 	}
 	t.Cleanup(func() { _ = d.Close() }) // a test may have closed it
 	return d
+}
+
+// Close closes a devnet whose address another goes on with: nobody else gets
+// the port meanwhile.
+func Close(t testing.TB, d *devnet.Devnet) {
+	t.Helper()
+	if err := d.Close(); err != nil {
+		t.Fatal(err)
+	}
+	p, err := heldport.Hold(d.Addr())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := p.Release(); err != nil {
+			t.Error(err)
+		}
+	})
 }
 
 // Open returns a client of a devnet by the config that it writes.
