@@ -107,7 +107,7 @@ func (w *world) serve() {
 	srv := &http.Server{Handler: w.mux}
 	go srv.Serve(tls.NewListener(tun, ratls.ServerConfig(func() (*tls.Certificate, error) { return leaf, nil })))
 	t.Cleanup(func() { srv.Close() })
-	for deadline := time.Now().Add(10 * time.Second); len(w.gw.Workers()) == 0; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); len(w.gw.Workers()) == 0; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("worker did not reach the gateway")
 		}
@@ -232,7 +232,7 @@ func TestAttestationDoesNotMoveToAnotherConnection(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tun.Close()
-	for deadline := time.Now().Add(10 * time.Second); w.gw.Workers()[0].Since.Equal(before); time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); w.gw.Workers()[0].Since.Equal(before); time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatal("the worker's second tunnel did not replace the first")
 		}

@@ -55,7 +55,7 @@ func newWorkerKey(t *testing.T) (ed25519.PrivateKey, digest.SHA256) {
 
 func waitWorkers(t *testing.T, g *Gateway, n int) {
 	t.Helper()
-	for deadline := time.Now().Add(10 * time.Second); len(g.Workers()) != n; time.Sleep(5 * time.Millisecond) {
+	for deadline := time.Now().Add(time.Minute); len(g.Workers()) != n; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
 			t.Fatalf("%d workers, want %d", len(g.Workers()), n)
 		}

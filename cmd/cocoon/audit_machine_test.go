@@ -87,7 +87,7 @@ func TestAMachineIsHeldAgainstTheManifest(t *testing.T) {
 		"a policy in place of evidence":            {policy, policy, "error", fault.ExitParse},
 		"a gateway that is none":                   {"gateway://127.0.0.1:1", policy, "error", fault.ExitNetwork},
 	} {
-		f := &auditFlags{machine: c.machine, policy: c.policy, timeout: 10 * time.Second, saved: map[string][]byte{}}
+		f := &auditFlags{machine: c.machine, policy: c.policy, timeout: time.Minute, saved: map[string][]byte{}}
 		ask, err := f.machineOf(noFiles{}, tpmtest.Now)
 		if err != nil {
 			t.Errorf("%s: %v", name, err)

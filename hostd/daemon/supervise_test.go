@@ -174,7 +174,7 @@ func kill(t *testing.T, d *Daemon, name string) {
 	if err := st.Keeper.Signal(syscall.SIGKILL); err != nil {
 		t.Fatal(err)
 	}
-	for deadline := time.Now().Add(10 * time.Second); st.Keeper.Alive(); {
+	for deadline := time.Now().Add(time.Minute); st.Keeper.Alive(); {
 		if time.Now().After(deadline) {
 			t.Fatal("the keeper does not die")
 		}

@@ -207,7 +207,7 @@ func (l *lockedBuffer) String() string {
 // waitFor polls a condition that a background goroutine brings about.
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	for range 2000 {
+	for range 12000 {
 		if ok() {
 			return
 		}

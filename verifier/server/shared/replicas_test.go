@@ -22,7 +22,7 @@ import (
 func sharing(t *testing.T, w *tpmtest.World, f *fake, change func(*server.Options)) *client.Client {
 	t.Helper()
 	clock := func() time.Time { return tpmtest.Now }
-	store := open(t, f, shared.Options{Timeout: time.Minute})
+	store := open(t, f, shared.Options{})
 	roots, err := tpm.ParseRoots(w.Policy.TPM.EKRoots)
 	if err != nil {
 		t.Fatal(err)

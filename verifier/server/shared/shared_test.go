@@ -63,7 +63,7 @@ func (f *fake) restart(t *testing.T, run string) {
 
 func open(t *testing.T, f *fake, o shared.Options) *shared.Store {
 	t.Helper()
-	o.URL = "redis://" + f.Addr()
+	o.URL, o.Timeout = "redis://"+f.Addr(), time.Minute // whoever is away refuses at once
 	s, err := shared.Open(context.Background(), o)
 	if err != nil {
 		t.Fatal(err)
@@ -155,7 +155,7 @@ func TestAStoreThatComesBackKnowsNothing(t *testing.T) {
 
 func TestAStoreThatIsAwayLetsNothingThrough(t *testing.T) {
 	f := newFake(t)
-	s := open(t, f, shared.Options{Timeout: 200 * time.Millisecond})
+	s := open(t, f, shared.Options{})
 	d := issue(t, s)
 	f.Close()
 	if _, err := s.Issue(context.Background(), purpose, time.Minute); err == nil {
