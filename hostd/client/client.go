@@ -2,6 +2,7 @@
 package client
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -71,7 +72,11 @@ func (c *Client) fail(ctx context.Context, err error) error {
 			return faults
 		}
 	}
-	if cause := ctx.Err(); cause != nil {
+	cause := ctx.Err()
+	if cause == nil && ce != nil && ce.Code() == connect.CodeDeadlineExceeded {
+		cause = context.DeadlineExceeded // the daemon's clock was first: calls carry their deadline
+	}
+	if cause != nil {
 		return fmt.Errorf("calling host daemon: %w", cause)
 	}
 	if ce == nil || ce.Code() == connect.CodeUnavailable || ce.Code() == connect.CodeCanceled && !connect.IsWireError(ce) {
@@ -328,8 +333,8 @@ func (c *Client) Wait(ctx context.Context, name, stage string, on func(machine.S
 	switch {
 	case reached || outcome != nil:
 		return last, outcome
-	case ctx.Err() != nil:
-		return last, fault.New(fault.ExitNotReady, "vm.wait.timeout", "read the console: cocoon vm logs "+name, "waiting for stage %s of VM %s: %w", stage, name, ctx.Err())
+	case ctx.Err() != nil, errors.Is(err, context.DeadlineExceeded):
+		return last, fault.New(fault.ExitNotReady, "vm.wait.timeout", "read the console: cocoon vm logs "+name, "waiting for stage %s of VM %s: %w", stage, name, cmp.Or(ctx.Err(), context.DeadlineExceeded))
 	case err != nil:
 		return last, err
 	}

@@ -213,6 +213,26 @@ func TestWaitReportsStagesAndGivesUpWithTheLastState(t *testing.T) {
 	}
 }
 
+// late is a daemon whose clock ends a call before the caller's does.
+type late struct {
+	hostdv1connect.UnimplementedHostServiceHandler
+}
+
+func (late) WatchVM(context.Context, *connect.Request[hostdv1.WatchVMRequest], *connect.ServerStream[hostdv1.WatchVMResponse]) error {
+	return connect.NewError(connect.CodeDeadlineExceeded, context.DeadlineExceeded)
+}
+
+func TestAWaitThatTheDaemonEndsIsOver(t *testing.T) {
+	_, h := hostdv1connect.NewHostServiceHandler(late{})
+	srv := httptest.NewServer(h)
+	defer srv.Close()
+	c := open(srv.URL, srv.URL, &http.Transport{})
+	defer c.Close()
+	if st, err := c.Wait(t.Context(), "a", "engine", nil); st != nil || !fault.Has(err, "vm.wait.timeout") {
+		t.Errorf("Wait() = %+v, %v", st, err)
+	}
+}
+
 func TestLogsAreCopiedAndFollowed(t *testing.T) {
 	c := serve(t, withVM(t, machine.State{Name: "a", Phase: machine.Stopped, Started: now(), Guest: machine.Guest{Stages: []machine.Stage{}}}))
 	for _, follow := range []bool{false, true} { // a VM that has ended ends a follower
