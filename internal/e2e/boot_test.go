@@ -126,7 +126,7 @@ func daemon(t *testing.T, program, state string, b imagetest.Build) (*exec.Cmd, 
 	})
 	c := client.New(filepath.Join(state, client.SocketFile))
 	t.Cleanup(c.Close)
-	ctx, cancel := context.WithTimeout(t.Context(), 30*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
 	defer cancel()
 	for {
 		_, err := c.Status(ctx)

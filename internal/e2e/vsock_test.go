@@ -56,7 +56,7 @@ func talk(t *testing.T, m *machine.Machine, con *lockedBuffer, asked <-chan stri
 	if st.Transport != vsock.User || st.TransportWhy == "" || st.BadLines != 0 {
 		t.Errorf("transport %s (%s), %d bad lines", st.Transport, st.TransportWhy, st.BadLines)
 	}
-	ctx, cancel := context.WithTimeout(t.Context(), 60*time.Second)
+	ctx, cancel := context.WithTimeout(t.Context(), engineLimit)
 	defer cancel()
 	doc, err := m.Document(ctx)
 	if err != nil {
