@@ -37,10 +37,10 @@ import (
 
 // guidePages are the pages whose every command is checked here. The commands
 // of docs/verify-quotes.md and docs/hostd.md have tests of their own.
-var guidePages = []string{"README.md", "docs/operators.md", "docs/auditors.md", "docs/measurements.md", "docs/image.md", "docs/clients.md", "docs/wallet.md", "docs/devnet.md", "docs/gpu-rims.md", "docs/policy.md"}
+var guidePages = []string{"README.md", "docs/operators.md", "docs/auditors.md", "docs/measurements.md", "docs/image.md", "docs/clients.md", "docs/wallet.md", "docs/devnet.md", "docs/gpu-rims.md", "docs/policy.md", "docs/contracts.md", "docs/verifier-api.md"}
 
 // systemTools are the programs on the pages that are not the project's.
-var systemTools = []string{"curl", "jq", "useradd", "install", "systemctl", "journalctl", "go"}
+var systemTools = []string{"curl", "jq", "useradd", "install", "systemctl", "journalctl", "go", "printf"}
 
 func readRepo(t *testing.T, name string) string {
 	t.Helper()
@@ -55,16 +55,29 @@ func readRepo(t *testing.T, name string) string {
 	return string(b)
 }
 
+// pageCommand is a command of a page and the comment behind it.
+type pageCommand struct{ line, comment string }
+
+// commandsOf returns the commands of a page's sh blocks; lines that go on are
+// one.
+func commandsOf(page string) []pageCommand {
+	var commands []pageCommand
+	for _, m := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(page, -1) {
+		for line := range strings.Lines(strings.ReplaceAll(m[1], "\\\n", " ")) {
+			line, comment, _ := strings.Cut(line, " # ")
+			if line = strings.TrimSpace(line); line != "" {
+				commands = append(commands, pageCommand{line, strings.TrimSpace(comment)})
+			}
+		}
+	}
+	return commands
+}
+
 // pageCommands returns the command lines of a page's sh blocks.
 func pageCommands(page string) []string {
 	var lines []string
-	for _, m := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(page, -1) {
-		for line := range strings.Lines(m[1]) {
-			line, _, _ = strings.Cut(line, " # ")
-			if line = strings.TrimSpace(line); line != "" {
-				lines = append(lines, line)
-			}
-		}
+	for _, c := range commandsOf(page) {
+		lines = append(lines, c.line)
 	}
 	return lines
 }

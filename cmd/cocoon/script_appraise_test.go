@@ -57,7 +57,7 @@ func setupAppraise(env *testscript.Env) error {
 		}
 		return os.WriteFile(filepath.Join(env.WorkDir, name), b, 0o644)
 	}
-	for n := range 8 {
+	for n := range 9 {
 		var challenges []digest.SHA256
 		for _, c := range clients {
 			x, err := c.Challenge(context.Background())

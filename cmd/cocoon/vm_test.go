@@ -62,6 +62,9 @@ func TestVMScripts(t *testing.T) {
 				return err
 			}
 			env.Setenv("PAGE", page)
+			if err := setupFetch(env); err != nil {
+				return err
+			}
 			return linkBuild(env.WorkDir)
 		},
 		Condition: func(cond string) (bool, error) {
