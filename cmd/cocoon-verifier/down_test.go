@@ -117,12 +117,15 @@ func (s *sourced) appraise(t *testing.T, kind string) *result.Result {
 		return r
 	}
 	e, err := result.ParseEAR(v.EAR)
+	if err == nil {
+		err = e.OpenChecks(v.Checks)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
 	var signed []result.Check
 	for _, sub := range e.Submods {
-		signed = append(signed, sub.Claims.Checks...)
+		signed = append(signed, sub.Checks()...)
 	}
 	for _, k := range v.Result.Checks() {
 		if strings.HasSuffix(k.ID, ".collateral.source") && !slices.ContainsFunc(signed, func(c result.Check) bool { return c.ID == k.ID && c.Actual == k.Actual }) {

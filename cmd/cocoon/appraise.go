@@ -96,6 +96,7 @@ type appraiseAnswer struct {
 	KeyID    string      `json:"kid,omitempty"`
 	Agreed   *agreed     `json:"agreed,omitempty"`
 	EAR      string      `json:"ear,omitempty"`
+	Checks   []byte      `json:"checks,omitempty"`
 	Claims   *result.EAR `json:"claims,omitempty"`
 	Error    string      `json:"error,omitempty"`
 
@@ -165,6 +166,9 @@ func ask(ctx context.Context, url string, doc []byte, hash digest.SHA256, o resu
 		return failed(err)
 	}
 	e, err := result.VerifyEAR(v.EAR, o)
+	if err == nil {
+		err = e.OpenChecks(v.Checks)
+	}
 	if err != nil {
 		return failed(err)
 	}
@@ -175,7 +179,7 @@ func ask(ctx context.Context, url string, doc []byte, hash digest.SHA256, o resu
 	if err != nil {
 		return failed(err)
 	}
-	a.EAR, a.Claims, a.KeyID = v.EAR, e, signer(v.EAR, o)
+	a.EAR, a.Checks, a.Claims, a.KeyID = v.EAR, v.Checks, e, signer(v.EAR, o)
 	a.Agreed = &agreed{e.TrustClass, receipt, e.TLSSPKISHA256, e.Payout, e.Manifest.SHA256, e.Model.VerityRoot, e.PolicySHA256, e.EvidenceSHA256}
 	return a
 }

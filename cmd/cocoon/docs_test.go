@@ -339,8 +339,13 @@ func guideDir(t *testing.T, root string) (receiptKey string) {
 	}
 	write("manifest.json", w.Envelope(t), nil)
 	write("cases.json", pageDocument(t, readRepo(t, "docs/policy.md"), "cases.json"), nil)
-	token, err := result.SignEAR(appraise.Appraise(w.Evidence(t), &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tpmtest.Now}), scriptKey("verifier"), "guide")
-	write("verdict.jwt", []byte(token), err)
+	v, err := result.Sign(appraise.Appraise(w.Evidence(t), &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tpmtest.Now}), scriptKey("verifier"), "guide")
+	if err != nil {
+		t.Fatal(err)
+	}
+	write("verdict.jwt", []byte(v.Token), nil)
+	answer, err := json.Marshal(verdictText{EAR: v.Token, Checks: v.Checks})
+	write("answer.json", answer, err)
 
 	request, response := []byte(`{"model":"chat"}`), []byte("data: [DONE]\n\n")
 	write("body.json", request, nil)

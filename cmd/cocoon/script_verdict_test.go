@@ -18,7 +18,8 @@ import (
 )
 
 // setupVerdict writes a verdict, good at $AT under the keys of jwks.json and
-// of $JWKS_URL; other.json has another verifier's key.
+// of $JWKS_URL: the token, and with its checks verdict.json; other.json has another
+// verifier's key, changed.json other checks.
 func setupVerdict(env *testscript.Env) error {
 	if filepath.Base(env.WorkDir) != "script-verdict" {
 		return nil
@@ -26,7 +27,16 @@ func setupVerdict(env *testscript.Env) error {
 	w := tpmtest.NewWorld(env.T())
 	r := appraise.Appraise(w.Evidence(env.T()), &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(env.T()), Now: tpmtest.Now})
 	key := scriptKey("verifier")
-	token, err := result.SignEAR(r, key, "script")
+	v, err := result.Sign(r, key, "script")
+	if err != nil {
+		return err
+	}
+	token := v.Token
+	answer, err := json.Marshal(verdictText{EAR: token, Checks: v.Checks})
+	if err != nil {
+		return err
+	}
+	changed, err := json.Marshal(verdictText{EAR: token, Checks: append(v.Checks, ' ')})
 	if err != nil {
 		return err
 	}
@@ -42,7 +52,7 @@ func setupVerdict(env *testscript.Env) error {
 	}
 	b := []byte(token)
 	b[len(b)/2] ^= 1
-	for name, doc := range map[string][]byte{"verdict.jwt": []byte(token + "\n"), "tampered.jwt": b, "jwks.json": own, "other.json": others} {
+	for name, doc := range map[string][]byte{"verdict.jwt": []byte(token + "\n"), "verdict.json": answer, "changed.json": changed, "tampered.jwt": b, "jwks.json": own, "other.json": others} {
 		if err := os.WriteFile(filepath.Join(env.WorkDir, name), doc, 0o644); err != nil {
 			return err
 		}

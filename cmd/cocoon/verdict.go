@@ -3,6 +3,7 @@ package main
 import (
 	"context"
 	"crypto/ed25519"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
@@ -17,6 +18,7 @@ import (
 
 	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
+	"cocoon/verifier/client"
 	"cocoon/verifier/jwks"
 	"cocoon/verifier/result"
 )
@@ -28,23 +30,53 @@ func newVerdictCmd() *cobra.Command {
 	return cmd
 }
 
-// readToken reads a verdict: the argument itself, a file, or "-" for standard
-// input. A token has two dots and neither slashes nor spaces.
-func readToken(in io.Reader, arg string) (string, error) {
+// verdictText is a verdict as it was handed over: the token, and the document of
+// its checks, nil where the token came alone.
+type verdictText struct {
+	EAR    string `json:"ear"`
+	Checks []byte `json:"checks"`
+}
+
+// maxVerdict bounds a verifier's answer as JSON, with all that it has beside the
+// verdict.
+const maxVerdict = client.MaxResponse
+
+// readVerdict reads a verdict: the argument itself, a file, or "-" for standard
+// input. A token has two dots and neither slashes nor spaces; what begins with a
+// brace is a verifier's answer.
+func readVerdict(in io.Reader, arg string) (*verdictText, error) {
 	if strings.Count(arg, ".") == 2 && !strings.ContainsAny(arg, "/ ") && len(arg) > 100 {
-		return arg, nil
+		return &verdictText{EAR: arg}, nil
 	}
 	var b []byte
 	var err error
 	if arg == "-" {
-		b, err = io.ReadAll(io.LimitReader(in, result.MaxEAR+2))
+		b, err = io.ReadAll(io.LimitReader(in, maxVerdict))
 	} else {
-		b, err = readInput("verdict", arg, result.MaxEAR+2)
+		b, err = readInput("verdict", arg, maxVerdict)
 	}
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	return strings.TrimSpace(string(b)), nil
+	text := strings.TrimSpace(string(b))
+	if !strings.HasPrefix(text, "{") {
+		return &verdictText{EAR: text}, nil
+	}
+	// What else is in an answer is not looked at: the token and what it has the
+	// hash of say it all.
+	v := &verdictText{}
+	if err := json.Unmarshal([]byte(text), v); err != nil {
+		return nil, fault.New(fault.ExitParse, "verdict.format", "give the token, or the answer that it came in", "reading verdict: %w", err)
+	}
+	return v, nil
+}
+
+// open reads the checks into a verdict's claims, where there are any.
+func (v *verdictText) open(e *result.EAR) error {
+	if len(v.Checks) == 0 {
+		return nil
+	}
+	return e.OpenChecks(v.Checks)
 }
 
 // keyFlags say which verifiers' keys are believed.
@@ -153,11 +185,16 @@ func verdictLines(w io.Writer, e *result.EAR) error {
 	if e.Payout != "" {
 		line("payout    %s", plain(e.Payout))
 	}
+	line("checks    %s", e.ChecksSHA256)
 	line("evidence  %s", e.EvidenceSHA256)
 	for _, name := range submodNames(e) {
 		s := e.Submods[name]
-		line("%-9s %s, %d checks", plain(name), s.Status, len(s.Claims.Checks))
-		for _, c := range s.Claims.Checks {
+		if s.Claims == nil {
+			line("%-9s %s", plain(name), s.Status)
+			continue
+		}
+		line("%-9s %s, %d checks", plain(name), s.Status, len(s.Checks()))
+		for _, c := range s.Checks() {
 			text := plain(c.Actual)
 			if c.Status != result.Pass {
 				text = plain(c.Reason)

@@ -24,7 +24,8 @@ func newVerdictVerifyCmd() *cobra.Command {
 		Use:   "verify TOKEN|FILE|- (--jwks FILE|URL | --key HEX)",
 		Short: "verify a verdict under the keys of verifiers that you trust",
 		Long: `Verifies a verdict: signature under a pinned key, form, dates, and that every
-part is affirmed. Which keys to trust comes by another way than the verdict:
+part is affirmed. FILE has the token, or a verifier's answer as JSON with "ear"
+and "checks": the checks are then verified to be this verdict's, and shown. Which keys to trust comes by another way than the verdict:
 from the registry, from the verifier's operator, or from its address over TLS.
 
 It says that this verifier accepted this evidence, not that the machine at hand
@@ -54,17 +55,20 @@ the development class, which is not allowed; 5 not a verdict.`,
 }
 
 func runVerdictVerify(cmd *cobra.Command, arg string, f *verdictVerifyFlags) error {
-	token, terr := readToken(cmd.InOrStdin(), arg)
+	v, terr := readVerdict(cmd.InOrStdin(), arg)
 	keys, kerr := f.pinned(cmd.Context())
 	now, nerr := parseAt(f.at)
 	if err := errors.Join(terr, kerr, nerr); err != nil {
 		return err
 	}
-	e, err := result.VerifyEAR(token, result.EAROptions{Keys: keys, Now: now, AllowDevelopment: f.development})
+	e, err := result.VerifyEAR(v.EAR, result.EAROptions{Keys: keys, Now: now, AllowDevelopment: f.development})
+	if err == nil {
+		err = v.open(e)
+	}
 	if err != nil {
 		return err
 	}
-	if err := f.logged.check(cmd.Context(), token, e); err != nil {
+	if err := f.logged.check(cmd.Context(), v.EAR, e); err != nil {
 		return err
 	}
 	if f.json {

@@ -95,6 +95,7 @@ type Challenge struct {
 // repeats what it says for people.
 type Verdict struct {
 	EAR    string // JWT
+	Checks []byte // every check of the EAR, which has the document's hash: result.EAR.OpenChecks
 	Cell   string // the verdict for contracts, with this verifier's signature; empty without a registry
 	Result *result.Result
 	// Promise is the log's signed word that the verdict is in it, Inclusion the
@@ -166,7 +167,7 @@ func (c *Client) VerifyBytes(ctx context.Context, ev []byte) (*Verdict, error) {
 	if err := r.Err(); err != nil {
 		return nil, err
 	}
-	v := &Verdict{EAR: m.Ear, Cell: m.Cell, Result: r, Promise: m.Promise}
+	v := &Verdict{EAR: m.Ear, Checks: m.Checks, Cell: m.Cell, Result: r, Promise: m.Promise}
 	return v.unless(c.check(v, func() (digest.SHA256, error) {
 		parsed, err := evidence.Parse(ev)
 		if err != nil {
@@ -200,6 +201,9 @@ func (c *Client) check(v *Verdict, hash func() (digest.SHA256, error)) error {
 	if err == nil && e.EvidenceSHA256 != want {
 		err = fault.Mismatch(fault.ExitRefused, "verdict.evidence", "the verdict's evidence", want.String(), e.EvidenceSHA256.String(), "ask another verifier")
 	}
+	if err == nil {
+		err = e.OpenChecks(v.Checks)
+	}
 	if err != nil {
 		return err
 	}
@@ -222,7 +226,7 @@ func (c *Client) Foreign(ctx context.Context, bundle []byte, at time.Time) (*res
 	if err != nil {
 		return nil, badResponse(err)
 	}
-	if !r.Foreign || r.Accepted || m.Accepted || m.Ear != "" || m.Cell != "" {
+	if !r.Foreign || r.Accepted || m.Accepted || m.Ear != "" || len(m.Checks) > 0 || m.Cell != "" {
 		return nil, badResponse(fmt.Errorf("a verdict on foreign evidence"))
 	}
 	return r, nil
@@ -234,7 +238,7 @@ func (c *Client) Stored(ctx context.Context, evidenceHash digest.SHA256) (*Verdi
 	if err != nil {
 		return nil, err
 	}
-	v := &Verdict{EAR: m.Ear, Cell: m.Cell, Promise: m.Promise}
+	v := &Verdict{EAR: m.Ear, Checks: m.Checks, Cell: m.Cell, Promise: m.Promise}
 	return v.unless(c.check(v, func() (digest.SHA256, error) { return evidenceHash, nil }))
 }
 
@@ -245,7 +249,7 @@ func (c *Client) Logged(ctx context.Context, evidenceHash digest.SHA256) (*Verdi
 	if err != nil {
 		return nil, err
 	}
-	v := &Verdict{EAR: m.Ear, Cell: m.Cell, Promise: m.Promise, Inclusion: m.Inclusion}
+	v := &Verdict{EAR: m.Ear, Checks: m.Checks, Cell: m.Cell, Promise: m.Promise, Inclusion: m.Inclusion}
 	return v.unless(c.check(v, func() (digest.SHA256, error) { return evidenceHash, nil }))
 }
 

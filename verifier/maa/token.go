@@ -55,8 +55,7 @@ func (r *Request) Token(p *appraise.Platform, evidence digest.SHA256, key crypto
 		return "", fmt.Errorf("signing token: %w", ErrNotGood)
 	}
 	kid := result.KeyID(public)
-	sub := &result.EARSubmod{Status: cpu.Status, Vector: cpu.Vector, PolicyIDs: []string{"urn:sha256:" + res.PolicySHA256.String()}}
-	sub.Claims.Checks = cpu.Checks
+	sub := &result.EARSubmod{Status: cpu.Status, Vector: cpu.Vector, PolicyIDs: []string{"urn:sha256:" + res.PolicySHA256.String()}, Claims: &result.EARChecks{Checks: cpu.Checks}}
 	c := jwt.MapClaims{
 		"iss": "urn:cocoon:verifier:" + kid, "iat": res.Time.Unix(), "nbf": res.Time.Unix(), "exp": res.NotAfter.Unix(), "jti": evidence.String(),
 		"eat_profile": Profile, "eat_nonce": base64.RawURLEncoding.EncodeToString(r.challenge[:]), "dbgstat": "disabled",

@@ -41,13 +41,27 @@ func service(t *testing.T, w *tpmtest.World) string {
 // machine's clock.
 func token(t *testing.T, w *tpmtest.World, key ed25519.PrivateKey, at time.Time) string {
 	t.Helper()
+	return signed(t, w, key, at).Token
+}
+
+// answer is what a verifier sends, as far as the page reads it.
+func answer(t *testing.T, v *result.Signed) string {
+	t.Helper()
+	return text(t, struct {
+		EAR    string `json:"ear"`
+		Checks []byte `json:"checks"`
+	}{v.Token, v.Checks})
+}
+
+func signed(t *testing.T, w *tpmtest.World, key ed25519.PrivateKey, at time.Time) *result.Signed {
+	t.Helper()
 	r := appraise.Appraise(w.Evidence(t), &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tpmtest.Now})
 	r.Time, r.NotAfter = at, at.Add(time.Hour)
-	s, err := result.SignEAR(r, key, "page")
+	v, err := result.Sign(r, key, "page")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return s
+	return v
 }
 
 func text(t *testing.T, v any) string {
@@ -89,10 +103,15 @@ func TestThePageInABrowser(t *testing.T) {
 	w := tpmtest.NewWorld(t)
 	url := service(t, w)
 	now := time.Now().Truncate(time.Second)
-	good := token(t, w, testKey(1), now)
+	verdict := signed(t, w, testKey(1), now)
+	good, whole := verdict.Token, answer(t, verdict)
 	act(t, ctx, chromedp.EmulateViewport(1100, 900), chromedp.Navigate(url), chromedp.WaitVisible("#show"))
 
 	head, all := look(t, ctx, good)
+	wants(t, "a token alone", head, "Verified, with a warning")
+	wants(t, "a token alone", all, "Signed by this verifier", "checks not at hand", "paste the verifier's whole answer")
+
+	head, all = look(t, ctx, whole)
 	wants(t, "a verdict of this verifier", head, "Verified, with a warning")
 	wants(t, "a verdict of this verifier", all, "Signed by this verifier", "Development class", "test-image version 1", "CPU: hardware", "docs/measurements.md: Each register", result.KeyID(testKey(1).Public().(ed25519.PublicKey)))
 	shoot(t, ctx, "verdict-light")
@@ -123,6 +142,8 @@ func TestThePageInABrowser(t *testing.T) {
 		want           []string
 	}{
 		{"a tampered verdict", tampered, "Not a good verdict", []string{"the token was changed after it was signed"}},
+		{"other checks", answer(t, &result.Signed{Token: good, Checks: bytes.Replace(verdict.Checks, []byte("pass"), []byte("skip"), 1)}), "Not a good verdict", []string{"the checks are not those of this verdict"}},
+		{"no checks", answer(t, &result.Signed{Token: good, Checks: []byte("{}")}), "Not a good verdict", []string{"the checks are not those of this verdict"}},
 		{"another verifier's verdict", other, "Not a good verdict", []string{"none of the keys signed it"}},
 		{"an expired verdict", token(t, w, testKey(1), now.Add(-2*time.Hour)), "Not a good verdict", []string{"the verdict has expired"}},
 		{"nothing", "", "Cannot be read", []string{"there is nothing to show"}},

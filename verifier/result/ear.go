@@ -26,7 +26,7 @@ const EARType = "eat+jwt"
 
 // Limits of an EAR.
 const (
-	MaxEAR      = 1 << 20   // bytes of the token
+	MaxEAR      = 1 << 18   // bytes of the token
 	MaxLifetime = time.Hour // from iat to exp (DESIGN section 2)
 	maxSkew     = time.Minute
 )
@@ -56,6 +56,7 @@ type EAR struct {
 	Model          evidence.Model `json:"cocoon_model"`
 	ConfigSHA256   digest.SHA256  `json:"cocoon_config_sha256"`
 	Payout         string         `json:"cocoon_payout"`
+	ChecksSHA256   digest.SHA256  `json:"cocoon_checks_sha256"` // of the document that goes with the token: OpenChecks
 }
 
 // EARVerifier names the verifier's software.
@@ -73,15 +74,27 @@ type EARConfirm struct {
 	} `json:"jwk"`
 }
 
-// EARSubmod is the appraisal of one part. What its checks follow is not signed:
-// their IDs say it, and whoever reads a token writes it into them (ReferenceOf).
+// EARSubmod is the appraisal of one part. A verdict's token has no checks, only
+// the hash of the document that has them: Claims is what OpenChecks found there,
+// nil before.
 type EARSubmod struct {
-	Status    Status   `json:"ear_status"`
-	Vector    Vector   `json:"ear_trustworthiness_vector"`
-	PolicyIDs []string `json:"ear_appraisal_policy_ids"`
-	Claims    struct {
-		Checks []Check `json:"checks"`
-	} `json:"ear_verifier_claims"`
+	Status    Status     `json:"ear_status"`
+	Vector    Vector     `json:"ear_trustworthiness_vector"`
+	PolicyIDs []string   `json:"ear_appraisal_policy_ids"`
+	Claims    *EARChecks `json:"ear_verifier_claims,omitempty"`
+}
+
+// EARChecks are the checks of one part.
+type EARChecks struct {
+	Checks []Check `json:"checks"`
+}
+
+// Checks returns the checks of a part; none before OpenChecks.
+func (s *EARSubmod) Checks() []Check {
+	if s.Claims == nil {
+		return nil
+	}
+	return s.Claims.Checks
 }
 
 // GetExpirationTime and its siblings make EAR usable with package jwt.
@@ -115,18 +128,26 @@ var ErrNotAccepted = errors.New("evidence was not accepted")
 
 var errSignature = errors.New("the signer's signature is not of Ed25519")
 
-// SignEAR returns the verdict on an accepted result as a signed JWT. It
-// expires with the result.
-func SignEAR(r *Result, key crypto.Signer, build string) (string, error) {
-	token, _, err := SignHashedEAR(r, key, build)
-	return token, err
+// Signed is a verdict as it is handed out.
+type Signed struct {
+	Token  string        // JWT
+	SHA256 digest.SHA256 // of the token: its name in the log
+	Checks []byte        // the document that OpenChecks reads; the token has its hash
 }
 
-// SignHashedEAR is SignEAR with the SHA-256 of the token, its name in the log.
-func SignHashedEAR(r *Result, key crypto.Signer, build string) (string, digest.SHA256, error) {
-	fail := func(err error) (string, digest.SHA256, error) {
-		return "", digest.SHA256{}, fmt.Errorf("signing verdict: %w", err)
+// SignEAR returns the verdict on an accepted result as a signed JWT, without
+// the document of its checks. It expires with the result.
+func SignEAR(r *Result, key crypto.Signer, build string) (string, error) {
+	v, err := Sign(r, key, build)
+	if err != nil {
+		return "", err
 	}
+	return v.Token, nil
+}
+
+// Sign returns the verdict on an accepted result.
+func Sign(r *Result, key crypto.Signer, build string) (*Signed, error) {
+	fail := func(err error) (*Signed, error) { return nil, fmt.Errorf("signing verdict: %w", err) }
 	if !r.Accepted || r.Manifest == nil || len(r.Failed()) != 0 {
 		return fail(ErrNotAccepted)
 	}
@@ -140,11 +161,15 @@ func SignHashedEAR(r *Result, key crypto.Signer, build string) (string, digest.S
 	}
 	e.Confirm.JWK.KeyType, e.Confirm.JWK.Curve = "OKP", "Ed25519"
 	e.Confirm.JWK.X = base64.RawURLEncoding.EncodeToString(r.Claims.ReceiptKey[:])
+	policies := []string{"urn:sha256:" + r.PolicySHA256.String()}
 	for name, s := range r.Submods {
-		m := &EARSubmod{Status: s.Status, Vector: s.Vector, PolicyIDs: []string{"urn:sha256:" + r.PolicySHA256.String()}}
-		m.Claims.Checks = s.Checks
-		e.Submods[name] = m
+		e.Submods[name] = &EARSubmod{Status: s.Status, Vector: s.Vector, PolicyIDs: policies}
 	}
+	checks, err := checksOf(r)
+	if err != nil {
+		return fail(err)
+	}
+	e.ChecksSHA256 = digest.Sum256(checks)
 	if err := e.validate(); err != nil {
 		return fail(err)
 	}
@@ -159,7 +184,7 @@ func SignHashedEAR(r *Result, key crypto.Signer, build string) (string, digest.S
 	if len(out) > MaxEAR {
 		return fail(fmt.Errorf("token of %d bytes, limit %d", len(out), MaxEAR))
 	}
-	return out, hash, nil
+	return &Signed{Token: out, SHA256: hash, Checks: checks}, nil
 }
 
 // EAROptions say which verdicts VerifyEAR believes.
@@ -204,11 +229,6 @@ func VerifyEAR(token string, o EAROptions) (*EAR, error) {
 		s := e.Submods[name]
 		if s.Status != Affirming && s.Status != Warning {
 			refuse("verdict.status", "affirming or warning", string(s.Status), "submodule "+name+" is not affirmed", "see its checks")
-		}
-		for _, c := range s.Claims.Checks {
-			if c.Status != Pass && c.Status != Skip {
-				refuse(c.ID, c.Expected, c.Actual, "check "+c.ID+" did not pass", c.Remedy)
-			}
 		}
 	}
 	if len(errs) > 0 {
@@ -270,9 +290,6 @@ func parseEAR(token string) (*EAR, error) {
 	if err := e.validate(); err != nil {
 		return nil, bad(err)
 	}
-	for _, sub := range e.Submods {
-		Cite(sub.Claims.Checks)
-	}
 	return &e, nil
 }
 
@@ -294,7 +311,7 @@ func (e *EAR) validate() error {
 	if _, err := e.ReceiptKey(); err != nil {
 		errs = append(errs, err)
 	}
-	if e.EvidenceSHA256.IsZero() || e.PolicySHA256.IsZero() || e.Manifest.SHA256.IsZero() || e.TLSSPKISHA256.IsZero() || e.TrustClass == "" {
+	if e.EvidenceSHA256.IsZero() || e.PolicySHA256.IsZero() || e.Manifest.SHA256.IsZero() || e.TLSSPKISHA256.IsZero() || e.ChecksSHA256.IsZero() || e.TrustClass == "" {
 		errs = append(errs, errors.New("a claim is missing"))
 	}
 	if e.Development != (e.TrustClass == "vtpm" || e.TrustClass == "test") {
@@ -313,8 +330,8 @@ func (e *EAR) validate() error {
 		errs = append(errs, fmt.Errorf("%d submodules", len(e.Submods)))
 	}
 	for n, s := range e.Submods {
-		if s == nil || len(s.Claims.Checks) == 0 {
-			errs = append(errs, fmt.Errorf("submodule %.32q is empty", n))
+		if s == nil || s.Claims != nil {
+			errs = append(errs, fmt.Errorf("submodule %.32q is empty, or has checks of its own", n))
 			continue
 		}
 		if err := s.Vector.Validate(); err != nil {

@@ -1,6 +1,7 @@
 package result_test
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/rsa"
@@ -12,8 +13,10 @@ import (
 	"time"
 
 	"github.com/golang-jwt/jwt/v5"
+	"github.com/google/go-cmp/cmp"
 
 	"cocoon/internal/fault"
+	"cocoon/measurements/digest"
 	"cocoon/verifier/appraise"
 	"cocoon/verifier/result"
 	"cocoon/verifier/tpmtest"
@@ -59,8 +62,97 @@ func TestVerdictSaysWhatTheAppraisalFound(t *testing.T) {
 	if life := time.Duration(e.Expires-e.IssuedAt) * time.Second; life != time.Hour {
 		t.Errorf("life of %s, want an hour", life)
 	}
-	if n := len(e.Submods[result.SubImage].Claims.Checks); n < 10 {
-		t.Errorf("%d checks of the image", n)
+	if n := len(e.Submods[result.SubImage].Checks()); n != 0 {
+		t.Errorf("%d checks in the token", n)
+	}
+}
+
+// TestTheChecksOfAVerdictAreThoseOfItsAppraisal: the token has their hash, and
+// is a fraction of them.
+func TestTheChecksOfAVerdictAreThoseOfItsAppraisal(t *testing.T) {
+	r, _, pub, key := verdict(t)
+	v, err := result.Sign(r, key, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if v.SHA256 != digest.Sum256([]byte(v.Token)) || len(v.Token) > len(v.Checks) {
+		t.Errorf("a token of %d bytes, checks of %d", len(v.Token), len(v.Checks))
+	}
+	e, err := result.VerifyEAR(v.Token, opts(pub))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := e.OpenChecks(v.Checks); err != nil {
+		t.Fatal(err)
+	}
+	for name, s := range r.Submods {
+		if diff := cmp.Diff(s.Checks, e.Submods[name].Checks()); diff != "" {
+			t.Errorf("%s (-want +got):\n%s", name, diff)
+		}
+	}
+}
+
+func TestOtherChecksThanTheVerdictsAreRefused(t *testing.T) {
+	r, _, pub, key := verdict(t)
+	v, err := result.Sign(r, key, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := func(doc []byte, change func(e *result.EAR)) error {
+		t.Helper()
+		e, err := result.VerifyEAR(v.Token, opts(pub))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if change != nil {
+			change(e)
+		}
+		err = e.OpenChecks(doc)
+		for name, s := range e.Submods {
+			if err != nil && s.Claims != nil {
+				t.Errorf("%s has checks after %v", name, err)
+			}
+		}
+		return err
+	}
+	for i := range v.Checks {
+		doc := bytes.Clone(v.Checks)
+		doc[i] ^= 1
+		if err := open(doc, nil); !fault.Has(err, "verdict.checks") {
+			t.Fatalf("byte %d: %v", i, err)
+		}
+	}
+	bound := func(doc string) error {
+		return open([]byte(doc), func(e *result.EAR) { e.ChecksSHA256 = digest.Sum256([]byte(doc)) })
+	}
+	one := `[{"id":"a","status":"pass"}]`
+	for name, c := range map[string]struct{ doc, want string }{
+		"nothing":            {"", "verdict.format"},
+		"huge":               {strings.Repeat(" ", result.MaxChecks+1), "verdict.format"},
+		"a list":             {"[]", "verdict.format"},
+		"no submodules":      {"{}", "verdict.format"},
+		"one too few":        {`{"cpu0":` + one + `,"config":` + one + `,"image":` + one + `}`, "verdict.format"},
+		"another submodule":  {`{"cpu0":` + one + `,"config":` + one + `,"image":` + one + `,"gpu0":` + one + `}`, "verdict.format"},
+		"an empty one":       {`{"cpu0":[],"config":` + one + `,"image":` + one + `,"model":` + one + `}`, "verdict.format"},
+		"a member too many":  {`{"cpu0":[{"id":"a","status":"pass","x":1}],"config":` + one + `,"image":` + one + `,"model":` + one + `}`, "verdict.format"},
+		"a submodule twice":  {`{"cpu0":` + one + `,"cpu0":` + one + `,"config":` + one + `,"image":` + one + `,"model":` + one + `}`, "verdict.format"},
+		"a failed check":     {`{"cpu0":[{"id":"tdx.quote","status":"fail"}],"config":` + one + `,"image":` + one + `,"model":` + one + `}`, "tdx.quote"},
+		"an unknown outcome": {`{"cpu0":[{"id":"tdx.quote","status":"good"}],"config":` + one + `,"image":` + one + `,"model":` + one + `}`, "tdx.quote"},
+	} {
+		if err := bound(c.doc); !fault.Has(err, c.want) {
+			t.Errorf("%s: got %v, want %s", name, err, c.want)
+		}
+	}
+	if err := bound(`{"cpu0":` + one + `,"config":` + one + `,"image":` + one + `,"model":` + one + `}`); err != nil {
+		t.Errorf("a document of the right form: %v", err)
+	}
+}
+
+func TestAResultWithoutChecksGetsNoVerdict(t *testing.T) {
+	r, _, _, key := verdict(t)
+	r.Submods[result.SubModel].Checks = nil
+	if _, err := result.Sign(r, key, "test"); err == nil {
+		t.Error("it was signed")
 	}
 }
 
@@ -149,10 +241,10 @@ func TestVerdictsAreRefused(t *testing.T) {
 			submod(m)["ear_status"] = "contraindicated"
 			submod(m)["ear_trustworthiness_vector"].(map[string]any)["executables"] = 96
 		}, nil), opts(pub), "verdict.status"},
-		"a failed check": {resign(func(m map[string]any) {
-			c := submod(m)["ear_verifier_claims"].(map[string]any)["checks"].([]any)[0].(map[string]any)
-			c["status"], c["id"] = "fail", "image.initrd"
-		}, nil), opts(pub), "image.initrd"},
+		"checks of its own": {resign(func(m map[string]any) {
+			submod(m)["ear_verifier_claims"] = map[string]any{"checks": []any{map[string]any{"id": "image.initrd", "status": "pass"}}}
+		}, nil), opts(pub), "verdict.format"},
+		"no hash of its checks":           {resign(func(m map[string]any) { delete(m, "cocoon_checks_sha256") }, nil), opts(pub), "verdict.format"},
 		"production that calls itself so": {resign(func(m map[string]any) { m["cocoon_development"] = false }, nil), opts(pub), "verdict.format"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -204,6 +296,34 @@ func TestTiersFollowAR4SI(t *testing.T) {
 	if result.Worst() != result.None || result.Worst(result.Affirming, result.None) != result.None || result.Worst(result.Affirming, "odd") != result.Contraindicated {
 		t.Error("the worst tier is wrong")
 	}
+}
+
+// FuzzOpenChecks reads any document as the one that a verdict has the hash of.
+func FuzzOpenChecks(f *testing.F) {
+	r, token, _, key := verdict(f)
+	v, err := result.Sign(r, key, "test")
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(v.Checks)
+	f.Add([]byte(`{"cpu0":[{"id":"a","status":"fail"}]}`))
+	f.Fuzz(func(t *testing.T, doc []byte) {
+		e, err := result.ParseEAR(token)
+		if err != nil {
+			t.Fatal(err)
+		}
+		e.ChecksSHA256 = digest.Sum256(doc)
+		if e.OpenChecks(doc) != nil {
+			return
+		}
+		for name, s := range e.Submods {
+			for _, c := range s.Checks() {
+				if c.Status != result.Pass && c.Status != result.Skip {
+					t.Fatalf("%s: check %+v was taken", name, c)
+				}
+			}
+		}
+	})
 }
 
 func FuzzVerifyEAR(f *testing.F) {

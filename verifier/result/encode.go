@@ -39,7 +39,7 @@ func signJWT(keyID string, claims *EAR, key crypto.Signer) (string, digest.SHA25
 	defer tokens.Put(buf)
 	body, ok := appendEAR(buf[0][:0], claims)
 	if !ok {
-		if body, err = jcs.Marshal(signedForm(claims)); err != nil {
+		if body, err = jcs.Marshal(claims); err != nil {
 			return "", digest.SHA256{}, err
 		}
 	}
@@ -58,32 +58,17 @@ func signJWT(keyID string, claims *EAR, key crypto.Signer) (string, digest.SHA25
 	return string(out), digest.Sum256(out), nil
 }
 
-// signedForm returns the claims as they are signed: without what checks follow,
-// which their IDs say (ReferenceOf).
-func signedForm(e *EAR) *EAR {
-	out := *e
-	out.Submods = make(map[string]*EARSubmod, len(e.Submods))
-	for name, s := range e.Submods {
-		m := *s
-		m.Claims.Checks = slices.Clone(s.Claims.Checks)
-		for i := range m.Claims.Checks {
-			m.Claims.Checks[i].Document, m.Claims.Checks[i].Section = "", ""
-		}
-		out.Submods[name] = &m
-	}
-	return &out
-}
-
-// appendEAR appends the RFC 8785 form of signedForm(e): a verdict is the one
-// document that is written for every request, and a fifth of what jcs takes for
-// it is enough where members and their order are known (encode_test.go holds one
-// against the other). False means that it does not know.
+// appendEAR appends the RFC 8785 form of a verdict: it and its checks are the
+// documents that are written for every request, and a fifth of what jcs takes for
+// them is enough where members and their order are known (encode_test.go holds
+// one against the other). False means that it does not know.
 func appendEAR(b []byte, e *EAR) ([]byte, bool) {
 	w := &writer{b: b}
 	w.text(`{"cnf":{"jwk":{"crv":`, e.Confirm.JWK.Curve)
 	w.text(`,"kty":`, e.Confirm.JWK.KeyType)
 	w.text(`,"x":`, e.Confirm.JWK.X)
-	w.hash(`}},"cocoon_config_sha256":`, &e.ConfigSHA256)
+	w.hash(`}},"cocoon_checks_sha256":`, &e.ChecksSHA256)
+	w.hash(`,"cocoon_config_sha256":`, &e.ConfigSHA256)
 	w.raw(`,"cocoon_development":`)
 	w.b = strconv.AppendBool(w.b, e.Development)
 	w.hash(`,"cocoon_evidence_sha256":`, &e.EvidenceSHA256)
@@ -117,7 +102,7 @@ func appendEAR(b []byte, e *EAR) ([]byte, bool) {
 		w.submod(e.Submods[name])
 	}
 	w.raw(`}}`)
-	return w.b, !w.unknown
+	return w.b, !w.unknown && e.Submods != nil
 }
 
 // writer appends members of JSON objects.
@@ -171,7 +156,7 @@ func (w *writer) number(before string, n int64) {
 func (w *writer) exact(n uint64) { w.unknown = w.unknown || n > 999_999_999_999_999 }
 
 func (w *writer) submod(s *EARSubmod) {
-	if s == nil || s.Vector == nil || s.Claims.Checks == nil || len(s.PolicyIDs) == 0 {
+	if s == nil || s.Vector == nil || s.Claims != nil || len(s.PolicyIDs) == 0 {
 		w.unknown = true
 		return
 	}
@@ -188,32 +173,5 @@ func (w *writer) submod(s *EARSubmod) {
 		w.key(name)
 		w.number("", int64(s.Vector[name]))
 	}
-	w.raw(`},"ear_verifier_claims":{"checks":[`)
-	for i := range s.Claims.Checks {
-		if i > 0 {
-			w.raw(`,`)
-		}
-		w.check(&s.Claims.Checks[i])
-	}
-	w.raw(`]}}`)
-}
-
-func (w *writer) check(c *Check) {
-	sep := `{`
-	optional := func(name, s string) {
-		if s != "" {
-			w.raw(sep)
-			w.text(name, s)
-			sep = `,`
-		}
-	}
-	optional(`"actual":`, c.Actual)
-	optional(`"expected":`, c.Expected)
-	w.raw(sep)
-	w.text(`"id":`, c.ID)
-	sep = `,`
-	optional(`"reason":`, c.Reason)
-	optional(`"remedy":`, c.Remedy)
-	w.text(`,"status":`, c.Status)
-	w.raw(`}`)
+	w.raw(`}}`)
 }

@@ -42,7 +42,7 @@ func (s *Server) appraise(ctx context.Context, body []byte) (*verifierv1.Apprais
 	}
 	s.log.DebugContext(ctx, "verdict given", "evidence_sha256", given.EvidenceSHA256.String(),
 		"trust_class", j.result.TrustClass, "manifest", given.ManifestSHA256.String(), "not_after", given.NotAfter)
-	return &verifierv1.AppraiseResponse{Accepted: true, Ear: given.EAR, Cell: given.Cell, Result: wire.Accepted(j.result), Promise: given.Logged.Promise}, nil
+	return &verifierv1.AppraiseResponse{Accepted: true, Ear: given.EAR, Checks: given.Checks, Cell: given.Cell, Result: wire.Accepted(j.result), Promise: given.Logged.Promise}, nil
 }
 
 func checkSize(body []byte) error {
@@ -57,7 +57,7 @@ func checkSize(body []byte) error {
 func (s *Server) keep(ctx context.Context, body []byte, res *result.Result, g *Given) error {
 	if s.archive != nil {
 		// A verdict that no auditor can look into later is not given.
-		if err := s.archive.store(body, res, g.EAR); err != nil {
+		if err := s.archive.store(body, res, g.EAR, g.Checks); err != nil {
 			return fault.New(fault.ExitNetwork, "verifier.archive", "the verifier's operator has to make room", "keeping evidence: %w", err)
 		}
 	}
@@ -158,9 +158,11 @@ func (s *Server) sign(j *judgement) (*Given, error) {
 	start := time.Now()
 	g := &Given{EvidenceSHA256: res.EvidenceSHA256, PolicySHA256: res.PolicySHA256, ManifestSHA256: res.Manifest.SHA256,
 		KeyID: digest.Sum256(key.public), Issued: res.Time, NotAfter: res.NotAfter}
-	if g.EAR, g.EARSHA256, err = result.SignHashedEAR(res, key, s.o.Build); err != nil {
+	v, err := result.Sign(res, key, s.o.Build)
+	if err != nil {
 		return nil, err
 	}
+	g.EAR, g.EARSHA256, g.Checks = v.Token, v.SHA256, v.Checks
 	if g.Cell, err = verdictCell(j.evidence, res, key); err != nil {
 		return nil, err
 	}
@@ -175,7 +177,7 @@ func (s *Server) refused(ctx context.Context, body []byte, res *result.Result, a
 		s.metrics.refusals.WithLabelValues(c.ID).Inc()
 	}
 	if s.archive != nil && answered {
-		if err := s.archive.store(body, res, ""); err != nil && !errors.Is(err, errArchiveFull) {
+		if err := s.archive.store(body, res, "", nil); err != nil && !errors.Is(err, errArchiveFull) {
 			s.log.ErrorContext(ctx, "archiving refused evidence failed", "error", err)
 		}
 	}

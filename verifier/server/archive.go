@@ -110,11 +110,12 @@ func (a *archive) prune(now time.Time) error {
 }
 
 // store keeps one appraisal.
-func (a *archive) store(evidence []byte, r *result.Result, ear string) error {
+func (a *archive) store(evidence []byte, r *result.Result, ear string, checks []byte) error {
 	doc, err := json.Marshal(struct {
 		Result *result.Result `json:"result"`
 		EAR    string         `json:"ear,omitempty"`
-	}{r, ear})
+		Checks []byte         `json:"checks,omitempty"`
+	}{r, ear, checks})
 	if err != nil {
 		return fmt.Errorf("archiving result: %w", err)
 	}

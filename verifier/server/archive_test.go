@@ -19,7 +19,7 @@ func TestOldEvidenceIsRemoved(t *testing.T) {
 	store := func(what string) string {
 		t.Helper()
 		r := &result.Result{Accepted: true, EvidenceSHA256: digest.Sum256([]byte(what))}
-		if err := a.store([]byte(what), r, "token"); err != nil {
+		if err := a.store([]byte(what), r, "token", nil); err != nil {
 			t.Fatal(err)
 		}
 		return filepath.Join(dir, accepted, r.EvidenceSHA256.String()+".evidence.json")

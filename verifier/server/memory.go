@@ -30,7 +30,7 @@ func newMemory(max int64, clock func() time.Time) *memory {
 }
 
 func sizeOf(g *Given) int64 {
-	return int64(len(g.EAR)+len(g.Cell)+len(g.Logged.Promise)) + givenOverhead
+	return int64(len(g.EAR)+len(g.Checks)+len(g.Cell)+len(g.Logged.Promise)) + givenOverhead
 }
 
 // Append keeps a verdict, and forgets the oldest where there is no room.

@@ -175,7 +175,7 @@ func (s *service) GetVerdict(ctx context.Context, in *connect.Request[verifierv1
 		if !ok || !s.o.Clock().Before(g.NotAfter) {
 			return errNoVerdict
 		}
-		out.Ear, out.Cell, out.NotAfter, out.Promise = g.EAR, g.Cell, timestamppb.New(g.NotAfter), g.Logged.Promise
+		out.Ear, out.Checks, out.Cell, out.NotAfter, out.Promise = g.EAR, g.Checks, g.Cell, timestamppb.New(g.NotAfter), g.Logged.Promise
 		switch {
 		case in.Msg.Inclusion && !own:
 			return errElsewhere

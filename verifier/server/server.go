@@ -72,6 +72,7 @@ type Given struct {
 	KeyID          digest.SHA256 // of the signer
 	EARSHA256      digest.SHA256 // of EAR, as the journal has it
 	EAR, Cell      string
+	Checks         []byte    // of EAR: result.Signed
 	Issued         time.Time // whole seconds, as in the EAR
 	NotAfter       time.Time
 	Logged         Logged // set by the journal

@@ -14,8 +14,8 @@ import (
 )
 
 // Accepted returns a result that a verdict was signed on: what the verdict's EAR
-// does not say. Its submodules and their checks are in the EAR, and not sent
-// twice.
+// does not say. Its submodules are in the EAR and their checks beside it, and
+// not sent twice.
 func Accepted(r *result.Result) *verifierv1.Result {
 	bare := *r
 	bare.Submods = nil
@@ -73,14 +73,15 @@ func Manifest(m *result.ManifestRef) *verifierv1.ManifestRef {
 }
 
 // ReadAnswer reads an answer to Appraise. The submodules of accepted evidence are
-// the EAR's, whose signature is not looked at here. Result and EAR must be on the
-// same evidence, under one policy and manifest.
+// the EAR's, whose signature is not looked at here, with the checks that it has
+// the hash of. Result and EAR must be on the same evidence, under one policy and
+// manifest.
 func ReadAnswer(in *verifierv1.AppraiseResponse) (*result.Result, error) {
 	r, err := ReadResult(in.Result)
 	if err != nil {
 		return nil, err
 	}
-	if r.Accepted != in.Accepted || (in.Ear != "") != in.Accepted || r.Foreign && in.Accepted {
+	if r.Accepted != in.Accepted || (in.Ear != "") != in.Accepted || (len(in.Checks) > 0) != in.Accepted || r.Foreign && in.Accepted {
 		return nil, errors.New("reading answer: verdict and result contradict each other")
 	}
 	if !in.Accepted {
@@ -94,9 +95,12 @@ func ReadAnswer(in *verifierv1.AppraiseResponse) (*result.Result, error) {
 		e.TrustClass != r.TrustClass || e.IssuedAt != r.Time.Unix() || e.Expires != r.NotAfter.Unix() {
 		return nil, errors.New("reading answer: verdict and result are of two appraisals")
 	}
+	if err := e.OpenChecks(in.Checks); err != nil {
+		return nil, err
+	}
 	r.Submods = make(map[string]*result.Submod, len(e.Submods))
 	for name, s := range e.Submods {
-		r.Submods[name] = &result.Submod{Status: s.Status, Vector: s.Vector, Checks: s.Claims.Checks}
+		r.Submods[name] = &result.Submod{Status: s.Status, Vector: s.Vector, Checks: s.Checks()}
 	}
 	return r, nil
 }

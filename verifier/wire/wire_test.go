@@ -54,11 +54,11 @@ func answer(t testing.TB) (*result.Result, *verifierv1.AppraiseResponse) {
 	t.Helper()
 	w := tpmtest.NewWorld(t)
 	r := appraise.Appraise(w.Evidence(t), &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tpmtest.Now})
-	token, err := result.SignEAR(r, ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), "test")
+	v, err := result.Sign(r, ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)), "test")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return r, &verifierv1.AppraiseResponse{Accepted: true, Ear: token, Result: wire.Accepted(r)}
+	return r, &verifierv1.AppraiseResponse{Accepted: true, Ear: v.Token, Checks: v.Checks, Result: wire.Accepted(r)}
 }
 
 // TestAnAcceptedResultIsReadFromItsVerdict: every check with all that it says,
@@ -87,6 +87,8 @@ func TestAnswersThatContradictThemselvesAreRefused(t *testing.T) {
 		"foreign":                 func(m *verifierv1.AppraiseResponse) { m.Result.Foreign = true },
 		"no token":                func(m *verifierv1.AppraiseResponse) { m.Ear = "a.b.c" },
 		"other evidence":          func(m *verifierv1.AppraiseResponse) { m.Ear = other.Ear },
+		"other checks":            func(m *verifierv1.AppraiseResponse) { m.Checks[len(m.Checks)/2] ^= 1 },
+		"no checks":               func(m *verifierv1.AppraiseResponse) { m.Checks = nil },
 		"another policy":          func(m *verifierv1.AppraiseResponse) { m.Result.PolicySha256 = m.Result.EvidenceSha256 },
 		"another manifest":        func(m *verifierv1.AppraiseResponse) { m.Result.Manifest.Version++ },
 		"no manifest":             func(m *verifierv1.AppraiseResponse) { m.Result.Manifest = nil },

@@ -253,11 +253,14 @@ type AppraiseResponse struct {
 	// registry.
 	Cell string `protobuf:"bytes,3,opt,name=cell,proto3" json:"cell,omitempty"`
 	// What was found, for people. Of accepted evidence it has no submodules: they
-	// are those of the EAR, with every check.
+	// are those of the EAR, and their checks those of the document in checks.
 	Result *Result `protobuf:"bytes,4,opt,name=result,proto3" json:"result,omitempty"`
 	// The log's signed word that the verdict is in it (docs/verifier-api.md):
 	// empty without a log.
-	Promise       string `protobuf:"bytes,5,opt,name=promise,proto3" json:"promise,omitempty"`
+	Promise string `protobuf:"bytes,5,opt,name=promise,proto3" json:"promise,omitempty"`
+	// Every check of the verdict, by submodule, as JSON. The EAR has the SHA-256 of
+	// these bytes. Empty where there is no EAR.
+	Checks        []byte `protobuf:"bytes,6,opt,name=checks,proto3" json:"checks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -325,6 +328,13 @@ func (x *AppraiseResponse) GetPromise() string {
 		return x.Promise
 	}
 	return ""
+}
+
+func (x *AppraiseResponse) GetChecks() []byte {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
 }
 
 // Result is what one appraisal found.
@@ -1185,7 +1195,9 @@ type GetVerdictResponse struct {
 	// As in AppraiseResponse.
 	Promise string `protobuf:"bytes,4,opt,name=promise,proto3" json:"promise,omitempty"`
 	// A C2SP tlog-proof with the log's checkpoint, where it was asked for.
-	Inclusion     string `protobuf:"bytes,5,opt,name=inclusion,proto3" json:"inclusion,omitempty"`
+	Inclusion string `protobuf:"bytes,5,opt,name=inclusion,proto3" json:"inclusion,omitempty"`
+	// As in AppraiseResponse.
+	Checks        []byte `protobuf:"bytes,6,opt,name=checks,proto3" json:"checks,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1253,6 +1265,13 @@ func (x *GetVerdictResponse) GetInclusion() string {
 		return x.Inclusion
 	}
 	return ""
+}
+
+func (x *GetVerdictResponse) GetChecks() []byte {
+	if x != nil {
+		return x.Checks
+	}
+	return nil
 }
 
 type PoliciesRequest struct {
@@ -1920,13 +1939,14 @@ const file_verifier_v1_verifier_proto_rawDesc = "" +
 	"\x0fAppraiseRequest\x12\x1a\n" +
 	"\bevidence\x18\x01 \x01(\fR\bevidence\x12\x18\n" +
 	"\aforeign\x18\x02 \x01(\bR\aforeign\x12*\n" +
-	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xa2\x01\n" +
+	"\x02at\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\x02at\"\xba\x01\n" +
 	"\x10AppraiseResponse\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\bR\baccepted\x12\x10\n" +
 	"\x03ear\x18\x02 \x01(\tR\x03ear\x12\x12\n" +
 	"\x04cell\x18\x03 \x01(\tR\x04cell\x122\n" +
 	"\x06result\x18\x04 \x01(\v2\x1a.cocoon.verifier.v1.ResultR\x06result\x12\x18\n" +
-	"\apromise\x18\x05 \x01(\tR\apromise\"\xad\x06\n" +
+	"\apromise\x18\x05 \x01(\tR\apromise\x12\x16\n" +
+	"\x06checks\x18\x06 \x01(\fR\x06checks\"\xad\x06\n" +
 	"\x06Result\x12\x1a\n" +
 	"\baccepted\x18\x01 \x01(\bR\baccepted\x12\x1f\n" +
 	"\vtrust_class\x18\x02 \x01(\tR\n" +
@@ -2008,13 +2028,14 @@ const file_verifier_v1_verifier_proto_rawDesc = "" +
 	"cert_chain\x18\x01 \x03(\fR\tcertChain\"Z\n" +
 	"\x11GetVerdictRequest\x12'\n" +
 	"\x0fevidence_sha256\x18\x01 \x01(\tR\x0eevidenceSha256\x12\x1c\n" +
-	"\tinclusion\x18\x02 \x01(\bR\tinclusion\"\xab\x01\n" +
+	"\tinclusion\x18\x02 \x01(\bR\tinclusion\"\xc3\x01\n" +
 	"\x12GetVerdictResponse\x12\x10\n" +
 	"\x03ear\x18\x01 \x01(\tR\x03ear\x12\x12\n" +
 	"\x04cell\x18\x02 \x01(\tR\x04cell\x127\n" +
 	"\tnot_after\x18\x03 \x01(\v2\x1a.google.protobuf.TimestampR\bnotAfter\x12\x18\n" +
 	"\apromise\x18\x04 \x01(\tR\apromise\x12\x1c\n" +
-	"\tinclusion\x18\x05 \x01(\tR\tinclusion\"\x11\n" +
+	"\tinclusion\x18\x05 \x01(\tR\tinclusion\x12\x16\n" +
+	"\x06checks\x18\x06 \x01(\fR\x06checks\"\x11\n" +
 	"\x0fPoliciesRequest\"J\n" +
 	"\x10PoliciesResponse\x126\n" +
 	"\bpolicies\x18\x01 \x03(\v2\x1a.cocoon.verifier.v1.PolicyR\bpolicies\"\x97\x01\n" +

@@ -1,7 +1,7 @@
 // The page: input, and the chain of trust as a tree. Text from outside only
 // ever becomes text nodes.
 
-import { InputError, appraise, cite, dates, pinned, read, verify } from "./read.js";
+import { InputError, appraise, cite, dates, openChecks, pinned, read, verify } from "./read.js";
 
 const $ = (id) => document.getElementById(id);
 const outcome = $("outcome");
@@ -37,7 +37,7 @@ function checkNode(c) {
 function partNode(p) {
   const bad = p.checks.filter((c) => c.status !== "pass" && c.status !== "skip").length;
   const d = el("details", { class: "part" },
-    el("summary", {}, badge(p.status), el("span", { class: "id" }, title(p.name)), el("span", { class: "count" }, bad ? `${bad} of ${p.checks.length} failed` : `${p.checks.length} checks`)),
+    el("summary", {}, badge(p.status), el("span", { class: "id" }, title(p.name)), el("span", { class: "count" }, bad ? `${bad} of ${p.checks.length} failed` : p.checks.length ? `${p.checks.length} checks` : "checks not at hand")),
     el("ul", {}, ...p.checks.map(checkNode)));
   d.open = bad > 0 || p.name === "verdict";
   return el("li", {}, d);
@@ -72,15 +72,16 @@ const development = (roots) => roots?.length ? `The verifier trusts test roots (
 async function showVerdict(v) {
   const c = v.claims;
   const own = pinned($("keys").value);
-  const checks = [await verify(v, own), dates(c, Math.floor(Date.now() / 1000))];
+  const checks = [await verify(v, own), dates(c, Math.floor(Date.now() / 1000)), await openChecks(v)];
   await cite(v.parts);
   const bad = failures(v.parts) + checks.filter((x) => x.status === "fail").length;
   const refused = bad > 0 || v.parts.length === 0 || v.parts.some((p) => p.status !== "affirming" && p.status !== "warning");
-  const unverified = checks.some((x) => x.status === "skip");
+  const unverified = checks[0].status === "skip"; // without its checks at hand a verdict is as good
   const lines = [];
   if (checks[0].status === "pass") lines.push(own ? "Signed by a key that you gave." : "Signed by this verifier. Whether you trust it is yours to decide.");
   else lines.push(`${checks[0].reason}. ${checks[0].remedy}.`);
   if (checks[1].status === "fail") lines.push(`${checks[1].reason}: ${checks[1].remedy}.`);
+  if (checks[2].status !== "pass") lines.push(`${checks[2].reason}: ${checks[2].remedy}.`);
   if (c.cocoon_development || c.cocoon_test_roots) lines.push(development(c.cocoon_test_roots));
   const warn = v.parts.some((p) => p.status === "warning") || c.cocoon_development;
   const head = refused ? "Not a good verdict" : unverified ? "Not verified" : warn ? "Verified, with a warning" : "Verified";

@@ -29,19 +29,59 @@ export function read(text) {
     throw new InputError("this is neither a verdict (three parts with dots between) nor JSON");
   }
   if (!isObject(doc)) throw new InputError("this JSON is not an object");
-  if (typeof doc.ear === "string" && doc.ear !== "") return verdict(doc.ear.trim());
+  if (typeof doc.ear === "string" && doc.ear !== "") return verdict(doc.ear.trim(), doc.checks);
   if (isObject(doc.result) && isObject(doc.result.submods)) doc = doc.result;
   if (isObject(doc.submods) && doc.eat_profile === undefined) return { kind: "result", result: result(doc) };
   if (typeof doc.profile === "string" && isObject(doc.cpu)) return { kind: "evidence", text };
   throw new InputError("this JSON is neither a result of an appraisal nor evidence");
 }
 
-function verdict(token) {
+// verdict reads a token, and takes the document of its checks (base64) along.
+function verdict(token, checks) {
   const parts = token.split(".");
   const [header, claims] = [decode(parts[0], "header"), decode(parts[1], "claims")];
   if (!isObject(claims) || claims.eat_profile !== profile) throw new InputError(`the token is no verdict of profile ${profile}`);
   if (!isObject(claims.submods)) throw new InputError("the verdict has no submodules");
-  return { kind: "verdict", token, header, claims, parts: submods(claims.submods, "ear_status", "ear_trustworthiness_vector", (s) => s.ear_verifier_claims?.checks) };
+  return { kind: "verdict", token, header, claims, checks: typeof checks === "string" ? checks : "", parts: submods(claims.submods, "ear_status", "ear_trustworthiness_vector", () => []) };
+}
+
+// openChecks puts the checks that go with a verdict into its parts, and returns a
+// check of the document: the token has its SHA-256. A token alone has none of
+// them; this verifier has them if the verdict is its own and in force.
+export async function openChecks(v) {
+  const want = String(v.claims.cocoon_checks_sha256);
+  const check = { id: "verdict.checks", expected: want, actual: "", reason: "", remedy: "" };
+  const fail = (actual, reason) => ({ ...check, status: "fail", actual, reason, remedy: "get the verdict again" });
+  if (v.checks === "") v.checks = await kept(v);
+  if (v.checks === "") return { ...check, status: "skip", reason: "the token has the hash of its checks, not the checks", remedy: "paste the verifier's whole answer" };
+  if (!globalThis.crypto?.subtle) return { ...check, status: "skip", reason: "this browser hashes on https or localhost only", remedy: "open the page over https, or use: cocoon verdict show" };
+  let lists;
+  try {
+    const raw = bytes(v.checks);
+    const got = hex(await crypto.subtle.digest("SHA-256", raw));
+    if (got !== want) return fail(got, "the checks are not those of this verdict");
+    lists = JSON.parse(new TextDecoder("utf-8", { fatal: true }).decode(raw));
+  } catch {
+    return fail("a document that cannot be read", "the checks are damaged");
+  }
+  const good = (name) => isObject(lists) && Object.hasOwn(lists, name) && Array.isArray(lists[name]) && lists[name].length > 0 && lists[name].every(isObject);
+  if (!v.parts.every((p) => good(p.name)) || Object.keys(lists).length !== v.parts.length) return fail("other parts", "checks and token do not speak of the same parts");
+  for (const p of v.parts) p.checks = lists[p.name];
+  return { ...check, status: "pass", actual: want };
+}
+
+// kept asks this verifier for the checks of a verdict (docs/verifier-api.md,
+// GetVerdict); "" where it has none.
+async function kept(v) {
+  try {
+    const answer = await fetch("/cocoon.verifier.v1.VerifierService/GetVerdict", {
+      method: "POST", headers: { "Content-Type": "application/json", "Connect-Protocol-Version": "1" }, body: JSON.stringify({ evidenceSha256: String(v.claims.jti) }),
+    });
+    const doc = await answer.json();
+    return answer.ok && doc.ear === v.token && typeof doc.checks === "string" ? doc.checks : "";
+  } catch {
+    return "";
+  }
 }
 
 // result takes what the command line writes and what the API answers: names
@@ -99,7 +139,7 @@ export async function appraise(text) {
   });
   const doc = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(`the verifier decided nothing (HTTP ${answer.status}): ${doc.message ?? "no reason given"}`);
-  return doc.ear ? verdict(doc.ear) : { kind: "result", result: result(doc.result) };
+  return doc.ear ? verdict(doc.ear, doc.checks) : { kind: "result", result: result(doc.result) };
 }
 
 // pinned reads keys that the user trusts; null without any.
