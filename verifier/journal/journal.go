@@ -101,6 +101,7 @@ type pending struct {
 	entry Entry
 	text  []byte
 	index uint64
+	group *group // that it was committed with
 	err   error
 	done  chan struct{}
 	next  *pending    // of the same group
@@ -120,7 +121,7 @@ func (p *pending) pass() {
 type Receipt struct {
 	Index   uint64        `json:"index"`
 	Leaf    digest.SHA256 `json:"leaf"`              // its hash in the tree
-	Promise []byte        `json:"promise,omitempty"` // signed note, see Promise; with Options.Promises
+	Promise []byte        `json:"promise,omitempty"` // see Promise; with Options.Promises
 }
 
 // Append puts an entry into the journal and returns when it is durable. Hand
@@ -162,9 +163,9 @@ func (j *Journal) Append(ctx context.Context, e Entry) (*Receipt, error) {
 	if p.err != nil {
 		return nil, p.err
 	}
-	r := &Receipt{Index: p.index, Leaf: log.HashLeaf(text)}
+	r := &Receipt{Index: p.index, Leaf: p.group.leaves[p.index-p.group.first]}
 	if j.o.Promises {
-		if r.Promise, err = j.promise(r); err != nil {
+		if r.Promise, err = j.promise(p.group, p.index); err != nil {
 			return nil, err
 		}
 	}
@@ -272,8 +273,9 @@ func (j *Journal) commit(batch []*pending) error {
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	j.size, j.frontier = first+uint64(len(batch)), frontier
+	g := &group{first: first, leaves: leaves}
 	for i, p := range batch {
-		p.index = first + uint64(i)
+		p.index, p.group = first+uint64(i), g
 		j.active.add(&p.entry)
 	}
 	return nil
