@@ -94,7 +94,11 @@ func (a *appraisal) takeCPU(r *result.Result, c CPUResult) {
 	}
 	a.add(result.SubCPU, c.CPU...)
 	a.add(result.SubImage, c.Image...)
-	maps.Copy(r.Measurements, c.Measurements)
+	if len(r.Measurements) == 0 && c.Measurements != nil {
+		r.Measurements = c.Measurements
+	} else {
+		maps.Copy(r.Measurements, c.Measurements)
+	}
 	a.cpuFacts = c.Facts
 	if !c.NotAfter.IsZero() && c.NotAfter.Before(r.NotAfter) {
 		r.NotAfter = c.NotAfter

@@ -73,16 +73,23 @@ type Rooted interface {
 // sorted. Every appraisal by any of them says so: see policy.Class.
 func TestRoots(cpus map[string]CPU, gpus GPU) []string {
 	var out []string
+	add := func(r Rooted) {
+		for _, root := range r.TestRoots() { // mostly the same for each
+			if !slices.Contains(out, root) {
+				out = append(out, root)
+			}
+		}
+	}
 	for _, c := range cpus {
 		if c != nil {
-			out = append(out, c.TestRoots()...)
+			add(c)
 		}
 	}
 	if gpus != nil {
-		out = append(out, gpus.TestRoots()...)
+		add(gpus)
 	}
 	slices.Sort(out)
-	return slices.Compact(out)
+	return out
 }
 
 // CPU appraises the CPU part of evidence: cryptography, binding to the claims

@@ -77,9 +77,10 @@ func StageOf(id string) Stage {
 // given stays as it is.
 func Ordered(checks []Check) []Check {
 	var at [stages + 1]int // where each stage begins
-	of := make([]Stage, len(checks))
+	var room [96]Stage     // as many as a submodule has, mostly
+	of := room[:0]
 	for i := range checks {
-		of[i] = StageOf(checks[i].ID)
+		of = append(of, StageOf(checks[i].ID))
 		at[of[i]+1]++
 	}
 	for s := range stages {

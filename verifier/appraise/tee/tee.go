@@ -39,10 +39,14 @@ type Options struct {
 
 	fetched *fetched // for one piece of evidence alone
 	logs    *logs
+	roots   *[]string // what TestRoots finds; nil: not yet looked at
 }
 
 // TestRoots names the roots that are not the makers' own.
 func (o *Options) TestRoots() []string {
+	if o.roots != nil {
+		return *o.roots
+	}
 	var out []string
 	if !o.DCAP.Roots.Intel() {
 		out = append(out, policy.RootIntel)
@@ -57,6 +61,8 @@ func (o *Options) TestRoots() []string {
 // reads, for appraise.Options.CPUs.
 func CPUs(o Options) map[string]appraise.CPU {
 	o.logs = newLogs()
+	roots := o.TestRoots()
+	o.roots = &roots
 	return map[string]appraise.CPU{
 		evidence.TypeTDX:   tdxCPU{o},
 		evidence.TypeSNP:   snpCPU{o},
