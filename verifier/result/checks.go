@@ -1,10 +1,12 @@
 package result
 
 import (
+	"bytes"
 	"errors"
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
@@ -21,20 +23,18 @@ const MaxChecks = 1 << 20
 // twice, and carried by everyone. What checks follow is left out, because their
 // IDs say it (ReferenceOf).
 func checksOf(r *Result) ([]byte, error) {
-	size, checks := 0, 0
 	for name, s := range r.Submods {
 		if len(s.Checks) == 0 {
 			return nil, fmt.Errorf("submodule %.32q has no checks", name)
 		}
-		for i := range s.Checks {
-			c := &s.Checks[i]
-			size += len(c.ID) + len(c.Expected) + len(c.Actual) + len(c.Reason) + len(c.Remedy)
-			checks++
-		}
 	}
-	const names, few = 96, 64 // of a check's members and of a submodule, about
-	out, ok := appendChecks(make([]byte, 0, size+checks*names+few*len(r.Submods)), r.Submods)
-	if !ok {
+	buf := documents.Get().(*[]byte)
+	defer documents.Put(buf)
+	out, ok := appendChecks((*buf)[:0], r.Submods)
+	if ok {
+		*buf = out
+		out = bytes.Clone(out) // it is kept for a while: no larger than it has to be
+	} else {
 		var err error
 		if out, err = jcs.Marshal(checksForm(r.Submods)); err != nil {
 			return nil, err
@@ -45,6 +45,9 @@ func checksOf(r *Result) ([]byte, error) {
 	}
 	return out, nil
 }
+
+// documents are buffers for checksOf.
+var documents = sync.Pool{New: func() any { return new([]byte) }}
 
 // checksForm returns the document as package jcs writes it.
 func checksForm(subs map[string]*Submod) map[string][]Check {
