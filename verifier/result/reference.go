@@ -1,56 +1,73 @@
 package result
 
-import (
-	"maps"
-	"strings"
-)
+import "strings"
 
-// Reference is the document, and the section of it, that a check follows. Of
-// the project's own documents it is the path in the repository and the heading.
+// Reference is the document with its edition, and the section of it, that a
+// check follows. Of the project's own documents it is the path in the repository
+// and the heading.
 type Reference struct {
 	Document string `json:"document"`
 	Section  string `json:"section"`
 }
 
-// Documents that checks follow.
-const (
-	docQVL     = "Intel SGX and TDX DCAP Quote Verification Library"
-	docQuote   = "Intel TDX DCAP Quoting Library API"
-	docSGX     = "Intel SGX ECDSA Quote Library Reference"
-	docPCS     = "Intel SGX and TDX Provisioning Certification Service API, version 4"
-	docPCK     = "Intel SGX PCK Certificate and CRL Profile Specification"
-	docTDX     = "Intel TDX Module ABI Reference Specification"
-	docGHCI    = "Intel TDX Guest-Host Communication Interface"
-	docSNP     = "AMD 56860, SEV-SNP Firmware ABI Specification"
-	docKDS     = "AMD 57230, VCEK Certificate and KDS Interface Specification"
-	docTPM2    = "TCG TPM 2.0 Library, Part 2: Structures"
-	docTPM3    = "TCG TPM 2.0 Library, Part 3: Commands"
-	docPFP     = "TCG PC Client Platform Firmware Profile 1.06"
-	docDICE    = "TCG DICE Attestation Architecture"
-	docRIM     = "TCG PC Client Reference Integrity Manifest Information Model"
-	docXML     = "W3C XML Signature Syntax and Processing 1.1"
-	docSPDM    = "DMTF DSP0274, Security Protocol and Data Model 1.1"
-	docX509    = "RFC 5280"
-	docOCSP    = "RFC 6960"
-	docNonce   = "RFC 8954"
-	docTLS     = "RFC 8446"
-	docJCS     = "RFC 8785"
-	docEAT     = "RFC 9711"
-	docCEL     = "Common Expression Language specification"
-	docVerdict = "docs/verifier-api.md"
-	docPolicy  = "docs/policy.md"
-	docQuotes  = "docs/verify-quotes.md"
-	docSNPPage = "docs/verify-snp.md"
-	docTPMPage = "docs/verify-tpm.md"
-	docGPU     = "docs/verify-gpu.md"
-	docGPURIM  = "docs/gpu-rims.md"
-	docMeasure = "docs/measurements.md"
+// document is what checks follow, in the edition that sections are those of.
+// The project's own pages are in the repository, and so of its version.
+type document struct{ title, edition string }
+
+// String names document and edition, as in "RFC 5280, May 2008".
+func (d document) String() string {
+	if d.edition == "" {
+		return d.title
+	}
+	return d.title + ", " + d.edition
+}
+
+// Documents that checks follow. A service's or a library's edition is the
+// version of its interface or of its release.
+var (
+	docQVL     = document{"Intel SGX and TDX DCAP Quote Verification Library", "release 1.27"}
+	docPCS     = document{"Intel SGX and Intel TDX services, API Documentation", "API version 4"}
+	docPCK     = document{"Intel SGX PCK Certificate and Certificate Revocation List Profile Specification", "revision 1.5"}
+	docTDX     = document{"Intel TDX Module ABI Reference Specification", "348551, TDX Module 1.5"}
+	docSNP     = document{"AMD SEV Secure Nested Paging Firmware ABI Specification", "56860, revision 1.58"}
+	docKDS     = document{"AMD VCEK Certificate and KDS Interface Specification", "57230, revision 1.00, January 2025"}
+	docTPM2    = document{"TCG TPM 2.0 Library, Part 2: Structures", "revision 1.59, November 2019"}
+	docTPM3    = document{"TCG TPM 2.0 Library, Part 3: Commands", "revision 1.59, November 2019"}
+	docUEFI    = document{"UEFI Specification", "version 2.10"}
+	docPFP     = document{"TCG PC Client Platform Firmware Profile", "version 1.06"}
+	docDICE    = document{"TCG DICE Attestation Architecture", "version 1.0"}
+	docRIM     = document{"TCG Reference Integrity Manifest Information Model", "version 1.01"}
+	docXML     = document{"W3C XML Signature Syntax and Processing", "version 1.1, April 2013"}
+	docSPDM    = document{"DMTF DSP0274, Security Protocol and Data Model", "version 1.1"}
+	docX509    = document{"RFC 5280", "May 2008"}
+	docOCSP    = document{"RFC 6960", "June 2013"}
+	docNonce   = document{"RFC 8954", "November 2020"}
+	docTLS     = document{"RFC 8446", "August 2018"}
+	docJCS     = document{"RFC 8785", "June 2020"}
+	docEAT     = document{"RFC 9711", "April 2025"}
+	docCEL     = document{"Common Expression Language specification", "version 0.25"}
+	docVerdict = document{title: "docs/verifier-api.md"}
+	docPolicy  = document{title: "docs/policy.md"}
+	docQuotes  = document{title: "docs/verify-quotes.md"}
+	docSNPPage = document{title: "docs/verify-snp.md"}
+	docTPMPage = document{title: "docs/verify-tpm.md"}
+	docGPU     = document{title: "docs/verify-gpu.md"}
+	docGPURIM  = document{title: "docs/gpu-rims.md"}
+	docMeasure = document{title: "docs/measurements.md"}
 )
+
+// cited is a section of a document.
+type cited struct {
+	doc     document
+	section string
+}
+
+func (c cited) reference() Reference { return Reference{c.doc.String(), c.section} }
 
 // references says of every check what it follows. An ID that ends in a dot
 // stands for all that begin with it; the longest counts. reference_test.go
 // holds the table against the IDs in the sources, both ways.
-var references = map[string]Reference{
+var references = map[string]cited{
 	// Form, binding and freshness of evidence.
 	"evidence.parse":             {docJCS, "3.1, Creation of Input Data"},
 	"evidence.profile":           {docVerdict, "Requests"},
@@ -121,10 +138,10 @@ var references = map[string]Reference{
 
 	// Intel: collateral, PCK chain, quote, TCB.
 	"dcap.collateral.parse":         {docPCS, "Get TCB Info"},
-	"dcap.collateral.signature":     {docQVL, "TcbInfoVerifier.cpp, EnclaveIdentityVerifier.cpp"},
-	"dcap.collateral.current":       {docQVL, "QuoteVerifier.cpp, expiration checks"},
-	"dcap.collateral.expired":       {docQVL, "QuoteVerifier.cpp, expiration checks"},
-	"dcap.collateral.not_yet_valid": {docQVL, "QuoteVerifier.cpp, expiration checks"},
+	"dcap.collateral.signature":     {docQVL, "TCBInfoVerifier.cpp, EnclaveIdentityVerifier.cpp"},
+	"dcap.collateral.current":       {docQVL, "QuoteVerification.cpp, expirationDate"},
+	"dcap.collateral.expired":       {docQVL, "QuoteVerification.cpp, expirationDate"},
+	"dcap.collateral.not_yet_valid": {docQVL, "QuoteVerification.cpp, expirationDate"},
 	"dcap.collateral.missing":       {docPCS, "Get TCB Info"},
 	"dcap.collateral.":              {docQuotes, "Collateral"}, // and the part that fails
 	"dcap.collateral.root":          {docPCK, "trust hierarchy"},
@@ -133,39 +150,39 @@ var references = map[string]Reference{
 	"dcap.collateral.pceid":         {docQVL, "QuoteVerifier.cpp, 4.1.2.5.11"},
 	"dcap.collateral.pck_crl":       {docPCK, "CRL profile"},
 	"dcap.collateral.fetch.":        {docPCS, "Response codes"},
-	"dcap.pck.missing":              {docQuote, "A.3, QE certification data"},
+	"dcap.pck.missing":              {docQVL, "QuoteConstants.h, PCK_ID_PCK_CERT_CHAIN"},
 	"dcap.pck.chain":                {docX509, "6.1, Basic Path Validation"},
 	"dcap.pck.root":                 {docPCK, "trust hierarchy"},
 	"dcap.pck.expired":              {docX509, "6.1, Basic Path Validation"},
 	"dcap.pck.revoked":              {docX509, "6.3, CRL Validation"},
-	"tdx.quote.parse":               {docQuote, "A.3, version 4, and A.4, version 5, quote format"},
+	"tdx.quote.parse":               {docQVL, "QuoteStructures.h, Ecdsa256BitQuoteV4AuthData"},
 	"tdx.quote.signature":           {docQVL, "QuoteVerifier.cpp, 4.1.2.5.17"},
-	"tdx.quote.attestation_key":     {docQuote, "A.3, ECDSA attestation key"},
-	"tdx.quote.vendor":              {docQuote, "A.3, quote header"},
+	"tdx.quote.attestation_key":     {docQVL, "QuoteStructures.h, Ecdsa256BitPubkey"},
+	"tdx.quote.vendor":              {docQVL, "QuoteConstants.h, INTEL_QE_VENDOR_ID"},
 	"tdx.qe.signature":              {docQVL, "QuoteVerifier.cpp, 4.1.2.5.13"},
 	"tdx.qe.binding":                {docQVL, "QuoteVerifier.cpp, 4.1.2.5.14"},
 	"tdx.qe.identity":               {docQVL, "EnclaveReportVerifier.cpp, 4.1.2.9.5 to 4.1.2.9.8"},
-	"tdx.tcb.":                      {docQVL, "TcbLevelCheck.cpp, 4.1.2.5.20"}, // and the status
-	"tdx.module.mrsigner":           {docQVL, "TcbInfoVerifier.cpp, tdxModule"},
-	"tdx.module.attributes":         {docQVL, "TcbInfoVerifier.cpp, tdxModule"},
+	"tdx.tcb.":                      {docQVL, "EvaluateTcb.cpp, 4.1.2.5.2"}, // and the status
+	"tdx.module.mrsigner":           {docQVL, "QuoteVerifier.cpp, 4.1.2.5.12.1"},
+	"tdx.module.attributes":         {docQVL, "QuoteVerifier.cpp, 4.1.2.5.12.2"},
 	"tdx.module.identity":           {docPCS, "TCB info, tdxModuleIdentities"},
 	"tdx.debug":                     {docTDX, "ATTRIBUTES"},
 	"tdx.mrconfigid":                {docTDX, "TDINFO_STRUCT, MRCONFIGID"},
 	"tdx.report_data":               {docTDX, "REPORTMACSTRUCT, REPORTDATA"},
-	"tdx.event_log.format":          {docGHCI, "CCEL, confidential computing event log"},
+	"tdx.event_log.format":          {docPFP, "10.2, event log"},
 	"tdx.event_log.structure":       {docTPMPage, "The form of a measured boot"},
-	"tdx.event_log.replay":          {docGHCI, "CCEL, confidential computing event log"},
+	"tdx.event_log.replay":          {docUEFI, "38.4, measurement registers of a TD"},
 	"tdx.event_log.runtime":         {docTDX, "TDG.MR.RTMR.EXTEND"},
 	"tdx.runtime_events":            {docMeasure, "Each register"},
-	"sgx.quote.parse":               {docSGX, "appendix A, quote format"},
+	"sgx.quote.parse":               {docQVL, "QuoteStructures.h, Ecdsa256BitQuoteV3AuthData"},
 	"sgx.quote.signature":           {docQVL, "QuoteVerifier.cpp, 4.1.2.5.17"},
-	"sgx.quote.attestation_key":     {docSGX, "appendix A, ECDSA attestation key"},
-	"sgx.quote.vendor":              {docSGX, "appendix A, quote header"},
+	"sgx.quote.attestation_key":     {docQVL, "QuoteStructures.h, Ecdsa256BitPubkey"},
+	"sgx.quote.vendor":              {docQVL, "QuoteConstants.h, INTEL_QE_VENDOR_ID"},
 	"sgx.qe.signature":              {docQVL, "QuoteVerifier.cpp, 4.1.2.5.13"},
 	"sgx.qe.binding":                {docQVL, "QuoteVerifier.cpp, 4.1.2.5.14"},
 	"sgx.qe.identity":               {docQVL, "EnclaveReportVerifier.cpp, 4.1.2.9.5 to 4.1.2.9.8"},
-	"sgx.tcb.":                      {docQVL, "TcbLevelCheck.cpp, 4.1.2.5.20"}, // and the status
-	"sgx.report_data":               {docSGX, "appendix A, enclave report body"},
+	"sgx.tcb.":                      {docQVL, "EvaluateTcb.cpp, 4.1.2.5.1"}, // and the status
+	"sgx.report_data":               {docQVL, "QuoteStructures.h, EnclaveReport"},
 
 	// AMD.
 	"snp.report.parse":       {docSNP, "table 23, ATTESTATION_REPORT"},
@@ -218,10 +235,10 @@ var references = map[string]Reference{
 	"gpu.collateral.parse":  {docGPU, "In a worker's evidence"},
 	"gpu.collateral.source": {docGPU, "In a worker's evidence"},
 	"gpu.chain":             {docX509, "6.1, Basic Path Validation"},
-	"gpu.signature":         {docSPDM, "GET_MEASUREMENTS and MEASUREMENTS"},
-	"gpu.nonce":             {docSPDM, "GET_MEASUREMENTS and MEASUREMENTS"},
-	"gpu.parse":             {docSPDM, "GET_MEASUREMENTS and MEASUREMENTS"},
-	"gpu.fwid":              {docDICE, "TCB info evidence extension"},
+	"gpu.signature":         {docSPDM, "10.11, GET_MEASUREMENTS and MEASUREMENTS"},
+	"gpu.nonce":             {docSPDM, "10.11, GET_MEASUREMENTS and MEASUREMENTS"},
+	"gpu.parse":             {docSPDM, "10.11, GET_MEASUREMENTS and MEASUREMENTS"},
+	"gpu.fwid":              {docDICE, "6.1.1, DiceTcbInfo"},
 	"gpu.ocsp":              {docOCSP, "3.2, Signed Response Acceptance Requirements"},
 	"gpu.ocsp.":             {docOCSP, "4.2, Response Syntax"},
 	"gpu.rim.ocsp":          {docOCSP, "3.2, Signed Response Acceptance Requirements"},
@@ -245,17 +262,23 @@ var references = map[string]Reference{
 // References returns the whole table, for readers of verdicts that do not have
 // it. An ID that ends in a dot stands for all that begin with it; the longest
 // counts.
-func References() map[string]Reference { return maps.Clone(references) }
+func References() map[string]Reference {
+	out := make(map[string]Reference, len(references))
+	for id, c := range references {
+		out[id] = c.reference()
+	}
+	return out
+}
 
 // ReferenceOf returns what a check follows; the zero value for an ID that no
 // check has.
 func ReferenceOf(id string) Reference {
-	if r, ok := references[id]; ok {
-		return r
+	if c, ok := references[id]; ok {
+		return c.reference()
 	}
 	for n := strings.LastIndexByte(id, '.'); n > 0; n = strings.LastIndexByte(id[:n], '.') {
-		if r, ok := references[id[:n+1]]; ok {
-			return r
+		if c, ok := references[id[:n+1]]; ok {
+			return c.reference()
 		}
 	}
 	return Reference{}

@@ -114,9 +114,32 @@ func TestReferencesToOwnPagesResolve(t *testing.T) {
 	}
 }
 
+// TestEveryDocumentHasAnEdition wants of each document that is not the
+// project's own the version, revision, release or date that the sections are of.
+func TestEveryDocumentHasAnEdition(t *testing.T) {
+	edition := regexp.MustCompile(`(^|, )((API )?version|revision|release) \d+(\.\d+)*(,|$)|(^|, )[A-Z][a-z]+ (19|20)\d\d$|, TDX Module \d\.\d$`)
+	own := 0
+	for id, r := range result.Documents() {
+		switch {
+		case strings.HasPrefix(r.Title, "docs/"):
+			own++
+			if r.Edition != "" {
+				t.Errorf("%s: the project's own page %s has the edition %q", id, r.Title, r.Edition)
+			}
+		case !edition.MatchString(r.Edition):
+			t.Errorf("%s: %s has the edition %q", id, r.Title, r.Edition)
+		case result.ReferenceOf(id).Document != r.Title+", "+r.Edition:
+			t.Errorf("%s cites %q", id, result.ReferenceOf(id).Document)
+		}
+	}
+	if n := len(result.Documents()); own == 0 || own == n || n != len(result.ReferencedIDs()) {
+		t.Errorf("%d of %d references are to own pages", own, n)
+	}
+}
+
 func TestTheLongestPrefixIsCited(t *testing.T) {
 	for id, want := range map[string]string{
-		"tdx.tcb.out_of_date": "TcbLevelCheck.cpp, 4.1.2.5.20", "dcap.collateral.fetch.server": "Response codes", "dcap.collateral.else": "Collateral",
+		"tdx.tcb.out_of_date": "EvaluateTcb.cpp, 4.1.2.5.2", "dcap.collateral.fetch.server": "Response codes", "dcap.collateral.else": "Collateral",
 		"policy.rule.a.b": "Language Definition", "pcr.9": "3.3.4, PCR Usage", "rtmr.0": "Each register", "manifest.az-tdx": "Manifest", "unknown.check": "", "": "", ".": "",
 	} {
 		if got := result.ReferenceOf(id).Section; got != want {
