@@ -95,10 +95,14 @@ func (b *Book) add(s *Signed) error {
 	if err != nil {
 		return err
 	}
+	b.addLeaf(s, leaf)
+	return nil
+}
+
+func (b *Book) addLeaf(s *Signed, leaf Hash) {
 	b.tree.Append(leaf)
 	b.totals = append(b.totals, total{b.tree.Root(), s.Receipt.Cumulative})
 	b.receipt = s
-	return nil
 }
 
 func (b *Book) owed() coin.Nano { return b.totals[len(b.totals)-1].owed }
@@ -125,6 +129,7 @@ type Account struct {
 	b    *Book
 	most coin.Nano
 	once sync.Once
+	doc  []byte
 }
 
 // Open admits a request that will cost at most most: within the deposit, and
@@ -170,10 +175,16 @@ func (a *Account) Issue(d Delivery) (*Signed, error) {
 		a.b.mu.Lock()
 		defer a.b.mu.Unlock()
 		a.b.reserved -= a.most
-		s, err = a.b.issue(d, a.most)
+		var w *written
+		if w, err = a.b.issue(d, a.most); err == nil {
+			s, a.doc = w.Signed, w.doc
+		}
 	})
 	return s, err
 }
+
+// Document returns, after Issue, what Marshal makes of the receipt.
+func (a *Account) Document() []byte { return a.doc }
 
 // Cancel ends the account; nothing was delivered.
 func (a *Account) Cancel() {
@@ -193,7 +204,7 @@ func (b *Book) broken() error {
 	return b.lastError
 }
 
-func (b *Book) issue(d Delivery, most coin.Nano) (*Signed, error) {
+func (b *Book) issue(d Delivery, most coin.Nano) (*written, error) {
 	if err := b.broken(); err != nil {
 		return nil, err
 	}
@@ -214,14 +225,15 @@ func (b *Book) issue(d Delivery, most coin.Nano) (*Signed, error) {
 	if _, err := io.ReadFull(b.opt.Rand, r.Salt[:]); err != nil {
 		return nil, fmt.Errorf("issuing a receipt: %w", err)
 	}
-	s, err := Sign(b.opt.Key, r)
+	w, err := write(b.opt.Key, r)
 	if err != nil {
 		return nil, err
 	}
-	if b.lastError = b.log.AppendReceipt(s); b.lastError != nil {
+	if b.lastError = b.log.appendReceipt(w.doc); b.lastError != nil {
 		return nil, b.lastError
 	}
-	return s, b.add(s)
+	b.addLeaf(w.Signed, LeafHash(w.plain))
+	return w, nil
 }
 
 // checkVoucher returns every reason against a voucher.

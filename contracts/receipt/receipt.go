@@ -9,6 +9,7 @@ import (
 	"crypto/ed25519"
 	"crypto/sha256"
 	"encoding/binary"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"math/bits"
@@ -131,6 +132,14 @@ func (r *Receipt) Hash() (Hash, error) {
 	return sha256.Sum256(doc), nil
 }
 
+// written is a receipt that was just signed, with the texts that were made on
+// the way: whoever waits for the receipt waits for each of them.
+type written struct {
+	*Signed
+	plain []byte // the receipt's JCS
+	doc   []byte // what Marshal makes of Signed
+}
+
 // tagStatement begins a statement; it keeps a receipt's signature from being
 // good for anything else that the receipt key signs.
 const tagStatement = 0x43525331
@@ -144,6 +153,10 @@ func (r *Receipt) statement() ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
+	return r.statementOf(hash), nil
+}
+
+func (r *Receipt) statementOf(hash Hash) []byte {
 	b := make([]byte, 0, 79)
 	b = append(b, 0x00, 0x9a)
 	b = binary.BigEndian.AppendUint32(b, tagStatement)
@@ -151,19 +164,32 @@ func (r *Receipt) statement() ([]byte, error) {
 	b = append(b, r.Job.Hash[:]...)
 	b = binary.BigEndian.AppendUint64(b, r.Seq)
 	sum := sha256.Sum256(append(b, hash[:]...))
-	return sum[:], nil
+	return sum[:]
 }
 
 // Sign signs a receipt with the enclave's receipt key.
 func Sign(key ed25519.PrivateKey, r Receipt) (*Signed, error) {
-	if err := r.check(); err != nil {
-		return nil, fmt.Errorf("signing a receipt: %w", err)
-	}
-	msg, err := r.statement()
+	w, err := write(key, r)
 	if err != nil {
 		return nil, err
 	}
-	return &Signed{Receipt: r, Signature: hexbytes.Sig(ed25519.Sign(key, msg))}, nil
+	return w.Signed, nil
+}
+
+func write(key ed25519.PrivateKey, r Receipt) (*written, error) {
+	if err := r.check(); err != nil {
+		return nil, fmt.Errorf("signing a receipt: %w", err)
+	}
+	plain, err := jcs.Marshal(&r)
+	if err != nil {
+		return nil, fmt.Errorf("signing a receipt: %w", err)
+	}
+	sig := hexbytes.Sig(ed25519.Sign(key, r.statementOf(sha256.Sum256(plain))))
+	// The members of Signed in the order of RFC 8785.
+	doc := make([]byte, 0, len(plain)+160)
+	doc = append(append(doc, `{"receipt":`...), plain...)
+	doc = append(hex.AppendEncode(append(doc, `,"signature":"`...), sig[:]), `"}`...)
+	return &written{&Signed{Receipt: r, Signature: sig}, plain, doc}, nil
 }
 
 // Verify reports whether the receipt key signed the receipt.

@@ -158,7 +158,12 @@ func (l *Log) AppendReceipt(s *Signed) error {
 	if err != nil {
 		return err
 	}
-	return l.append(record{Receipt: doc})
+	return l.appendReceipt(doc)
+}
+
+// appendReceipt is AppendReceipt for a receipt that is in its canonical form.
+func (l *Log) appendReceipt(doc []byte) error {
+	return l.appendDocument(append(append([]byte(`{"receipt":`), doc...), '}'))
 }
 
 // AppendVoucher writes a voucher to disk.
@@ -175,6 +180,10 @@ func (l *Log) append(rec record) error {
 	if err != nil {
 		return fmt.Errorf("encoding a record: %w", err)
 	}
+	return l.appendDocument(doc)
+}
+
+func (l *Log) appendDocument(doc []byte) error {
 	line := append(append(checksum(doc), ' '), doc...)
 	start, err := l.f.Seek(0, io.SeekCurrent)
 	if err != nil {

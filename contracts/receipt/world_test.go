@@ -1,6 +1,7 @@
 package receipt
 
 import (
+	"bytes"
 	"crypto/ed25519"
 	"crypto/sha256"
 	"os"
@@ -97,6 +98,9 @@ func deliver(t testing.TB, b *Book, n uint64) (*Signed, Expect) {
 	s, err := a.Issue(d)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if doc, err := s.Marshal(); err != nil || !bytes.Equal(doc, a.Document()) {
+		t.Errorf("the receipt is %s, its document %s, %v", doc, a.Document(), err)
 	}
 	return s, Expect{Request: d.Request, Response: &d.Response, Most: coin.Nano(3 * n)}
 }

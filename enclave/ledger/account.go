@@ -26,10 +26,7 @@ func (a *account) Issue(d serve.Delivery) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	doc, err := s.Marshal()
-	if err != nil {
-		return "", err
-	}
+	doc := a.account.Document()
 	a.entry.keep(s.Receipt.Request, s.Receipt.Seq, doc)
 	return base64.StdEncoding.EncodeToString(doc), nil
 }

@@ -6,6 +6,7 @@ import (
 	"crypto/ed25519"
 	"crypto/tls"
 	"encoding/base64"
+	"fmt"
 	"io"
 	"log/slog"
 	"net"
@@ -113,7 +114,10 @@ func fakeEngine(tb testing.TB) (socket string) {
 		tb.Fatal(err)
 	}
 	const whole = `{"id":"x","object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"The capital of Japan is Tokyo."},"finish_reason":"stop"}],"usage":{"prompt_tokens":9,"completion_tokens":12,"total_tokens":21}}`
-	event := []byte(`data: {"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":" word"},"finish_reason":null}]}` + "\n\n")
+	var events [64][]byte
+	for i := range events {
+		events[i] = fmt.Appendf(nil, `data: {"id":"x","object":"chat.completion.chunk","choices":[{"index":0,"delta":{"content":" word%d"},"finish_reason":null}]}`+"\n\n", i*i)
+	}
 	const end = `data: {"choices":[],"usage":{"prompt_tokens":9,"completion_tokens":64,"total_tokens":73}}` + "\n\ndata: [DONE]\n\n"
 	srv := &http.Server{Handler: http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		body, err := io.ReadAll(r.Body)
@@ -127,7 +131,7 @@ func fakeEngine(tb testing.TB) (socket string) {
 		}
 		w.Header().Set("Content-Type", "text/event-stream")
 		rc := http.NewResponseController(w)
-		for range 64 {
+		for _, event := range events {
 			_, _ = w.Write(event)
 			_ = rc.Flush()
 		}

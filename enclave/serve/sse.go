@@ -3,10 +3,12 @@ package serve
 import (
 	"bufio"
 	"bytes"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"sync"
 )
 
 // Usage is what an engine counted, in tokens. It is what is billed.
@@ -60,7 +62,11 @@ type meter struct {
 	done      bool   // the [DONE] event was seen
 	said      bool   // the client was told that nothing is billed
 	delivered uint64 // events with content that were passed on
+	last      []byte // data of the latest plain chunk
 }
+
+// readers are for streams: each has a buffer that is worth keeping.
+var readers = sync.Pool{New: func() any { return bufio.NewReaderSize(nil, 16<<10) }}
 
 // maxBatch bounds what is sent at once, in bytes, an event more or less.
 const maxBatch = 64 << 10
@@ -72,7 +78,12 @@ const maxBatch = 64 << 10
 // returns the error of r, or of the events' form; send's error is kept apart in
 // sendErr.
 func (m *meter) copy(r io.Reader, send func(events []byte) error) (err, sendErr error) {
-	br := bufio.NewReaderSize(r, 16<<10)
+	br := readers.Get().(*bufio.Reader)
+	br.Reset(r)
+	defer func() {
+		br.Reset(nil) // nothing of one client's stream is kept, nor its connection
+		readers.Put(br)
+	}()
 	var event, batch []byte
 	content := uint64(0) // events with content in the batch
 	emit := func() {
@@ -146,7 +157,7 @@ func (m *meter) see(event []byte) (pass, content bool, err error) {
 		m.done = true
 		return true, false, nil
 	}
-	if plainChunk(data) {
+	if m.plainChunk(data) {
 		return true, true, nil
 	}
 	var chunk struct {
@@ -172,9 +183,52 @@ func (m *meter) see(event []byte) (pass, content bool, err error) {
 // plainChunk reports whether an event is JSON with choices and certainly
 // without usage, as nearly all are: that is seen without decoding it. Inside a
 // string these words could not stand, since its quotes would be escaped.
-func plainChunk(data []byte) bool {
-	return !bytes.Contains(data, []byte(`"usage"`)) && !bytes.Contains(data, []byte(`\u`)) &&
-		bytes.Contains(data, []byte(`"choices":[{`)) && json.Valid(data)
+func (m *meter) plainChunk(data []byte) bool {
+	if bytes.Contains(data, []byte(`"usage"`)) || bytes.Contains(data, []byte(`\u`)) || !bytes.Contains(data, []byte(`"choices":[{`)) {
+		return false
+	}
+	if !sameButText(m.last, data) && !json.Valid(data) {
+		return false
+	}
+	m.last = append(m.last[:0], data...)
+	return true
+}
+
+// sameButText reports whether data is certainly JSON because it is a text that
+// is JSON, good, but for plain characters in one of its strings: the events of a
+// stream differ by a word. False means that it does not know.
+func sameButText(good, data []byte) bool {
+	if len(good) == 0 || bytes.Equal(good, data) {
+		return len(good) > 0
+	}
+	shorter := min(len(good), len(data))
+	from := 0
+	for from+8 <= shorter && binary.NativeEndian.Uint64(good[from:]) == binary.NativeEndian.Uint64(data[from:]) {
+		from += 8
+	}
+	for from < shorter && good[from] == data[from] {
+		from++
+	}
+	after := 0 // bytes that both end in
+	for after < shorter-from && good[len(good)-1-after] == data[len(data)-1-after] {
+		after++
+	}
+	// Within a string, and not behind a backslash: an odd number of quotes
+	// opened it, and none of them was escaped.
+	if bytes.Count(good[:from], []byte{'"'})%2 == 0 || bytes.IndexByte(good[:from], '\\') >= 0 {
+		return false
+	}
+	return plainText(good[from:len(good)-after]) && plainText(data[from:len(data)-after])
+}
+
+// plainText reports whether bytes can stand in a JSON string as they are.
+func plainText(b []byte) bool {
+	for _, c := range b {
+		if c < ' ' || c == '"' || c == '\\' {
+			return false
+		}
+	}
+	return true
 }
 
 func (m *meter) add(u Usage) {

@@ -2,6 +2,7 @@ package serve
 
 import (
 	"bytes"
+	"encoding/json"
 	"errors"
 	"io"
 	"strings"
@@ -152,6 +153,44 @@ func TestAnEngineThatTalksNonsenseIsCutOff(t *testing.T) {
 			}
 		})
 	}
+}
+
+func TestOnlyAnotherWordInAStringIsSeenWithoutReading(t *testing.T) {
+	const good = `{"choices":[{"delta":{"content":" word"}}],"n":1}`
+	for data, want := range map[string]bool{
+		good: true,
+		`{"choices":[{"delta":{"content":" another"}}],"n":1}`:         true,
+		`{"choices":[{"delta":{"content":""}}],"n":1}`:                 true,
+		`{"choices":[{"delta":{"content":" w\n"}}],"n":1}`:             false,
+		`{"choices":[{"delta":{"content":" w"d"}}],"n":1}`:             false,
+		"{\"choices\":[{\"delta\":{\"content\":\" w\x01\"}}],\"n\":1}": false,
+		`{"choices":[{"delta":{"content":" word"}}],"n":x}`:            false,
+		`{"choices":[{"delta":{"content":" word"}}],"n":1`:             false,
+		`{"choices":[{"delta":{"content":" word"}}],"n":1}}`:           false,
+		``: false,
+	} {
+		if got := sameButText([]byte(good), []byte(data)); got != want {
+			t.Errorf("%s: %v, want %v", data, got, want)
+		}
+	}
+	if escaped := `{"a":"\"b"}`; sameButText([]byte(escaped), []byte(`{"a":"\"c"}`)) {
+		t.Error("a string behind a backslash is taken for known")
+	}
+	if sameButText(nil, []byte(good)) {
+		t.Error("the first event is taken for known")
+	}
+}
+
+// FuzzSameButText: what is said to be JSON is, whatever came before it.
+func FuzzSameButText(f *testing.F) {
+	f.Add([]byte(`{"choices":[{"delta":{"content":" word"}}]}`), []byte(`{"choices":[{"delta":{"content":" other"}}]}`))
+	f.Add([]byte(`{"a":"x","b":"y"}`), []byte(`{"a":"x","b":"\"}`))
+	f.Add([]byte(`["a","b"]`), []byte(`["a"x,"b"]`))
+	f.Fuzz(func(t *testing.T, good, data []byte) {
+		if json.Valid(good) && sameButText(good, data) && !json.Valid(data) {
+			t.Fatalf("%q is taken for JSON, after %q", data, good)
+		}
+	})
 }
 
 // FuzzMeter: what goes out is made of whole events that came in, in order,
