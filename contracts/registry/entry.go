@@ -255,6 +255,7 @@ func (e OwnersEntry) narrows(*State) bool   { return false }
 func (e UpgradeEntry) narrows(*State) bool  { return false }
 func (e WithdrawEntry) narrows(*State) bool { return false }
 
+// String names the manifest and its state.
 func (e ManifestEntry) String() string {
 	if e.State == Grace {
 		return fmt.Sprintf("manifest %x: grace until %s", e.SHA256, e.GraceUntil.Format(time.RFC3339))
@@ -262,6 +263,7 @@ func (e ManifestEntry) String() string {
 	return fmt.Sprintf("manifest %x: %s", e.SHA256, e.State)
 }
 
+// String names the model's root and its name's hash.
 func (e ModelEntry) String() string {
 	if !e.Active {
 		return fmt.Sprintf("model %x: retired", e.Root)
@@ -269,6 +271,7 @@ func (e ModelEntry) String() string {
 	return fmt.Sprintf("model %x: active, name's SHA-256 %x", e.Root, e.NameHash)
 }
 
+// String names the policy and whether it is accepted.
 func (e PolicyEntry) String() string {
 	if !e.Accepted {
 		return fmt.Sprintf("policy %x: dropped", e.SHA256)
@@ -276,6 +279,7 @@ func (e PolicyEntry) String() string {
 	return fmt.Sprintf("policy %x: accepted", e.SHA256)
 }
 
+// String names the verifier's key and its time.
 func (e VerifierEntry) String() string {
 	if !e.Listed {
 		return fmt.Sprintf("verifier %x: removed", []byte(e.Public))
@@ -290,10 +294,12 @@ func span(t time.Time) string {
 	return t.Format(time.RFC3339)
 }
 
+// String says how many verifiers a verdict needs.
 func (e ThresholdEntry) String() string {
 	return fmt.Sprintf("verifiers that a verdict needs: %d", e.K)
 }
 
+// String says whether releases stop.
 func (e PausedEntry) String() string {
 	if e.Paused {
 		return "pause: nothing is released"
@@ -301,6 +307,7 @@ func (e PausedEntry) String() string {
 	return "resume releases"
 }
 
+// String names the gateway, its endpoint and its payout.
 func (e GatewayEntry) String() string {
 	if e.Gateway == nil {
 		return fmt.Sprintf("gateway %x: removed", e.ID)
@@ -308,6 +315,7 @@ func (e GatewayEntry) String() string {
 	return fmt.Sprintf("gateway %x: %q, paid at %s", e.ID, e.Gateway.Endpoint, e.Gateway.Payout)
 }
 
+// String names the log, its size and its root.
 func (e CheckpointEntry) String() string {
 	if e.Size == 0 {
 		return fmt.Sprintf("log %x: forgotten", e.Origin)
@@ -315,6 +323,7 @@ func (e CheckpointEntry) String() string {
 	return fmt.Sprintf("log %x: size %d, root %x", e.Origin, e.Size, e.Root)
 }
 
+// String lists every parameter with its unit.
 func (p Parameters) String() string {
 	var classes []string
 	for _, c := range verdictcell.Classes(p.TrustClasses) {
@@ -325,8 +334,10 @@ func (p Parameters) String() string {
 		strings.Join(classes, ", "), p.Freshness, p.FeeCapBps, p.VerifierFee, p.MinCloseDelay, p.MinWorkerStake, p.MinBond, p.UnbondDelay)
 }
 
+// String lists the parameters.
 func (e ParametersEntry) String() string { return "parameters: " + e.Parameters.String() }
 
+// String lists the owners and what each step needs of them.
 func (e OwnersEntry) String() string {
 	var keys []string
 	for i := range uint8(MaxOwners) {
@@ -337,6 +348,7 @@ func (e OwnersEntry) String() string {
 	return fmt.Sprintf("owners: %d of %s; veto by %d; final with %d; time lock %s", e.Threshold, strings.Join(keys, ", "), e.Veto, e.Final, e.Delay)
 }
 
+// String names the new code's hash.
 func (e UpgradeEntry) String() string {
 	if e.Code == nil {
 		return "upgrade: no code"
@@ -344,6 +356,7 @@ func (e UpgradeEntry) String() string {
 	return fmt.Sprintf("upgrade to code %x", e.Code.Hash())
 }
 
+// String says how much goes to whom.
 func (e WithdrawEntry) String() string {
 	return fmt.Sprintf("withdraw %d nanoton to %s", e.Amount, e.To)
 }
