@@ -364,6 +364,8 @@ func FuzzDescribe(f *testing.F) {
 // BenchmarkPack compares packing a model with plain sha256 over the same files,
 // one after the other in the same run, and prints the ratio of throughput by
 // the clock, which a disk or other programs may bound, and by processor time.
+// Plain sha256 has one thread, packing one for each processor: the second ratio
+// is the one of a thread against a thread, and includes writing the pack.
 func BenchmarkPack(b *testing.B) {
 	dir := model(b, 96<<20)
 	s, err := open(dir)
