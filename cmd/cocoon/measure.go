@@ -48,6 +48,7 @@ type buildFlags struct {
 	used       string
 	snp        []string
 	supersedes []string
+	models     []string
 	maxVCPUs   int
 }
 
@@ -93,6 +94,7 @@ func (f *measureFlags) register(cmd *cobra.Command) {
 	fs.StringArrayVar(&f.snp, "snp-firmware", nil, "firmware `file` that may boot the image under SEV-SNP; it must check kernel, initrd and command line against the measured hashes, as OVMF's AmdSev build does; without it "+toolstree.SEVFile+" beside a --firmware file, where it is there; may be repeated; "+noSNP+" leaves SEV-SNP out")
 	fs.StringArrayVar(&f.locks, "lock", nil, "`file` that fixes what the build takes, named among its inputs; may be repeated")
 	fs.StringVar(&f.used, "used", "", "`file` in which the build says what it took (tools.used.json): its packages become inputs")
+	fs.StringArrayVar(&f.models, "model", nil, modelUsage)
 	fs.StringArrayVar(&f.supersedes, "supersedes", nil, "`HASH=TIME`: until when an earlier manifest of this image is accepted beside this one; may be repeated")
 	fs.IntVar(&f.maxVCPUs, "max-vcpus", 512, "`number` of vCPUs up to which launch digests of SEV-SNP are accepted")
 	for _, name := range []string{"image", "packs", "firmware"} {
@@ -136,6 +138,7 @@ type measureReport struct {
 	SNP        *manifest.SNP          `json:"snp,omitempty"`
 	Engine     digest.SHA256          `json:"engine_image_digest"`
 	Model      manifest.Model         `json:"model"`
+	Models     []manifest.Model       `json:"models,omitempty"` // that are allowed beside it
 	Sunset     time.Time              `json:"sunset"`
 	Config     *digest.SHA256         `json:"config_sha256,omitempty"`
 	PCR15      *digest.SHA256         `json:"pcr15,omitempty"`
@@ -153,7 +156,7 @@ func runMeasure(cmd *cobra.Command, f *measureFlags) error {
 	}
 	rep := &measureReport{
 		Manifest: digest.Sum256(payload), Image: m.Image, Root: m.Boot.RootVerity, TDX: m.TDX, SNP: m.SNP,
-		Engine: m.Engines[0].ImageDigest, Model: m.Models[0], Sunset: m.Sunset, Signers: []string{},
+		Engine: m.Engines[0].ImageDigest, Model: m.Models[0], Models: m.Models[1:], Sunset: m.Sunset, Signers: []string{},
 	}
 	if m.TPM != nil {
 		rep.Components, rep.Firmwares = m.TPM.Components, m.TPM.Firmwares
@@ -245,7 +248,9 @@ func (r *measureReport) write(w io.Writer, out string) error {
 	line("initrd    %s", r.Components.InitrdSHA256)
 	line("root      %s (dm-verity)", r.Root)
 	line("engine    %s (dm-verity)", r.Engine)
-	line("model     %s %s (dm-verity)", r.Model.VerityRoot, r.Model.Name)
+	for _, k := range append([]manifest.Model{r.Model}, r.Models...) {
+		line("model     %s %s (dm-verity)", k.VerityRoot, k.Name)
+	}
 	for _, f := range r.Firmwares {
 		line("firmware  %s %s", f.SHA256, plain(f.Name))
 		for _, n := range f.PCRs.Numbers() {
@@ -299,6 +304,9 @@ func (f *measureFlags) build() (*manifest.Manifest, error) {
 		return nil, err
 	}
 	if in.Supersedes, err = f.readSupersedes(); err != nil {
+		return nil, err
+	}
+	if in.Models, err = f.readModels(); err != nil {
 		return nil, err
 	}
 	rules, err := manifest.DefaultRelease()

@@ -17,6 +17,7 @@ import (
 	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/manifest"
+	"cocoon/measurements/modelpack"
 	"cocoon/measurements/pcr"
 	"cocoon/measurements/verity"
 )
@@ -128,6 +129,24 @@ func (f *measureFlags) readLocks(in *manifest.Inputs) error {
 		in.Inputs = append(in.Inputs, a)
 	}
 	return nil
+}
+
+// modelUsage describes --model.
+const modelUsage = "allow the pack of this `name`, MODEL@REVISION:ROOT as cocoon model show prints it, beside that of the packs: an encrypted one, too; may be repeated"
+
+// readModels reads the models that are allowed beside that of the packs. A root
+// stands for itself: whoever has the pack can compute it again (cocoon model
+// verify).
+func (f *measureFlags) readModels() ([]manifest.Model, error) {
+	var out []manifest.Model
+	for _, id := range f.models {
+		name, _, root, err := modelpack.ParseID(id)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, manifest.Model{Name: name, VerityRoot: root})
+	}
+	return out, nil
 }
 
 // imageOf names an image. Its profile is in its name, as in "cocoon-cpu".

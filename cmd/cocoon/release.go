@@ -47,6 +47,7 @@ keys.json, the log's proofs, and README.md, which says what to check and how.`,
 	fs.StringVar(&f.release, "release", "", "`file` with the release rules; without it those that are built in")
 	fs.StringArrayVar(&f.recorded, "recorded", nil, "`file` with recordings of firmware, beside those that are built in; may be repeated")
 	fs.StringArrayVar(&f.snpFirmware, "snp-firmware", nil, "`name` of a file in DIR/firmware that may boot the image under SEV-SNP, see cocoon manifest build; without it "+toolstree.SEVFile+" where it is there; may be repeated; "+noSNP+" leaves SEV-SNP out")
+	fs.StringArrayVar(&f.models, "model", nil, modelUsage)
 	fs.StringArrayVar(&f.supersedes, "supersedes", nil, "`HASH=TIME`: until when an earlier manifest of this image is accepted beside this one; may be repeated")
 	fs.IntVar(&f.maxVCPUs, "max-vcpus", 512, "`number` of vCPUs up to which launch digests of SEV-SNP are accepted")
 	fs.Int32Var(&f.networkID, "network-id", 0, "allow configs for this TON network `id`, beside those of the release rules (with --registry)")

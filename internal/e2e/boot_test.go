@@ -8,7 +8,6 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -27,37 +26,44 @@ import (
 	"cocoon/verifier/evidence"
 )
 
-// program is the daemon's, built once.
-var program struct {
-	once sync.Once
-	dir  string
-	err  error
+// programs are the project's, each built once.
+var programs struct {
+	mu    sync.Mutex
+	dir   string
+	built map[string]bool
 }
 
 func TestMain(m *testing.M) {
 	code := m.Run()
-	if program.dir != "" {
-		os.RemoveAll(program.dir)
+	if programs.dir != "" {
+		os.RemoveAll(programs.dir)
 	}
 	os.Exit(code)
 }
 
 // hostd returns the daemon's program.
-func hostd(t *testing.T) string {
+func hostd(t *testing.T) string { return program(t, "cocoon-hostd") }
+
+// program returns one of the project's programs.
+func program(t *testing.T, name string) string {
 	t.Helper()
-	program.once.Do(func() {
-		if program.dir, program.err = os.MkdirTemp("", "e2e"); program.err != nil {
-			return
+	programs.mu.Lock()
+	defer programs.mu.Unlock()
+	if programs.dir == "" {
+		dir, err := os.MkdirTemp("", "e2e")
+		if err != nil {
+			t.Fatal(err)
 		}
-		cmd := exec.Command("go", "build", "-o", filepath.Join(program.dir, "cocoon-hostd"), "cocoon/cmd/cocoon-hostd")
-		if b, err := cmd.CombinedOutput(); err != nil {
-			program.err = fmt.Errorf("building cocoon-hostd: %w\n%s", err, b)
-		}
-	})
-	if program.err != nil {
-		t.Fatal(program.err)
+		programs.dir, programs.built = dir, map[string]bool{}
 	}
-	return filepath.Join(program.dir, "cocoon-hostd")
+	path := filepath.Join(programs.dir, name)
+	if !programs.built[name] {
+		if b, err := exec.Command("go", "build", "-o", path, "cocoon/cmd/"+name).CombinedOutput(); err != nil {
+			t.Fatalf("building %s: %v\n%s", name, err, b)
+		}
+		programs.built[name] = true
+	}
+	return path
 }
 
 // worker writes the documents of a VM of the built image.

@@ -64,6 +64,7 @@ type Inputs struct {
 	Inputs    []Artifact    // package lock, toolchain, packages, in any order
 	Engine    digest.SHA256 // dm-verity root of the engine's pack
 	Model     digest.SHA256 // dm-verity root of the model's pack
+	Models    []Model       // that are allowed beside it, in their order
 	Firmwares []pcr.Firmware
 	TDX       *TDX // registers under TDX, nil: not for TDX
 	SNP       *SNP // launch digests under SEV-SNP, nil: not for SEV-SNP
@@ -96,7 +97,7 @@ func Build(in Inputs) (*Manifest, error) {
 		SNP:       in.SNP,
 		Config:    in.Release.Config,
 		Engines:   []Engine{{Kind: in.Release.Engine, ImageDigest: in.Engine, Args: append([]ArgRule{}, in.Release.Args...)}},
-		Models:    []Model{{Name: in.Release.ModelName, VerityRoot: in.Model}},
+		Models:    append([]Model{{Name: in.Release.ModelName, VerityRoot: in.Model}}, in.Models...),
 		GPUs:      append([]GPUFloor{}, in.Release.GPUs...),
 		TCB:       in.Release.TCB,
 		Supersedes: slices.SortedFunc(slices.Values(in.Supersedes), func(a, b Superseded) int {
