@@ -34,6 +34,13 @@ func (s *Server) attestTDX(w http.ResponseWriter, r *http.Request) {
 		return
 	}
 	defer s.admission.leave()
+	end, ok := s.receive(w, r)
+	if !ok {
+		s.metrics.turned.WithLabelValues(turnedRate).Inc()
+		s.attestFailed(w, r, errTooManyRequests, nil)
+		return
+	}
+	defer end()
 	if typ, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || typ != "application/json" {
 		s.attestFailed(w, r, errMediaType, nil)
 		return

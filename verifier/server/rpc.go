@@ -57,14 +57,22 @@ func (s *Server) rpc(next http.Handler) http.Handler {
 		limit := int64(maxSmall)
 		switch r.URL.Path {
 		case verifierv1connect.VerifierServiceAppraiseProcedure:
+			limit = maxMessage
+		case verifierv1connect.VerifierServiceTCBStatusProcedure:
+			limit = maxTCB
+		}
+		if limit > maxSmall { // what takes a slot
 			if !s.admission.enter() {
 				s.turnAway(w, r, turnedQueue, s.busy)
 				return
 			}
 			defer s.admission.leave()
-			limit = maxMessage
-		case verifierv1connect.VerifierServiceTCBStatusProcedure:
-			limit = maxTCB
+			end, ok := s.receive(w, r)
+			if !ok {
+				s.turnAway(w, r, turnedRate, s.slow)
+				return
+			}
+			defer end()
 		}
 		r.Body = http.MaxBytesReader(w, r.Body, limit)
 		next.ServeHTTP(w, r)

@@ -31,6 +31,7 @@ const (
 	DefaultWait            = 5 * time.Second      // how long one waits at most
 	DefaultDelay           = 8 * time.Millisecond // for how long one is expected to wait at most
 	DefaultGivenBytes      = 32 << 20             // of verdicts that GetVerdict has, without a Journal
+	DefaultReceive         = 10 * time.Second     // for a body to come, at most; a large one has longer
 )
 
 // Options of a Server.
@@ -53,6 +54,7 @@ type Options struct {
 	Queue        int              // appraisals that wait; 0: DefaultQueue for each of Concurrent
 	Wait         time.Duration    // for one of Concurrent, at most; 0: DefaultWait
 	Delay        time.Duration    // that is to be expected by who is let in; 0: DefaultDelay
+	Receive      time.Duration    // for a body to come, at most, and a second for each 64 KiB; 0: DefaultReceive
 	ArchiveDir   string           // "": nothing is kept
 	ArchiveBytes int64            // 0: DefaultArchiveMaxBytes
 	ArchiveAge   time.Duration    // after which evidence is removed; 0: never
@@ -95,6 +97,7 @@ type Server struct {
 	limiter    *limiter
 	limitsHeld atomic.Int64 // age to which Options.Limits are not asked
 	admission  *admission
+	receiving  *receiving
 	metrics    *metrics
 	archive    *archive
 	journal    Journal
@@ -108,7 +111,7 @@ type Server struct {
 func New(o Options) (*Server, error) {
 	setDefaults(&o)
 	s := &Server{o: o, log: o.Log, limiter: newLimiter(o.PerSecond, o.Burst, DefaultMaxClients), admission: newAdmission(o.Concurrent, o.Queue, o.Wait, o.Delay),
-		challenges: o.Challenges, journal: o.Journal, mux: http.NewServeMux(), errors: connect.NewErrorWriter()}
+		receiving: newReceiving(o.Burst), challenges: o.Challenges, journal: o.Journal, mux: http.NewServeMux(), errors: connect.NewErrorWriter()}
 	m, err := newMaterial(o.Trust, o.Clock())
 	if err != nil {
 		return nil, fmt.Errorf("making verifier: %w", err)
@@ -163,6 +166,9 @@ func setDefaults(o *Options) {
 	}
 	if o.Delay <= 0 {
 		o.Delay = DefaultDelay
+	}
+	if o.Receive <= 0 {
+		o.Receive = DefaultReceive
 	}
 	if o.ArchiveBytes <= 0 {
 		o.ArchiveBytes = DefaultArchiveMaxBytes
