@@ -77,11 +77,21 @@ func (p *Policy) away(o *Observation) []string {
 			say("load %.2f, at most %.2f", *o.Load, p.MaxLoad)
 		}
 	}
-	if p.MaxGPU > 0 && o.GPU != nil && *o.GPU > p.MaxGPU {
-		say("GPU used to %d %%, at most %d %%", *o.GPU, p.MaxGPU)
+	if p.MaxGPU > 0 {
+		switch {
+		case o.GPU == nil:
+			say("the use of the GPU is not known")
+		case *o.GPU > p.MaxGPU:
+			say("GPU used to %d %%, at most %d %%", *o.GPU, p.MaxGPU)
+		}
 	}
-	if p.OwnGPU && o.GPUPrograms != nil && *o.GPUPrograms > 0 {
-		say("%d of the owner's programs have a GPU open", *o.GPUPrograms)
+	if p.OwnGPU {
+		switch {
+		case o.GPUPrograms == nil:
+			say("whether the owner's programs have a GPU open is not known")
+		case *o.GPUPrograms > 0:
+			say("%d of the owner's programs have a GPU open", *o.GPUPrograms)
+		}
 	}
 	if p.Presence {
 		switch {

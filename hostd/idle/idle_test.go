@@ -91,6 +91,8 @@ func TestEachConditionSpeaksForTheOwner(t *testing.T) {
 		"load is not known":  func(o *Observation) { o.Load = nil },
 		"GPU used to 50":     func(o *Observation) { o.GPU = ptr(50) },
 		"programs have":      func(o *Observation) { o.GPUPrograms = ptr(1) },
+		"GPU is not known":   func(o *Observation) { o.GPU = nil },
+		"open is not known":  func(o *Observation) { o.GPUPrograms = nil },
 		"there 10 s ago":     func(o *Observation) { o.Touched = ptr(10) },
 		"there is not known": func(o *Observation) { o.Touched = nil },
 		"mains":              func(o *Observation) { o.Mains = ptr(false) },
@@ -199,6 +201,8 @@ func TestSensorsReadWhatIsThere(t *testing.T) {
 		"dev/pts/0":                        {ModTime: at("11:59:30")},
 		"dev/tty1":                         {ModTime: at("11:00:00")},
 		"run/price":                        {Data: []byte("60000000\n"), ModTime: at("11:30:00")},
+
+		"sys/bus/pci/drivers/nvidia/0000:3b:00.0": {},
 	}
 	got := sensors(files, map[string]string{"nvidia-smi --query-gpu=utilization.gpu": "7\n42\n", "nvidia-smi --query-compute-apps=pid": "100\n200\n"}).Look(t.Context(), p, 1)
 	want := &Observation{Time: at("12:00:00"), Load: ptr(0.5), GPU: ptr(42), GPUPrograms: ptr(2), Touched: ptr(30), Mains: ptr(false), Price: ptr(uint64(60000000))}
@@ -209,9 +213,32 @@ func TestSensorsReadWhatIsThere(t *testing.T) {
 	files["run/price"].ModTime = at("10:30:00")
 	delete(files, "sys/class/power_supply/BAT0/type")
 	files["proc/loadavg"].Data = []byte("nonsense")
+	delete(files, "sys/bus/pci/drivers/nvidia/0000:3b:00.0") // a VM has it
 	got = sensors(files, nil).Look(t.Context(), p, 0)
 	if got.Price != nil || got.Mains == nil || !*got.Mains || got.Load != nil || *got.GPU != 0 {
 		t.Errorf("Look() = %+v", got)
+	}
+}
+
+// A GPU that the owner's driver has and does not tell of is not an idle one.
+func TestAGPUOfWhichNothingIsTold(t *testing.T) {
+	const use, programs = "nvidia-smi --query-gpu=utilization.gpu", "nvidia-smi --query-compute-apps=pid"
+	files := fstest.MapFS{"sys/bus/pci/drivers/nvidia/0000:3b:00.0": {}, "sys/bus/pci/drivers/nvidia/new_id": {}}
+	p := &Policy{MaxGPU: 10, OwnGPU: true}
+	for name, c := range map[string]struct {
+		out   map[string]string
+		known [2]bool
+	}{
+		"its tool fails or hangs":   {nil, [2]bool{}},
+		"one answer is missing":     {map[string]string{use: "0\n"}, [2]bool{true, false}},
+		"one of two is not told of": {map[string]string{use: "0\n[N/A]\n", programs: ""}, [2]bool{false, true}},
+		"no GPU in the answer":      {map[string]string{use: "", programs: ""}, [2]bool{false, true}},
+		"both are told of":          {map[string]string{use: "0\n3\n", programs: ""}, [2]bool{true, true}},
+	} {
+		o := sensors(files, c.out).Look(t.Context(), p, 0)
+		if got := [2]bool{o.GPU != nil, o.GPUPrograms != nil}; got != c.known || (p.away(o) == nil) != (c.known == [2]bool{true, true}) {
+			t.Errorf("%s: use %v, programs %v, %v", name, o.GPU, o.GPUPrograms, p.away(o))
+		}
 	}
 }
 

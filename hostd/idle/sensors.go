@@ -145,22 +145,35 @@ func (s *Sensors) price(name string) *uint64 {
 	return &v
 }
 
+// nvidiaDevices are what NVIDIA's driver has (Linux, ABI/testing/sysfs-bus-pci).
+const nvidiaDevices = "sys/bus/pci/drivers/nvidia/*:*:*.*"
+
 // gpu asks NVIDIA's driver, which sees the GPUs that the owner's programs see.
-// A machine without it has none of the owner's.
+// A machine of which it has none, for a VM has them, has none of the owner's;
+// one that it has and does not tell of, because it hangs, say, may be in use.
 func (s *Sensors) gpu(ctx context.Context) (use, programs *int) {
+	if of, err := fs.Glob(s.FS, nvidiaDevices); err == nil && len(of) == 0 {
+		return new(int), new(int)
+	}
 	run := s.Run
 	if run == nil {
 		run = runProgram
 	}
 	ctx, cancel := context.WithTimeout(ctx, smiTimeout)
 	defer cancel()
-	most, n := 0, 0
+	most, n := -1, 0
 	if b, err := run(ctx, "nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"); err == nil {
 		for line := range strings.Lines(string(b)) {
-			if v, err := strconv.Atoi(strings.TrimSpace(line)); err == nil {
-				most = max(most, v)
+			v, err := strconv.Atoi(strings.TrimSpace(line))
+			if err != nil {
+				most = -1 // of one nothing is known
+				break
 			}
+			most = max(most, v)
 		}
+	}
+	if most >= 0 {
+		use = &most
 	}
 	if b, err := run(ctx, "nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"); err == nil {
 		for line := range strings.Lines(string(b)) {
@@ -168,8 +181,9 @@ func (s *Sensors) gpu(ctx context.Context) (use, programs *int) {
 				n++
 			}
 		}
+		programs = &n
 	}
-	return &most, &n
+	return use, programs
 }
 
 func runProgram(ctx context.Context, name string, args ...string) ([]byte, error) {
