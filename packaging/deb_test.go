@@ -76,6 +76,42 @@ func TestThePackageInstallsInACleanTree(t *testing.T) {
 	}
 }
 
+// A purge removes what the daemon had, but for vouchers, which are money.
+func TestAPurgeKeepsVouchers(t *testing.T) {
+	// Whoever has the package here keeps its user.
+	bin := t.TempDir()
+	if err := os.WriteFile(filepath.Join(bin, "getent"), []byte("#!/bin/sh\nexit 2\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for name, files := range map[string][]string{"with a voucher": {"hostd.db", "vouchers/a/00ff.json"}, "without one": {"hostd.db", "vouchers/a/x"}, "with nothing": nil} {
+		root := t.TempDir()
+		state := filepath.Join(root, "var/lib/cocoon-hostd")
+		for _, f := range files {
+			path := filepath.Join(state, f)
+			if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil {
+				t.Fatal(err)
+			}
+			if err := os.WriteFile(path, []byte("{}"), 0o600); err != nil {
+				t.Fatal(err)
+			}
+		}
+		for range 2 { // a second purge finds nothing
+			cmd := exec.CommandContext(t.Context(), "sh", "postrm", "purge")
+			cmd.Env = append(os.Environ(), "DPKG_ROOT="+root, "PATH="+bin+":"+os.Getenv("PATH"))
+			if out, err := cmd.CombinedOutput(); err != nil {
+				t.Fatalf("%s: %v\n%s", name, err, out)
+			}
+		}
+		if _, err := os.Stat(state); !os.IsNotExist(err) {
+			t.Errorf("%s: the state is still there: %v", name, err)
+		}
+		kept, err := filepath.Glob(filepath.Join(root, "var/backups/cocoon-vouchers-*/a/00ff.json"))
+		if err != nil || len(kept) != map[bool]int{true: 1}[name == "with a voucher"] {
+			t.Errorf("%s: kept %v, %v", name, kept, err)
+		}
+	}
+}
+
 // The package's configuration is one that the daemon reads.
 func TestTheDefaultConfigurationIsGood(t *testing.T) {
 	bin := filepath.Join(t.TempDir(), "cocoon-hostd")
