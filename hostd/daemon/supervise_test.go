@@ -104,6 +104,25 @@ func host(t *testing.T, dir string) (*Daemon, *clock) {
 	return d, c
 }
 
+// endKeepers kills what a daemon started and left running, as their files name
+// it: the daemon is closed by then.
+func endKeepers(t *testing.T, dir string) {
+	t.Helper()
+	vms, err := filepath.Glob(filepath.Join(dir, vmsDir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, vm := range vms {
+		st, err := machine.ReadState(vm)
+		if err != nil || st.Over() {
+			continue // there is none, or it is damaged, which is the test's doing
+		}
+		if err := st.Keeper.Signal(syscall.SIGKILL); err != nil || !st.Keeper.WaitGone(time.Minute) {
+			t.Errorf("the keeper of %s lives on: %v", vm, err)
+		}
+	}
+}
+
 // behave returns a spec whose VM behaves so.
 func behave(t *testing.T, how, restart string) *spec.Spec {
 	t.Helper()
@@ -121,13 +140,7 @@ func start(t *testing.T, d *Daemon, s *spec.Spec) *machine.State {
 	if err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() {
-		if st, err := d.Get(s.Name); err == nil && !st.Over() {
-			if err := st.Keeper.Signal(syscall.SIGKILL); err != nil {
-				t.Error(err)
-			}
-		}
-	})
+	t.Cleanup(func() { endKeepers(t, d.o.Dir) })
 	return st
 }
 

@@ -198,9 +198,8 @@ func replica(t *testing.T, w *tpmtest.World, s *shared.Store) (*client.Client, s
 // with a challenge of either.
 func TestTwoReplicasGiveOneVerdict(t *testing.T) {
 	f, w := newFake(t), tpmtest.NewWorld(t)
-	short := shared.Options{Timeout: 200 * time.Millisecond}
-	a, urlA := replica(t, w, open(t, f, short))
-	b, _ := replica(t, w, open(t, f, short))
+	a, urlA := replica(t, w, open(t, f, shared.Options{}))
+	b, _ := replica(t, w, open(t, f, shared.Options{}))
 	ctx := context.Background()
 	for _, from := range []*client.Client{a, b, a, b} {
 		ch, err := from.Challenge(ctx)
