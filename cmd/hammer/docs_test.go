@@ -84,7 +84,7 @@ func TestTheScriptMeasuresAll(t *testing.T) {
 			t.Errorf("%q is missing:\n%s", want, text)
 		}
 	}
-	rates := regexp.MustCompile(`(?m)^rate +([0-9]+) verdicts/s`).FindAllStringSubmatch(text, -1)
+	rates := regexp.MustCompile(`(?m)^rate +[0-9]+ verdicts/s of [a-z]+, ([0-9]+) in`).FindAllStringSubmatch(text, -1)
 	if len(rates) != 8 || slices.ContainsFunc(rates, func(m []string) bool { return m[1] == "0" }) || strings.Count(text, "entries ") < 11 {
 		t.Errorf("%d rates:\n%s", len(rates), text)
 	}

@@ -183,7 +183,7 @@ func openLoop(ctx context.Context, t *target, s *stock, connections int, perSeco
 	})
 	start := time.Now()
 	limit := rate.NewLimiter(rate.Limit(perSecond), 1)
-	missed := 0
+	sent, missed := 0, 0
 	for ctx.Err() == nil && time.Since(start) < d {
 		r := limit.Reserve()
 		at := time.Now().Add(r.Delay())
@@ -192,7 +192,13 @@ func openLoop(ctx context.Context, t *target, s *stock, connections int, perSeco
 		}
 		select {
 		case due <- at:
+			sent++
 		default:
+			if sent == 0 { // the connections are on their way up
+				due <- at
+				sent++
+				continue
+			}
 			missed++
 		}
 	}
