@@ -57,18 +57,29 @@ var plain = func() (t [256]bool) {
 	return t
 }()
 
+// special has a top bit set in one of eight bytes or more if one of them does not
+// stand for itself: it has its own, or what is subtracted borrows into it (a byte
+// under 0x20, a quote, a backslash). The lowest is exact, and one is enough.
+func special(x uint64) uint64 {
+	const ones = 0x0101010101010101
+	return x | (x - ones*0x20) | ((x ^ ones*'"') - ones) | ((x ^ ones*'\\') - ones)
+}
+
 // plainPrefix returns the number of bytes that stand for themselves in front of
-// the first that does not. It looks at eight at a time (evidence is mostly
-// base64): a byte under 0x20, a quote or a backslash borrows into its top bit.
+// the first that does not. It looks at many at a time: evidence is mostly base64.
 func plainPrefix(b []byte) int {
-	const ones, tops = 0x0101010101010101, 0x8080808080808080
+	const tops = 0x8080808080808080
 	i := 0
-	for ; i+8 <= len(b); i += 8 {
-		x := binary.LittleEndian.Uint64(b[i:])
-		quote, backslash := x^(ones*'"'), x^(ones*'\\')
-		if (x|(x-ones*0x20)&^x|(quote-ones)&^quote|(backslash-ones)&^backslash)&tops != 0 {
+	for len(b)-i >= 32 {
+		c := b[i : i+32 : i+32]
+		le := binary.LittleEndian
+		if (special(le.Uint64(c))|special(le.Uint64(c[8:]))|special(le.Uint64(c[16:]))|special(le.Uint64(c[24:])))&tops != 0 {
 			break
 		}
+		i += 32
+	}
+	for len(b)-i >= 8 && special(binary.LittleEndian.Uint64(b[i:i+8]))&tops == 0 {
+		i += 8
 	}
 	for i < len(b) && plain[b[i]] {
 		i++
