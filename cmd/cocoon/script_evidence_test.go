@@ -24,6 +24,7 @@ import (
 	"cocoon/internal/bootargs"
 	"cocoon/internal/vectors"
 	"cocoon/measurements/digest"
+	"cocoon/measurements/manifest"
 	"cocoon/measurements/ovmftest"
 	"cocoon/measurements/pcr"
 	"cocoon/measurements/verity"
@@ -78,6 +79,13 @@ func writeEvidence(env *testscript.Env) error {
 	restaged := *staged
 	restaged.Stages = &evidence.Stages{Version: evidence.StagesVersion, List: staged.Stages.List[:1]}
 	manifestDoc := w.Envelope(env.T())
+	w.Manifest.Models = append(w.Manifest.Models, manifest.Model{Name: "chat2", VerityRoot: digest.Sum256([]byte("chat2"))})
+	w.Config.Models = []evidence.ConfigModel{{Name: "chat2", Verity: evidence.Verity{Root: digest.Sum256([]byte("chat2")), DataBlocks: 1}}}
+	several, severalManifest := w.Evidence(env.T()), w.Envelope(env.T())
+	w.Config.Models, w.Manifest.Models = nil, w.Manifest.Models[:1]
+	if err := os.WriteFile(filepath.Join(env.WorkDir, "several-manifest.json"), severalManifest, 0o644); err != nil {
+		return err
+	}
 	late := *w.Policy
 	late.Environment, late.TrustClasses = "production", []string{"tdx"}
 	w.Boot.Components.InitrdSHA256 = digest.Sum256([]byte("another initrd"))
@@ -85,7 +93,7 @@ func writeEvidence(env *testscript.Env) error {
 	bad := w.Evidence(env.T())
 	forged := *good
 	forged.Claims.ReceiptKey = digest.Sum256([]byte("another key"))
-	docs := map[string]any{"good.json": good, "bad.json": bad, "forged.json": &forged, "staged.json": staged, "restaged.json": &restaged, "policy.json": w.Policy, "production.json": &late}
+	docs := map[string]any{"good.json": good, "bad.json": bad, "forged.json": &forged, "staged.json": staged, "several.json": several, "restaged.json": &restaged, "policy.json": w.Policy, "production.json": &late}
 	for name, v := range docs {
 		b, err := json.Marshal(v)
 		if err != nil {

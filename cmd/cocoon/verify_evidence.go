@@ -221,6 +221,21 @@ func classText(class string, development bool, testRoots []string) string {
 	return class
 }
 
+// furtherModels returns the verity roots of the models that a machine serves
+// beside the one of its claims, as far as they were found good.
+func furtherModels(r *result.Result) (roots []string) {
+	sub := r.Submods[result.SubModel]
+	if sub == nil {
+		return nil
+	}
+	for _, c := range sub.Checks {
+		if c.ID == "model.verity_root" && c.Status == result.Pass && c.Actual != r.Claims.Model.VerityRoot.String() {
+			roots = append(roots, c.Actual)
+		}
+	}
+	return roots
+}
+
 // writeStages writes how a boot went, in the supervisor's words. The last
 // stage is the one in which the evidence was collected.
 func writeStages(line func(string, ...any), s *evidence.Stages) {
@@ -272,6 +287,9 @@ func writeResult(w io.Writer, r *result.Result) error {
 		line("manifest  %s", r.Manifest.SHA256)
 	}
 	line("model     %s %s", plain(r.Claims.Model.Name), r.Claims.Model.VerityRoot)
+	for _, root := range furtherModels(r) {
+		line("          %s beside it", plain(root))
+	}
 	line("tls key   %s", r.Claims.TLSSPKISHA256)
 	line("receipts  %s", r.Claims.ReceiptKey)
 	line("evidence  %s", r.EvidenceSHA256)

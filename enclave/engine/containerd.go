@@ -46,6 +46,33 @@ func Connect(ctx context.Context, socket string) (*Containerd, error) {
 // Close ends the connection.
 func (c *Containerd) Close() error { return c.client.Close() }
 
+// Named is a Runtime of one container beside others on the same daemon: it
+// touches no other.
+func (c *Containerd) Named(id string) Runtime { return &named{c, id} }
+
+type named struct {
+	c  *Containerd
+	id string
+}
+
+// Clean implements Runtime.
+func (n *named) Clean(ctx context.Context) error {
+	ctx = namespaces.WithNamespace(ctx, namespace)
+	ctr, err := n.c.client.LoadContainer(ctx, n.id)
+	if errdefs.IsNotFound(err) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("finding container %s: %w", n.id, err)
+	}
+	return remove(ctx, ctr)
+}
+
+// Start implements Runtime.
+func (n *named) Start(ctx context.Context, spec Container) (Task, error) {
+	return n.c.run(ctx, n.id, spec)
+}
+
 // Clean implements Runtime.
 func (c *Containerd) Clean(ctx context.Context) error {
 	ctx = namespaces.WithNamespace(ctx, namespace)
@@ -149,8 +176,12 @@ func withoutCore(_ context.Context, _ oci.Client, _ *containerdContainer, s *oci
 
 // Start implements Runtime.
 func (c *Containerd) Start(ctx context.Context, spec Container) (Task, error) {
+	return c.run(ctx, containerID, spec)
+}
+
+func (c *Containerd) run(ctx context.Context, id string, spec Container) (Task, error) {
 	ctx = namespaces.WithNamespace(ctx, namespace)
-	ctr, err := c.client.NewContainer(ctx, containerID,
+	ctr, err := c.client.NewContainer(ctx, id,
 		containerd.WithNewSpec(specOpts(spec)...), containerd.WithRuntime(runtimeName, nil))
 	if err != nil {
 		return nil, fmt.Errorf("creating container: %w", err)

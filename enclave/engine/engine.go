@@ -310,12 +310,33 @@ func freshDir(dir string, uid int) error {
 // memory kept for the supervisor, containerd and the kernel.
 const minReserve = 256 << 20
 
+// MemoryLimits divides what one engine would have among those of several
+// models: each has room for its model, and an equal part of the rest.
+func MemoryLimits(total uint64, models []uint64) ([]uint64, error) {
+	var sum uint64
+	for _, n := range models {
+		sum += n
+	}
+	// Each engine needs the slack that MemoryLimit wants for one.
+	limit, err := MemoryLimit(total, sum+uint64(len(models)-1)*slack)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]uint64, len(models))
+	for i, n := range models {
+		out[i] = n + (limit-sum)/uint64(len(models))
+	}
+	return out, nil
+}
+
+// slack is what an engine needs beside its model, at the least.
+const slack = 128 << 20
+
 // MemoryLimit returns the engine's limit for a machine with total bytes of
 // memory and a model of the given size, or a fault where that cannot work: an
 // engine whose limit is below its mapped model is not killed, it thrashes.
 func MemoryLimit(total, model uint64) (uint64, error) {
 	reserve := max(total/8, minReserve)
-	const slack = 128 << 20
 	if total <= reserve || total-reserve < model+slack {
 		return 0, fault.Mismatch(fault.ExitNotReady, CodeMemory, "memory for the engine",
 			fmt.Sprintf("at least %d MiB in the machine", (model+slack+minReserve)*8/7>>20+1), fmt.Sprintf("%d MiB", total>>20),

@@ -380,6 +380,29 @@ func TestMemoryLimit(t *testing.T) {
 	}
 }
 
+// TestEnginesShareWhatOneWouldHave: each has room for its model, and together
+// they have no more.
+func TestEnginesShareWhatOneWouldHave(t *testing.T) {
+	const mib = 1 << 20
+	got, err := MemoryLimits(2048*mib, []uint64{100 * mib, 300 * mib})
+	if err != nil || len(got) != 2 || got[0] != 796*mib || got[1] != 996*mib {
+		t.Errorf("got %v, %v", got, err)
+	}
+	one, err := MemoryLimits(1536*mib, []uint64{mib})
+	if want, _ := MemoryLimit(1536*mib, mib); err != nil || len(one) != 1 || one[0] != want {
+		t.Errorf("one alone has %v, %v; want %d", one, err, want)
+	}
+	// Both fit alone, and not together; nor with too little beside them.
+	for _, models := range [][]uint64{{640 * mib, 640 * mib}, {400 * mib, 200 * mib}} {
+		if got, err := MemoryLimits(1024*mib, models); !fault.Has(err, CodeMemory) {
+			t.Errorf("models of %v: %v, %v", models, got, err)
+		}
+	}
+	if sum := (Metrics{1, 2, 3, 4, -1}).Plus(Metrics{1, 1, 1, 1, 0.5}); sum != (Metrics{2, 3, 4, 5, 0.5}) {
+		t.Errorf("together their figures are %+v", sum)
+	}
+}
+
 func TestDaemonConfigIsForOneContainerOnly(t *testing.T) {
 	for _, off := range []string{"io.containerd.grpc.v1.cri", "io.containerd.nri.v1.nri", "io.containerd.tracing.processor.v1.otlp"} {
 		if !strings.Contains(daemonToml, fmt.Sprintf("%q,", off)) {

@@ -95,6 +95,13 @@ func (n *names) read(b []byte) (Metrics, error) {
 	return m, nil
 }
 
+// Plus returns the figures of two engines together; of their caches, those of
+// the fuller one.
+func (m Metrics) Plus(o Metrics) Metrics {
+	return Metrics{Running: m.Running + o.Running, Waiting: m.Waiting + o.Waiting,
+		Prompt: m.Prompt + o.Prompt, Generated: m.Generated + o.Generated, KV: max(m.KV, o.KV)}
+}
+
 // Text returns the figures in Prometheus' text format.
 func (m Metrics) Text() string {
 	var b strings.Builder

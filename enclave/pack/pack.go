@@ -35,7 +35,7 @@ import (
 // Serials by which the host marks the disks, and where the packs are mounted.
 const (
 	SerialEngine = "cocoon-engine"
-	SerialModel  = "cocoon-model"
+	SerialModel  = "cocoon-model" // further ones: cocoon-model-2, -3 and so on
 	dirBase      = "/run/cocoon/pack"
 )
 
@@ -63,6 +63,15 @@ type Pack struct {
 	Exec   bool // programs may be executed from it
 	// Key decrypts the disk (modelpack.Cipher); nil: it is plain. Mount wipes it.
 	Key []byte
+}
+
+// Model returns where the pack of a config's model i, counted from 0, is; what
+// it has to be is not set.
+func Model(i int) Pack {
+	if i == 0 {
+		return Pack{Name: "model", Serial: SerialModel}
+	}
+	return Pack{Name: fmt.Sprintf("model-%d", i+1), Serial: fmt.Sprintf("%s-%d", SerialModel, i+1)}
 }
 
 // Mounted is a pack in its place.

@@ -46,6 +46,7 @@ const (
 // filtered is a request that may go to the engine.
 type filtered struct {
 	body      []byte // for the engine
+	model     string // whose engine that is
 	stream    bool
 	wantUsage bool  // the client asked for stream_options.include_usage
 	most      Usage // no answer costs more
@@ -66,7 +67,7 @@ type rule func(raw json.RawMessage) (json.RawMessage, error)
 // endpoint knows: an engine's own fields can change its behaviour in ways
 // that nobody measured. A field that is not known at all is refused, one that
 // means nothing here is dropped.
-func filter(endpoint, model string, body []byte) (*filtered, *apiError) {
+func filter(endpoint string, models []string, body []byte) (*filtered, *apiError) {
 	if len(body) > MaxBody {
 		return nil, badRequest(codeMalformed, "", fmt.Sprintf("the body is over %d bytes", MaxBody))
 	}
@@ -96,7 +97,8 @@ func filter(endpoint, model string, body []byte) (*filtered, *apiError) {
 			out[name] = kept
 		}
 	}
-	if apiErr := checkModel(out["model"], model); apiErr != nil {
+	var apiErr *apiError
+	if f.model, apiErr = checkModel(out["model"], models); apiErr != nil {
 		return nil, apiErr
 	}
 	need := map[string]string{PathChat: "messages", PathCompletions: "prompt", PathEmbeddings: "input"}[endpoint]
@@ -153,14 +155,22 @@ func bound(out map[string]json.RawMessage, size int) Usage {
 
 const includeUsage = `{"include_usage":true}`
 
-func checkModel(raw json.RawMessage, model string) *apiError {
+func checkModel(raw json.RawMessage, models []string) (string, *apiError) {
 	var name string
-	if raw == nil || json.Unmarshal(raw, &name) != nil || name != model {
-		e := badRequest(codeModel, "model", fmt.Sprintf("this worker serves the model %q only", model))
+	if raw == nil || json.Unmarshal(raw, &name) != nil || !slices.Contains(models, name) {
+		e := badRequest(codeModel, "model", fmt.Sprintf("this worker serves the model %s only", quoted(models)))
 		e.status = 404
-		return e
+		return "", e
 	}
-	return nil
+	return name, nil
+}
+
+func quoted(names []string) string {
+	out := make([]string, len(names))
+	for i, n := range names {
+		out[i] = strconv.Quote(n)
+	}
+	return strings.Join(out, ", ")
 }
 
 func rulesFor(endpoint string) map[string]rule {

@@ -33,7 +33,7 @@ func TestFilterKeepsWhatTheListKnows(t *testing.T) {
 		{"texts to embed", PathEmbeddings, `{"model":"m","input":["x","y"],"dimensions":64}`, `{"model":"m","input":["x","y"],"dimensions":64}`},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			f, apiErr := filter(c.endpoint, "m", []byte(c.in))
+			f, apiErr := filter(c.endpoint, []string{"m"}, []byte(c.in))
 			if apiErr != nil {
 				t.Fatal(apiErr)
 			}
@@ -98,14 +98,14 @@ func TestFilterRefuses(t *testing.T) {
 		{"messages in a completion", PathCompletions, `{"model":"m","prompt":"x","messages":[]}`, codeField, "messages"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			_, apiErr := filter(c.endpoint, "m", []byte(c.in))
+			_, apiErr := filter(c.endpoint, []string{"m"}, []byte(c.in))
 			if apiErr == nil || apiErr.code != c.code || apiErr.param != c.param {
 				t.Errorf("got %+v, want code %s param %q", apiErr, c.code, c.param)
 			}
 		})
 	}
 	t.Run("a body over the limit", func(t *testing.T) {
-		if _, apiErr := filter(PathChat, "m", make([]byte, MaxBody+1)); apiErr == nil || apiErr.code != codeMalformed {
+		if _, apiErr := filter(PathChat, []string{"m"}, make([]byte, MaxBody+1)); apiErr == nil || apiErr.code != codeMalformed {
 			t.Errorf("got %+v", apiErr)
 		}
 	})
@@ -113,7 +113,7 @@ func TestFilterRefuses(t *testing.T) {
 
 func TestTheBoundCoversPromptAndAnswer(t *testing.T) {
 	body := `{` + hello + `,"max_tokens":3,"max_completion_tokens":9}`
-	f, apiErr := filter(PathChat, "m", []byte(body))
+	f, apiErr := filter(PathChat, []string{"m"}, []byte(body))
 	if apiErr != nil {
 		t.Fatal(apiErr)
 	}
@@ -133,7 +133,7 @@ func FuzzFilter(f *testing.F) {
 	f.Add([]byte(`{"model":"m","input":["x"],"dimensions":3}`))
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, endpoint := range []string{PathChat, PathCompletions, PathEmbeddings} {
-			got, apiErr := filter(endpoint, "m", body)
+			got, apiErr := filter(endpoint, []string{"m"}, body)
 			if apiErr != nil {
 				if apiErr.status < 400 || apiErr.status > 499 || apiErr.code == "" {
 					t.Fatalf("refusal without status or code: %+v", apiErr)

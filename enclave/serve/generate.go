@@ -60,7 +60,7 @@ func (s *Server) admitAndSend(w http.ResponseWriter, r *http.Request, c *call) *
 		return apiErr
 	}
 	c.request = digest.Sum256(body)
-	f, apiErr := filter(c.endpoint, s.opt.Model, body)
+	f, apiErr := filter(c.endpoint, s.names, body)
 	if apiErr != nil {
 		return apiErr
 	}
@@ -128,7 +128,7 @@ func (s *Server) forward(ctx context.Context, cancel context.CancelCauseFunc, w 
 		return unavailable("engine.request", "the worker failed; try again")
 	}
 	req.Header.Set("Content-Type", "application/json")
-	rsp, err := s.opt.Engine.RoundTrip(req)
+	rsp, err := s.model[f.model].RoundTrip(req)
 	if err != nil {
 		if ctx.Err() != nil {
 			return ended(ctx)

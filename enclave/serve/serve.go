@@ -1,5 +1,5 @@
 // Package serve is the worker's HTTP surface inside the enclave: the OpenAI
-// API for one model, attestation, and the exchange of receipts and vouchers.
+// API for the machine's models, attestation, and the exchange of receipts and vouchers.
 // In come requests over TLS that ends here; out go filtered requests to the
 // engine, metered streams to the client, and nothing to any log that tells
 // what was said.
@@ -51,6 +51,7 @@ type Options struct {
 	Model       string
 	Created     time.Time         // when the model came up
 	Engine      http.RoundTripper // the engine's HTTP interface
+	Further     []Model           // served beside Model, by engines of the same kind
 	Endpoints   []string          // paths that the engine offers, nil for chat and completions
 	Private     string            // members that every request to the engine has, none of which a client may set
 	Attestation http.Handler      // of ratls.AttestationPath
@@ -66,6 +67,12 @@ type Options struct {
 	Log         *slog.Logger
 }
 
+// Model is a further model and its engine.
+type Model struct {
+	Name   string
+	Engine http.RoundTripper
+}
+
 // Meter counts what was served.
 type Meter interface {
 	Begin()
@@ -77,6 +84,8 @@ type Meter interface {
 // Server serves the surface. Use New.
 type Server struct {
 	opt   Options
+	names []string                     // of the models, in order
+	model map[string]http.RoundTripper // engine of each
 	queue *queue.Queue
 	mux   *http.ServeMux
 
@@ -109,6 +118,16 @@ func New(opt Options) (*Server, error) {
 	s := &Server{opt: opt, mux: http.NewServeMux(), queue: queue.New(queue.Options{
 		Slots: opt.MaxRequests, Waiting: opt.MaxWaiting, PerKey: opt.MaxPerJob,
 	})}
+	s.model = make(map[string]http.RoundTripper, 1+len(opt.Further))
+	for _, m := range append([]Model{{opt.Model, opt.Engine}}, opt.Further...) {
+		if m.Name == "" || m.Engine == nil || s.model[m.Name] != nil {
+			return nil, fmt.Errorf("making server: model %q is there twice, or has no engine", m.Name)
+		}
+		s.names, s.model[m.Name] = append(s.names, m.Name), m.Engine
+	}
+	if opt.Ledger != nil && len(opt.Further) > 0 {
+		return nil, errors.New("making server: a job pays for one model, and there are several")
+	}
 	s.cut, s.cutFn = context.WithCancel(context.Background())
 	s.mux.Handle(ratls.AttestationPath, opt.Attestation)
 	s.mux.HandleFunc("GET "+pathHealth, s.health)
@@ -194,12 +213,11 @@ func (s *Server) models(w http.ResponseWriter, _ *http.Request) {
 		return
 	}
 	w.Header().Set("Content-Type", "application/json")
-	_ = json.NewEncoder(w).Encode(map[string]any{
-		"object": "list",
-		"data": []map[string]any{{
-			"id": s.opt.Model, "object": "model", "created": s.opt.Created.Unix(), "owned_by": "cocoon",
-		}},
-	})
+	var list []map[string]any
+	for _, name := range s.names {
+		list = append(list, map[string]any{"id": name, "object": "model", "created": s.opt.Created.Unix(), "owned_by": "cocoon"})
+	}
+	_ = json.NewEncoder(w).Encode(map[string]any{"object": "list", "data": list})
 }
 
 func (s *Server) acceptVoucher(w http.ResponseWriter, r *http.Request) {

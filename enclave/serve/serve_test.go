@@ -35,7 +35,7 @@ func TestAnAnswerInOnePiece(t *testing.T) {
 // No client's request may begin with what the engine has of another's.
 func TestEveryRequestHasWhatKeepsClientsApart(t *testing.T) {
 	for path, body := range map[string]string{PathChat: chat, PathCompletions: `{"model":"m","prompt":"x"}`, PathEmbeddings: `{"model":"m","input":"x"}`} {
-		f, apiErr := filter(path, "m", []byte(body))
+		f, apiErr := filter(path, []string{"m"}, []byte(body))
 		if apiErr != nil {
 			t.Fatal(apiErr)
 		}

@@ -142,8 +142,12 @@ func (w *Worker) serve(ctx, background context.Context) error {
 	if err != nil {
 		return err
 	}
+	var further []serve.Model
+	for _, s := range w.models[1:] {
+		further = append(further, serve.Model{Name: s.config.Name, Engine: s.engine.API()})
+	}
 	w.server, err = serve.New(serve.Options{
-		Model: w.config.Model.Name, Created: time.Now(), Engine: w.engine.API(), Endpoints: endpoints, Private: adapter.Private(),
+		Model: w.config.Model.Name, Created: time.Now(), Engine: w.models[0].engine.API(), Further: further, Endpoints: endpoints, Private: adapter.Private(),
 		Attestation: ratls.Handler(w.keeper.Document, w.keys.Receipt),
 		Gate:        w.gate, Ledger: ledger, MaxRequests: w.operator.Limits.MaxRequests,
 		MaxWaiting: w.operator.Limits.MaxWaiting, MaxPerJob: w.operator.Limits.MaxPerJob,

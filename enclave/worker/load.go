@@ -15,18 +15,18 @@ const loadEvery = time.Second
 // watchLoad reports, while an engine starts, how much of the model's pack was
 // read and verified, and how fast. What it returns ends it with a last report.
 // Nothing depends on it.
-func (w *Worker) watchLoad(ctx context.Context, sys fs.FS) (end func()) {
+func (w *Worker) watchLoad(ctx context.Context, sys fs.FS, model pack.Mounted) (end func()) {
 	ctx, cancel := context.WithCancel(ctx)
 	done := make(chan struct{})
 	report := func(final bool) {
-		n, err := pack.Read(sys, w.model)
+		n, err := pack.Read(sys, model)
 		if err != nil {
 			return
 		}
 		// From when the pack was mapped: a small one was read whole by then.
 		rate := float64(n) / max(time.Since(w.loading).Seconds(), 1e-3)
 		w.rep.Report(status.Line{Type: status.TypeProgress, Progress: &status.Progress{
-			What: "model", DoneBytes: min(n, w.model.Bytes), TotalBytes: w.model.Bytes, BytesPerSecond: uint64(rate), Final: final,
+			What: "model", DoneBytes: min(n, model.Bytes), TotalBytes: model.Bytes, BytesPerSecond: uint64(rate), Final: final,
 		}})
 	}
 	go func() {

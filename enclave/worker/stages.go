@@ -182,55 +182,83 @@ func configFault(name string, err error) error {
 
 func (w *Worker) packs(ctx context.Context) error {
 	engine, errE := pack.Mount(ctx, pack.Linux{}, pack.Pack{Name: "engine", Serial: pack.SerialEngine, Verity: w.config.Engine.Verity, Exec: true})
-	var errM error
+	errs := []error{errE}
 	w.loading = time.Now()
-	w.model, errM = pack.Mount(ctx, pack.Linux{}, pack.Pack{Name: "model", Serial: pack.SerialModel, Verity: w.config.Model.Verity, Key: w.modelKey})
-	w.modelKey = nil
+	for i, m := range w.config.ServedModels() {
+		p := pack.Model(i)
+		p.Verity, p.Key = m.Verity, w.modelKey
+		w.modelKey = nil // of the first; others are plain
+		mounted, err := pack.Mount(ctx, pack.Linux{}, p)
+		errs = append(errs, err)
+		w.models = append(w.models, served{config: m, pack: mounted})
+	}
 	w.engineDir = engine.Dir
-	return errors.Join(errE, errM)
+	return errors.Join(errs...)
 }
 
+// startEngine starts an engine for each model, one after the other: together
+// they have the memory and the cores that one would have.
 func (w *Worker) startEngine(ctx, background context.Context) error {
 	adapter, err := engine.AdapterFor(w.config.Engine.Kind)
 	if err != nil {
 		return err
 	}
-	source, err := adapter.Source(os.DirFS(w.model.Dir))
-	if err != nil {
-		return err
-	}
-	argv, err := adapter.Argv(w.config, source)
-	if err != nil {
-		return err
-	}
-	size, err := pack.Size(os.DirFS(w.model.Dir))
-	if err != nil {
-		return err
+	sizes := make([]uint64, len(w.models))
+	for i, s := range w.models {
+		if sizes[i], err = pack.Size(os.DirFS(s.pack.Dir)); err != nil {
+			return err
+		}
 	}
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
 		return fmt.Errorf("reading memory size: %w", err)
 	}
-	limit, err := engine.MemoryLimit(uint64(info.Totalram)*uint64(info.Unit), size)
+	limits, err := engine.MemoryLimits(uint64(info.Totalram)*uint64(info.Unit), sizes)
 	if err != nil {
 		return err
+	}
+	for i := range w.models {
+		s := &w.models[i]
+		if s.engine, err = w.newEngine(adapter, i, limits[i]); err != nil {
+			return err
+		}
+		loaded := w.watchLoad(ctx, os.DirFS("/sys"), s.pack)
+		err = s.engine.Start(ctx)
+		loaded()
+		if err != nil {
+			return err
+		}
+		w.goBackground(func() { s.engine.Supervise(background) })
+	}
+	return nil
+}
+
+// newEngine returns the manager of model i's engine.
+func (w *Worker) newEngine(adapter engine.Adapter, i int, memory uint64) (*engine.Manager, error) {
+	s := &w.models[i]
+	source, err := adapter.Source(os.DirFS(s.pack.Dir))
+	if err != nil {
+		return nil, err
+	}
+	c := *w.config
+	c.Model = s.config
+	argv, err := adapter.Argv(&c, source)
+	if err != nil {
+		return nil, err
 	}
 	container := engine.Container{
-		Rootfs: w.engineDir, Argv: argv, ModelDir: w.model.Dir, SocketDir: Dir + "/engine", Memory: limit, CPUs: cpus(),
+		Rootfs: w.engineDir, Argv: argv, ModelDir: s.pack.Dir, SocketDir: Dir + "/engine", Memory: memory, CPUs: cpus() / float64(len(w.models)),
+	}
+	var runtime engine.Runtime = w.containerd
+	if len(w.models) > 1 {
+		id := fmt.Sprintf("engine-%d", i+1)
+		runtime, container.SocketDir = w.containerd.Named(id), Dir+"/"+id
 	}
 	adapter.Shape(&container)
-	w.engine = engine.New(engine.Options{
-		Runtime: w.containerd, Adapter: adapter, Container: container,
-		Model: w.config.Model.Name, UID: engine.ContainerUID, Log: w.log,
-	})
-	loaded := w.watchLoad(ctx, os.DirFS("/sys"))
-	err = w.engine.Start(ctx)
-	loaded()
-	if err != nil {
-		return err
-	}
-	w.goBackground(func() { w.engine.Supervise(background) })
-	return nil
+	return engine.New(engine.Options{
+		Runtime: runtime, Adapter: adapter, Container: container,
+		Model: s.config.Name, UID: engine.ContainerUID, Log: w.log,
+	}), nil
 }
 
 func (w *Worker) makeKeys(context.Context) error {

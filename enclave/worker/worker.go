@@ -66,12 +66,11 @@ type Worker struct {
 	dataBlank  bool       // this boot made its file system
 	lost       chan error // why the data disk is no longer this boot's
 	engineDir  string
-	model      pack.Mounted
+	models     []served  // in the config's order
 	modelKey   []byte    // of an encrypted pack, until it is opened
 	loading    time.Time // since when the model is read
 	containerd *engine.Containerd
 	daemon     *pid1.Kept
-	engine     *engine.Manager
 
 	verifier         *client.Client
 	collector        *attest.Collector
@@ -87,6 +86,13 @@ type Worker struct {
 	tunnels          tunnels
 
 	background sync.WaitGroup
+}
+
+// served is one model: its pack and the engine that answers for it.
+type served struct {
+	config evidence.ConfigModel
+	pack   pack.Mounted
+	engine *engine.Manager // nil until it was started
 }
 
 // New returns a Worker that reports to rep and logs to log.
@@ -188,11 +194,19 @@ func (w *Worker) attend(ctx context.Context) error {
 func (w *Worker) engineMetrics(ctx context.Context) string {
 	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	m, err := w.engine.Metrics(ctx)
-	if err != nil {
-		return ""
+	var sum engine.Metrics
+	for i, s := range w.models {
+		m, err := s.engine.Metrics(ctx)
+		if err != nil {
+			return ""
+		}
+		if i == 0 {
+			sum = m
+		} else {
+			sum = sum.Plus(m)
+		}
 	}
-	return m.Text()
+	return sum.Text()
 }
 
 // gate says whether the worker may serve: containerd runs, the engine answers and a verdict is
@@ -201,8 +215,10 @@ func (w *Worker) gate() error {
 	if w.daemon.Child() == nil {
 		return errDaemon
 	}
-	if !w.engine.Up() {
-		return errEngineDown
+	for _, s := range w.models {
+		if !s.engine.Up() {
+			return errEngineDown
+		}
 	}
 	_, err := w.keeper.Current()
 	return err
@@ -214,9 +230,12 @@ func (w *Worker) stop() {
 	w.background.Wait()
 	ctx, cancel := context.WithTimeout(context.Background(), stopGrace)
 	defer cancel()
-	if w.engine != nil {
-		if err := w.engine.Stop(ctx); err != nil {
-			w.log.Warn("engine not stopped", "err", err)
+	for _, s := range w.models {
+		if s.engine == nil {
+			continue
+		}
+		if err := s.engine.Stop(ctx); err != nil {
+			w.log.Warn("engine not stopped", "model", s.config.Name, "err", err)
 		}
 	}
 	if w.daemon != nil {

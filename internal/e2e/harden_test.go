@@ -33,7 +33,12 @@ func boot(t *testing.T, c *client.Client, s *spec.Spec, stage string) (*machine.
 // await waits for a stage of the guest.
 func await(t *testing.T, c *client.Client, s *spec.Spec, stage string) (*machine.State, string, error) {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), engineLimit)
+	return awaitFor(t, c, s, stage, engineLimit)
+}
+
+func awaitFor(t *testing.T, c *client.Client, s *spec.Spec, stage string, limit time.Duration) (*machine.State, string, error) {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), limit)
 	defer cancel()
 	st, err := c.Wait(ctx, s.Name, stage, func(g machine.Stage) {
 		t.Logf("%6.1fs %s %s %d ms", float64(g.HostMS)/1000, g.Name, g.Status, g.MS)

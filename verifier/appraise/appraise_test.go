@@ -346,6 +346,27 @@ func TestEachChangeIsRefusedByItsCode(t *testing.T) {
 			},
 			want: []string{"tpm.quote.extra_data"}, exit: fault.ExitRefused,
 		},
+		"a further model that the manifest does not name": {
+			machine: func(w *world) {
+				w.Config.Models = []evidence.ConfigModel{{Name: "evil", Verity: evidence.Verity{Root: d("evil"), DataBlocks: 1}}}
+			},
+			want: []string{"model.name", "model.verity_root"}, exit: fault.ExitPolicy,
+		},
+		"a further model with other content": {
+			machine: func(w *world) {
+				w.Manifest.Models = append(w.Manifest.Models, manifest.Model{Name: "more", VerityRoot: d("more")})
+				w.Config.Models = []evidence.ConfigModel{{Name: "more", Verity: evidence.Verity{Root: d("evil"), DataBlocks: 1}}}
+			},
+			want: []string{"model.verity_root"}, exit: fault.ExitPolicy,
+		},
+		"a further model that was not measured": {
+			evidence: func(t *testing.T, w *world, ev *evidence.Evidence) {
+				ev.Config.Models = []evidence.ConfigModel{{Name: "chat2", Verity: evidence.Verity{Root: d("more"), DataBlocks: 1}}}
+				ev.Claims.ConfigSHA256, _ = ev.Config.Hash()
+				w.Requote(t, ev)
+			},
+			want: []string{"model.name", "model.verity_root", "tpm.runtime_events"}, exit: fault.ExitRefused,
+		},
 		"another TLS key": {
 			options: func(_ *testing.T, _ *world, o *appraise.Options) { k := d("evil"); o.TLSSPKI = &k },
 			want:    []string{"tls.spki"}, exit: fault.ExitRefused,

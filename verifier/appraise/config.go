@@ -105,10 +105,15 @@ func (a *appraisal) checkSealer(m *manifest.Manifest) {
 	a.fail(result.SubConfig, "config.sealer", strings.Join(allowed, " or "), got, "the sealing enclave is not one of the manifest's", remedyConfig)
 }
 
-// checkModel checks that the model is one of the manifest's, by name and by
-// content.
-func (a *appraisal) checkModel(m *manifest.Manifest) {
-	c := &a.ev.Config.Model
+// checkModels checks that each model that the machine serves is one of the
+// manifest's, by name and by content.
+func (a *appraisal) checkModels(m *manifest.Manifest) {
+	for _, c := range a.ev.Config.ServedModels() {
+		a.checkModel(m, &c)
+	}
+}
+
+func (a *appraisal) checkModel(m *manifest.Manifest, c *evidence.ConfigModel) {
 	var names, roots []string
 	for _, k := range m.Models {
 		names = append(names, k.Name)

@@ -140,7 +140,7 @@ func (a *appraisal) try(cpu CPU, m *manifest.Verified) *candidate {
 	sub := &appraisal{ev: a.ev, o: a.o, now: a.now, subs: map[string]*[]result.Check{}}
 	sub.checkManifest(m)
 	sub.checkConfig(m.Manifest)
-	sub.checkModel(m.Manifest)
+	sub.checkModels(m.Manifest)
 	for name, checks := range sub.subs {
 		c.subs[name] = *checks
 	}

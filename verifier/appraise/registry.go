@@ -98,11 +98,13 @@ func (a *appraisal) checkRegistry(want *policy.Registry, m *manifest.Verified) b
 	} else {
 		a.fail(result.SubImage, "manifest.registry", "a manifest that the registry lists", m.SHA256.String(), "the registry does not list the manifest, or its grace is over", "boot an image whose manifest is listed")
 	}
-	root := a.ev.Config.Model.Verity.Root
-	if r.Models[root] {
-		a.pass(result.SubModel, "model.registry", root.String())
-	} else {
-		a.fail(result.SubModel, "model.registry", "a model that the registry lists", root.String(), "the registry does not list the model", "serve a model that is listed")
+	for _, model := range a.ev.Config.ServedModels() {
+		root := model.Verity.Root
+		if r.Models[root] {
+			a.pass(result.SubModel, "model.registry", root.String())
+		} else {
+			a.fail(result.SubModel, "model.registry", "a model that the registry lists", root.String(), "the registry does not list the model", "serve a model that is listed")
+		}
 	}
 	return listed
 }

@@ -23,6 +23,7 @@ const (
 	MaxEvidence    = 8 << 20
 	MaxNonceInputs = 64
 	MaxGPUs        = 16
+	MaxModels      = 16 // of one machine: a PCI bus has 32 slots
 )
 
 // Model names a model and fixes its bytes by the dm-verity root of its pack.
@@ -39,7 +40,7 @@ type Claims struct {
 	ReceiptKey        digest.SHA256 `json:"receipt_key"`         // raw Ed25519 public key, new at each boot
 	Payout            string        `json:"payout"`              // TON address that is paid, or empty
 	ConfigSHA256      digest.SHA256 `json:"config_sha256"`       // SHA-256 of the JCS of the config
-	Model             Model         `json:"model"`               // the model that is loaded
+	Model             Model         `json:"model"`               // the config's first model
 	GPUEvidenceSHA256 digest.SHA256 `json:"gpu_evidence_sha256"` // SHA-256 of the JCS of Evidence.GPUs
 	Nonce             digest.SHA256 `json:"nonce"`               // NonceOf(Evidence.NonceInputs)
 	// StagesSHA256 is the SHA-256 of the JCS of Evidence.Stages; nil without a

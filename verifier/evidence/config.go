@@ -58,12 +58,16 @@ type Config struct {
 	Role    string `json:"role"`
 	// Platform is the only kind of machine that may run this config: tdx, snp
 	// or vtpm; empty: any. The guest decides by the hardware what it is.
-	Platform  string       `json:"platform,omitempty"`
-	Model     ConfigModel  `json:"model"`
-	Engine    ConfigEngine `json:"engine"`
-	GPUs      ConfigGPUs   `json:"gpus"`
-	NetworkID int32        `json:"network_id"` // TON global id, 0 without a ledger
-	Registry  string       `json:"registry"`   // TON address of the registry, empty without a ledger
+	Platform string      `json:"platform,omitempty"`
+	Model    ConfigModel `json:"model"`
+	// Models are further models that the machine serves beside Model, each from a
+	// pack and an engine of its own. Claims and verdict name Model; what holds for
+	// its pack in measurements, manifest and registry holds for each of these.
+	Models    []ConfigModel `json:"models,omitempty"`
+	Engine    ConfigEngine  `json:"engine"`
+	GPUs      ConfigGPUs    `json:"gpus"`
+	NetworkID int32         `json:"network_id"` // TON global id, 0 without a ledger
+	Registry  string        `json:"registry"`   // TON address of the registry, empty without a ledger
 	// InitBlock is the key block that proofs of the registry's state start at;
 	// nil: the host's word for it, which is too little for a hand-over.
 	InitBlock *MasterBlock `json:"init_block,omitempty"`
@@ -93,6 +97,51 @@ type ConfigModel struct {
 	// owner releases to this enclave alone; nil: the pack is plain. Verity speaks
 	// of the plain bytes in either case.
 	KeySHA256 *digest.SHA256 `json:"key_sha256,omitempty"`
+}
+
+// ServedModels returns every model of the config in its order, the one of claims
+// and verdict first.
+func (c *Config) ServedModels() []ConfigModel {
+	return append([]ConfigModel{c.Model}, c.Models...)
+}
+
+// checkModels checks the further models. A job on chain is for one model and its
+// price, a key release for one pack, and what engines share of a GPU nobody
+// measures: none of these goes with several models.
+func (c *Config) checkModels(bad func(format string, args ...any)) {
+	if len(c.Models) == 0 {
+		return
+	}
+	all := c.ServedModels()
+	if len(all) > MaxModels {
+		bad("%d models, at most %d", len(all), MaxModels)
+		return
+	}
+	if c.Registry != "" {
+		bad("several models under a registry: a job pays for one model")
+	}
+	if c.GPUs.Mode != GPUModeNone {
+		bad("several models on GPUs")
+	}
+	for i, m := range all {
+		if m.KeySHA256 != nil {
+			bad("model %q is encrypted, and one of several", m.Name)
+		}
+		if i == 0 {
+			continue // looked at with the rest of the config
+		}
+		if !nameRE.MatchString(m.Name) {
+			bad("model name %q is not of the form a-z0-9._-", m.Name)
+		}
+		if m.Verity.Root.IsZero() || m.Verity.DataBlocks == 0 || m.Verity.DataBlocks > 1<<36 {
+			bad("verity parameters of model %d are out of range", i+1)
+		}
+		for _, other := range all[:i] {
+			if other.Name == m.Name || other.Verity.Root == m.Verity.Root {
+				bad("model %q is there twice, by name or by content", m.Name)
+			}
+		}
+	}
 }
 
 // ConfigEngine is the inference engine: its root file system's pack and its
@@ -174,6 +223,7 @@ func (c *Config) Validate() error {
 			bad("%s verity parameters are out of range", []string{"model", "engine"}[i])
 		}
 	}
+	c.checkModels(bad)
 	if k := c.Model.KeySHA256; k != nil && k.IsZero() {
 		bad("the key of model %q has no name", c.Model.Name)
 	}

@@ -58,7 +58,7 @@ type GPU struct {
 // Names of runtime events, in the order in which they must occur.
 const (
 	EventConfig = "config" // value: hex of the config's SHA-256
-	EventModel  = "model"  // value: hex of the model's verity root
+	EventModel  = "model"  // value: hex of a model's verity root, one event each
 	EventGPU    = "gpu"    // value: count ":" mode
 	EventLatch  = "latch"  // value: LatchModules
 )
@@ -109,11 +109,11 @@ func ConfigEvents(c *Config) ([]RuntimeEvent, error) {
 	if err != nil {
 		return nil, fmt.Errorf("hashing config: %w", err)
 	}
-	return []RuntimeEvent{
-		{EventConfig, h.String()},
-		{EventModel, c.Model.Verity.Root.String()},
-		{EventGPU, fmt.Sprintf("%d:%s", c.GPUs.Count, c.GPUs.Mode)},
-	}, nil
+	events := []RuntimeEvent{{EventConfig, h.String()}}
+	for _, m := range c.ServedModels() {
+		events = append(events, RuntimeEvent{EventModel, m.Verity.Root.String()})
+	}
+	return append(events, RuntimeEvent{EventGPU, fmt.Sprintf("%d:%s", c.GPUs.Count, c.GPUs.Mode)}), nil
 }
 
 // Parse reads evidence and checks its form: known profile and CPU type,

@@ -1,0 +1,88 @@
+package evidence_test
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"testing"
+
+	"cocoon/measurements/digest"
+	"cocoon/verifier/evidence"
+	"cocoon/verifier/tpmtest"
+)
+
+// further returns so many models beside a config's first.
+func further(n int) []evidence.ConfigModel {
+	out := make([]evidence.ConfigModel, n)
+	for i := range out {
+		name := fmt.Sprint("further-", i)
+		out[i] = evidence.ConfigModel{Name: name, Verity: evidence.Verity{Root: digest.Sum256([]byte(name)), DataBlocks: 1}}
+	}
+	return out
+}
+
+func TestSeveralModelsInAConfig(t *testing.T) {
+	for name, c := range map[string]struct {
+		change func(*evidence.Config)
+		want   string // empty: the config is good
+	}{
+		"one more":            {func(c *evidence.Config) { c.Models = further(1) }, ""},
+		"as many as may":      {func(c *evidence.Config) { c.Models = further(evidence.MaxModels - 1) }, ""},
+		"more than may":       {func(c *evidence.Config) { c.Models = further(evidence.MaxModels) }, "17 models"},
+		"a name twice":        {func(c *evidence.Config) { c.Models = further(2); c.Models[1].Name = c.Models[0].Name }, "twice"},
+		"the first's name":    {func(c *evidence.Config) { c.Models = further(1); c.Models[0].Name = c.Model.Name }, "twice"},
+		"the first's content": {func(c *evidence.Config) { c.Models = further(1); c.Models[0].Verity.Root = c.Model.Verity.Root }, "twice"},
+		"a name for a path":   {func(c *evidence.Config) { c.Models = further(1); c.Models[0].Name = "../x" }, "not of the form"},
+		"no content":          {func(c *evidence.Config) { c.Models = further(1); c.Models[0].Verity.DataBlocks = 0 }, "out of range"},
+		"an encrypted one": {func(c *evidence.Config) {
+			c.Models = further(1)
+			k := digest.Sum256([]byte("key"))
+			c.Models[0].KeySHA256 = &k
+		}, "encrypted"},
+		"an encrypted first": {func(c *evidence.Config) {
+			c.Models = further(1)
+			k := digest.Sum256([]byte("key"))
+			c.Model.KeySHA256 = &k
+		}, "encrypted"},
+		"a registry": {func(c *evidence.Config) { c.Models, c.Registry = further(1), "0:registry" }, "a job pays for one model"},
+		"GPUs": {func(c *evidence.Config) {
+			c.Models, c.GPUs = further(1), evidence.ConfigGPUs{Count: 1, Mode: evidence.GPUModeOn}
+		}, "on GPUs"},
+	} {
+		w := tpmtest.NewWorld(t)
+		config := w.Config
+		config.Registry, config.InitBlock = "", nil
+		c.change(&config)
+		err := config.Validate()
+		if (c.want == "") != (err == nil) || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", name, err, c.want)
+		}
+	}
+}
+
+// TestEachModelIsMeasured by an event of its own, in the config's order; one
+// model alone is measured as before there were several.
+func TestEachModelIsMeasured(t *testing.T) {
+	c := tpmtest.NewWorld(t).Config
+	for n := range 3 {
+		c.Models = further(n)
+		events, err := evidence.RuntimeEvents(&c)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var names, roots, want []string
+		for _, e := range events {
+			names = append(names, e.Event)
+			if e.Event == evidence.EventModel {
+				roots = append(roots, e.Value)
+			}
+		}
+		for _, m := range c.ServedModels() {
+			want = append(want, m.Verity.Root.String())
+		}
+		order := slices.Concat([]string{evidence.EventConfig}, slices.Repeat([]string{evidence.EventModel}, n+1), []string{evidence.EventGPU, evidence.EventLatch})
+		if !slices.Equal(names, order) || !slices.Equal(roots, want) {
+			t.Errorf("with %d further models: events %v of roots %v", n, names, roots)
+		}
+	}
+}
