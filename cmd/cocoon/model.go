@@ -5,12 +5,11 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
-	"golang.org/x/term"
 
+	"cocoon/hostd/fetch"
 	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/modelpack"
@@ -26,20 +25,6 @@ func newModelCmd() *cobra.Command {
 	return cmd
 }
 
-// progress shows how far long work is: a line that is written anew on a
-// terminal, one line for each tenth elsewhere, one JSON object a line with
-// --progress json.
-type progress struct {
-	what string
-	mode string
-	out  io.Writer
-
-	mu    sync.Mutex
-	begin time.Time
-	shown time.Time
-	tenth uint64
-}
-
 // Modes of --progress.
 const (
 	progressAuto = "auto"
@@ -47,46 +32,32 @@ const (
 	progressNone = "none"
 )
 
-func newProgress(cmd *cobra.Command, what, mode string) (*progress, error) {
+// progressEvery is how often a step of work is shown.
+const progressEvery = 200 * time.Millisecond
+
+// newProgress returns what is to be told how many bytes of how many are done;
+// nil, as package modelpack has it, where nobody wants to know. It is called
+// from one goroutine.
+func newProgress(cmd *cobra.Command, name, phase, mode string) (func(done, total uint64), error) {
 	switch mode {
-	case progressAuto, progressJSON, progressNone:
+	case progressAuto, progressJSON:
+	case progressNone:
+		return nil, nil
 	default:
 		return nil, usage("reading --progress %q: want auto, json or none", mode)
 	}
-	return &progress{what: what, mode: mode, out: cmd.ErrOrStderr(), begin: time.Now()}, nil
-}
-
-// step reports that done of total bytes are done.
-func (p *progress) step(done, total uint64) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.mode == progressNone || total == 0 {
-		return
-	}
-	now := time.Now()
-	f, file := p.out.(*os.File)
-	terminal := p.mode == progressAuto && file && term.IsTerminal(int(f.Fd()))
-	tenth := done * 10 / total
-	switch {
-	case terminal && done < total && now.Sub(p.shown) < 200*time.Millisecond:
-		return
-	case !terminal && tenth == p.tenth:
-		return
-	}
-	p.shown, p.tenth = now, tenth
-	rate := float64(done) / max(now.Sub(p.begin).Seconds(), 1e-3)
-	switch {
-	case p.mode == progressJSON:
-		// What a program reads; one that does not read is not worth a failure.
-		_ = json.NewEncoder(p.out).Encode(map[string]any{"progress": p.what, "done_bytes": done, "total_bytes": total, "bytes_per_second": uint64(rate)})
-	case terminal:
-		fmt.Fprintf(p.out, "\r%s: %3d %%  %.0f MB/s ", p.what, done*100/total, rate/1e6)
+	bar := newProgressBar(cmd.ErrOrStderr(), mode == progressJSON)
+	var shown time.Time
+	return func(done, total uint64) {
+		p := fetch.Progress{Name: name, Phase: phase, Bytes: int64(done), Total: int64(total)}
 		if done == total {
-			fmt.Fprintln(p.out)
+			p.Phase = fetch.Done
+		} else if time.Since(shown) < progressEvery {
+			return
 		}
-	default:
-		fmt.Fprintf(p.out, "%s: %d %% of %.1f MB, %.0f MB/s\n", p.what, done*100/total, float64(total)/1e6, rate/1e6)
-	}
+		shown = time.Now()
+		bar.show(p)
+	}, nil
 }
 
 // packReport is what every verb writes with --json.

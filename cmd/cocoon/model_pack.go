@@ -71,11 +71,11 @@ func runModelPack(cmd *cobra.Command, f *modelPackFlags, dir string) error {
 	if f.keyOut != "" && !f.encrypt {
 		return usage("--key-out is for --encrypt")
 	}
-	p, err := newProgress(cmd, "packing "+f.name, f.progress)
+	p, err := newProgress(cmd, f.name, "packing", f.progress)
 	if err != nil {
 		return err
 	}
-	o := modelpack.Options{Name: f.name, Revision: f.revision, Workers: f.workers, Progress: p.step}
+	o := modelpack.Options{Name: f.name, Revision: f.revision, Workers: f.workers, Progress: p}
 	var keys *os.File
 	if f.encrypt {
 		if f.keyOut == "" {

@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 
 	"github.com/spf13/cobra"
 
@@ -26,11 +27,11 @@ Exit codes: 0 it is what its name says; 2 it is not; 5 it is no pack.`,
   cocoon model verify ours-3.pack --key ours.key --json`,
 		Args: cobra.ExactArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
-			p, err := newProgress(cmd, "verifying", mode)
+			p, err := newProgress(cmd, filepath.Base(args[0]), "verifying", mode)
 			if err != nil {
 				return err
 			}
-			o := modelpack.Options{Progress: p.step}
+			o := modelpack.Options{Progress: p}
 			d, err := verifyModel(cmd, args[0], id, key, o)
 			if err != nil {
 				return err

@@ -87,7 +87,7 @@ func (b *progressBar) line(p fetch.Progress, bar bool) string {
 	if p.Resumed > 0 {
 		fmt.Fprintf(&s, ", %s of them from before", mib(p.Resumed))
 	}
-	if t := time.Since(b.began).Seconds(); bar && p.Phase == fetch.Downloading && t > 1 {
+	if t := time.Since(b.began).Seconds(); bar && p.Phase != fetch.Done && p.Error == "" && t > 1 {
 		fmt.Fprintf(&s, ", %.1f MiB/s", float64(p.Bytes-p.Resumed)/t/(1<<20))
 	}
 	if p.Error != "" {
