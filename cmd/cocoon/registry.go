@@ -62,6 +62,7 @@ type registryReport struct {
 	Owners           ownersReport       `json:"owners"`
 	NextOrder        uint64             `json:"next_order"`
 	Pending          []pendingReport    `json:"pending"`
+	Waiting          []waitingReport    `json:"waiting"`
 	Balance          coin.Nano          `json:"balance_nanoton"`
 	Owed             coin.Nano          `json:"owed_nanoton"`           // of the balance: the verifiers'
 	Slashed          coin.Nano          `json:"slashed_stakes_nanoton"` // that workers' contracts have paid, in total
@@ -85,6 +86,15 @@ type pendingReport struct {
 	Signers uint8         `json:"signers"`
 	Final   bool          `json:"final"`
 	Changes []string      `json:"changes"`
+}
+
+// waitingReport is a manifest that is active by itself from a time on.
+type waitingReport struct {
+	SHA256  hexbytes.Hash `json:"sha256"`
+	From    time.Time     `json:"from"`
+	Number  uint64        `json:"number"` // of its order
+	Signers uint8         `json:"signers"`
+	Final   bool          `json:"final"`
 }
 
 type gatewayReport struct {
@@ -138,7 +148,7 @@ func newRegistryReport(addr toncell.Address, s *registry.State, st *chain.State)
 		MinBond:     coin.Nano(s.MinBond), MinWorkerStake: coin.Nano(s.MinWorkerStake), UnbondDelay: int64(s.UnbondDelay / time.Second),
 		NextOrder: s.NextOrder, Owed: coin.Nano(s.Owed), Slashed: coin.Nano(s.Slashed), Balance: coin.Nano(st.Balance.Uint64()),
 		Owners:   ownersReport{map[string]hexbytes.Hash{}, s.Owners.Threshold, s.Owners.Veto, s.Owners.Final, int64(s.Owners.Delay / time.Second)},
-		Policies: []hexbytes.Hash{}, Gateways: []gatewayReport{}, Logs: []checkpointReport{}, Bonds: []bondReport{}, Pending: []pendingReport{},
+		Policies: []hexbytes.Hash{}, Gateways: []gatewayReport{}, Logs: []checkpointReport{}, Bonds: []bondReport{}, Pending: []pendingReport{}, Waiting: []waitingReport{},
 		TrustClasses: []string{}, Verifiers: []verifierReport{}, Manifests: []manifestReport{}, Models: []modelReport{},
 	}
 	for _, c := range verdictcell.Classes(s.TrustClasses) {
@@ -153,6 +163,9 @@ func newRegistryReport(addr toncell.Address, s *registry.State, st *chain.State)
 			row.GraceUntil = &m.GraceUntil
 		}
 		r.Manifests = append(r.Manifests, row)
+	}
+	for hash, w := range s.Waiting {
+		r.Waiting = append(r.Waiting, waitingReport{hash, w.From, w.Order, w.Signers, s.Owners.Final > 0 && w.Signers >= s.Owners.Final})
 	}
 	for root, m := range s.Models {
 		r.Models = append(r.Models, modelReport{root, m.NameHash, m.Active})
@@ -189,6 +202,7 @@ func newRegistryReport(addr toncell.Address, s *registry.State, st *chain.State)
 	slices.SortFunc(r.Logs, func(a, b checkpointReport) int { return slices.Compare(a.Origin[:], b.Origin[:]) })
 	slices.SortFunc(r.Bonds, func(a, b bondReport) int { return slices.Compare(a.KeyID[:], b.KeyID[:]) })
 	slices.SortFunc(r.Pending, func(a, b pendingReport) int { return cmp.Compare(a.Number, b.Number) })
+	slices.SortFunc(r.Waiting, func(a, b waitingReport) int { return cmp.Compare(a.Number, b.Number) })
 	slices.SortFunc(r.Verifiers, func(a, b verifierReport) int { return slices.Compare(a.KeyID[:], b.KeyID[:]) })
 	slices.SortFunc(r.Manifests, func(a, b manifestReport) int { return slices.Compare(a.SHA256[:], b.SHA256[:]) })
 	slices.SortFunc(r.Models, func(a, b modelReport) int { return slices.Compare(a.Root[:], b.Root[:]) })
@@ -236,6 +250,7 @@ func (r *registryReport) print(p *printer) {
 		}
 		p.f("  %s %s%s", m.SHA256, m.State, until)
 	}
+	r.printWaiting(p)
 	p.f("models:")
 	for _, m := range r.Models {
 		state := "active"
@@ -275,6 +290,16 @@ func (r *registryReport) printRest(p *printer) {
 		for _, c := range o.Changes {
 			p.f("  %s", c)
 		}
+	}
+}
+
+func (r *registryReport) printWaiting(p *printer) {
+	for _, w := range r.Waiting {
+		final := ""
+		if w.Final {
+			final = ", cannot be vetoed"
+		}
+		p.f("  %s active from %s on, order %d, %d signatures%s", w.SHA256, w.From.Format(time.RFC3339), w.Number, w.Signers, final)
 	}
 }
 

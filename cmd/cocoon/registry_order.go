@@ -57,7 +57,18 @@ type orderReport struct {
 	Signatures int             `json:"signatures"`
 	Threshold  uint8           `json:"threshold"`
 	Sent       bool            `json:"sent"`
-	ReadyAt    *time.Time      `json:"ready_at,omitempty"`
+	ReadyAt    *time.Time      `json:"ready_at,omitempty"`    // to be executed from then on
+	ActiveFrom *time.Time      `json:"active_from,omitempty"` // a manifest, by itself
+}
+
+// scheduled returns the manifest that an order has scheduled and that waits.
+func scheduled(s *registry.State, number uint64) (hash [32]byte, w registry.Waiting, ok bool) {
+	for hash, w := range s.Waiting {
+		if w.Order == number {
+			return hash, w, true
+		}
+	}
+	return hash, w, false
 }
 
 func newRegistryProposeCmd() *cobra.Command {
@@ -68,8 +79,8 @@ func newRegistryProposeCmd() *cobra.Command {
 		Long: `Makes an order of the changes, signs it with an owner's key and writes it for
 the other owners (registry approve). It gets the registry's next number. An
 order that widens trust waits the registry's time lock once it is sent, and can
-be vetoed until it is executed; one that only narrows it acts at once. With
---key it is sent if the signature is enough.
+be vetoed until it is executed; one that only narrows it acts at once. One new
+manifest alone is active by itself when the time lock is over. With --key it is sent if the signature is enough.
 
 ` + changeHelp + `
 
@@ -196,6 +207,9 @@ func (f *orderFlags) send(ctx context.Context, l *ledger.Ledger, so *registry.Si
 	if p, ok := s.Pending[so.Order.Number]; ok {
 		r.ReadyAt = &p.ReadyAt
 	}
+	if _, w, ok := scheduled(s, so.Order.Number); ok {
+		r.ActiveFrom = &w.From
+	}
 	return nil
 }
 
@@ -216,6 +230,8 @@ func (f *orderFlags) report(cmd *cobra.Command, r *orderReport) error {
 	switch {
 	case r.ReadyAt != nil:
 		p.f("sent; to be executed from %s on", r.ReadyAt.Format(time.RFC3339))
+	case r.ActiveFrom != nil:
+		p.f("sent; active from %s on", r.ActiveFrom.Format(time.RFC3339))
 	case r.Sent:
 		p.f("sent and done")
 	}
@@ -319,14 +335,22 @@ func (f *orderFlags) veto(ctx context.Context, cmd *cobra.Command, l *ledger.Led
 		return err
 	}
 	pending, ok := s.Pending[number]
-	if !ok {
+	manifest, _, waits := scheduled(s, number)
+	if !ok && !waits {
 		return fault.New(fault.ExitRefused, "contract.order_not_pending", "look at the pending ones (cocoon registry show)", "vetoing order %d: it is not pending", number)
 	}
 	key, err := f.owner(s)
 	if err != nil {
 		return err
 	}
-	v := &registry.SignedVeto{Order: [32]byte(pending.Order.Hash())}
+	v := &registry.SignedVeto{}
+	if waits {
+		if v.Order, err = registry.ScheduledHash(number, manifest); err != nil {
+			return err
+		}
+	} else {
+		v.Order = [32]byte(pending.Order.Hash())
+	}
 	if others != "" {
 		doc, err := os.ReadFile(others)
 		if err == nil {
@@ -356,7 +380,12 @@ func (f *orderFlags) veto(ctx context.Context, cmd *cobra.Command, l *ledger.Led
 		if err != nil {
 			return err
 		}
-		if _, err := l.VetoOrder(ctx, w, addr, number, v.Signatures); err != nil {
+		if waits {
+			_, err = l.VetoManifest(ctx, w, addr, manifest, v.Signatures)
+		} else {
+			_, err = l.VetoOrder(ctx, w, addr, number, v.Signatures)
+		}
+		if err != nil {
 			return err
 		}
 	}

@@ -36,6 +36,7 @@ const (
 	PolicyNotAccepted    Code = 1019
 	ManifestRenewalsOnly Code = 1020
 	VerifierFeeLow       Code = 1021
+	ManifestScheduled    Code = 1022
 	UnknownOpcode        Code = 1100
 	ValueTooLow          Code = 1101
 	AmountZero           Code = 1102
@@ -134,6 +135,7 @@ var entries = map[Code]entry{
 	ModelUnknown:         {"model_unknown", policy, "the model is not registered", "use a registered model (cocoon registry show lists models)"},
 	PolicyNotAccepted:    {"policy_not_accepted", policy, "the registry does not accept the policy under which the verdict was made", "ask for a verdict under an accepted policy (cocoon registry show)"},
 	ManifestRenewalsOnly: {"manifest_renewals_only", policy, "the image's manifest is in grace: it is good for renewals of released jobs only", "boot a current image"},
+	ManifestScheduled:    {"manifest_scheduled", policy, "the measured image's manifest waits the registry's time lock", "wait until it is active (cocoon registry show)"},
 	VerifierFeeLow:       {"verifier_fee_low", policy, "the verifiers' fee that the job offers is lower than the registry's", "offer the registry's fee (cocoon registry show)"},
 	ModelRetired:         {"model_retired", policy, "the model is no longer active in the registry", "use an active model"},
 	FeeOverCap:           {"fee_over_cap", policy, "the job's gateway fee is over the registry's cap", "open a job with a lower fee"},

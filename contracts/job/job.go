@@ -21,7 +21,7 @@ import (
 )
 
 // Layout is the version of the data cell that this package writes and reads.
-const Layout = 3
+const Layout = 4
 
 // MaxVerdicts is how many verdicts one job records.
 const MaxVerdicts = 256
@@ -202,8 +202,8 @@ type State struct {
 // data writes a job's data with no verdicts, as it is deployed.
 func (s *State) data(terms *cell.Cell) (*cell.Cell, error) {
 	out, err := toncell.NewBuilder().Uint(Layout, 16).Coins(s.Paid).Uint(s.Seq, 64).Uint(s.ReceiptCount, 64).
-		Bits256(s.ReceiptsRoot).Uint(0, 32).Uint(uint64(s.Status), 8).Coins(s.Deposited).Uint(0, 32).
-		Uint(0, 16).Bool(false).Ref(terms).Cell()
+		Bits256(s.ReceiptsRoot).Uint(0, 32).Uint(uint64(s.Status), 8).Coins(s.Deposited).
+		Bool(false).Uint(0, 32).Uint(0, 16).Ref(terms).Cell()
 	if err != nil {
 		return nil, fmt.Errorf("building job data: %w", err)
 	}
@@ -218,13 +218,14 @@ func Decode(data *cell.Cell) (*State, error) {
 	}
 	s := &State{
 		Paid: r.Coins(), Seq: r.Uint(64), ReceiptCount: r.Uint(64), ReceiptsRoot: r.Bits256(), TouchedAt: unixTime(r.Uint(32)),
-		Status: Status(r.Uint(8)), Deposited: r.Coins(), CloseAt: unixTime(r.Uint(32)), Verdicts: map[Hash]Recorded{},
+		Status: Status(r.Uint(8)), Deposited: r.Coins(), Verdicts: map[Hash]Recorded{},
 	}
-	count := int(r.Uint(16))
 	r.Dict(256, MaxVerdicts, func(key *big.Int, v *toncell.Reader) error {
 		s.Verdicts[toncell.Key256(key)] = Recorded{ReceiptKey: v.Bits256(), At: unixTime(v.Uint(32)), Until: unixTime(v.Uint(32))}
 		return v.End()
 	})
+	s.CloseAt = unixTime(r.Uint(32))
+	count := int(r.Uint(16))
 	terms := r.Ref()
 	if err := r.End(); err != nil {
 		return nil, fmt.Errorf("decoding job data: %w", err)

@@ -69,7 +69,11 @@ func RegistryOf(st *chain.State) (*registry.State, error) {
 	if err := registry.CheckCode(st.Code); err != nil {
 		return nil, err
 	}
-	return registry.Decode(st.Data)
+	s, err := registry.Decode(st.Data)
+	if err == nil {
+		s.Settle(time.Unix(int64(st.Utime), 0))
+	}
+	return s, err
 }
 
 // Job returns the proven state of the job at addr.

@@ -36,6 +36,7 @@ func (l *Ledger) NewOrder(ctx context.Context, addr toncell.Address, validFor ti
 		ValidUntil: time.Unix(int64(st.Utime), 0).Add(validFor).UTC(),
 	}
 	o.Later = !o.Narrows(s)
+	o.Schedule = o.Later && o.Schedulable(s)
 	return o, s, nil
 }
 
@@ -81,6 +82,15 @@ func (l *Ledger) VetoOrder(ctx context.Context, w chain.Sender, addr toncell.Add
 		return nil, err
 	}
 	return l.toRegistry(ctx, w, addr, "vetoing the order", registry.MessageValue, body)
+}
+
+// VetoManifest takes a scheduled manifest off the dictionary.
+func (l *Ledger) VetoManifest(ctx context.Context, w chain.Sender, addr toncell.Address, manifest [32]byte, sigs []registry.OwnerSignature) (*Tx, error) {
+	body, err := registry.VetoManifest(0, manifest, sigs)
+	if err != nil {
+		return nil, err
+	}
+	return l.toRegistry(ctx, w, addr, "vetoing the manifest", registry.MessageValue, body)
 }
 
 // Tell sends any of the registry's messages (package registry) with what it

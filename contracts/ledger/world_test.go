@@ -147,6 +147,9 @@ func (w *world) apply(entries ...registry.Entry) error {
 		return err
 	}
 	w.ok(w.net.Advance(w.ctx, registry.DefaultDelay))
+	if o.Schedule {
+		return nil // active by now
+	}
 	_, err = w.ledger.ExecuteOrder(w.ctx, w.anyone, w.registry, o.Number)
 	return err
 }

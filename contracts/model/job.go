@@ -124,12 +124,12 @@ func (j *Job) Redeem(m Message, v receipt.Voucher, own, signed bool) Outcome {
 	s, t := &j.State, &j.State.Terms
 	_, known := s.Verdicts[job.Hash(v.Verdict)]
 	switch {
+	case m.Value < job.RedeemValue:
+		return refuse(exitcode.ValueTooLow)
 	case s.Status == job.Closed:
 		return refuse(exitcode.JobClosed)
 	case s.Status != job.Released && s.Status != job.Closing:
 		return refuse(exitcode.JobNotReleased)
-	case m.Value < job.RedeemValue:
-		return refuse(exitcode.ValueTooLow)
 	case !own:
 		return refuse(exitcode.VoucherTarget)
 	case !signed:

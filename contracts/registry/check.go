@@ -53,7 +53,10 @@ func (s *State) reasons(q Question) []exitcode.Code {
 	refuse(c.Registry != q.Registry, exitcode.VerdictRegistry)
 	refuse(s.TrustClasses&c.TrustClass.Bit() == 0, exitcode.TrustClassRefused)
 	m, ok := s.Manifests[c.Manifest]
+	w, waits := s.Waiting[c.Manifest]
 	switch {
+	case waits && !s.dropped(w):
+		refuse(q.Now.Before(w.From), exitcode.ManifestScheduled)
 	case !ok:
 		refuse(true, exitcode.ManifestUnknown)
 	case m.State == Grace && !q.Now.Before(m.GraceUntil):

@@ -2,6 +2,7 @@ package registry
 
 import (
 	"crypto/ed25519"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"math/big"
@@ -46,7 +47,7 @@ func dict[K comparable, V any](n uint, m map[K]V, key func(K) *big.Int, value fu
 
 func bigHash(h [32]byte) *big.Int { return new(big.Int).SetBytes(h[:]) }
 
-func bigUint[T uint8 | uint64](v T) *big.Int { return new(big.Int).SetUint64(uint64(v)) }
+func bigUint[T uint8 | uint32 | uint64](v T) *big.Int { return new(big.Int).SetUint64(uint64(v)) }
 
 func (s *State) catalog() (*cell.Cell, error) {
 	models, err1 := dict(256, s.Models, bigHash, func(_ [32]byte, m Model) (*cell.Cell, error) {
@@ -66,11 +67,16 @@ func (s *State) catalog() (*cell.Cell, error) {
 		return nil, err
 	}
 	directory, err1 := toncell.NewBuilder().Dict(gateways).Dict(checkpoints).Cell()
-	admin, err2 := s.admin()
+	verifiers, err2 := dict(256, s.Verifiers, bigHash, func(id [32]byte, v Verifier) (*cell.Cell, error) {
+		if len(v.Public) != ed25519.PublicKeySize || verdictcell.KeyID(v.Public) != id {
+			return nil, fmt.Errorf("verifier %x is not listed under its own id", id)
+		}
+		return toncell.NewBuilder().Bytes(v.Public).Uint(unix(v.From), 32).Uint(unix(v.Until), 32).Uint(uint64(v.Account), 32).Bool(v.Listed).Cell()
+	})
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, err
 	}
-	return toncell.NewBuilder().Dict(models).Dict(policies).Ref(directory).Ref(admin).Cell()
+	return toncell.NewBuilder().Dict(models).Dict(policies).Dict(verifiers).Uint(uint64(s.NextAccount), 32).Ref(directory).Cell()
 }
 
 // store writes a gateway; a bad endpoint is the builder's error.
@@ -123,42 +129,110 @@ func (s *State) admin() (*cell.Cell, error) {
 	bonds, err2 := dict(256, s.Bonds, bigHash, func(_ [32]byte, v Bond) (*cell.Cell, error) {
 		return toncell.NewBuilder().Addr(v.Owner).Coins(v.Amount).Coins(v.Unbonding).Uint(unix(v.UnlockAt), 32).Cell()
 	})
-	parameters, err3 := s.cold(toncell.NewBuilder()).Cell()
-	if err := errors.Join(err1, err2, err3); err != nil {
+	pending, err3 := dict(64, s.Pending, bigUint[uint64], func(_ uint64, p Pending) (*cell.Cell, error) {
+		return toncell.NewBuilder().Uint(unix(p.ReadyAt), 32).Uint(uint64(p.Signers), 8).Ref(p.Order).Cell()
+	})
+	parameters, err4 := s.cold(toncell.NewBuilder()).Cell()
+	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return nil, err
 	}
 	o := &s.Owners
 	return toncell.NewBuilder().Uint(uint64(o.Threshold), 8).Uint(uint64(o.Veto), 8).Uint(uint64(o.Final), 8).
-		Uint(seconds(o.Delay), 32).Dict(owners).Dict(bonds).Coins(s.Slashed).Ref(parameters).Cell()
+		Uint(seconds(o.Delay), 32).Dict(owners).Uint(uint64(len(s.Pending)), 8).Dict(pending).Dict(bonds).Coins(s.Slashed).Ref(parameters).Cell()
 }
 
 // Data returns the data cell.
 func (s *State) Data() (*cell.Cell, error) {
-	verifiers, err1 := dict(256, s.Verifiers, bigHash, func(id [32]byte, v Verifier) (*cell.Cell, error) {
-		if len(v.Public) != ed25519.PublicKeySize || verdictcell.KeyID(v.Public) != id {
-			return nil, fmt.Errorf("verifier %x is not listed under its own id", id)
-		}
-		return toncell.NewBuilder().Bytes(v.Public).Uint(unix(v.From), 32).Uint(unix(v.Until), 32).Bool(v.Listed).Coins(v.Earned).Cell()
-	})
-	manifests, err2 := dict(256, s.Manifests, bigHash, func(_ [32]byte, m Manifest) (*cell.Cell, error) {
-		return toncell.NewBuilder().Uint(uint64(m.State), 8).Uint(unix(m.GraceUntil), 32).Cell()
-	})
-	pending, err3 := dict(64, s.Pending, bigUint[uint64], func(_ uint64, p Pending) (*cell.Cell, error) {
-		return toncell.NewBuilder().Uint(unix(p.ReadyAt), 32).Uint(uint64(p.Signers), 8).Ref(p.Order).Cell()
-	})
+	admin, err1 := s.admin()
+	manifests, err2 := s.manifests()
+	accounts, err3 := s.accounts()
 	catalog, err4 := s.catalog()
 	if err := errors.Join(err1, err2, err3, err4, s.check()); err != nil {
 		return nil, fmt.Errorf("building registry data: %w", err)
 	}
-	data, err := toncell.NewBuilder().Uint(Layout, 16).Uint(uint64(s.Version), 32).Uint(s.NextOrder, 64).Uint(uint64(len(s.Pending)), 8).
-		Dict(pending).Dict(manifests).Dict(verifiers).Ref(catalog).
+	data, err := toncell.NewBuilder().Uint(Layout, 16).Uint(uint64(s.Version), 32).Uint(s.NextOrder, 64).
+		Ref(admin).Dict(manifests).Dict(accounts).Ref(catalog).
 		Bool(s.Paused).Bool(s.Devnet).Uint(uint64(s.TrustClasses), 32).
 		Uint(uint64(s.FeeCapBps), 16).Coins(s.VerifierFee).Uint(seconds(s.Freshness), 16).
-		Uint(uint64(s.Threshold), 8).Uint(uint64(s.Listed()), 8).Coins(s.Owed).Cell()
+		Uint(uint64(s.Threshold), 8).Uint(uint64(s.Listed()), 8).Coins(s.Owed).
+		Uint(s.OwnersFrom, 64).Uint(unix(s.OwnersSince), 32).Cell()
 	if err != nil {
 		return nil, fmt.Errorf("building registry data: %w", err)
 	}
 	return data, nil
+}
+
+func (s *State) manifests() (*cell.Dictionary, error) {
+	d, err := dict(256, s.Manifests, bigHash, func(_ [32]byte, m Manifest) (*cell.Cell, error) {
+		return toncell.NewBuilder().Uint(uint64(m.State), 8).Uint(unix(m.GraceUntil), 32).Uint(0, 64).Uint(0, 8).Cell()
+	})
+	for hash, w := range s.Waiting {
+		if _, known := s.Manifests[hash]; known {
+			return nil, fmt.Errorf("manifest %x waits and does not", hash)
+		}
+		c, err1 := toncell.NewBuilder().Uint(stateWaits, 8).Uint(unix(w.From), 32).Uint(w.Order, 64).Uint(uint64(w.Signers), 8).Cell()
+		if err = errors.Join(err, err1); err == nil {
+			err = d.SetIntKey(bigHash(hash), c)
+		}
+		if err != nil {
+			return nil, err
+		}
+	}
+	return d, err
+}
+
+// perAccounts verifiers' fees are in one entry, 64 bits each, the first in the
+// lowest.
+const perAccounts = 4
+
+func (s *State) accounts() (*cell.Dictionary, error) {
+	entries, taken := map[uint32]*big.Int{}, map[uint32]bool{}
+	for id, v := range s.Verifiers {
+		if taken[v.Account] || v.Account >= s.NextAccount {
+			return nil, fmt.Errorf("verifier %x has account %d, which is not its own", id, v.Account)
+		}
+		taken[v.Account] = true
+		if v.Earned == 0 {
+			continue
+		}
+		e := entries[v.Account/perAccounts]
+		if e == nil {
+			e = new(big.Int)
+			entries[v.Account/perAccounts] = e
+		}
+		e.Or(e, new(big.Int).Lsh(new(big.Int).SetUint64(v.Earned), uint(v.Account%perAccounts)*64))
+	}
+	return dict(32, entries, bigUint[uint32], func(_ uint32, e *big.Int) (*cell.Cell, error) {
+		return toncell.NewBuilder().Bytes(e.FillBytes(make([]byte, 32))).Cell()
+	})
+}
+
+// earned gives every verifier what is in its account.
+func (s *State) earned(accounts map[uint32][32]byte) error {
+	left := 0
+	for _, e := range accounts {
+		for i := range perAccounts {
+			if binary.BigEndian.Uint64(e[8*i:]) > 0 {
+				left++
+			}
+		}
+	}
+	taken := map[uint32]bool{}
+	for id, v := range s.Verifiers {
+		if taken[v.Account] || v.Account >= s.NextAccount {
+			return fmt.Errorf("verifier %x has account %d, which is not its own", id, v.Account)
+		}
+		taken[v.Account] = true
+		e := accounts[v.Account/perAccounts]
+		if v.Earned = binary.BigEndian.Uint64(e[8*(perAccounts-1-v.Account%perAccounts):]); v.Earned > 0 {
+			left--
+		}
+		s.Verifiers[id] = v
+	}
+	if left > 0 {
+		return fmt.Errorf("%d accounts hold money of no verifier", left)
+	}
+	return nil
 }
 
 // check refuses data that no order could have made: whoever deploys a registry
@@ -181,17 +255,20 @@ func Decode(data *cell.Cell) (*State, error) {
 	}
 	s := New(Owners{Keys: map[uint8]ed25519.PublicKey{}}, false)
 	s.Version, s.NextOrder = uint32(r.Uint(32)), r.Uint(64)
-	pending := int(r.Uint(8))
-	r.Dict(64, MaxPending, func(key *big.Int, v *toncell.Reader) error {
-		s.Pending[key.Uint64()] = Pending{ReadyAt: timeOf(v.Uint(32)), Signers: uint8(v.Uint(8)), Order: v.Ref()}
+	admin := r.Ref()
+	r.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
+		state, at := v.Uint(8), timeOf(v.Uint(32))
+		w := Waiting{From: at, Order: v.Uint(64), Signers: uint8(v.Uint(8))}
+		if state == stateWaits {
+			s.Waiting[toncell.Key256(key)] = w
+		} else {
+			s.Manifests[toncell.Key256(key)] = Manifest{State: ManifestState(state), GraceUntil: at}
+		}
 		return v.End()
 	})
-	r.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
-		s.Manifests[toncell.Key256(key)] = Manifest{State: ManifestState(v.Uint(8)), GraceUntil: timeOf(v.Uint(32))}
-		return v.End()
-	})
-	r.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
-		s.Verifiers[toncell.Key256(key)] = Verifier{Public: v.Bytes(32), From: timeOf(v.Uint(32)), Until: timeOf(v.Uint(32)), Listed: v.Bool(), Earned: v.Coins()}
+	accounts := map[uint32][32]byte{}
+	r.Dict(32, maxListed, func(key *big.Int, v *toncell.Reader) error {
+		accounts[uint32(key.Uint64())] = v.Bits256()
 		return v.End()
 	})
 	catalog := r.Ref()
@@ -201,11 +278,15 @@ func Decode(data *cell.Cell) (*State, error) {
 	s.Threshold = uint8(r.Uint(8))
 	count := int(r.Uint(8))
 	s.Owed = r.Coins()
-	if err := errors.Join(r.End(), s.readCatalog(catalog), s.check()); err != nil {
+	s.OwnersFrom, s.OwnersSince = r.Uint(64), timeOf(r.Uint(32))
+	if err := errors.Join(r.End(), s.readCatalog(catalog), s.readAdmin(admin), s.check()); err != nil {
 		return nil, fmt.Errorf("decoding registry data: %w", err)
 	}
-	if count != s.Listed() || pending != len(s.Pending) {
-		return nil, fmt.Errorf("decoding registry data: %d verifiers stated, %d listed; %d pending orders stated, %d there", count, s.Listed(), pending, len(s.Pending))
+	if count != s.Listed() {
+		return nil, fmt.Errorf("decoding registry data: %d verifiers stated, %d listed", count, s.Listed())
+	}
+	if err := s.earned(accounts); err != nil {
+		return nil, fmt.Errorf("decoding registry data: %w", err)
 	}
 	for id, v := range s.Verifiers {
 		if verdictcell.KeyID(v.Public) != id {
@@ -228,7 +309,14 @@ func (s *State) readCatalog(c *cell.Cell) error {
 		s.Policies[toncell.Key256(key)] = timeOf(v.Uint(32))
 		return v.End()
 	})
-	directory, admin := r.Ref(), r.Ref()
+	r.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
+		s.Verifiers[toncell.Key256(key)] = Verifier{
+			Public: v.Bytes(32), From: timeOf(v.Uint(32)), Until: timeOf(v.Uint(32)), Account: uint32(v.Uint(32)), Listed: v.Bool(),
+		}
+		return v.End()
+	})
+	s.NextAccount = uint32(r.Uint(32))
+	directory := r.Ref()
 	if r.Err() != nil {
 		return r.Err()
 	}
@@ -241,15 +329,26 @@ func (s *State) readCatalog(c *cell.Cell) error {
 		s.Checkpoints[toncell.Key256(key)] = Checkpoint{Size: v.Uint(64), Root: v.Bits256(), At: timeOf(v.Uint(32))}
 		return v.End()
 	})
-	return errors.Join(r.End(), d.End(), s.readAdmin(admin))
+	return errors.Join(r.End(), d.End())
 }
 
 func (s *State) readAdmin(c *cell.Cell) error {
+	if c == nil {
+		return nil // the reader has the error
+	}
 	r := toncell.NewReader(c)
 	o := &s.Owners
 	o.Threshold, o.Veto, o.Final = uint8(r.Uint(8)), uint8(r.Uint(8)), uint8(r.Uint(8))
 	o.Delay = time.Duration(r.Uint(32)) * time.Second
 	readKeys(r, o)
+	pending := int(r.Uint(8))
+	r.Dict(64, MaxPending, func(key *big.Int, v *toncell.Reader) error {
+		s.Pending[key.Uint64()] = Pending{ReadyAt: timeOf(v.Uint(32)), Signers: uint8(v.Uint(8)), Order: v.Ref()}
+		return v.End()
+	})
+	if r.Err() == nil && pending != len(s.Pending) {
+		r.Fail("%d pending orders stated, %d there", pending, len(s.Pending))
+	}
 	r.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
 		s.Bonds[toncell.Key256(key)] = Bond{Owner: v.Addr(), Amount: v.Coins(), Unbonding: v.Coins(), UnlockAt: timeOf(v.Uint(32))}
 		return v.End()

@@ -18,6 +18,8 @@ const (
 	OpPropose      = 0x43520010
 	OpExecute      = 0x43520011
 	OpVeto         = 0x43520012
+	OpVetoManifest = 0x43520013
+	OpSchedule     = 0x43520014
 	OpClaim        = 0x43520020
 	OpPostBond     = 0x43520021
 	OpUnbond       = 0x43520022
@@ -52,10 +54,16 @@ func CheckVerdict(queryID uint64, to toncell.Address, verifierFee uint64, verdic
 // Propose sends an order with its owners' signatures. One that acts at once is
 // executed by it, another waits.
 func Propose(queryID uint64, o *Order, sigs []OwnerSignature) (*cell.Cell, error) {
-	order, err1 := o.Cell()
+	order, err1 := o.Cell() // also says whether it can be scheduled
 	list, err2 := signatureCell(sigs)
 	if err := errors.Join(err1, err2); err != nil {
 		return nil, fmt.Errorf("proposing an order: %w", err)
+	}
+	if o.Schedule {
+		// The list's first signature is in the message itself.
+		s := toncell.NewReader(list)
+		return body(OpSchedule, queryID).Uint(o.Number, 64).Uint(unix(o.ValidUntil), 32).Bits256(o.Entries[0].(ManifestEntry).SHA256).
+			Uint(s.Uint(8), 8).Bytes(s.Bytes(64)).MaybeRef(s.MaybeRef()).Cell()
 	}
 	return body(OpPropose, queryID).Ref(order).Ref(list).Cell()
 }
@@ -73,6 +81,16 @@ func Veto(queryID, number uint64, sigs []OwnerSignature) (*cell.Cell, error) {
 		return nil, fmt.Errorf("vetoing an order: %w", err)
 	}
 	return body(OpVeto, queryID).Uint(number, 64).Ref(list).Cell()
+}
+
+// VetoManifest takes a scheduled manifest off the dictionary; the signatures
+// are of a veto of its ScheduledHash.
+func VetoManifest(queryID uint64, manifest [32]byte, sigs []OwnerSignature) (*cell.Cell, error) {
+	list, err := signatureCell(sigs)
+	if err != nil {
+		return nil, fmt.Errorf("vetoing a manifest: %w", err)
+	}
+	return body(OpVetoManifest, queryID).Bits256(manifest).Ref(list).Cell()
 }
 
 // Fund leaves the message's value with the registry, for its storage. It is

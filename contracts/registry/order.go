@@ -15,8 +15,10 @@ import (
 
 // Constructor tags of what owners sign.
 const (
-	tagOrder = 0x434f5231
-	tagVeto  = 0x434f5631
+	tagOrder     = 0x434f5231
+	tagSchedule  = 0x434f5331
+	tagVeto      = 0x434f5631
+	tagScheduled = 0x434f5632
 )
 
 // Order is what owners sign to change the registry. Its entries are applied
@@ -27,13 +29,48 @@ type Order struct {
 	Number     uint64    // used once; at least State.NextOrder
 	ValidUntil time.Time // not accepted from then on
 	Later      bool      // waits the time lock; without it every entry must narrow trust
-	Entries    []Entry
+	// Schedule is for one new manifest, Later: it waits in the dictionary, and is
+	// active when the time lock is over without being executed.
+	Schedule bool
+	Entries  []Entry
+}
+
+// Schedulable reports whether the order is one new manifest.
+func (o *Order) Schedulable(s *State) bool {
+	if len(o.Entries) != 1 {
+		return false
+	}
+	e, ok := o.Entries[0].(ManifestEntry)
+	_, known := s.Manifests[e.SHA256]
+	return ok && e.State == Active && !known
+}
+
+// scheduled writes what owners sign to schedule a manifest.
+func (o *Order) scheduled() (*cell.Cell, error) {
+	e, ok := o.Entries[0].(ManifestEntry)
+	if !ok || len(o.Entries) != 1 || e.State != Active || !o.Later {
+		return nil, errors.New("building an order: only one new manifest can be scheduled")
+	}
+	return toncell.NewBuilder().Uint(tagSchedule, 32).Int32(o.GlobalID).Addr(o.Registry).Uint(o.Number, 64).
+		Uint(unix(o.ValidUntil), 32).Bits256(e.SHA256).Cell()
+}
+
+// ScheduledHash stands for the order in the veto of a scheduled manifest.
+func ScheduledHash(number uint64, manifest [32]byte) ([32]byte, error) {
+	c, err := toncell.NewBuilder().Uint(tagScheduled, 32).Uint(number, 64).Bits256(manifest).Cell()
+	if err != nil {
+		return [32]byte{}, err
+	}
+	return [32]byte(c.Hash()), nil
 }
 
 // Cell returns the order cell.
 func (o *Order) Cell() (*cell.Cell, error) {
 	if n := len(o.Entries); n < 1 || n > MaxEntries {
 		return nil, fmt.Errorf("building an order of %d entries, want 1 to %d", n, MaxEntries)
+	}
+	if o.Schedule {
+		return o.scheduled()
 	}
 	var entries *cell.Cell
 	for _, e := range slices.Backward(o.Entries) {
@@ -58,6 +95,15 @@ func (o *Order) Cell() (*cell.Cell, error) {
 // write, so that who signs it knows all that it does.
 func ReadOrder(c *cell.Cell) (*Order, error) {
 	r := toncell.NewReader(c)
+	if c != nil && c.BitsSize() >= 32 && toncell.NewReader(c).Uint(32) == tagSchedule {
+		r.Tag(tagSchedule)
+		o := &Order{GlobalID: r.Int32(), Registry: r.Addr(), Number: r.Uint(64), ValidUntil: timeOf(r.Uint(32)), Later: true, Schedule: true}
+		o.Entries = []Entry{ManifestEntry{SHA256: r.Bits256(), State: Active}}
+		if err := r.End(); err != nil {
+			return nil, fmt.Errorf("reading an order: %w", err)
+		}
+		return o, nil
+	}
 	r.Tag(tagOrder)
 	o := &Order{GlobalID: r.Int32(), Registry: r.Addr(), Number: r.Uint(64), ValidUntil: timeOf(r.Uint(32)), Later: r.Bool()}
 	next := r.Ref()

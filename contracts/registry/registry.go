@@ -21,7 +21,7 @@ import (
 )
 
 // Layout is the version of the data cell that this package writes and reads.
-const Layout = 3
+const Layout = 4
 
 // Limits that the contract keeps.
 const (
@@ -67,6 +67,9 @@ const (
 	Revoked ManifestState = 3
 )
 
+// stateWaits is the fourth: active when its time has come.
+const stateWaits = 4
+
 // String returns "active", "grace" or "revoked".
 func (s ManifestState) String() string {
 	switch s {
@@ -90,13 +93,23 @@ type Verifier struct {
 	From   time.Time
 	Until  time.Time
 	Listed bool
-	Earned uint64 // nanoton
+	// Account is where fees are credited: no two verifiers have one.
+	Account uint32
+	Earned  uint64 // nanoton
 }
 
 // Manifest is what the registry says about published measurements.
 type Manifest struct {
 	State      ManifestState
 	GraceUntil time.Time // zero unless State is Grace
+}
+
+// Waiting is a manifest that is active from a time on, unless it is vetoed or
+// the owners change before.
+type Waiting struct {
+	From    time.Time
+	Order   uint64 // its number
+	Signers uint8
 }
 
 // Model is a model that the network serves.
@@ -167,6 +180,7 @@ type State struct {
 	Slashed     uint64                // nanoton that came as workers' slashed stakes
 	Verifiers   map[[32]byte]Verifier // by key id
 	Manifests   map[[32]byte]Manifest // by manifest hash
+	Waiting     map[[32]byte]Waiting  // manifests that are not in Manifests yet; Settle
 	Models      map[[32]byte]Model    // by verity root
 	Policies    map[[32]byte]time.Time
 	Gateways    map[[32]byte]Gateway
@@ -175,6 +189,11 @@ type State struct {
 	Owners      Owners
 	NextOrder   uint64
 	Pending     map[uint64]Pending
+	NextAccount uint32 // of a verifier that is listed for the first time
+	// What waits of the former owners does not count: orders with lower numbers
+	// than OwnersFrom that were to act after OwnersSince.
+	OwnersFrom  uint64
+	OwnersSince time.Time
 }
 
 // NewOwners returns owners of whom threshold must sign, any one can veto, and
@@ -202,7 +221,7 @@ func (o *Owners) Check() error {
 func New(owners Owners, devnet bool) *State {
 	s := &State{
 		Version: 1, Devnet: devnet, Threshold: 1, Owners: owners, NextOrder: 1,
-		Verifiers: map[[32]byte]Verifier{}, Manifests: map[[32]byte]Manifest{}, Models: map[[32]byte]Model{},
+		Verifiers: map[[32]byte]Verifier{}, Manifests: map[[32]byte]Manifest{}, Waiting: map[[32]byte]Waiting{}, Models: map[[32]byte]Model{},
 		Policies: map[[32]byte]time.Time{}, Gateways: map[[32]byte]Gateway{}, Checkpoints: map[[32]byte]Checkpoint{},
 		Bonds: map[[32]byte]Bond{}, Pending: map[uint64]Pending{},
 		Parameters: Parameters{
@@ -219,7 +238,31 @@ func New(owners Owners, devnet bool) *State {
 
 // AddVerifier lists a verifier's key from a time on.
 func (s *State) AddVerifier(public ed25519.PublicKey, from time.Time) {
-	s.Verifiers[verdictcell.KeyID(public)] = Verifier{Public: public, From: from.UTC().Truncate(time.Second), Until: Forever, Listed: true}
+	s.Verifiers[verdictcell.KeyID(public)] = Verifier{
+		Public: public, From: from.UTC().Truncate(time.Second), Until: Forever, Listed: true, Account: s.NextAccount,
+	}
+	s.NextAccount++
+}
+
+// Settle takes the manifests whose time has come from the waiting ones to the
+// active ones, and forgets those that former owners had scheduled for later.
+func (s *State) Settle(now time.Time) {
+	for hash, m := range s.Waiting {
+		switch {
+		case s.dropped(m):
+		case now.Before(m.From):
+			continue
+		default:
+			s.Manifests[hash] = Manifest{State: Active}
+		}
+		delete(s.Waiting, hash)
+	}
+}
+
+// dropped says whether owners came before a manifest's time who had not
+// scheduled it.
+func (s *State) dropped(m Waiting) bool {
+	return m.Order < s.OwnersFrom && m.From.After(s.OwnersSince)
 }
 
 // Listed returns how many verifiers count: n of k of n.

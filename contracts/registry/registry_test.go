@@ -52,7 +52,10 @@ func state() *State {
 func full(t testing.TB) *State {
 	t.Helper()
 	s := state()
-	s.Verifiers[verdictcell.KeyID(public("gone"))] = Verifier{Public: public("gone"), Earned: 7}
+	s.Verifiers[verdictcell.KeyID(public("gone"))] = Verifier{Public: public("gone"), Account: s.NextAccount + 2, Earned: 7}
+	s.NextAccount += 5
+	s.Waiting[sum("soon")] = Waiting{From: now.Add(time.Hour), Order: 9, Signers: 3}
+	s.OwnersFrom, s.OwnersSince = 4, now
 	s.Gateways[sum("gw")] = Gateway{Payout: toncell.Address{Hash: sum("gw")}, Endpoint: "gw.example.org:443"}
 	s.Checkpoints[sum("log")] = Checkpoint{Size: 9, Root: sum("root"), At: now}
 	s.Bonds[verdictcell.KeyID(public("a"))] = Bond{Owner: toncell.Address{Hash: sum("bond")}, Amount: 5, Unbonding: 6, UnlockAt: now}

@@ -5,9 +5,9 @@ import { sign } from "@ton/crypto";
 import { exitCode, GLOBAL_ID, gasOf, HOUR, keyId, num, op, txsOf } from "./world.mjs";
 
 const most = {
-  "propose": 8700, "execute": 8900, "act at once": 19700, "veto": 7700, "refused order": 5500, "propose, sixteen dropped": 52000,
-  "checkVerdict, k = 1": 9900, "checkVerdict, k = 2": 11900, "checkVerdict, k = 2, 10000 manifests": 13400, "checkVerdict, k = 2, with a fee": 17900,
-  "stakePaid": 6000, "claim": 10500, "postBond": 10900, "unbond": 11500, "withdrawBond": 11300, "slash": 18900,
+  "schedule": 8700, "veto a manifest": 9200, "propose": 9700, "execute": 11500, "act at once": 21000, "veto": 8500, "refused order": 6500,
+  "propose, sixteen dropped": 54000, "checkVerdict, k = 1": 9700, "checkVerdict, k = 2": 11500, "checkVerdict, k = 2, 10000 manifests": 13400,
+  "checkVerdict, k = 2, with a fee": 15800, "stakePaid": 4900, "claim": 12300, "postBond": 9700, "unbond": 13200, "withdrawBond": 11300, "slash": 20900,
 };
 const seen = new Map();
 const notes = [];

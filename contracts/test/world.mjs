@@ -17,7 +17,7 @@ export const FOREVER = 0xffffffff;
 
 export const op = {
   checkVerdict: 0x43430001, verdictGood: 0x43430002, stakePaid: 0x43570006, excesses: 0xd53276db,
-  fund: 0x43520007, registryPaid: 0x43520008, propose: 0x43520010, execute: 0x43520011, veto: 0x43520012,
+  fund: 0x43520007, registryPaid: 0x43520008, propose: 0x43520010, execute: 0x43520011, veto: 0x43520012, vetoManifest: 0x43520013, schedule: 0x43520014,
   claim: 0x43520020, postBond: 0x43520021, unbond: 0x43520022, withdrawBond: 0x43520023, slash: 0x43520024,
   deposit: 0x434a0001, redeem: 0x434a0003, close: 0x434a0004,
   finish: 0x434a0005, paid: 0x434a0006, accuse: 0x434a0007,
@@ -64,10 +64,10 @@ export const parametersCell = (p = {}) => beginCell()
   .storeCoins(p.minWorkerStake ?? 0n).storeCoins(p.minBond ?? 0n)
   .storeUint(p.unbondDelay ?? 7 * DAY, 32).endCell();
 
-const verifierCell = (v) => {
+const verifierCell = (v, account) => {
   const kp = v.kp ?? v;
   return [keyId(kp), beginCell().storeUint(num(kp.publicKey), 256).storeUint(v.validFrom ?? 0, 32)
-    .storeUint(v.validUntil ?? FOREVER, 32).storeBit(true).storeCoins(0).endCell()];
+    .storeUint(v.validUntil ?? FOREVER, 32).storeUint(account, 32).storeBit(true).endCell()];
 };
 
 export const ownersDict = (owners) => {
@@ -79,23 +79,24 @@ export const ownersDict = (owners) => {
 export function registryData(r) {
   const verifiers = dict256((r.verifiers ?? []).map(verifierCell));
   const manifests = dict256((r.manifests ?? []).map((m) =>
-    [m.hash, beginCell().storeUint(m.state ?? 1, 8).storeUint(m.graceUntil ?? 0, 32).endCell()]));
+    [m.hash, beginCell().storeUint(m.state ?? 1, 8).storeUint(m.graceUntil ?? 0, 32).storeUint(0, 72).endCell()]));
   const models = dict256((r.models ?? []).map((m) =>
     [m.root, beginCell().storeBit(m.active ?? true).storeUint(m.nameHash ?? 7n, 256).endCell()]));
   const policies = dict256((r.policies ?? []).map((p) => [p, beginCell().storeUint(START, 32).endCell()]));
   const directory = beginCell().storeBit(0).storeBit(0).endCell();
   const admin = beginCell().storeUint(r.ownerThreshold ?? 2, 8).storeUint(r.vetoThreshold ?? 1, 8)
     .storeUint(r.finalThreshold ?? 0, 8).storeUint(r.delay ?? 2 * DAY, 32)
-    .storeDict(ownersDict(r.owners ?? OWNERS)).storeBit(0).storeCoins(0).storeRef(parametersCell(r)).endCell();
-  const catalog = beginCell().storeDict(models).storeDict(policies).storeRef(directory).storeRef(admin).endCell();
+    .storeDict(ownersDict(r.owners ?? OWNERS)).storeUint(0, 8).storeBit(0).storeBit(0).storeCoins(0).storeRef(parametersCell(r)).endCell();
+  const catalog = beginCell().storeDict(models).storeDict(policies).storeDict(verifiers)
+    .storeUint((r.verifiers ?? []).length, 32).storeRef(directory).endCell();
   return beginCell()
-    .storeUint(3, 16).storeUint(r.version ?? 1, 32).storeUint(r.nextOrder ?? 1, 64).storeUint(0, 8)
-    .storeBit(0).storeDict(manifests).storeDict(verifiers).storeRef(catalog)
+    .storeUint(4, 16).storeUint(r.version ?? 1, 32).storeUint(r.nextOrder ?? 1, 64).storeRef(admin)
+    .storeDict(manifests).storeBit(0).storeRef(catalog)
     .storeBit(r.paused ?? false).storeBit(r.devnet ?? true)
     .storeUint(r.trustClasses ?? (1 << trust.vtpm) | (1 << trust.tdx), 32)
     .storeUint(r.feeCapBps ?? 1000, 16).storeCoins(r.verifierFee ?? 0n)
     .storeUint(r.freshness ?? HOUR, 16).storeUint(r.threshold ?? 1, 8).storeUint((r.verifiers ?? []).length, 8)
-    .storeCoins(0)
+    .storeCoins(0).storeUint(0, 64).storeUint(0, 32)
     .endCell();
 }
 
@@ -103,33 +104,35 @@ export function readRegistry(data) {
   const s = data.beginParse();
   const d256 = (x) => x.loadDict(Dictionary.Keys.BigUint(256), cellValue);
   const out = {
-    layout: s.loadUint(16), version: s.loadUint(32), nextOrder: s.loadUintBig(64), pendingCount: s.loadUint(8),
-    pending: s.loadDict(Dictionary.Keys.BigUint(64), cellValue), manifests: d256(s), verifierCells: d256(s),
+    layout: s.loadUint(16), version: s.loadUint(32), nextOrder: s.loadUintBig(64),
   };
+  const a = s.loadRef().beginParse();
+  out.manifests = d256(s);
+  const accounts = s.loadDict(Dictionary.Keys.Uint(32), Dictionary.Values.BigUint(256));
+  const earned = (account) => ((accounts.get(account >>> 2) ?? 0n) >> BigInt(64 * (account & 3))) & ((1n << 64n) - 1n);
   const c = s.loadRef().beginParse();
   Object.assign(out, {
     paused: s.loadBit(), devnet: s.loadBit(), trustClasses: s.loadUint(32),
     feeCapBps: s.loadUint(16), verifierFee: s.loadCoins(),
     freshness: s.loadUint(16), threshold: s.loadUint(8), verifierCount: s.loadUint(8), owed: s.loadCoins(),
+    ownersFrom: s.loadUintBig(64), ownersSince: s.loadUint(32),
   });
   s.endParse();
-  out.verifiers = new Map([...out.verifierCells].map(([id, cell]) => {
-    const v = cell.beginParse();
-    const e = {
-      publicKey: v.loadUintBig(256), validFrom: v.loadUint(32), validUntil: v.loadUint(32), listed: v.loadBit(),
-      earned: v.loadCoins(),
-    };
-    return [id, e];
-  }));
   out.models = d256(c);
   out.policies = d256(c);
+  out.verifiers = new Map([...d256(c)].map(([id, cell]) => {
+    const v = cell.beginParse();
+    const e = { publicKey: v.loadUintBig(256), validFrom: v.loadUint(32), validUntil: v.loadUint(32), account: v.loadUint(32), listed: v.loadBit() };
+    return [id, { ...e, earned: earned(e.account) }];
+  }));
+  out.nextAccount = c.loadUint(32);
   const directory = c.loadRef().beginParse();
-  const a = c.loadRef().beginParse();
   out.gateways = d256(directory);
   out.checkpoints = d256(directory);
   Object.assign(out, {
     ownerThreshold: a.loadUint(8), vetoThreshold: a.loadUint(8), finalThreshold: a.loadUint(8), delay: a.loadUint(32),
-    owners: a.loadDict(Dictionary.Keys.Uint(8), Dictionary.Values.BigUint(256)),
+    owners: a.loadDict(Dictionary.Keys.Uint(8), Dictionary.Values.BigUint(256)), pendingCount: a.loadUint(8),
+    pending: a.loadDict(Dictionary.Keys.BigUint(64), cellValue),
   });
   out.bonds = new Map([...d256(a)].map(([id, cell]) => {
     const v = cell.beginParse();
@@ -183,8 +186,8 @@ export function termsCell(t) {
 }
 
 export function jobData(terms) {
-  return beginCell().storeUint(3, 16).storeCoins(0).storeUint(0, 64).storeUint(0, 64).storeUint(0, 256).storeUint(0, 32)
-    .storeUint(0, 8).storeCoins(0).storeUint(0, 32).storeUint(0, 16).storeBit(0).storeRef(termsCell(terms)).endCell();
+  return beginCell().storeUint(4, 16).storeCoins(0).storeUint(0, 64).storeUint(0, 64).storeUint(0, 256).storeUint(0, 32)
+    .storeUint(0, 8).storeCoins(0).storeBit(0).storeUint(0, 32).storeUint(0, 16).storeRef(termsCell(terms)).endCell();
 }
 
 export function readJob(data) {
@@ -192,9 +195,10 @@ export function readJob(data) {
   const out = {
     layout: s.loadUint(16), paid: s.loadCoins(),
     seq: s.loadUintBig(64), receiptCount: s.loadUintBig(64), receiptsRoot: s.loadUintBig(256),
-    touchedAt: s.loadUint(32), status: s.loadUint(8), deposited: s.loadCoins(), closeAt: s.loadUint(32), verdictCount: s.loadUint(16),
+    touchedAt: s.loadUint(32), status: s.loadUint(8), deposited: s.loadCoins(),
   };
   out.verdicts = s.loadDict(Dictionary.Keys.BigUint(256), cellValue);
+  Object.assign(out, { closeAt: s.loadUint(32), verdictCount: s.loadUint(16) });
   out.terms = s.loadRef();
   s.endParse();
   return out;
@@ -361,6 +365,24 @@ export class World {
     const res = await this.send(opts.from ?? this.anyone, this.registry, this.body(op.propose, (b) =>
       b.storeRef(order).storeRef(opts.signatures ?? ownerSignatures(order.hash(), signers))), { value: opts.value });
     return Object.assign(res, { order, number });
+  }
+
+  /** Schedules a manifest, signed by the first two owners unless told otherwise. */
+  async schedule(manifest, { number, validUntil = this.chain.now + HOUR, signers = [[0, OWNERS[0]], [1, OWNERS[1]]], globalId = GLOBAL_ID,
+    registry = this.registry, signatures, value } = {}) {
+    number ??= (await this.registryState()).nextOrder;
+    const signed = (b) => b.storeUint(number, 64).storeUint(validUntil, 32).storeUint(manifest, 256);
+    const hash = signed(beginCell().storeUint(0x434f5331, 32).storeInt(globalId, 32).storeAddress(registry)).endCell().hash();
+    const list = signatures ?? ownerSignatures(hash, signers);
+    const res = await this.send(this.anyone, this.registry, this.body(op.schedule, (b) => signed(b).storeSlice(list.beginParse())), { value });
+    return Object.assign(res, { number, list });
+  }
+
+  vetoManifest(manifest, number, signers = [[2, OWNERS[2]]], value) {
+    const vetoed = beginCell().storeUint(0x434f5632, 32).storeUint(number, 64).storeUint(manifest, 256).endCell();
+    const statement = beginCell().storeUint(0x434f5631, 32).storeInt(GLOBAL_ID, 32).storeAddress(this.registry).storeBuffer(vetoed.hash()).endCell();
+    return this.send(this.anyone, this.registry, this.body(op.vetoManifest, (b) =>
+      b.storeUint(manifest, 256).storeRef(ownerSignatures(statement.hash(), signers))), { value });
   }
 
   /** An order that acts at once. */

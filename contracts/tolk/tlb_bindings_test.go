@@ -56,6 +56,7 @@ func registryState() *registry.State {
 	s := registry.New(registry.NewOwners(2, public("o1"), public("o2")), true)
 	s.AddVerifier(public("a"), now)
 	s.Manifests[sum("manifest")] = registry.Manifest{State: registry.Grace, GraceUntil: now}
+	s.Waiting[sum("scheduled")] = registry.Waiting{From: now, Order: 2, Signers: 2}
 	s.Models[sum("model")] = registry.Model{NameHash: sum("name"), Active: true}
 	s.Policies[sum("policy")] = now
 	s.Gateways[sum("gw")] = registry.Gateway{Payout: addr("gw"), Endpoint: "gw.example.org:443"}
@@ -94,6 +95,7 @@ func TestBindingsWriteWhatTheSchemaSays(t *testing.T) {
 	verdict := must(v.Cell())
 	order := orderOf(state)
 	sigs := []registry.OwnerSignature{must(state.Owners.Sign(key("o1"), order)), must(state.Owners.Sign(key("o2"), order))}
+	schedule := &registry.Order{GlobalID: -239, Registry: addr("registry"), Number: 3, ValidUntil: now, Later: true, Schedule: true, Entries: order.Entries[:1]}
 	slash, _, err := registry.Slash(0, []ed25519.PublicKey{public("a")}, v, verdictOf("another"))
 	if err != nil {
 		t.Fatal(err)
@@ -124,6 +126,9 @@ func TestBindingsWriteWhatTheSchemaSays(t *testing.T) {
 		"proposal":                {"RegistryMessage", must(registry.Propose(1, order, sigs))},
 		"execution":               {"RegistryMessage", must(registry.Execute(1, 2))},
 		"veto":                    {"RegistryMessage", must(registry.Veto(1, 2, sigs))},
+		"schedule":                {"RegistryMessage", must(registry.Propose(1, schedule, sigs))},
+		"what schedules":          {"ScheduleStatement", must(schedule.Cell())},
+		"veto of a manifest":      {"RegistryMessage", must(registry.VetoManifest(1, sum("m"), sigs))},
 		"fund":                    {"RegistryMessage", must(registry.Fund(1))},
 		"claim":                   {"RegistryMessage", must(registry.Claim(1, key("a"), -239, addr("registry"), addr("to"), now))},
 		"bond":                    {"RegistryMessage", must(registry.PostBond(1, key("a"), -239, addr("registry"), addr("to"), 5))},
@@ -188,7 +193,7 @@ func TestSchemaIsTheSources(t *testing.T) {
 		"VoucherClaim": "VoucherClaim", "ReceiptSignature": "ReceiptSignature", "VerifierSignature": "VerifierSignature", "WorkerTerms": "WorkerTerms",
 		"Machine": "Machine", "Head": "Head", "Verifier": "Verifier", "Manifest": "Manifest", "Catalog": "Catalog", "Directory": "Directory",
 		"Model": "Model", "Policy": "Policy", "Gateway": "Gateway", "Checkpoint": "Checkpoint", "Admin": "Admin", "Pending": "Pending", "Bond": "Bond",
-		"Parameters": "Parameters", "OwnerSignature": "OwnerSignature", "Accusation": "Accusation",
+		"Parameters": "Parameters", "Accounts": "Accounts", "OwnerSignature": "OwnerSignature", "Accusation": "Accusation",
 	} {
 		if src.byName[name] == nil || len(tlb.byType[result]) != 1 {
 			t.Errorf("%s: not in the sources, or not once in the schema", name)
