@@ -2,6 +2,7 @@
 // it happens or nothing: the state is untouched, the contract has lost nothing
 // but its storage, and no nanoton appears or vanishes.
 import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
 import { describe, test } from "node:test";
 import { beginCell, toNano } from "@ton/core";
 import { internal } from "@ton/sandbox";
@@ -57,78 +58,95 @@ async function starve(w, at, send) {
 }
 
 const steps = {
-  "job: deposit": async () => { const w = await World.create(); await w.deposit(); return [w, w.job, (value) => w.deposit(toNano(1), { value })]; },
-  "job: redeem": async () => { const w = await released(); return [w, w.job, (value) => w.redeem(w.voucher(), { value })]; },
-  "job: close": async () => { const w = await released(); return [w, w.job, (value) => w.send(w.client, w.job, w.body(op.close), { value })]; },
-  "job: close before a release": async () => { const w = await World.create(); await w.deposit(); return [w, w.job, (value) => w.send(w.client, w.job, w.body(op.close), { value })]; },
-  "job: finish": async () => {
+  "job Deposit": async () => { const w = await World.create(); await w.deposit(); return [w, w.job, (value) => w.deposit(toNano(1), { value })]; },
+  "job Redeem": async () => { const w = await released(); return [w, w.job, (value) => w.redeem(w.voucher(), { value })]; },
+  "job Close": async () => { const w = await released(); return [w, w.job, (value) => w.send(w.client, w.job, w.body(op.close), { value })]; },
+  "job Close, before a release": async () => { const w = await World.create(); await w.deposit(); return [w, w.job, (value) => w.send(w.client, w.job, w.body(op.close), { value })]; },
+  "job Finish": async () => {
     const w = await released();
     await w.close();
     w.chain.now += HOUR;
     return [w, w.job, (value) => w.send(w.anyone, w.job, w.body(op.finish), { value })];
   },
-  "job: accuse": async () => {
+  "job Accuse": async () => {
     const w = await releasedWithStake();
     return [w, w.job, (value) => w.send(w.anyone, w.job, w.body(op.accuse, (b) => b.storeUint(num(w.common(commonOver).hash()), 256).storeUint(3, 64)
       .storeRef(signedReceipt(w, 3, "a")).storeRef(signedReceipt(w, 3, "b"))), { value })];
   },
-  "worker: stake": async () => { const w = await staked(); return [w, w.worker, (value) => w.stake(toNano(1), { value })]; },
-  "worker: leave": async () => { const w = await staked(); return [w, w.worker, (value) => w.send(w.owner, w.worker, w.body(wop.leave, (b) => b.storeCoins(1n)), { value })]; },
-  "worker: withdraw": async () => {
+  "worker Stake": async () => { const w = await staked(); return [w, w.worker, (value) => w.stake(toNano(1), { value })]; },
+  "worker Leave": async () => { const w = await staked(); return [w, w.worker, (value) => w.send(w.owner, w.worker, w.body(wop.leave, (b) => b.storeCoins(1n)), { value })]; },
+  "worker Withdraw": async () => {
     const w = await staked();
     await leave(w, toNano(1));
     w.chain.now += DELAY;
     return [w, w.worker, (value) => w.send(w.anyone, w.worker, w.body(wop.withdraw), { value })];
   },
-  "worker: advance": async () => { const w = await staked(); return [w, w.worker, (value) => w.send(w.owner, w.worker, w.body(wop.advance, (b) => b.storeUint(1, 64)), { value })]; },
-  "registry: check a verdict": async () => { const w = await World.create(); await w.deposit(); return [w, w.registry, (value) => w.release(w.verdict(), { value })]; },
+  "worker Advance": async () => { const w = await staked(); return [w, w.worker, (value) => w.send(w.owner, w.worker, w.body(wop.advance, (b) => b.storeUint(1, 64)), { value })]; },
+  "registry CheckVerdict": async () => { const w = await World.create(); await w.deposit(); return [w, w.registry, (value) => w.release(w.verdict(), { value })]; },
 };
 
 const two = ["a", "b"].map(keys);
 const registry = async (opts) => World.create({ registry: { verifiers: two, threshold: 1, ...opts } });
 const orderSteps = {
-  "registry: propose": async () => {
+  "registry Propose": async () => {
     const w = await registry();
     const order = w.order([entry.manifest(hash("m2"))], { number: 1n });
     return [w, w.registry, (value) => w.propose([], { order, number: 1n, value })];
   },
-  "registry: an order that acts at once": async () => {
+  "registry Propose, an order that acts at once": async () => {
     const w = await registry();
     const order = w.order([entry.paused(true)], { number: 1n, later: false });
     return [w, w.registry, (value) => w.propose([], { order, number: 1n, value })];
   },
-  "registry: execute": async () => {
+  "registry Execute": async () => {
     const w = await registry();
     const p = await w.propose([entry.manifest(hash("m2"))]);
     w.chain.now += 2 * DAY;
     return [w, w.registry, (value) => w.execute(p.number, { value })];
   },
-  "registry: execute a withdrawal": async () => {
+  "registry Execute, a withdrawal": async () => {
     const w = await registry();
     const p = await w.propose([entry.withdraw(w.owner.address, toNano("0.05"))]);
     w.chain.now += 2 * DAY;
     return [w, w.registry, (value) => w.execute(p.number, { value })];
   },
-  "registry: veto": async () => {
+  "registry Veto": async () => {
     const w = await registry();
     const p = await w.propose([entry.manifest(hash("m2"))]);
     const statement = beginCell().storeUint(0x434f5631, 32).storeInt(-239, 32).storeAddress(w.registry).storeBuffer(p.order.hash()).endCell();
     const list = ownerSignatures(statement.hash(), [[2, OWNERS[2]]]);
     return [w, w.registry, (value) => w.send(w.anyone, w.registry, w.body(op.veto, (b) => b.storeUint(p.number, 64).storeRef(list)), { value })];
   },
-  "registry: claim": async () => {
+  "registry Claim": async () => {
     const w = await registry({ verifierFee: toNano("0.01") });
     await w.deposit();
     await w.release(verdictCell(w.common(), two.map((kp) => ({ kp, issuedAt: w.chain.now - 5, expiresAt: w.chain.now + 600 }))), { verifierFee: toNano("0.01") });
     return [w, w.registry, (value) => w.send(w.anyone, w.registry, claimBody(w, two[0]), { value })];
   },
-  "registry: post a bond": async () => { const w = await registry(); return [w, w.registry, (value) => w.send(w.anyone, w.registry, grantBody(w, two[0], toNano(1)), { value })]; },
-  "registry: unbond": async () => {
+  "registry PostBond": async () => { const w = await registry(); return [w, w.registry, (value) => w.send(w.anyone, w.registry, grantBody(w, two[0], toNano(1)), { value })]; },
+  "registry Unbond": async () => {
     const w = await registry();
     await w.send(w.anyone, w.registry, grantBody(w, two[0], toNano(1)), { value: toNano("1.1") });
     return [w, w.registry, (value) => w.send(w.payout, w.registry, w.body(op.unbond, (b) => b.storeUint(keyId(two[0]), 256)), { value })];
   },
-  "registry: slash": async () => {
+  "registry Schedule": async () => {
+    const w = await registry();
+    return [w, w.registry, (value) => w.schedule(hash("m2"), { number: 1n, value })];
+  },
+  "registry VetoManifest": async () => {
+    const w = await registry();
+    const p = await w.schedule(hash("m2"));
+    return [w, w.registry, (value) => w.vetoManifest(hash("m2"), p.number, undefined, value)];
+  },
+  "registry WithdrawBond": async () => {
+    const w = await registry();
+    await w.send(w.anyone, w.registry, grantBody(w, two[0], toNano(1)), { value: toNano("1.1") });
+    const body = (opcode) => w.body(opcode, (b) => b.storeUint(keyId(two[0]), 256));
+    await w.send(w.payout, w.registry, body(op.unbond));
+    w.chain.now += 7 * DAY;
+    return [w, w.registry, (value) => w.send(w.payout, w.registry, body(op.withdrawBond), { value })];
+  },
+  "registry SlashVerifier": async () => {
     const w = await registry();
     await w.send(w.anyone, w.registry, grantBody(w, two[0], toNano(1)), { value: toNano("1.1") });
     return [w, w.registry, (value) => w.send(w.anyone, w.registry, slashBody(w, two[0], {}, { receiptKey: 1n }), { value })];
@@ -145,8 +163,35 @@ describe("a message that brings too little changes nothing", () => {
   }
 });
 
+/** The messages of a contract, from its source. */
+const messagesOf = (contract) => {
+  const source = readFileSync(new URL(`../tolk/${contract}.tolk`, import.meta.url), "utf8");
+  const list = source.match(/^type \w+Message =\n((?:    \| \w+\n)+)/m);
+  assert.ok(list, `${contract}.tolk names its messages`);
+  return list[1].match(/\w+/g);
+};
+
+describe("every message of every contract", () => {
+  // Those that contracts send one another are below, each by its own test.
+  const between = ["job VerdictGood", "worker Slash", "registry StakePaid", "registry Fund"];
+  const tried = new Set([...Object.keys(steps), ...Object.keys(orderSteps)].map((name) => name.split(",")[0]).concat(between));
+  test("is sent with too little here", () => {
+    const all = ["registry", "job", "worker"].flatMap((c) => messagesOf(c).map((m) => `${c} ${m}`));
+    assert.ok(all.length >= 24, `${all.length} messages`);
+    assert.deepEqual([...tried].sort(), all.sort());
+  });
+  for (const name of between) test(`${name} has a test of its own`, () => assert.ok(own.includes(name)));
+});
+
+const own = [];
+/** A test of a message that starve() alone does not do. */
+const about = (message, what, run) => {
+  own.push(message);
+  test(`${message}: ${what}`, run);
+};
+
 describe("messages between contracts that bring too little", () => {
-  test("the registry's word: the job stays as it was, and the money goes back", async () => {
+  about("job VerdictGood", "the registry's word: the job stays as it was, and the money goes back", async () => {
     const w = await World.create();
     await w.deposit();
     assert.notEqual(await starve(w, w.job, (value) => w.good({ value })), null);
@@ -174,7 +219,7 @@ describe("messages between contracts that bring too little", () => {
     assert.ok(through !== null && through <= 3_200_000n, `needs ${through}`);
   });
 
-  test("a slash: the stake stays, and no part of it is paid", async () => {
+  about("worker Slash", "the stake stays, and no part of it is paid", async () => {
     const w = await releasedWithStake();
     const slash = (value) => w.send(w.job, w.worker, w.body(wop.slash, (b) => b.storeUint(3, 64).storeAddress(w.anyone.address).storeRef(w.jobInit.data.refs[0])),
       { value, bounce: false });
@@ -192,11 +237,28 @@ describe("messages between contracts that bring too little", () => {
     assert.ok(txsOf(res, w.anyone.address).length === 1);
   });
 
-  test("a slashed stake that cannot pay for its own entry stays uncounted", async () => {
+  about("registry StakePaid", "a slashed stake that cannot pay for its own entry stays uncounted", async () => {
     const w = await World.create();
     const pay = (value) => w.send(w.anyone, w.registry, w.body(op.stakePaid, (b) => b.storeCoins(toNano(1))), { value, bounce: false });
     const through = await starve(w, w.registry, pay);
     assert.ok(through !== null);
     assert.equal((await w.registryState()).slashed, through);
+  });
+
+  about("registry Fund", "nothing that it brings is lost, whether it pays for its own way or not", async () => {
+    const w = await World.create();
+    const data = (await w.data(w.registry)).hash().toString("hex");
+    let before = await w.balance(w.registry);
+    let through = 0;
+    for (const value of values) {
+      const res = await summed(w, () => w.send(w.anyone, w.registry, w.body(op.fund), { value, bounce: false }));
+      const tx = txOf(res, w.registry);
+      const now = await w.balance(w.registry);
+      assert.equal(now, before + value - tx.totalFees.coins, `with ${value}`);
+      assert.equal((await w.data(w.registry)).hash().toString("hex"), data);
+      through += exitCode(res, w.registry) === 0 ? 1 : 0;
+      before = now;
+    }
+    assert.ok(through > 0 && through < values.length, `${through} went through`);
   });
 });
