@@ -37,7 +37,7 @@ import (
 
 // guidePages are the pages whose every command is checked here. The commands
 // of docs/verify-quotes.md and docs/hostd.md have tests of their own.
-var guidePages = []string{"README.md", "docs/operators.md", "docs/auditors.md", "docs/measurements.md", "docs/image.md", "docs/clients.md", "docs/wallet.md", "docs/devnet.md", "docs/gpu-rims.md", "docs/policy.md", "docs/contracts.md", "docs/verifier-api.md"}
+var guidePages = []string{"README.md", "docs/operators.md", "docs/auditors.md", "docs/measurements.md", "docs/image.md", "docs/clients.md", "docs/wallet.md", "docs/devnet.md", "docs/gpu-rims.md", "docs/policy.md", "docs/models.md", "docs/contracts.md", "docs/verifier-api.md"}
 
 // systemTools are the programs on the pages that are not the project's.
 var systemTools = []string{"curl", "jq", "useradd", "install", "systemctl", "journalctl", "go", "printf"}
