@@ -53,7 +53,7 @@ func TestArgsBootTheMeasuredFilesDirectly(t *testing.T) {
 		t.Fatal(err)
 	}
 	for opt, want := range map[string]string{"-kernel": "/im,age/vmlinuz", "-initrd": "/im,age/initrd", "-append": "console=ttyS0 quiet",
-		"-bios": "/fw/OVMF.fd", "-m": "1024M", "-smp": "2", "-accel": "tcg,thread=multi", "-cpu": "max"} {
+		"-bios": "/fw/OVMF.fd", "-m": "1024M", "-smp": "2", "-accel": "tcg,thread=multi", "-cpu": TCGModel} {
 		if got := values(args, opt); !slices.Equal(got, []string{want}) {
 			t.Errorf("%s %q, want %q", opt, got, want)
 		}

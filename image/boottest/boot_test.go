@@ -19,6 +19,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
 
+	"cocoon/hostd/qemu"
 	"cocoon/image/info"
 	"cocoon/internal/toolstree"
 	"cocoon/measurements/verity"
@@ -75,7 +76,7 @@ func (m *machine) boot(t *testing.T, until string) string {
 	defer cancel()
 	file := func(name string) string { return filepath.Join(m.dir, name) }
 	cmd := m.tree.Command(ctx, "qemu-system-x86_64",
-		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "1024",
+		"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", qemu.TCGModel, "-smp", "2", "-m", "1024",
 		"-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio", "-bios", m.tree.OVMF(),
 		"-kernel", file(info.Kernel), "-initrd", file(info.Initrd), "-append", m.cmdline,
 		"-drive", "if=none,id=root,format=raw,readonly=on,file="+file(info.RootDisk),

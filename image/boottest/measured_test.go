@@ -18,6 +18,7 @@ import (
 	"github.com/google/go-tpm/tpm2/transport"
 
 	"cocoon/hostd/proc"
+	"cocoon/hostd/qemu"
 	"cocoon/hostd/record"
 	"cocoon/hostd/swtpm"
 	"cocoon/image/info"
@@ -215,7 +216,7 @@ func watchBoot(t *testing.T, b imagetest.Build, im info.Image, s shape) *watched
 		t.Fatal(err)
 	}
 	file := func(name string) string { return filepath.Join(b.Image, name) }
-	args := []string{"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", fmt.Sprint(s.cpus), "-m", fmt.Sprint(s.mem),
+	args := []string{"-machine", "q35", "-accel", "tcg,thread=multi", "-cpu", qemu.TCGModel, "-smp", fmt.Sprint(s.cpus), "-m", fmt.Sprint(s.mem),
 		"-nodefaults", "-display", "none", "-no-reboot", "-serial", "stdio", "-bios", b.Tools.OVMF(),
 		"-chardev", "socket,id=tpm,fd=3", "-tpmdev", "emulator,id=tpm0,chardev=tpm", "-device", "tpm-crb,tpmdev=tpm0",
 		"-drive", "if=none,id=root,format=raw,readonly=on,file=" + file(info.RootDisk), "-device", "virtio-blk-pci,drive=root,serial=" + info.RootSerial}
