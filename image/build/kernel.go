@@ -7,6 +7,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
@@ -29,13 +30,18 @@ var kernelParts = []string{"linux-image-", "linux-modules-", "linux-binary-", "l
 // does not load.
 var requiredModules = []string{"virtio_pci", "virtio_blk", "dm_mod", "dm_verity", "erofs"}
 
+// hashModules make dm-verity hash with the processor's own instructions. They
+// are loaded before it, for it keeps the code that it starts with, and may
+// find no such instructions: then the kernel's plain code hashes.
+var hashModules = []string{"sha256_ssse3"}
+
 // optionalModules serve the supervisor later. They may find no hardware, but
 // they must exist, under one of the names that kernels gave them.
 var optionalModules = []string{
 	"virtio_net", "virtio_console", "virtio_rng", "vmw_vsock_virtio_transport",
 	"tpm_crb", "tpm_tis", "qemu_fw_cfg", "overlay", "configfs", "button", "evdev",
 	"nf_tables", "nft_ct",
-	"dm_crypt", "dm_integrity", "authenc", "xts", "ecb", "aesni_intel", "sha256_ssse3",
+	"dm_crypt", "dm_integrity", "authenc", "xts", "ecb", "aesni_intel",
 	"tsm|tsm_report", "tdx_guest", "sev_guest",
 	"softdog",
 }
@@ -160,18 +166,18 @@ func (b *builder) addModules(ctx context.Context, a *cpio.Archive, k kernel) err
 	if err != nil {
 		return fmt.Errorf("ordering modules: %w", err)
 	}
-	all, err := index.Order(append(append([]string{}, requiredModules...), optionalModules...))
+	all, err := index.Order(slices.Concat(hashModules, requiredModules, optionalModules))
 	if err != nil {
 		return fmt.Errorf("ordering modules: %w", err)
 	}
 	var list strings.Builder
-	for i, file := range all {
+	for _, file := range all {
 		data, err := b.readModule(ctx, filepath.Join(k.modDir, file))
 		if err != nil {
 			return err
 		}
 		name := modules.Name(file) + ".ko"
-		if i >= len(required) {
+		if !slices.Contains(required, file) {
 			list.WriteString("?")
 		}
 		list.WriteString(name)

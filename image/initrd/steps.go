@@ -57,22 +57,57 @@ func parseList(text string) ([]module, error) {
 	return out, nil
 }
 
-// loadModules loads what the list in dir names, then frees the files' memory.
-func loadModules(dir string) error {
+// readModules reads the list in dir: the modules up to the last one that is
+// required, which the root file system needs, and those after it.
+func readModules(dir string) (needed, others []module, err error) {
 	text, err := readLimited(filepath.Join(dir, listFile), 64<<10)
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
 	list, err := parseList(string(text))
 	if err != nil {
-		return err
+		return nil, nil, err
 	}
+	n := 0
+	for i, m := range list {
+		if !m.optional {
+			n = i + 1
+		}
+	}
+	return list[:n], list[n:], nil
+}
+
+// loadModules loads modules of dir in their order.
+func loadModules(dir string, list []module) error {
 	for _, m := range list {
 		if err := loadModule(filepath.Join(dir, m.file), m.args); err != nil && !tolerable(m, err) {
 			return fmt.Errorf("loading %s: %w", m.file, err)
 		}
 	}
-	return os.RemoveAll(dir)
+	return nil
+}
+
+// prefetch has the kernel read a program ahead of its start: in order, while
+// something else waits, instead of some hundred page faults that each wait for
+// the disk, the hash tree and the decompressor. Nothing depends on it: what it
+// cannot read the start reads, or the kernel stops at.
+func prefetch(path string) {
+	f, err := os.Open(path)
+	if err != nil {
+		return
+	}
+	defer f.Close()
+	st, err := f.Stat()
+	if err != nil {
+		return
+	}
+	// One call reads at most the device's read-ahead, 128 KiB by default.
+	const step = 128 << 10
+	for at := int64(0); at < st.Size(); at += step {
+		if unix.Fadvise(int(f.Fd()), at, step, unix.FADV_WILLNEED) != nil {
+			return
+		}
+	}
 }
 
 // tolerable reports whether a module's refusal to load may be passed over:
