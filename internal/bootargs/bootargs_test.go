@@ -16,7 +16,7 @@ func sample() Root {
 	return r
 }
 
-const text = "console=ttyS0 quiet panic=-1 oops=panic lockdown=confidentiality module.sig_enforce=1 debugfs=off vsyscall=none slab_nomerge cocoon.root=000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f cocoon.salt=010203 cocoon.blocks=18613"
+const text = "console=ttyS0 quiet panic=-1 oops=panic lockdown=confidentiality module.sig_enforce=1 debugfs=off vsyscall=none slab_nomerge cryptomgr.notests=1 no_timer_check cocoon.root=000102030405060708090a0b0c0d0e0f101112131415161718191a1b1c1d1e1f cocoon.salt=010203 cocoon.blocks=18613"
 
 func TestStringIsTheMeasuredText(t *testing.T) {
 	if got := sample().String(); got != text {
