@@ -220,7 +220,7 @@ func TestAGPUIsNeverGivenToTwoVMs(t *testing.T) {
 	for _, s := range []*spec.Spec{first, second} {
 		s.GPUs = &spec.GPUs{Devices: []string{"0000:1b:00.0"}, Mode: spec.GPUModeOff}
 	}
-	free, err := d.claimGPUs(first)
+	free, err := d.claimGPUs(first, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -18,8 +18,9 @@ import (
 
 // claimGPUs gives devices to one VM: no other VM that runs or is being started
 // has any of them. The claim holds until the function it returns is called;
-// from then on the state of the VM speaks for it.
-func (d *Daemon) claimGPUs(s *spec.Spec) (func(), error) {
+// from then on the state of the VM speaks for it. To be used, they must have
+// been released; to be released, nobody may use them.
+func (d *Daemon) claimGPUs(s *spec.Spec, use bool) (func(), error) {
 	if s.GPUs == nil {
 		return func() {}, nil
 	}
@@ -52,7 +53,7 @@ func (d *Daemon) claimGPUs(s *spec.Spec) (func(), error) {
 		switch {
 		case !st.Over():
 			taken(r.Spec.Name, r.Spec.GPUs.Devices)
-		case r.GPUsUsed && r.Spec.Name != s.Name:
+		case use && r.GPUsUsed && r.Spec.Name != s.Name:
 			// What is still to be released would be reset under its next user.
 			for _, b := range shared(r.Spec.GPUs, s.GPUs) {
 				errs = append(errs, fault.New(fault.ExitNotReady, codeUnreleased, "start it again in a minute; if that goes on, the daemon's log says what hangs",
@@ -221,7 +222,7 @@ func (d *Daemon) release(ctx context.Context, name string) {
 		return
 	}
 	// Another VM may have been given one of them since: a reset would hit it.
-	free, err := d.claimGPUs(&r.Spec)
+	free, err := d.claimGPUs(&r.Spec, false)
 	if err != nil {
 		d.o.Logger.Warn("releasing GPUs; it is tried again", "vm", name, "err", err)
 		return

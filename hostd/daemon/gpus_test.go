@@ -56,3 +56,46 @@ func TestDevicesThatAVMNoLongerHasAreReleased(t *testing.T) {
 		t.Errorf("released (-want +got):\n%s", diff)
 	}
 }
+
+// TestDevicesOfTwoEndedVMsAreReleased: two records may name one device as not
+// released, where a start was taken back after another VM had it.
+func TestDevicesOfTwoEndedVMsAreReleased(t *testing.T) {
+	gpus := &fakeGPUs{failRelease: errors.New("it hangs in reset")}
+	o := options(t, t.TempDir())
+	t.Setenv("DAEMON_TEST_KEEPER", "fake")
+	c := &clock{t: now()}
+	o.GPUs, o.Clock = gpus, c.now
+	d, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	const dev = "0000:1b:00.0"
+	for _, name := range []string{"a", "b"} {
+		s := behave(t, "serve", spec.RestartNo)
+		s.Name, s.GPUs = name, &spec.GPUs{Devices: []string{dev}, Mode: spec.GPUModeOff}
+		if name == "b" {
+			s.GPUs.Devices = []string{"0000:1c:00.0"}
+		}
+		start(t, d, s)
+		if _, err := d.Stop(t.Context(), name, false); err != nil {
+			t.Fatal(err)
+		}
+	}
+	r, err := d.store.Get("b")
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Spec.GPUs.Devices = []string{dev}
+	if err := d.store.Put(r); err != nil {
+		t.Fatal(err)
+	}
+	gpus.failRelease = nil
+	c.pass(2 * releaseEvery)
+	for _, name := range []string{"a", "b"} {
+		d.release(t.Context(), name)
+		if r, err := d.store.Get(name); err != nil || r.GPUsUsed {
+			t.Errorf("VM %s keeps its device for ever: %+v, %v", name, r, err)
+		}
+	}
+}

@@ -47,7 +47,7 @@ func (d *Daemon) Start(ctx context.Context, s *spec.Spec) (*machine.State, error
 		return nil, err
 	}
 	if r, err := d.store.Get(s.Name); err == nil && r.Upgrade != nil {
-		return nil, fault.New(fault.ExitNotReady, "vm.upgrade.pending", "restart hostd, which ends it", "starting VM %s: an upgrade of it has not ended", s.Name)
+		return nil, unfinished("starting", s.Name)
 	}
 	return d.start(ctx, s, func(r *store.Record) { r.Restarts, r.Next, r.LastError, r.Revive = 0, nil, "", false })
 }
@@ -61,7 +61,7 @@ func (d *Daemon) start(ctx context.Context, s *spec.Spec, change func(*store.Rec
 	if err := s.CheckFiles(); err != nil {
 		return nil, err
 	}
-	free, err := d.claimGPUs(s)
+	free, err := d.claimGPUs(s, true)
 	if err != nil {
 		return nil, err
 	}

@@ -68,6 +68,9 @@ func (d *Daemon) Upgrade(ctx context.Context, to *spec.Spec, until string, withi
 	if err != nil {
 		return nil, err
 	}
+	if r.Upgrade != nil {
+		return nil, unfinished("upgrading", to.Name)
+	}
 	// What can be seen beforehand costs no running VM.
 	if err := to.CheckFiles(); err != nil {
 		return nil, err
@@ -122,6 +125,12 @@ func (d *Daemon) step(r *store.Record, step string) error {
 	return d.put(now)
 }
 
+// unfinished refuses what would forget an upgrade whose journal is all that knows
+// the version before and what else is to be taken back.
+func unfinished(doing, name string) error {
+	return fault.New(fault.ExitNotReady, "vm.upgrade.pending", "restart hostd, which ends it", "%s VM %s: an upgrade of it has not ended", doing, name)
+}
+
 // settle ends an upgrade: this version stays.
 func (d *Daemon) settle(name string, s spec.Spec) error {
 	r, err := d.store.Get(name)
@@ -158,7 +167,7 @@ func (d *Daemon) rollBack(ctx context.Context, r store.Record, cause error) erro
 		_, err = d.start(ctx, &from, nil)
 	}
 	if err != nil {
-		// The journal stays: the next daemon, or the next call, tries again.
+		// The journal stays: the next daemon tries again.
 		return errors.Join(fault.New(fault.ExitNotReady, "vm.upgrade.failed", "see why the old version does not start: cocoon vm show "+name, "upgrading VM %s: neither version runs", name), cause, err)
 	}
 	if err := d.settle(name, from); err != nil {
