@@ -51,6 +51,7 @@ deps: ## install tools (build/tools), npm packages and Go modules
 	$(BUILD) deps
 	@command -v chromium >/dev/null || apt-get install -y -q --no-install-recommends chromium
 	@command -v curl >/dev/null || apt-get install -y -q --no-install-recommends curl ca-certificates
+	@command -v jq >/dev/null || apt-get install -y -q --no-install-recommends jq
 	@command -v systemd-analyze >/dev/null || apt-get install -y -q --no-install-recommends systemd
 	@command -v softhsm2-util >/dev/null || apt-get install -y -q --no-install-recommends softhsm2
 	@command -v redis-server valkey-server >/dev/null || RUNLEVEL=1 apt-get install -y -q --no-install-recommends redis-server

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"encoding/base64"
 	"encoding/json"
 	"os"
 	"os/exec"
@@ -14,9 +15,10 @@ import (
 )
 
 // TestCurlExamplesOfThePage runs every curl command of the page against the
-// example's service.
+// example's service, and what looks into an answer.
 func TestCurlExamplesOfThePage(t *testing.T) {
 	needtool.Find(t, "curl")
+	needtool.Find(t, "jq")
 	page, err := os.ReadFile(filepath.Join(exampleDir(t), "..", "docs", "verifier-api.md"))
 	if err != nil {
 		t.Fatal(err)
@@ -36,7 +38,8 @@ func TestCurlExamplesOfThePage(t *testing.T) {
 	}
 	n := 0
 	for _, m := range regexp.MustCompile("(?s)```sh\n(.*?)```").FindAllStringSubmatch(string(page), -1) {
-		if !strings.Contains(m[1], "curl ") {
+		looks := strings.HasPrefix(m[1], "jq ")
+		if !looks && !strings.Contains(m[1], "curl ") {
 			continue
 		}
 		n++
@@ -47,6 +50,17 @@ func TestCurlExamplesOfThePage(t *testing.T) {
 		if err != nil {
 			t.Errorf("%s: %v\n%s", m[1], err, out)
 			continue
+		}
+		if looks {
+			if hash, _, _ := strings.Cut(string(out), " "); hash == "" || hash != checksHash(t, filepath.Join(dir, "answer.json")) {
+				t.Errorf("%s: %s is not what the token names", m[1], out)
+			}
+			continue
+		}
+		if strings.Contains(m[1], "/Appraise") {
+			if err := os.WriteFile(filepath.Join(dir, "answer.json"), out, 0o600); err != nil {
+				t.Fatal(err)
+			}
 		}
 		dec := json.NewDecoder(strings.NewReader(string(out)))
 		for dec.More() {
@@ -64,6 +78,34 @@ func TestCurlExamplesOfThePage(t *testing.T) {
 		t.Errorf("the page has %d blocks with curl", n)
 	}
 	p.stop(t, syscall.SIGTERM)
+}
+
+// checksHash returns what the token of an answer says of the checks beside it.
+func checksHash(t *testing.T, answer string) string {
+	t.Helper()
+	b, err := os.ReadFile(answer)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var a struct{ Ear string }
+	if err := json.Unmarshal(b, &a); err != nil {
+		t.Fatal(err)
+	}
+	parts := strings.Split(a.Ear, ".")
+	if len(parts) != 3 {
+		t.Fatalf("the answer's token has %d parts", len(parts))
+	}
+	body, err := base64.RawURLEncoding.DecodeString(parts[1])
+	if err != nil {
+		t.Fatal(err)
+	}
+	var claims struct {
+		Checks string `json:"cocoon_checks_sha256"`
+	}
+	if err := json.Unmarshal(body, &claims); err != nil {
+		t.Fatal(err)
+	}
+	return claims.Checks
 }
 
 // TestEverySectionOfThePageIsRead puts each piece of a config that the page

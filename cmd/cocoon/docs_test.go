@@ -225,6 +225,8 @@ func offline(args []string, built, ran bool) (bool, []string) {
 		return true, at // the last --at counts
 	case has("receipt", "verify"):
 		return !slices.Contains(args, "--config"), nil
+	case has("model", "release"), has("model", "releases"):
+		return false, nil // a service, and the log of one that ran
 	case has("policy"), has("verdict", "show"), has("model"):
 		return true, nil
 	case has("measure", "key"), has("manifest", "key"):
@@ -240,8 +242,8 @@ func offline(args []string, built, ran bool) (bool, []string) {
 		return false, nil // a shortened key
 	case has("manifest"), has("log"):
 		return built, nil
-	case has("measure", "record"), has("measure", "rtmr") && slices.Contains(args, "--acpi-tables"), slices.Contains(args, "--log"), slices.Contains(args, "--id-key"), slices.Contains(args, "--recorded"), slices.Contains(args, "release"):
-		return false, nil // boots machines, needs a recording, a release, a machine's tables, a log, a key
+	case has("measure", "record"), has("measure", "rtmr") && slices.Contains(args, "--acpi-tables"), slices.Contains(args, "--log"), slices.Contains(args, "--id-key"), slices.Contains(args, "--recorded"), slices.Contains(args, "release"), slices.Contains(args, "--model"):
+		return false, nil // boots machines, needs a recording, a release, a machine's tables, a log, a key, a model's root
 	case has("measure"):
 		return built && (ran || !slices.Contains(args, "build/demo/config.json")), nil
 	case has("demo", "verify"):
@@ -328,12 +330,14 @@ func guideDir(t *testing.T, root string) (receiptKey string) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Mkdir(filepath.Join(dir, "qwen3-8b"), 0o700); err != nil {
-		t.Fatal(err)
+	for _, model := range []string{"qwen3-8b", "ours"} {
+		if err := os.Mkdir(filepath.Join(dir, model), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(model+"/config.json", []byte(`{"model_type":"qwen3"}`), nil)
 	}
-	write("qwen3-8b/config.json", []byte(`{"model_type":"qwen3"}`), nil)
 	w := tpmtest.NewWorld(t)
-	for name, v := range map[string]any{"evidence.json": w.Evidence(t), "policy.json": w.Policy} {
+	for name, v := range map[string]any{"evidence.json": w.Evidence(t), "policy.json": w.Policy, "owner-policy.json": w.Policy} {
 		b, err := json.Marshal(v)
 		write(name, b, err)
 	}
