@@ -71,8 +71,8 @@ func (r *Reloading) Reload() error {
 	return err
 }
 
-// Config is for the listener. Each reading has ticket keys of its own, so that
-// no session outlives the authority that let it in.
+// Config is for the listener. All readings share its ticket keys; a session that
+// is resumed is held against the authority of the moment, as package tls does.
 func (r *Reloading) Config() *tls.Config {
 	return &tls.Config{MinVersion: tls.VersionTLS13, GetConfigForClient: func(*tls.ClientHelloInfo) (*tls.Config, error) { return r.now.Load(), nil }}
 }

@@ -182,13 +182,15 @@ func TestFilesAreReadAgainWhileTheListenerServes(t *testing.T) {
 	t.Cleanup(func() { srv.Close(); <-done })
 	roots := x509.NewCertPool()
 	roots.AddCert(server.cert)
+	// A caller may resume a session that it has from before.
+	sessions := map[*authority]tls.ClientSessionCache{clients: tls.NewLRUClientSessionCache(0), other: tls.NewLRUClientSessionCache(0)}
 	serial := func(a *authority) (cert []byte, err error) {
 		c, k := a.issue(t, x509.ExtKeyUsageClientAuth)
 		pair, err := tls.X509KeyPair(c, k)
 		if err != nil {
 			t.Fatal(err)
 		}
-		conn, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}})
+		conn, err := tls.Dial("tcp", l.Addr().String(), &tls.Config{RootCAs: roots, Certificates: []tls.Certificate{pair}, ClientSessionCache: sessions[a]})
 		if err != nil {
 			return nil, err
 		}

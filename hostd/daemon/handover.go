@@ -11,6 +11,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"cocoon/hostd/spec"
@@ -109,7 +110,7 @@ func (d *Daemon) planHandover(from, to *spec.Spec, running bool, until string) (
 		bad("choose a shorter name", "the machine that takes it is called %s, a name of at most %d characters", from.Name+takerSuffix, spec.MaxName)
 	}
 	if _, err := d.store.Get(from.Name + takerSuffix); !errors.Is(err, store.ErrNotFound) {
-		bad("remove that VM: cocoon vm remove "+from.Name+takerSuffix, "there is a VM %s (%v)", from.Name+takerSuffix, err)
+		errs = append(errs, takerThere(from.Name, from.Name+takerSuffix, err))
 	}
 	if from.GPUs != nil && to.GPUs != nil && slices.ContainsFunc(to.GPUs.Devices, func(b string) bool { return slices.Contains(from.GPUs.Devices, b) }) {
 		bad("give the new version other devices, or begin with an empty data disk", "both versions have to run at once, and have GPUs in common")
@@ -188,6 +189,16 @@ func (h *handing) readGuests(from, to *spec.Spec, bad func(remedy, format string
 // what there is to take back before it is there.
 func (d *Daemon) handOver(ctx context.Context, r *store.Record, h *handing) (ticket string, err error) {
 	name := r.Upgrade.From.Name
+	// Under the claim, so that what the journal names is this upgrade's own.
+	claimed, err := d.claim(h.taker.Name)
+	if err != nil {
+		return "", err
+	}
+	free := sync.OnceFunc(claimed)
+	defer free()
+	if _, err := d.store.Get(h.taker.Name); !errors.Is(err, store.ErrNotFound) {
+		return "", takerThere(name, h.taker.Name, err)
+	}
 	r.Upgrade.Taker = h.taker.Name
 	if err := d.step(r, StepHandOver); err != nil {
 		return "", err
@@ -200,9 +211,10 @@ func (d *Daemon) handOver(ctx context.Context, r *store.Record, h *handing) (tic
 		return "", fault.New(fault.ExitNotReady, CodeHandover, "forward the guests' handover to a free port of this host", "waiting for the machines: %w", err)
 	}
 	defer l.Close()
-	if err := d.startTaker(ctx, &h.taker); err != nil {
+	if _, err := d.start(ctx, &h.taker, nil); err != nil {
 		return "", err
 	}
+	free()
 	limited, cancel := context.WithTimeout(ctx, carryWithin)
 	defer cancel()
 	carrying, stop := context.WithCancelCause(limited)
@@ -233,14 +245,9 @@ func (d *Daemon) handOver(ctx context.Context, r *store.Record, h *handing) (tic
 	return ticket, d.removeTaker(ctx, h.taker.Name)
 }
 
-func (d *Daemon) startTaker(ctx context.Context, s *spec.Spec) error {
-	done, err := d.claim(s.Name)
-	if err != nil {
-		return err
-	}
-	defer done()
-	_, err = d.start(ctx, s, nil)
-	return err
+// takerThere refuses a hand-over whose second machine would take a VM's name.
+func takerThere(name, taker string, err error) error {
+	return fault.New(fault.ExitNotReady, CodeHandover, "remove that VM: cocoon vm remove "+taker, "handing the data disk of VM %s over: there is a VM %s (%v)", name, taker, err)
 }
 
 // watchHandover ends a hand-over that cannot come about any more.

@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cocoon/hostd/spec"
+	"cocoon/hostd/store"
 	"cocoon/internal/fault"
 )
 
@@ -42,5 +43,40 @@ func TestAnUpgradeThatHasNotEndedIsNotForgotten(t *testing.T) {
 	if r, err = d.store.Get(old.Name); err != nil || r.Upgrade != nil || r.Spec.Image != old.Image {
 		t.Errorf("afterwards: %+v, %v", r, err)
 	}
+	kill(t, d, old.Name)
+}
+
+// TestAHandOverTakesNoNameThatIsAnothersBack: what is taken back is what this
+// upgrade has made, not a VM that its owner has given the name meanwhile.
+func TestAHandOverTakesNoNameThatIsAnothersBack(t *testing.T) {
+	d, _ := host(t, t.TempDir())
+	defer d.Close()
+	d.o.Carry = carryLines(func() {})
+	port := freePort(t)
+	old, next := version(t, 1, "serve", port), version(t, 2, "open", port)
+	start(t, d, old)
+	h, err := d.planHandover(old, next, true, DefaultUntil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	theirs := behave(t, "serve", "")
+	theirs.Name = old.Name + takerSuffix
+	start(t, d, theirs)
+	r, err := d.store.Get(old.Name)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.Upgrade = &store.Upgrade{From: *old, To: *next, Step: StepDrain, Until: DefaultUntil, Ran: true}
+	_, err = d.handOver(t.Context(), &r, h)
+	if err == nil {
+		t.Fatal("two VMs have one name")
+	}
+	if err := d.rollBack(t.Context(), r, err); !fault.Has(err, "vm.upgrade.rolled_back") || !fault.Has(err, CodeHandover) {
+		t.Errorf("the upgrade: %v", err)
+	}
+	if st, err := d.Get(theirs.Name); err != nil || st.Over() {
+		t.Errorf("the owner's own VM: %+v, %v", st, err)
+	}
+	kill(t, d, theirs.Name)
 	kill(t, d, old.Name)
 }
