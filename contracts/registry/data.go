@@ -66,7 +66,13 @@ func (s *State) catalog() (*cell.Cell, error) {
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return nil, err
 	}
-	directory, err1 := toncell.NewBuilder().Dict(gateways).Dict(checkpoints).Cell()
+	changes, err5 := dict(64, s.OwnerChanges, bigUint[uint64], func(_ uint64, since time.Time) (*cell.Cell, error) {
+		return toncell.NewBuilder().Uint(unix(since), 32).Cell()
+	})
+	if err5 != nil {
+		return nil, err5
+	}
+	directory, err1 := toncell.NewBuilder().Dict(gateways).Dict(checkpoints).Dict(changes).Cell()
 	verifiers, err2 := dict(256, s.Verifiers, bigHash, func(id [32]byte, v Verifier) (*cell.Cell, error) {
 		if len(v.Public) != ed25519.PublicKeySize || verdictcell.KeyID(v.Public) != id {
 			return nil, fmt.Errorf("verifier %x is not listed under its own id", id)
@@ -327,6 +333,10 @@ func (s *State) readCatalog(c *cell.Cell) error {
 	})
 	d.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
 		s.Checkpoints[toncell.Key256(key)] = Checkpoint{Size: v.Uint(64), Root: v.Bits256(), At: timeOf(v.Uint(32))}
+		return v.End()
+	})
+	d.Dict(64, maxListed, func(key *big.Int, v *toncell.Reader) error {
+		s.OwnerChanges[key.Uint64()] = timeOf(v.Uint(32))
 		return v.End()
 	})
 	return errors.Join(r.End(), d.End())

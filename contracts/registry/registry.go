@@ -191,9 +191,11 @@ type State struct {
 	Pending     map[uint64]Pending
 	NextAccount uint32 // of a verifier that is listed for the first time
 	// What waits of the former owners does not count: orders with lower numbers
-	// than OwnersFrom that were to act after OwnersSince.
-	OwnersFrom  uint64
-	OwnersSince time.Time
+	// than OwnersFrom that were to act after OwnersSince. OwnerChanges are the same
+	// of all owners before these: what they dropped stays dropped.
+	OwnersFrom   uint64
+	OwnersSince  time.Time
+	OwnerChanges map[uint64]time.Time
 }
 
 // NewOwners returns owners of whom threshold must sign, any one can veto, and
@@ -223,7 +225,7 @@ func New(owners Owners, devnet bool) *State {
 		Version: 1, Devnet: devnet, Threshold: 1, Owners: owners, NextOrder: 1,
 		Verifiers: map[[32]byte]Verifier{}, Manifests: map[[32]byte]Manifest{}, Waiting: map[[32]byte]Waiting{}, Models: map[[32]byte]Model{},
 		Policies: map[[32]byte]time.Time{}, Gateways: map[[32]byte]Gateway{}, Checkpoints: map[[32]byte]Checkpoint{},
-		Bonds: map[[32]byte]Bond{}, Pending: map[uint64]Pending{},
+		Bonds: map[[32]byte]Bond{}, Pending: map[uint64]Pending{}, OwnerChanges: map[uint64]time.Time{},
 		Parameters: Parameters{
 			TrustClasses: verdictcell.TDX.Bit() | verdictcell.SNP.Bit() | verdictcell.AzTDX.Bit() | verdictcell.AzSNP.Bit(),
 			FeeCapBps:    DefaultFeeBps, Freshness: MaxFreshness * time.Second,
@@ -260,9 +262,18 @@ func (s *State) Settle(now time.Time) {
 }
 
 // dropped says whether owners came before a manifest's time who had not
-// scheduled it.
+// scheduled it: the first who came after its order.
 func (s *State) dropped(m Waiting) bool {
-	return m.Order < s.OwnersFrom && m.From.After(s.OwnersSince)
+	if m.Order >= s.OwnersFrom {
+		return false
+	}
+	first, since := s.OwnersFrom, s.OwnersSince
+	for from, at := range s.OwnerChanges {
+		if from > m.Order && from < first {
+			first, since = from, at
+		}
+	}
+	return m.From.After(since)
 }
 
 // Listed returns how many verifiers count: n of k of n.

@@ -56,6 +56,7 @@ func full(t testing.TB) *State {
 	s.NextAccount += 5
 	s.Waiting[sum("soon")] = Waiting{From: now.Add(time.Hour), Order: 9, Signers: 3}
 	s.OwnersFrom, s.OwnersSince = 4, now
+	s.OwnerChanges = map[uint64]time.Time{2: now.Add(-time.Hour), 3: now.Add(-time.Minute)}
 	s.Gateways[sum("gw")] = Gateway{Payout: toncell.Address{Hash: sum("gw")}, Endpoint: "gw.example.org:443"}
 	s.Checkpoints[sum("log")] = Checkpoint{Size: 9, Root: sum("root"), At: now}
 	s.Bonds[verdictcell.KeyID(public("a"))] = Bond{Owner: toncell.Address{Hash: sum("bond")}, Amount: 5, Unbonding: 6, UnlockAt: now}

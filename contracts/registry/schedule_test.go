@@ -61,10 +61,14 @@ func TestWhatWaitsIsActiveWhenItsTimeHasCome(t *testing.T) {
 		"now":                                  {Waiting{From: now, Order: 9}, true, false, exitcode.OK},
 		"in force before the owners came":      {Waiting{From: now.Add(-time.Minute), Order: 3}, true, false, exitcode.OK},
 		"former owners', for after they went":  {Waiting{From: now.Add(-time.Second), Order: 3}, false, false, exitcode.ManifestUnknown},
+		"in force before their former owners":  {Waiting{From: now.Add(-time.Hour), Order: 1}, true, false, exitcode.OK},
+		"dropped by owners who are gone, too":  {Waiting{From: now.Add(-2 * time.Minute), Order: 1}, false, false, exitcode.ManifestUnknown},
+		"of owners between, in force":          {Waiting{From: now.Add(-2 * time.Minute), Order: 2}, true, false, exitcode.OK},
 		"former owners', and not its time yet": {Waiting{From: now.Add(time.Minute), Order: 3}, false, false, exitcode.ManifestUnknown},
 	} {
 		s := state()
 		s.OwnersFrom, s.OwnersSince = 9, now.Add(-time.Minute)
+		s.OwnerChanges[2] = now.Add(-time.Hour)
 		delete(s.Manifests, sum("manifest"))
 		s.Waiting[sum("manifest")] = c.w
 		q := question(verdict(t, func(*verdictcell.Common) {}, -time.Minute, time.Minute, "a", "b"))

@@ -136,6 +136,32 @@ describe("orders", () => {
     assert.equal((await ask(w, w.verdict({ manifest: hash("late") }))).code, 0);
   });
 
+  test("what new owners dropped stays dropped when owners come after them, and what was active stays active", async () => {
+    const w = await World.create({ registry: { delay: 1000 } });
+    const people = ["x", "y"].map((n) => [n + "1", n + "2"].map((m) => keys("owner " + m)));
+    const by = people.map((kps) => kps.map((kp, i) => [i, kp]));
+    const change = async (i, signers) => {
+      const p = await w.propose([entry.owners({ owners: people[i], delay: 1000 })], signers ? { signers } : {});
+      w.chain.now += 1000;
+      return p;
+    };
+    const first = await w.propose([entry.owners({ owners: people[0], delay: 1000 })]);
+    w.chain.now += 999;
+    const stale = await w.schedule(hash("stale"));
+    ok(stale, w);
+    w.chain.now += 1;
+    ok(await w.execute(first.number), w);
+    ok(await w.schedule(hash("theirs"), { signers: by[0] }), w);
+    const second = await change(1, by[0]);
+    ok(await w.execute(second.number), w);
+    w.chain.now += 5000;
+    for (const [m, want] of [["stale", code.MANIFEST_UNKNOWN], ["theirs", 0]]) {
+      assert.equal((await ask(w, w.verdict({ manifest: hash(m) }))).code, want, m);
+    }
+    refused(await w.vetoManifest(hash("stale"), stale.number, [[0, people[1][0]]]), w, "ORDER_NOT_PENDING");
+    ok(await w.schedule(hash("stale"), { signers: by[1] }), w);
+  });
+
   test("forged, replayed, misdirected, expired and thin schedules are refused", async () => {
     const w = await World.create();
     const m = hash("m2");

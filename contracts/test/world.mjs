@@ -83,7 +83,7 @@ export function registryData(r) {
   const models = dict256((r.models ?? []).map((m) =>
     [m.root, beginCell().storeBit(m.active ?? true).storeUint(m.nameHash ?? 7n, 256).endCell()]));
   const policies = dict256((r.policies ?? []).map((p) => [p, beginCell().storeUint(START, 32).endCell()]));
-  const directory = beginCell().storeBit(0).storeBit(0).endCell();
+  const directory = beginCell().storeBit(0).storeBit(0).storeBit(0).endCell();
   const admin = beginCell().storeUint(r.ownerThreshold ?? 2, 8).storeUint(r.vetoThreshold ?? 1, 8)
     .storeUint(r.finalThreshold ?? 0, 8).storeUint(r.delay ?? 2 * DAY, 32)
     .storeDict(ownersDict(r.owners ?? OWNERS)).storeUint(0, 8).storeBit(0).storeBit(0).storeCoins(0).storeRef(parametersCell(r)).endCell();

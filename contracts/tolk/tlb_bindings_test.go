@@ -62,6 +62,7 @@ func registryState() *registry.State {
 	s.Gateways[sum("gw")] = registry.Gateway{Payout: addr("gw"), Endpoint: "gw.example.org:443"}
 	s.Checkpoints[sum("log")] = registry.Checkpoint{Size: 9, Root: sum("root"), At: now}
 	s.Bonds[verdictcell.KeyID(public("a"))] = registry.Bond{Owner: addr("bond"), Amount: 5, Unbonding: 6, UnlockAt: now}
+	s.OwnersFrom, s.OwnersSince, s.OwnerChanges = 2, now, map[uint64]time.Time{1: now}
 	s.Slashed, s.MinBond = 7, 8
 	s.Pending[4] = registry.Pending{ReadyAt: now, Signers: 2, Order: must(orderOf(s).Cell())}
 	return s
