@@ -6,6 +6,7 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"net/netip"
 
 	"cocoon/internal/fault"
 	"cocoon/ratls/modelkey"
@@ -16,9 +17,12 @@ import (
 // time; others are told to come again.
 const DefaultConcurrent = 8
 
+// perCaller is how many of these one caller may have.
+const perCaller = DefaultConcurrent / 2
+
 // Handler serves the exchange, and GET /healthz.
 func (w *Owner) Handler() http.Handler {
-	slots := make(chan struct{}, DefaultConcurrent)
+	slots := &places{of: map[netip.Prefix]int{}}
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(rw http.ResponseWriter, _ *http.Request) { write(rw, http.StatusOK, "text/plain", []byte("ok\n")) })
 	mux.HandleFunc("POST "+modelkey.PathChallenge, func(rw http.ResponseWriter, r *http.Request) {
@@ -26,14 +30,13 @@ func (w *Owner) Handler() http.Handler {
 	})
 	mux.HandleFunc("POST "+modelkey.PathRelease, func(rw http.ResponseWriter, r *http.Request) {
 		// Before the body is read: it may be large.
-		select {
-		case slots <- struct{}{}:
-			defer func() { <-slots }()
-		default:
+		leave, ok := slots.enter(r.RemoteAddr)
+		if !ok {
 			rw.Header().Set("Retry-After", "2")
-			w.refuse(rw, r, fault.New(fault.ExitNetwork, modelkey.CodeBusy, "ask again in some seconds", "releasing a key: %d requests are under way", DefaultConcurrent))
+			w.refuse(rw, r, fault.New(fault.ExitNetwork, modelkey.CodeBusy, "ask again in some seconds", "releasing a key: %d requests are under way, or %d of this caller's", DefaultConcurrent, perCaller))
 			return
 		}
+		defer leave()
 		from, _, err := net.SplitHostPort(r.RemoteAddr)
 		if err != nil {
 			from = r.RemoteAddr
