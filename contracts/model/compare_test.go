@@ -14,34 +14,46 @@ import (
 	"cocoon/internal/toncell"
 )
 
+// sent is a message on its way: what contracts see of it, whether it bounces,
+// its body where something reads it, and how the processes have their own code
+// send it, if they can.
+type sent struct {
+	model.Message
+	bounce bool
+	body   *cell.Cell
+	by     *command
+}
+
+// executor has messages executed by the contracts' code.
+type executor interface {
+	// run executes a message, with what deploys its receiver where that is new.
+	run(to toncell.Address, m sent, init func() (*tlb.StateInit, toncell.Address, error)) ran
+}
+
 // onJob does one message to the job on both sides and compares.
-func (r *run) onJob(in model.Message, bounce bool, body *cell.Cell, act func(*model.Job) model.Outcome) model.Outcome {
+func (r *run) onJob(m sent, act func(*model.Job, model.Message) model.Outcome) model.Outcome {
 	r.t.Helper()
 	var got ran
 	storage, fees := r.rng.Uint64N(1000), uint64(0)
-	if r.tvm != nil {
-		var init *tlb.StateInit
-		if r.tvm.shards[r.jobAt] == nil {
-			var err error
-			init, _, err = r.job.State.Terms.StateInit()
-			r.ok(err)
-		}
-		got = r.tvm.run(r.jobAt, in, bounce, init, body)
+	if r.on != nil {
+		got = r.on.run(r.jobAt, m, r.job.State.Terms.StateInit)
+		r.now, m.Message, m.bounce = got.in.Now, got.in, got.bounce
 		storage, fees = got.storage, got.fees
 	}
 	collected := r.job.Collect(storage)
 	r.jobOut += collected
 	owed := storage - collected
 	before := r.job.Balance
-	out := act(r.job)
-	if out.Code != exitcode.OK && !bounce {
+	out := act(r.job, m.Message)
+	if out.Code != exitcode.OK && !m.bounce {
 		// It stays, and goes to the client at the end. What an empty account
 		// owes for storage is taken from it.
-		r.job.Balance += in.Value - fees - owed
+		r.job.Balance += m.Value - fees - owed
 	}
 	r.seen[out.Code]++
+	var paid uint64
 	for _, p := range out.Payments {
-		r.jobOut += p.Amount
+		paid += p.Amount
 		if r.job.State.Status == job.Closed {
 			r.toClient += p.Amount
 		} else if g := r.job.State.Terms.Gateway; g != nil && p.To == *g {
@@ -50,20 +62,17 @@ func (r *run) onJob(in model.Message, bounce bool, body *cell.Cell, act func(*mo
 			r.toWorker += p.Amount
 		}
 	}
-	var paid uint64
-	for _, p := range out.Payments {
-		paid += p.Amount
-	}
+	r.jobOut += paid
 	r.jobIn += r.job.Balance + paid - before
 	r.check()
-	if r.tvm == nil {
+	if r.on == nil {
 		return out
 	}
 	r.compare(got, out)
 	s, err := job.Decode(got.data)
 	r.ok(err)
 	if diff := cmp.Diff(&r.job.State, s); diff != "" {
-		r.t.Fatalf("action %d, job's state (-model +TVM):\n%s", r.n, diff)
+		r.t.Fatalf("action %d, job's state (-model +chain):\n%s", r.n, diff)
 	}
 	if got.balance != r.job.Balance {
 		r.t.Fatalf("action %d: the job holds %d, the model says %d; %s", r.n, got.balance, r.job.Balance, got)
@@ -74,34 +83,33 @@ func (r *run) onJob(in model.Message, bounce bool, body *cell.Cell, act func(*mo
 func (r *run) compare(got ran, want model.Outcome) {
 	r.t.Helper()
 	if got.code != want.Code || !slices.Equal(got.payments, want.Payments) {
-		r.t.Fatalf("action %d: the TVM says %s, the model %v, payments %v", r.n, got, want.Code, want.Payments)
+		r.t.Fatalf("action %d: the chain says %s, the model %v, payments %v", r.n, got, want.Code, want.Payments)
 	}
 	if want.Code == exitcode.OK && want.Rest != (toncell.Address{}) && (got.rest == nil || *got.rest != want.Rest) {
 		r.t.Fatalf("action %d: the rest went to %v, the model says %v", r.n, got.rest, want.Rest)
 	}
-	if sent := len(got.sent) == 1; sent != (want.Slash != nil) {
-		r.t.Fatalf("action %d: %d other messages, the model says slash %v", r.n, len(got.sent), want.Slash)
+	if sent := len(got.others) == 1; sent != (want.Slash != nil) {
+		r.t.Fatalf("action %d: %d other messages, the model says slash %v", r.n, len(got.others), want.Slash)
 	}
 }
 
 // onWorker is onJob for the worker contract.
-func (r *run) onWorker(in model.Message, body *cell.Cell, act func(*model.Worker) model.Outcome) {
+func (r *run) onWorker(m sent, act func(*model.Worker, model.Message) model.Outcome) {
 	r.t.Helper()
 	var got ran
-	storage := r.rng.Uint64N(1000)
-	if r.tvm != nil {
-		var init *tlb.StateInit
-		if r.tvm.shards[r.workAt] == nil {
-			var err error
-			init, _, err = r.worker.State.Terms.StateInit()
-			r.ok(err)
-		}
-		got = r.tvm.run(r.workAt, in, true, init, body)
-		storage = got.storage
+	storage, fees := r.rng.Uint64N(1000), uint64(0)
+	if r.on != nil {
+		got = r.on.run(r.workAt, m, r.worker.State.Terms.StateInit)
+		r.now, m.Message, m.bounce = got.in.Now, got.in, got.bounce
+		storage, fees = got.storage, got.fees
 	}
-	r.workOut += r.worker.Collect(storage)
+	collected := r.worker.Collect(storage)
+	r.workOut += collected
 	before := r.worker.Balance
-	out := act(r.worker)
+	out := act(r.worker, m.Message)
+	if out.Code != exitcode.OK && !m.bounce {
+		r.worker.Balance += m.Value - fees - (storage - collected)
+	}
 	r.seen[out.Code]++
 	var paid uint64
 	for _, p := range out.Payments {
@@ -112,14 +120,14 @@ func (r *run) onWorker(in model.Message, body *cell.Cell, act func(*model.Worker
 	if r.workIn != r.workOut+r.worker.Balance || r.worker.State.Leaving > r.worker.State.Stake {
 		r.t.Fatalf("action %d: worker contract: in %d, out %d, balance %d, state %+v", r.n, r.workIn, r.workOut, r.worker.Balance, r.worker.State)
 	}
-	if r.tvm == nil {
+	if r.on == nil {
 		return
 	}
 	r.compare(got, out)
 	s, err := worker.Decode(got.data)
 	r.ok(err)
 	if diff := cmp.Diff(&r.worker.State, s); diff != "" {
-		r.t.Fatalf("action %d, worker's state (-model +TVM):\n%s", r.n, diff)
+		r.t.Fatalf("action %d, worker's state (-model +chain):\n%s", r.n, diff)
 	}
 	if got.balance != r.worker.Balance {
 		r.t.Fatalf("action %d: the worker contract holds %d, the model says %d; %s", r.n, got.balance, r.worker.Balance, got)

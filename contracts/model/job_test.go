@@ -1,6 +1,8 @@
 package model_test
 
 import (
+	"encoding/json"
+	"slices"
 	"time"
 
 	"github.com/xssnick/tonutils-go/tvm/cell"
@@ -27,7 +29,14 @@ func (r *run) deposit(amount uint64) {
 	}
 	body, err := job.Deposit(r.n, amount)
 	r.ok(err)
-	r.onJob(in, true, body, func(j *model.Job) model.Outcome { return j.Deposit(in, amount) })
+	by := &command{Do: "top up", At: r.jobAt, N: amount}
+	if r.job.State.Deposited == 0 {
+		by = &command{Do: "open", Terms: &r.job.State.Terms, N: amount}
+	}
+	if in.Value < least {
+		by = nil
+	}
+	r.onJob(sent{in, true, body, by}, func(j *model.Job, in model.Message) model.Outcome { return j.Deposit(in, amount) })
 }
 
 // release delivers the registry's word about a verdict, or something that only
@@ -35,13 +44,13 @@ func (r *run) deposit(amount uint64) {
 func (r *run) release() {
 	t := &r.job.State.Terms
 	w := model.Word{Until: r.now.Add(10 * time.Minute), FeeCap: 10_000, Sender: r.someone(), Common: verdictcell.Common{
-		GlobalID: globalID, Registry: t.Registry, TrustClass: verdictcell.TDX, ReceiptKey: public([]string{"receipt 1", "receipt 2"}[r.rng.IntN(2)]),
+		GlobalID: r.globalID(), Registry: t.Registry, TrustClass: verdictcell.TDX, ReceiptKey: public([]string{"receipt 1", "receipt 2"}[r.rng.IntN(2)]),
 		Payout: t.Payout, Manifest: sum("manifest"), ModelRoot: t.ModelRoot, PolicyHash: t.PolicyHash, EvidenceSHA256: sum("evidence", r.n),
 	}}
 	c, from := &w.Common, t.Registry
 	switch r.rng.IntN(16) {
 	case 0:
-		c.Payout = addr("anyone")
+		c.Payout = r.addr("anyone")
 	case 1:
 		c.ModelRoot = sum("other")
 	case 2:
@@ -59,6 +68,10 @@ func (r *run) release() {
 	case 7:
 		from = r.someone()
 	}
+	var by *command
+	if r.served() {
+		by = r.flow.verdict(&w, &from)
+	}
 	hash, err := c.Hash()
 	r.ok(err)
 	w.Hash = hash
@@ -69,7 +82,7 @@ func (r *run) release() {
 			Uint(uint64(w.Until.Unix()), 32).Bool(w.RenewalsOnly).Uint(uint64(w.FeeCap), 16).Ref(binding).Cell()
 	})
 	in := model.Message{From: from, Value: 40_000_000, Now: r.now}
-	out := r.onJob(in, true, body, func(j *model.Job) model.Outcome { return j.Release(in, w) })
+	out := r.onJob(sent{in, true, body, by}, func(j *model.Job, in model.Message) model.Outcome { return j.Release(in, w) })
 	if out.Code == exitcode.OK {
 		r.verdicts = append(r.verdicts, *c)
 	}
@@ -79,7 +92,7 @@ func (r *run) redeem() {
 	s := &r.job.State
 	r.seq += r.rng.Uint64N(2)
 	v := receipt.Voucher{
-		GlobalID: globalID, Job: r.jobAt, Seq: r.seq + 1, Amount: coin.Nano(s.Paid + r.rng.Uint64N(1+s.Deposited/2)), ReceiptCount: r.seq + 1,
+		GlobalID: r.globalID(), Job: r.jobAt, Seq: r.seq + 1, Amount: coin.Nano(s.Paid + r.rng.Uint64N(1+s.Deposited/2)), ReceiptCount: r.seq + 1,
 		ReceiptsRoot: sum("root", r.seq),
 	}
 	if len(r.verdicts) > 0 {
@@ -87,8 +100,13 @@ func (r *run) redeem() {
 		r.ok(err)
 		v.Verdict = h
 	}
-	own, signer := true, "client"
-	switch r.rng.IntN(10) {
+	own, signer, kind := true, "client", r.rng.IntN(10)
+	if r.served() {
+		if kind = r.flow.voucher(&v, kind); kind < 0 {
+			return
+		}
+	}
+	switch kind {
 	case 0:
 		v.Amount = coin.Nano(s.Deposited + r.rng.Uint64N(1_000_000))
 	case 1:
@@ -104,33 +122,43 @@ func (r *run) redeem() {
 	case 6:
 		signer = "thief"
 	}
+	r.redeemAs(r.message(r.someone(), job.RedeemValue), v, own, signer)
+}
+
+func (r *run) redeemAs(in model.Message, v receipt.Voucher, own bool, signer string) {
+	var by *command
 	body := r.build(func() (*cell.Cell, error) {
 		signed, err := v.Sign(key(signer))
 		r.ok(err)
+		if v.Job == r.jobAt { // that is where the call sends it
+			by = &command{Do: "redeem", Docs: r.docs(signed)}
+		}
 		return job.Redeem(r.n, signed)
 	})
-	in := r.message(r.someone(), job.RedeemValue)
-	r.onJob(in, true, body, func(j *model.Job) model.Outcome { return j.Redeem(in, v, own, signer == "client") })
+	r.onJob(sent{in, true, body, by}, func(j *model.Job, in model.Message) model.Outcome { return j.Redeem(in, v, own, signer == "client") })
 }
 
 func (r *run) closeJob() {
 	in := r.message(r.someone(), job.CloseValue)
 	body, err := job.Close(r.n)
 	r.ok(err)
-	r.onJob(in, true, body, func(j *model.Job) model.Outcome { return j.Close(in) })
+	r.onJob(sent{in, true, body, &command{Do: "close", At: r.jobAt}}, func(j *model.Job, in model.Message) model.Outcome { return j.Close(in) })
 }
 
 func (r *run) finish() {
+	if r.served() && r.job.State.Status == job.Closing {
+		r.flow.settle()
+	}
 	in := r.message(r.someone(), job.CloseValue)
 	body, err := job.Finish(r.n)
 	r.ok(err)
-	r.onJob(in, true, body, func(j *model.Job) model.Outcome { return j.Finish(in) })
+	r.onJob(sent{in, true, body, &command{Do: "finish", At: r.jobAt}}, func(j *model.Job, in model.Message) model.Outcome { return j.Finish(in) })
 }
 
 // stray is money that does not say what it is for and does not bounce.
 func (r *run) stray() {
 	in := model.Message{From: r.someone(), Value: 50_000_000 + r.amount(), Now: r.now}
-	r.onJob(in, false, cell.BeginCell().EndCell(), func(*model.Job) model.Outcome { return model.Outcome{Code: exitcode.UnknownOpcode} })
+	r.onJob(sent{in, false, cell.BeginCell().EndCell(), nil}, func(*model.Job, model.Message) model.Outcome { return model.Outcome{Code: exitcode.UnknownOpcode} })
 }
 
 func (r *run) accuse() {
@@ -151,10 +179,11 @@ func (r *run) accuse() {
 	case 3:
 		a.Verdict = sum("other")
 	}
+	var by *command
 	body := r.build(func() (*cell.Cell, error) {
 		sign := func(tokens, seq uint64) *receipt.Signed {
 			s, err := receipt.Sign(key(signer), receipt.Receipt{
-				Type: receipt.Type, Job: r.jobAt, Seq: seq, Tokens: receipt.Tokens{Completion: tokens}, Time: start,
+				Type: receipt.Type, Job: r.jobAt, Seq: seq, Tokens: receipt.Tokens{Completion: tokens}, Verdict: receipt.Hash(hash), Time: start,
 			})
 			r.ok(err)
 			return s
@@ -168,10 +197,14 @@ func (r *run) accuse() {
 		case 2:
 			a.Second.Signature = hexbytes.Sig{}
 		}
+		// The call names any verdict of the key that signed.
+		if same := slices.DeleteFunc(slices.Clone(r.verdicts), func(v verdictcell.Common) bool { return v.ReceiptKey != c.ReceiptKey }); kind > 3 && signed && len(same) == 1 {
+			by = &command{Do: "accuse", Docs: r.docs(a.First, a.Second)}
+		}
 		return job.Accuse(r.n, &a)
 	})
 	in := r.message(r.someone(), job.AccuseValue)
-	out := r.onJob(in, true, body, func(j *model.Job) model.Outcome { return j.Accuse(in, a.Verdict, differ, signed) })
+	out := r.onJob(sent{in, true, body, by}, func(j *model.Job, in model.Message) model.Outcome { return j.Accuse(in, a.Verdict, differ, signed) })
 	if out.Slash == nil {
 		return
 	}
@@ -179,10 +212,28 @@ func (r *run) accuse() {
 	r.ok(err)
 	slash, err := toncell.NewBuilder().Uint(worker.OpSlash, 32).Uint(r.n, 64).Uint(a.Seq, 64).Addr(in.From).Ref(terms).Cell()
 	r.ok(err)
+	tell := func(from toncell.Address) {
+		at := model.Message{From: from, Value: 40_000_000, Now: r.now}
+		r.onWorker(sent{at, from != r.jobAt, slash, nil}, func(w *model.Worker, at model.Message) model.Outcome { return w.Slash(at, r.job, r.jobAt, in.From) })
+	}
 	from := r.jobAt
 	if r.rng.IntN(6) == 0 {
 		from = r.someone()
 	}
-	at := model.Message{From: from, Value: 40_000_000, Now: r.now}
-	r.onWorker(at, slash, func(w *model.Worker) model.Outcome { return w.Slash(at, r.job, r.jobAt, in.From) })
+	// A chain delivers what the job says, whoever says so besides.
+	if from != r.jobAt && r.flow != nil {
+		tell(r.jobAt)
+	}
+	tell(from)
+}
+
+// docs writes what a process gets to send.
+func (r *run) docs(what ...interface{ Marshal() ([]byte, error) }) []json.RawMessage {
+	var out []json.RawMessage
+	for _, d := range what {
+		doc, err := d.Marshal()
+		r.ok(err)
+		out = append(out, doc)
+	}
+	return out
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/xssnick/tonutils-go/tvm/cell"
 
+	"cocoon/contracts/devnet"
 	"cocoon/contracts/exitcode"
 	"cocoon/contracts/job"
 	"cocoon/contracts/model"
@@ -43,13 +44,17 @@ func public(name string) job.Hash { return job.Hash(key(name).Public().(ed25519.
 func addr(name string) toncell.Address { return toncell.Address{Hash: sum("model address", name)} }
 
 // run is one random sequence: jobs one after another and a worker contract
-// beside them, on the model and, where tvm is set, on the TVM too.
+// beside them, on the model and, where on is set, by the contracts' code too: on
+// the TVM in this process, or through others that are killed meanwhile.
 type run struct {
 	t   testing.TB
 	rng *rand.Rand
-	tvm *machine
+	on  executor
 	now time.Time
 	n   uint64 // actions
+
+	flow *drive // the processes, where on is them
+	jobs uint64
 
 	job    *model.Job
 	jobAt  toncell.Address
@@ -66,9 +71,12 @@ type run struct {
 	closed                         int
 }
 
-func newRun(t testing.TB, seed uint64, m *machine) *run {
-	r := &run{t: t, rng: rand.New(rand.NewPCG(seed, 7)), tvm: m, now: start, seen: map[exitcode.Code]int{}}
-	terms := worker.Terms{Owner: addr("owner"), Payout: addr("payout"), Registry: addr("registry"), Machine: sum(seed), LeaveDelay: time.Hour}
+func newRun(t testing.TB, seed uint64, on executor) *run {
+	r := &run{t: t, rng: rand.New(rand.NewPCG(seed, 7)), on: on, now: start, seen: map[exitcode.Code]int{}}
+	if r.flow, _ = on.(*drive); r.flow != nil {
+		r.now, r.flow.r = r.flow.began, r
+	}
+	terms := worker.Terms{Owner: r.addr("owner"), Payout: r.addr("payout"), Registry: r.registry(true), Machine: sum(seed), LeaveDelay: time.Hour}
 	r.worker = model.NewWorker(terms)
 	var err error
 	r.workAt, err = terms.Address()
@@ -85,17 +93,51 @@ func (r *run) ok(err error) {
 	}
 }
 
+// addr is where somebody's money is: a wallet where there are any.
+func (r *run) addr(name string) toncell.Address {
+	if r.flow != nil {
+		return r.flow.wallets[name]
+	}
+	return addr(name)
+}
+
+// registry is who gives the word about verdicts: the test, which makes it up,
+// or, among processes, for what is served, the contract.
+func (r *run) registry(served bool) toncell.Address {
+	if r.flow != nil && served {
+		return r.flow.registry
+	}
+	return r.addr("registry")
+}
+
+// served says whether this job is one that a worker serves: every other one
+// among processes. Its vouchers are those that client and worker have.
+func (r *run) served() bool { return r.flow != nil && r.jobs%2 == 1 }
+
+func (r *run) globalID() int32 {
+	if r.flow != nil {
+		return devnet.GlobalID
+	}
+	return globalID
+}
+
 func (r *run) openJob() {
+	r.jobs++
 	t := job.Terms{
-		Client: addr("client"), ClientKey: public("client"), Payout: addr("payout"), Registry: addr("registry"), ModelRoot: sum("model"),
-		PolicyHash: sum("policy"), PriceCap: 1, Stake: &r.workAt, CloseDelay: time.Hour, Salt: sum("salt", r.n),
+		Client: r.addr("client"), ClientKey: public("client"), Payout: r.addr("payout"), Registry: r.registry(r.served()), ModelRoot: sum("model"),
+		PolicyHash: sum("policy"), PriceCap: flowPrice, Stake: &r.workAt, CloseDelay: time.Hour, Salt: sum("salt", r.n),
 	}
 	if r.rng.IntN(4) > 0 {
-		g := addr("gateway")
+		g := r.addr("gateway")
 		t.Gateway, t.FeeBps = &g, uint16(r.rng.IntN(10001))
 	}
 	if r.rng.IntN(8) == 0 {
-		t.Payout = addr("client") // its own worker; the stake does not answer for that
+		t.Payout = r.addr("client") // its own worker; the stake does not answer for that
+	}
+	amount := r.amount() + 1
+	if r.served() {
+		amount += 2 * flowCredit
+		t.FeeBps /= 10
 	}
 	r.job = model.NewJob(t)
 	var err error
@@ -103,12 +145,15 @@ func (r *run) openJob() {
 	r.ok(err)
 	r.verdicts, r.seq = nil, 0
 	r.jobIn, r.jobOut, r.toWorker, r.toGateway, r.toClient = 0, 0, 0, 0, 0
-	r.deposit(r.amount() + 1)
+	if r.flow != nil {
+		r.flow.opened()
+	}
+	r.deposit(amount)
 }
 
 // build makes a body where something reads it: the model alone does not.
 func (r *run) build(body func() (*cell.Cell, error)) *cell.Cell {
-	if r.tvm == nil {
+	if r.on == nil {
 		return nil
 	}
 	c, err := body()
@@ -117,7 +162,7 @@ func (r *run) build(body func() (*cell.Cell, error)) *cell.Cell {
 }
 
 func (r *run) someone() toncell.Address {
-	return addr([]string{"client", "payout", "gateway", "owner", "anyone"}[r.rng.IntN(5)])
+	return r.addr([]string{"client", "payout", "gateway", "owner", "anyone"}[r.rng.IntN(5)])
 }
 
 // amount is anything from dust to a few TON.

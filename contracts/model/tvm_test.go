@@ -10,6 +10,7 @@ import (
 	"github.com/xssnick/tonutils-go/tvm/cell"
 
 	"cocoon/contracts/chain/proof"
+	"cocoon/contracts/devnet/devnettest"
 	"cocoon/contracts/exitcode"
 	"cocoon/contracts/job"
 	"cocoon/contracts/model"
@@ -18,11 +19,14 @@ import (
 	"cocoon/internal/toncell"
 )
 
+var engine *tvm.Engine
+
+func TestMain(m *testing.M) { devnettest.Main(m, &engine) }
+
 // machine runs messages on the real TVM, account by account. The registry and
 // the wallets are this test's word: their messages are made up.
 type machine struct {
 	t      testing.TB
-	engine *tvm.Engine
 	config *cell.Cell
 	lt     uint64
 	shards map[toncell.Address]*cell.Cell
@@ -30,67 +34,50 @@ type machine struct {
 
 func newMachine(t testing.TB) *machine {
 	t.Helper()
-	e, err := tvm.Open(context.Background(), tvm.Options{})
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := e.Close(context.Background()); err != nil {
-			t.Error(err)
-		}
-	})
 	cfg, err := tvm.DefaultConfig("")
 	if err != nil {
 		t.Fatal(err)
 	}
-	return &machine{t: t, engine: e, config: cfg, lt: 1_000_000, shards: map[toncell.Address]*cell.Cell{}}
+	return &machine{t: t, config: cfg, lt: 1_000_000, shards: map[toncell.Address]*cell.Cell{}}
 }
 
-// ran is what a message did on the TVM.
+// ran is what a message did where the contracts' code runs.
 type ran struct {
+	in       model.Message // as it arrived
+	bounce   bool
 	code     exitcode.Code
 	storage  uint64
 	fees     uint64 // without storage
 	payments []model.Payment
 	rest     *toncell.Address
-	sent     []tlb.InternalMessage
+	others   []tlb.InternalMessage // that pay nobody
 	balance  uint64
 	data     *cell.Cell
 }
 
-func (m *machine) run(to toncell.Address, in model.Message, bounce bool, init *tlb.StateInit, body *cell.Cell) ran {
+func (m *machine) run(to toncell.Address, in sent, init func() (*tlb.StateInit, toncell.Address, error)) ran {
 	m.t.Helper()
 	msg := &tlb.InternalMessage{
-		IHRDisabled: true, Bounce: bounce, SrcAddr: in.From.Addr(), DstAddr: to.Addr(), Amount: tlb.FromNanoTONU(in.Value),
-		CreatedLT: m.lt, CreatedAt: uint32(in.Now.Unix()), Body: body, StateInit: init,
+		IHRDisabled: true, Bounce: in.bounce, SrcAddr: in.From.Addr(), DstAddr: to.Addr(), Amount: tlb.FromNanoTONU(in.Value),
+		CreatedLT: m.lt, CreatedAt: uint32(in.Now.Unix()), Body: in.body,
+	}
+	account := m.shards[to]
+	var err error
+	if account == nil {
+		account = tvm.AccountNone()
+		msg.StateInit, _, err = init()
+		m.ok(err)
 	}
 	c, err := tlb.ToCell(msg)
 	m.ok(err)
-	account := m.shards[to]
-	if account == nil {
-		account = tvm.AccountNone()
-	}
 	m.lt += 10
-	res, err := m.engine.Emulate(context.Background(), tvm.EmulateRequest{Account: account, Message: c, Config: m.config, Now: uint32(in.Now.Unix()), LT: m.lt})
+	res, err := engine.Emulate(context.Background(), tvm.EmulateRequest{Account: account, Message: c, Config: m.config, Now: uint32(in.Now.Unix()), LT: m.lt})
 	m.ok(err)
 	m.shards[to] = res.Account
 	var tx tlb.Transaction
 	m.ok(tlb.LoadFromCell(&tx, res.Transaction.BeginParse()))
-	d := tx.Description.(tlb.TransactionDescriptionOrdinary)
-	var out ran
-	if d.StoragePhase != nil {
-		out.storage = d.StoragePhase.StorageFeesCollected.Nano().Uint64()
-	}
-	out.fees = tx.TotalFees.Coins.Nano().Uint64() - out.storage
-	vm, ok := d.ComputePhase.Phase.(tlb.ComputePhaseVM)
-	if !ok {
-		m.t.Fatalf("the contract did not run: %+v", d.ComputePhase)
-	}
-	out.code = exitcode.Code(vm.Details.ExitCode)
-	if vm.Success && d.ActionPhase != nil && !d.ActionPhase.Success {
-		m.t.Fatalf("action phase: result %d", d.ActionPhase.ResultCode)
-	}
-	m.messages(&tx, &out)
+	out, err := readRan(&tx)
+	m.ok(err)
 	state, err := res.Account.PeekRef(0)
 	m.ok(err)
 	acc, err := proof.ParseAccount(state)
@@ -99,39 +86,74 @@ func (m *machine) run(to toncell.Address, in model.Message, bounce bool, init *t
 	return out
 }
 
-func (m *machine) messages(tx *tlb.Transaction, out *ran) {
-	m.t.Helper()
+// readRan reads a contract's transaction, all but the state after it.
+func readRan(tx *tlb.Transaction) (ran, error) {
+	var out ran
+	in := tx.IO.In.AsInternal()
+	from, err := toncell.FromAddr(in.SrcAddr)
+	if err != nil {
+		return out, err
+	}
+	out.in = model.Message{From: from, Value: in.Amount.Nano().Uint64(), Now: time.Unix(int64(tx.Now), 0).UTC()}
+	out.bounce = in.Bounce
+	d, ok := tx.Description.(tlb.TransactionDescriptionOrdinary)
+	if !ok {
+		return out, fmt.Errorf("transaction %d is not an ordinary one", tx.LT)
+	}
+	if d.StoragePhase != nil {
+		out.storage = d.StoragePhase.StorageFeesCollected.Nano().Uint64()
+	}
+	out.fees = tx.TotalFees.Coins.Nano().Uint64() - out.storage
+	vm, ok := d.ComputePhase.Phase.(tlb.ComputePhaseVM)
+	if !ok {
+		return out, fmt.Errorf("the contract did not run: %+v", d.ComputePhase)
+	}
+	out.code = exitcode.Code(vm.Details.ExitCode)
+	if vm.Success && d.ActionPhase != nil && !d.ActionPhase.Success {
+		return out, fmt.Errorf("action phase: result %d", d.ActionPhase.ResultCode)
+	}
 	if tx.IO.Out == nil {
-		return
+		return out, nil
 	}
 	msgs, err := tx.IO.Out.ToSlice()
-	m.ok(err)
+	if err != nil {
+		return out, err
+	}
 	for _, x := range msgs {
-		im := x.AsInternal()
-		if im.Bounced {
-			continue
-		}
-		to, err := toncell.FromAddr(im.DstAddr)
-		m.ok(err)
-		r := toncell.NewReader(im.Body)
-		op := r.Uint(32)
-		r.Uint(64)
-		switch op {
-		case job.OpPaid, worker.OpStakePaid:
-			amount := r.Coins()
-			m.ok(r.End())
-			out.payments = append(out.payments, model.Payment{To: to, Amount: amount})
-			if v := im.Amount.Nano().Uint64(); v > amount {
-				out.rest = &to
-			} else if v < amount {
-				m.t.Fatalf("a payment of %d brings %d", amount, v)
+		if im := x.AsInternal(); !im.Bounced {
+			if err := out.message(im); err != nil {
+				return out, err
 			}
-		case job.OpExcesses:
-			out.rest = &to
-		default:
-			out.sent = append(out.sent, *im)
 		}
 	}
+	return out, nil
+}
+
+func (out *ran) message(im *tlb.InternalMessage) error {
+	to, err := toncell.FromAddr(im.DstAddr)
+	if err != nil {
+		return err
+	}
+	r := toncell.NewReader(im.Body)
+	op := r.Uint(32)
+	r.Uint(64)
+	switch op {
+	case job.OpPaid, worker.OpStakePaid:
+		amount := r.Coins()
+		out.payments = append(out.payments, model.Payment{To: to, Amount: amount})
+		v := im.Amount.Nano().Uint64()
+		if v > amount {
+			out.rest = &to
+		} else if v < amount {
+			return fmt.Errorf("a payment of %d brings %d", amount, v)
+		}
+		return r.End()
+	case job.OpExcesses:
+		out.rest = &to
+	default:
+		out.others = append(out.others, *im)
+	}
+	return nil
 }
 
 func (m *machine) ok(err error) {

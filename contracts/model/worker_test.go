@@ -12,11 +12,11 @@ func (r *run) stake(amount uint64) {
 	}
 	body, err := worker.Stake(r.n, amount)
 	r.ok(err)
-	r.onWorker(in, body, func(w *model.Worker) model.Outcome { return w.Stake(in, amount) })
+	r.onWorker(sent{in, true, body, &command{Do: "stake", Stake: &r.worker.State.Terms, N: amount}}, func(w *model.Worker, in model.Message) model.Outcome { return w.Stake(in, amount) })
 }
 
 func (r *run) owner() {
-	from := addr("owner")
+	from := r.addr("owner")
 	if r.rng.IntN(6) == 0 {
 		from = r.someone()
 	}
@@ -31,15 +31,15 @@ func (r *run) owner() {
 		}
 		body, err := worker.Leave(r.n, amount)
 		r.ok(err)
-		r.onWorker(in, body, func(w *model.Worker) model.Outcome { return w.Leave(in, amount) })
+		r.onWorker(sent{in, true, body, &command{Do: "leave", At: r.workAt, N: amount}}, func(w *model.Worker, in model.Message) model.Outcome { return w.Leave(in, amount) })
 	case 2:
 		body, err := worker.Withdraw(r.n)
 		r.ok(err)
-		r.onWorker(in, body, func(w *model.Worker) model.Outcome { return w.Withdraw(in) })
+		r.onWorker(sent{in, true, body, &command{Do: "withdraw", At: r.workAt}}, func(w *model.Worker, in model.Message) model.Outcome { return w.Withdraw(in) })
 	case 3:
 		g := r.worker.State.Generation + r.rng.Uint64N(3)
 		body, err := worker.Advance(r.n, g)
 		r.ok(err)
-		r.onWorker(in, body, func(w *model.Worker) model.Outcome { return w.Advance(in, g) })
+		r.onWorker(sent{in, true, body, &command{Do: "advance", At: r.workAt, N: g}}, func(w *model.Worker, in model.Message) model.Outcome { return w.Advance(in, g) })
 	}
 }
