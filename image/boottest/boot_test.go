@@ -5,7 +5,9 @@ package boottest
 import (
 	"bytes"
 	"context"
+	"debug/elf"
 	"encoding/json"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -19,6 +21,7 @@ import (
 	"github.com/google/go-cmp/cmp"
 	"github.com/klauspost/compress/zstd"
 
+	"cocoon/enclave/tdx"
 	"cocoon/hostd/qemu"
 	"cocoon/image/info"
 	"cocoon/internal/toolstree"
@@ -255,15 +258,16 @@ func TestTheRootHoldsFiveProgramsAndNoShell(t *testing.T) {
 // watchdog.
 // Everything else that a host attaches has no driver.
 var moduleList = []string{
-	"aesni_intel", "async_tx", "async_xor", "authenc", "button", "configfs", "cryptd", "crypto_simd", "dm_bufio",
-	"dm_crypt", "dm_integrity", "dm_mod", "dm_verity", "erofs", "evdev", "failover", "gf128mul", "libcrc32c",
-	"net_failover", "nf_conntrack", "nf_defrag_ipv4", "nf_defrag_ipv6", "nf_tables", "nfnetlink", "nft_ct",
-	"overlay", "qemu_fw_cfg", "reed_solomon", "sev_guest", "sha256_ssse3", "softdog", "tdx_guest", "tsm", "virtio_blk",
-	"virtio_net", "virtio_rng", "vmw_vsock_virtio_transport", "vmw_vsock_virtio_transport_common", "vsock", "watchdog",
-	"xor", "xts",
+	"aesni_intel", "async_tx", "async_xor", "authenc", "button", "configfs", "dm_bufio", "dm_crypt",
+	"dm_integrity", "dm_mod", "dm_verity", "erofs", "evdev", "failover", "gf128mul", "net_failover",
+	"nf_conntrack", "nf_defrag_ipv4", "nf_defrag_ipv6", "nf_tables", "nft_ct", "overlay", "qemu_fw_cfg",
+	"reed_solomon", "sev_guest", "softdog", "tdx_guest", "tsm_report", "virtio_blk", "virtio_net", "virtio_rng",
+	"vmw_vsock_virtio_transport", "vmw_vsock_virtio_transport_common", "vsock", "watchdog", "xor",
 }
 
-func TestTheInitrdLoadsOnlyTheseModules(t *testing.T) {
+// initrdFiles unpacks the built image's initrd.
+func initrdFiles(t *testing.T) map[string][]byte {
+	t.Helper()
 	tree, err := toolstree.Find()
 	if err != nil {
 		notBuilt(t, "make deps", err)
@@ -281,8 +285,12 @@ func TestTheInitrdLoadsOnlyTheseModules(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
+	return newc(t, archive)
+}
+
+func TestTheInitrdLoadsOnlyTheseModules(t *testing.T) {
 	var got, programs []string
-	for name, data := range newc(t, archive) {
+	for name, data := range initrdFiles(t) {
 		switch {
 		case strings.HasPrefix(name, "modules/") && strings.HasSuffix(name, ".ko"):
 			got = append(got, strings.TrimSuffix(strings.TrimPrefix(name, "modules/"), ".ko"))
@@ -300,6 +308,44 @@ func TestTheInitrdLoadsOnlyTheseModules(t *testing.T) {
 	}
 	if diff := cmp.Diff([]string{"init"}, programs); diff != "" {
 		t.Errorf("programs (-want +got):\n%s", diff)
+	}
+}
+
+// A TD needs a kernel that extends RTMRs. The driver of Linux 6.16 and later
+// gives its registers' names to tsm_mr_create_attribute_group, which appends the
+// hash's (Documentation/ABI/testing/sysfs-devices-virtual-misc-tdx_guest).
+func TestTheTDXDriverHasTheRegisterThatIsExtended(t *testing.T) {
+	f, err := elf.NewFile(bytes.NewReader(initrdFiles(t)["modules/tdx_guest.ko"]))
+	if err != nil {
+		t.Fatal(err)
+	}
+	symbols, err := f.Symbols()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.ContainsFunc(symbols, func(s elf.Symbol) bool {
+		return s.Name == "tsm_mr_create_attribute_group" && s.Section == elf.SHN_UNDEF
+	}) {
+		t.Error("the driver makes no files of registers")
+	}
+	const device = "/sys/devices/virtual/misc/tdx_guest"
+	if want := device + "/measurements"; tdx.MeasurementsDir != want {
+		t.Errorf("the registers are looked for in %s, the kernel has them in %s", tdx.MeasurementsDir, want)
+	}
+	var texts []byte
+	for _, s := range f.Sections {
+		if s.Type == elf.SHT_PROGBITS && s.Flags&elf.SHF_ALLOC != 0 && s.Flags&elf.SHF_EXECINSTR == 0 {
+			data, err := s.Data()
+			if err != nil {
+				t.Fatal(err)
+			}
+			texts = append(append(texts, 0), data...)
+		}
+	}
+	for _, name := range []string{filepath.Base(device), fmt.Sprintf("rtmr%d", tdx.RuntimeRegister)} {
+		if !bytes.Contains(texts, []byte("\x00"+name+"\x00")) {
+			t.Errorf("the driver does not name %s", name)
+		}
 	}
 }
 

@@ -109,7 +109,7 @@ func (b *builder) toolsTree(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	sum := sha256.Sum256(slices.Concat(lockDoc, packagesDoc, []byte(usedFormat+strings.Join(slices.Concat(toolRoots, roots), " ")+kernelRoot)))
+	sum := sha256.Sum256(slices.Concat(lockDoc, packagesDoc, []byte(usedFormat+strings.Join(slices.Concat(toolRoots, roots), " ")+kernelRoot+kernelSuite)))
 	want := hex.EncodeToString(sum[:])
 	dir := b.tree().Dir
 	if got, err := os.ReadFile(filepath.Join(dir, toolstree.StampFile)); err == nil && string(got) == want {

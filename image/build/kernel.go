@@ -19,8 +19,13 @@ import (
 	"cocoon/image/modules"
 )
 
-// kernelRoot is the metapackage of the kernel flavour for cpu images.
-const kernelRoot = "linux-image-cloud-amd64"
+// kernelRoot is the metapackage of the kernel flavour for cpu images. The
+// stable release's kernel extends no RTMR (Linux has the interface since 6.16),
+// so it comes from the backports.
+const (
+	kernelRoot  = "linux-image-cloud-amd64"
+	kernelSuite = "trixie-backports"
+)
 
 // kernelParts are the packages that hold a kernel's files; newer releases
 // split them.
@@ -30,11 +35,6 @@ var kernelParts = []string{"linux-image-", "linux-modules-", "linux-binary-", "l
 // does not load.
 var requiredModules = []string{"virtio_pci", "virtio_blk", "dm_mod", "dm_verity", "erofs"}
 
-// hashModules make dm-verity hash with the processor's own instructions. They
-// are loaded before it, for it keeps the code that it starts with, and may
-// find no such instructions: then the kernel's plain code hashes.
-var hashModules = []string{"sha256_ssse3"}
-
 // optionalModules serve the supervisor later. They may find no hardware, but
 // they must exist, under one of the names that kernels gave them.
 var optionalModules = []string{
@@ -42,7 +42,7 @@ var optionalModules = []string{
 	"tpm_crb", "tpm_tis", "qemu_fw_cfg", "overlay", "configfs", "button", "evdev",
 	"nf_tables", "nft_ct",
 	"dm_crypt", "dm_integrity", "authenc", "xts", "ecb", "aesni_intel",
-	"tsm|tsm_report", "tdx_guest", "sev_guest",
+	"tsm_report|tsm", "tdx_guest", "sev_guest",
 	"softdog",
 }
 
@@ -166,7 +166,7 @@ func (b *builder) addModules(ctx context.Context, a *cpio.Archive, k kernel) err
 	if err != nil {
 		return fmt.Errorf("ordering modules: %w", err)
 	}
-	all, err := index.Order(slices.Concat(hashModules, requiredModules, optionalModules))
+	all, err := index.Order(slices.Concat(requiredModules, optionalModules))
 	if err != nil {
 		return fmt.Errorf("ordering modules: %w", err)
 	}

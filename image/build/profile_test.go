@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -210,7 +211,15 @@ func TestTheRepositorysLockIsComplete(t *testing.T) {
 			t.Errorf("%s is not locked", name)
 		}
 	}
-	if n := len(l.Set(lock.SetKernel)); n != 1 {
-		t.Errorf("%d kernel packages are locked, want 1", n)
+	if n := len(l.Set(lock.SetKernel)); n != 4 {
+		t.Errorf("%d kernel packages are locked, want 4", n)
+	}
+	// The archive is opened with the suites that tools.lock pins from.
+	tools, err := lock.Load(filepath.Join(b.root, "tools.lock"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if !slices.Contains(tools.Suites(), kernelSuite) {
+		t.Errorf("the kernel's suite %s is not among %v", kernelSuite, tools.Suites())
 	}
 }

@@ -19,8 +19,8 @@ import (
 	"cocoon/internal/fault"
 )
 
-// packagesLock is the list of every package of the stable release that the
-// build uses, by hash.
+// packagesLock is the list of every package of the stable release, and of the
+// kernel's, that the build uses, by hash.
 const packagesLock = "image/packages.lock"
 
 // essentialRoots are what mkosi installs before anything else.
@@ -90,7 +90,7 @@ func (b *builder) resolve(ctx context.Context, a *debs.Archive, lockDoc []byte, 
 	if u.Root, err = a.Resolve(ctx, lock.SetRoot, slices.Concat(essentialRoots, roots)); err != nil {
 		return used{}, resolveFault("root file system", err)
 	}
-	if u.Kernel, err = resolveKernel(ctx, a, kernelRoot, locked); err != nil {
+	if u.Kernel, err = resolveKernel(ctx, a); err != nil {
 		return used{}, resolveFault("kernel", err)
 	}
 	for _, d := range slices.Concat(u.Tools, u.Engine) {
@@ -105,25 +105,19 @@ func (b *builder) resolve(ctx context.Context, a *debs.Archive, lockDoc []byte, 
 
 // resolveKernel takes the locked kernel where it can be had, for its packages
 // carry the version in their name, else what the metapackage brings today.
-func resolveKernel(ctx context.Context, a *debs.Archive, meta string, locked lock.Packages) ([]debs.Deb, error) {
-	var names []string
-	for _, p := range locked.Set(lock.SetKernel) {
-		names = append(names, p.Name)
+func resolveKernel(ctx context.Context, a *debs.Archive) ([]debs.Deb, error) {
+	if ds := a.LockedFrom(kernelSuite, lock.SetKernel); len(ds) > 0 {
+		return ds, nil
 	}
-	if len(names) > 0 {
-		if ds, err := a.Resolve(ctx, lock.SetKernel, names); err == nil {
-			return kernelFiles(ds), nil
-		}
-	}
-	ds, err := a.Resolve(ctx, "", []string{meta})
+	ds, err := a.ResolveFrom(ctx, kernelSuite, kernelRoot)
 	if err != nil {
 		return nil, err
 	}
 	out := kernelFiles(ds)
 	if len(out) == 0 {
-		return nil, fmt.Errorf("%s brings no kernel package", meta)
+		return nil, fmt.Errorf("%s of %s brings no kernel package", kernelRoot, kernelSuite)
 	}
-	return out, nil
+	return out, a.CheckSet(ctx, lock.SetKernel, out)
 }
 
 // kernelFiles keeps the packages that hold a kernel's files. The metapackage

@@ -30,7 +30,7 @@ import (
 
 // How a package came to be chosen.
 const (
-	FromRelease  = "release"  // the stable release's own version, not locked
+	FromRelease  = "release"  // its suite's own version, not locked
 	FromPin      = "pin"      // exactly what tools.lock names
 	FromLock     = "lock"     // exactly what the package lock names
 	FromFallback = "fallback" // the pin is gone: newest at or above the floor

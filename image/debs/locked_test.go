@@ -55,7 +55,7 @@ func TestALockedPackageIsTakenOnlyWithItsHash(t *testing.T) {
 			if tt.cached {
 				buildDeb(t, filepath.Join(a.opts.Cache, sumA+".deb"))
 			}
-			if diff := cmp.Diff(tt.want, a.locked(context.Background(), lock.SetRoot)); diff != "" {
+			if diff := cmp.Diff(tt.want, a.locked(lock.SetRoot, a.release())); diff != "" {
 				t.Error(diff)
 			}
 		})
@@ -75,6 +75,40 @@ func TestALockedVersionIsTheFloorOfItsReplacement(t *testing.T) {
 	older := []Deb{{Name: "ovmf", Version: "2026.05-1", Source: FromRelease}}
 	if err := a.checkFloors(context.Background(), lock.SetRoot, older); !errors.Is(err, ErrBelowFloor) {
 		t.Errorf("an older version: %v", err)
+	}
+}
+
+func TestALockedSetIsTakenWholeFromItsSuite(t *testing.T) {
+	a := lockedArchive(t, " ovmf | 2026.08-2 | http://m/debian forky/main amd64 Packages\n",
+		map[string]Deb{"ovmf=2026.08-2": {Name: "ovmf", Version: "2026.08-2", SHA256: sumA, Size: 5}})
+	want := []Deb{{Name: "ovmf", Version: "2026.08-2", Arch: "all", SHA256: sumA, Size: 5, Source: FromLock, Pinned: "2026.08-2"}}
+	if diff := cmp.Diff(want, a.LockedFrom("forky", lock.SetRoot)); diff != "" {
+		t.Error(diff)
+	}
+	if got := a.LockedFrom("trixie", lock.SetRoot); got != nil {
+		t.Errorf("another suite's: %+v", got)
+	}
+	a.opts.Locked.Packages = append(a.opts.Locked.Packages, lock.Locked{Set: lock.SetRoot, Name: "gone", Version: "1", Arch: "all", SHA256: sumB})
+	if got := a.LockedFrom("forky", lock.SetRoot); got != nil {
+		t.Errorf("a part of the set: %+v", got)
+	}
+}
+
+func TestASetOfOtherNamesIsNotOlderThanTheLocked(t *testing.T) {
+	needDpkg(t)
+	a := lockedArchive(t, "", nil)
+	for version, ok := range map[string]bool{"2026.05-1": false, "2026.08-2": true, "2026.08-10": true} {
+		err := a.CheckSet(context.Background(), lock.SetRoot, []Deb{{Name: "ovmf-" + version, Version: version}})
+		if errors.Is(err, ErrBelowFloor) == ok || (err == nil) != ok {
+			t.Errorf("%s: %v", version, err)
+		}
+	}
+	again := []Deb{{Name: "ovmf", Version: "2026.08-3", Source: FromRelease}}
+	if err := a.CheckSet(context.Background(), lock.SetRoot, again); err != nil || again[0].Source != FromNewer {
+		t.Errorf("a locked name's newer version: %+v, error %v", again, err)
+	}
+	if err := a.CheckSet(context.Background(), lock.SetKernel, []Deb{{Name: "linux", Version: "1"}}); err != nil {
+		t.Errorf("nothing is locked: %v", err)
 	}
 }
 

@@ -30,7 +30,7 @@ func (a *Archive) Resolve(ctx context.Context, set string, roots []string) ([]De
 	for _, d := range pinned {
 		foreign[d.Name] = true
 	}
-	for _, d := range a.locked(ctx, set) {
+	for _, d := range a.locked(set, a.release()) {
 		if !foreign[d.Name] {
 			pinned = append(pinned, d)
 		}
@@ -58,12 +58,12 @@ func (a *Archive) Resolve(ctx context.Context, set string, roots []string) ([]De
 }
 
 // locked returns the packages of a set that can be had exactly as the package
-// lock names them: offered by the release with the same hash, or cached.
-func (a *Archive) locked(ctx context.Context, set string) []Deb {
+// lock names them: offered by one of the suites with the same hash, or cached.
+func (a *Archive) locked(set string, suites []string) []Deb {
 	var out []Deb
 	for _, p := range a.opts.Locked.Set(set) {
 		d := Deb{Name: p.Name, Version: p.Version, Arch: p.Arch, SHA256: p.SHA256, Source: FromLock, Pinned: p.Version}
-		if r := a.records[p.Name+"="+p.Version]; r.SHA256 == p.SHA256 && a.inRelease(p.Name, p.Version) {
+		if r := a.records[p.Name+"="+p.Version]; r.SHA256 == p.SHA256 && a.offers(suites, p.Name, p.Version) {
 			d.Size = r.Size
 			out = append(out, d)
 		} else if _, err := os.Stat(a.Path(d)); err == nil {
@@ -73,14 +73,17 @@ func (a *Archive) locked(ctx context.Context, set string) []Deb {
 	return out
 }
 
-// inRelease reports whether the release, or its updates, offer a version.
-func (a *Archive) inRelease(name, version string) bool {
-	for _, suffix := range []string{"", "-updates", "-security"} {
-		if slices.Contains(parseMadison(a.offered[name], a.opts.Lock.Release+suffix), version) {
-			return true
-		}
-	}
-	return false
+// release returns the suites of the stable release and its updates.
+func (a *Archive) release() []string {
+	r := a.opts.Lock.Release
+	return []string{r, r + "-updates", r + "-security"}
+}
+
+// offers reports whether one of the suites has a version.
+func (a *Archive) offers(suites []string, name, version string) bool {
+	return slices.ContainsFunc(suites, func(s string) bool {
+		return slices.Contains(parseMadison(a.offered[name], s), version)
+	})
 }
 
 // checkFloors marks what stands for a locked package that is gone, and
@@ -313,6 +316,33 @@ func missing(ctx context.Context, want []Wanted, offered map[string]string, fore
 		}
 	}
 	return out
+}
+
+// LockedFrom returns the packages of a set exactly as the package lock names
+// them, or none where one of them is neither offered by the suite nor cached.
+func (a *Archive) LockedFrom(suite, set string) []Deb {
+	got := a.locked(set, []string{suite})
+	if len(got) != len(a.opts.Locked.Set(set)) {
+		return nil
+	}
+	return got
+}
+
+// CheckSet is checkFloors where names carry the version, as a kernel's do: it
+// also refuses packages of other names that are older than every package that
+// the lock has of the set.
+func (a *Archive) CheckSet(ctx context.Context, set string, got []Deb) error {
+	if err := a.checkFloors(ctx, set, got); err != nil {
+		return err
+	}
+	locked := a.opts.Locked.Set(set)
+	for _, d := range got {
+		newer := func(p lock.Locked) bool { return atLeast(ctx, d.Version, p.Version) }
+		if len(locked) > 0 && !slices.ContainsFunc(locked, newer) {
+			return fmt.Errorf("choosing %s: offered %s, locked %s %s: %w", d.Name, d.Version, locked[0].Name, locked[0].Version, ErrBelowFloor)
+		}
+	}
+	return nil
 }
 
 // ResolveFrom returns a package of a foreign suite with all that it depends

@@ -23,16 +23,16 @@ const (
 )
 
 // Packages is the content of image/packages.lock: every package of the stable
-// release that the image is made from or with, by version and SHA-256. A
-// version is also the floor of its replacements: a stable release only goes
-// forward.
+// release that the image is made from or with, and the kernel's packages of its
+// backports, by version and SHA-256. A version is also the floor of its
+// replacements: a stable release, and its backports, only go forward.
 type Packages struct {
 	Format   string   `json:"format"`
 	Release  string   `json:"release"` // code name of the stable release
 	Packages []Locked `json:"packages"`
 }
 
-// Locked is one package of the release.
+// Locked is one package of the release or, in SetKernel, of its backports.
 type Locked struct {
 	Set     string `json:"set"` // SetRoot, SetKernel or SetTools
 	Name    string `json:"name"`
