@@ -157,18 +157,7 @@ func TestARealStoreThatCrashesForgetsChallenges(t *testing.T) {
 	if p.do("DBSIZE") != int64(2) {
 		t.Fatalf("the snapshot is of another moment: %v", p.do("KEYS", "*"))
 	}
-	for _, d := range []digest.SHA256{d, open} {
-		ours, _, err := s.Take(context.Background(), purpose, []digest.SHA256{d})
-		if len(ours) != 0 || err != nil && !errors.Is(err, shared.ErrRestarted) {
-			t.Errorf("after a restart: %v, %v", ours, err)
-		}
-		if took(t, s, d) {
-			t.Error("after a restart it was taken again")
-		}
-	}
-	if !took(t, s, issue(t, s)) {
-		t.Error("a new challenge is not taken")
-	}
+	forgotten(t, s, d, open)
 }
 
 // TestARealStoreKeepsWhatReplicasShare runs its scripts as that server has them.
