@@ -60,6 +60,7 @@ type caches struct {
 
 type closer func() error
 
+// Close calls the function.
 func (c closer) Close() error { return c() }
 
 // newService loads everything that the config names and makes the service.

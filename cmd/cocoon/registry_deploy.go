@@ -18,6 +18,7 @@ import (
 // hashList is a flag of 32 bytes of hex that may be repeated.
 type hashList []hexbytes.Hash
 
+// String returns the value as the flag takes it.
 func (h *hashList) String() string {
 	var out []string
 	for _, v := range *h {
@@ -26,6 +27,7 @@ func (h *hashList) String() string {
 	return strings.Join(out, ",")
 }
 
+// Set reads what stands behind the flag.
 func (h *hashList) Set(s string) error {
 	v, err := hexbytes.ParseHash(s)
 	if err != nil {
@@ -35,6 +37,7 @@ func (h *hashList) Set(s string) error {
 	return nil
 }
 
+// Type names the form of the value in the help.
 func (h *hashList) Type() string { return "hex" }
 
 // deployFlags are the first data of a registry.

@@ -131,6 +131,7 @@ type addressFlag struct {
 	set bool
 }
 
+// String returns the value as the flag takes it.
 func (a *addressFlag) String() string {
 	if !a.set {
 		return ""
@@ -138,6 +139,7 @@ func (a *addressFlag) String() string {
 	return a.Address.String()
 }
 
+// Set reads what stands behind the flag.
 func (a *addressFlag) Set(s string) error {
 	v, err := toncell.ParseAddress(s)
 	if err != nil {
@@ -147,6 +149,7 @@ func (a *addressFlag) Set(s string) error {
 	return nil
 }
 
+// Type names the form of the value in the help.
 func (a *addressFlag) Type() string { return "address" }
 
 // hashFlag is 32 bytes of hex on a command line.
@@ -155,6 +158,7 @@ type hashFlag struct {
 	set bool
 }
 
+// String returns the value as the flag takes it.
 func (h *hashFlag) String() string {
 	if !h.set {
 		return ""
@@ -162,6 +166,7 @@ func (h *hashFlag) String() string {
 	return h.Hash.String()
 }
 
+// Set reads what stands behind the flag.
 func (h *hashFlag) Set(s string) error {
 	v, err := hexbytes.ParseHash(s)
 	if err != nil {
@@ -171,13 +176,16 @@ func (h *hashFlag) Set(s string) error {
 	return nil
 }
 
+// Type names the form of the value in the help.
 func (h *hashFlag) Type() string { return "hex" }
 
 // coinFlag is an amount of TON on a command line.
 type coinFlag struct{ coin.Nano }
 
+// String returns the value as the flag takes it.
 func (c *coinFlag) String() string { return c.Nano.String() }
 
+// Set reads what stands behind the flag.
 func (c *coinFlag) Set(s string) error {
 	v, err := coin.Parse(s)
 	if err != nil {
@@ -187,6 +195,7 @@ func (c *coinFlag) Set(s string) error {
 	return nil
 }
 
+// Type names the form of the value in the help.
 func (c *coinFlag) Type() string { return "TON" }
 
 // addressArg reads a command's one argument.

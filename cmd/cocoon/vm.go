@@ -226,6 +226,7 @@ func showVM(w io.Writer, s *machine.State, asJSON bool) error {
 // reader's terminal.
 type plainWriter struct{ w io.Writer }
 
+// Write leaves out what a terminal would act on.
 func (p plainWriter) Write(b []byte) (int, error) {
 	out := make([]byte, 0, len(b))
 	for _, c := range b {

@@ -137,6 +137,7 @@ func registerCaps(cmd *cobra.Command, caps *wallet.Caps) {
 // capFlag is an amount that has a default.
 type capFlag struct{ to *coin.Nano }
 
+// String returns the value as the flag takes it.
 func (c *capFlag) String() string {
 	if c.to == nil {
 		return ""
@@ -144,6 +145,7 @@ func (c *capFlag) String() string {
 	return c.to.String()
 }
 
+// Set reads what stands behind the flag.
 func (c *capFlag) Set(s string) error {
 	v, err := coin.Parse(s)
 	if err != nil {
@@ -153,6 +155,7 @@ func (c *capFlag) Set(s string) error {
 	return nil
 }
 
+// Type names the form of the value in the help.
 func (c *capFlag) Type() string { return "TON" }
 
 // walletReport is what show says.

@@ -54,6 +54,7 @@ func newHighload(pub ed25519.PublicKey) (*highload, error) {
 	return &highload{addr.Bounce(false), init}, nil
 }
 
+// Address is the wallet's on chain.
 func (a *highload) Address() *address.Address { return a.addr }
 
 // sign gives each entry of the journal a query id of its own; ids come back

@@ -35,6 +35,7 @@ func (Linux) Disk(serial string) (string, error) {
 
 type device struct{ *os.File }
 
+// Size is the device's in bytes.
 func (d device) Size() (int64, error) { return d.Seek(0, io.SeekEnd) }
 
 // Sync writes what is cached and forgets it: the layers above write to the
