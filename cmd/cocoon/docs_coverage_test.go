@@ -27,6 +27,9 @@ var wholePages = map[string]string{
 	"docs/verify-tpm.md":    "cmd/cocoon/docs_tpm_test.go",
 }
 
+// clientsPage runs what docs/clients.md asks of a worker, against a machine.
+const clientsPage = "internal/e2e/clientpage_test.go"
+
 // elsewhere says for commands that no script runs where one is run, and what is
 // written there.
 var elsewhere = []struct{ command, file, text string }{
@@ -46,6 +49,9 @@ var elsewhere = []struct{ command, file, text string }{
 	{"jq -r .checks", "cmd/cocoon-verifier/docs_test.go", `strings.HasPrefix(m[1], "jq ")`},
 	{"cocoon model release", "internal/e2e/modelkey_test.go", `exec.Command(o.program, "model", "release"`},
 	{"cocoon measure --image build/image --packs build/packs --firmware OVMF.fd --model", "internal/e2e/modelkey_test.go", `"--firmware", b.Tools.OVMF(), "--model"`},
+	{"cocoon proxy --gateway gateway.example:8443 --policy", clientsPage, `HasPrefix(line, "cocoon proxy ")`},
+	{"cocoon chat --gateway gateway.example:8443 --policy", clientsPage, `HasPrefix(line, "cocoon chat ")`},
+	{"curl http://127.0.0.1:10000", clientsPage, `pageProxy = "127.0.0.1:10000"`},
 	{"printf", "cmd/cocoon-verifier/docs_test.go", `strings.Contains(m[1], "curl ")`},
 	{"cocoon vm handover", "cmd/cocoon/vm_handover_test.go", `"--listen", "127.0.0.1:0", "--from"`},
 	{"cocoon job voucher", "internal/demo/job.go", `"cocoon", "job", "voucher"`},
@@ -233,7 +239,7 @@ func whoRuns(t *testing.T, c pageCommand, ran []ranCommand) string {
 		}
 	}
 	for _, e := range elsewhere {
-		if line := strings.Join(words, " "); line != e.command && !strings.HasPrefix(line, e.command+" ") {
+		if line := strings.Join(words, " "); line != e.command && !strings.HasPrefix(line, e.command+" ") && !strings.HasPrefix(line, e.command+"/") {
 			continue
 		}
 		if !strings.Contains(readRepo(t, e.file), e.text) {

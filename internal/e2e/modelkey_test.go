@@ -83,6 +83,7 @@ func TestAnEncryptedModelIsServed(t *testing.T) {
 		t.Errorf("the answer is %s, %v", out, err)
 	}
 	o.checkRelease(t, answer.ReceiptKey)
+	o.clientsPage(t, gw, answer.ReceiptKey)
 	m.Stop(t.Context(), engineLimit)
 	if st := m.State(); st.Reason != "stopped" {
 		t.Errorf("it did not shut down by itself: %s\n%s", st.Reason, &con)
