@@ -88,7 +88,7 @@ func (w *world) serve() {
 	}
 	w.gwAddr, w.gw = ln.Addr().String(), gateway.New(gateway.Options{Certificate: cert})
 	go w.gw.Serve(ctx, ln)
-	tun, err := tunnel.Dial(ctx, w.gwAddr, w.rcptKey, "m")
+	tun, err := tunnel.Dial(ctx, w.gwAddr, w.rcptKey, tunnel.State{Model: "m"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -227,7 +227,7 @@ func TestAttestationDoesNotMoveToAnotherConnection(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.Handle(ratls.AttestationPath, replay)
 	before := w.gw.Workers()[0].Since
-	tun, err := tunnel.Dial(context.Background(), w.gwAddr, w.rcptKey, "m")
+	tun, err := tunnel.Dial(context.Background(), w.gwAddr, w.rcptKey, tunnel.State{Model: "m"})
 	if err != nil {
 		t.Fatal(err)
 	}

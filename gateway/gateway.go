@@ -5,7 +5,8 @@
 //
 // and gets a stream to the worker with that key, over which it runs TLS to
 // the enclave. The gateway sees ciphertext, sizes and times, and is trusted
-// with nothing else. GET /v1/workers lists who is connected.
+// with nothing else. GET /v1/workers lists who is connected, apart those that
+// drain.
 package gateway
 
 import (
@@ -57,6 +58,7 @@ type worker struct {
 	sess    *yamux.Session
 	since   time.Time
 	streams int
+	drains  bool
 }
 
 // Worker is one line of GET /v1/workers.
@@ -65,6 +67,7 @@ type Worker struct {
 	Model      string        `json:"model"` // the worker's word; attestation decides
 	Since      time.Time     `json:"since"`
 	Streams    int           `json:"streams"`
+	Draining   bool          `json:"draining,omitempty"` // takes no new requests; those that run finish
 }
 
 // New returns a Gateway.
@@ -95,14 +98,15 @@ func (g *Gateway) Serve(ctx context.Context, ln net.Listener) error {
 		IdleTimeout:       2 * time.Minute,
 		MaxHeaderBytes:    16 << 10,
 		ErrorLog:          slog.NewLogLogger(g.opt.Log.Handler(), slog.LevelDebug),
-		TLSNextProto: map[string]func(*http.Server, *tls.Conn, http.Handler){
-			tunnel.ALPN: func(_ *http.Server, c *tls.Conn, _ http.Handler) { g.serveWorker(c) },
-		},
+		TLSNextProto:      map[string]func(*http.Server, *tls.Conn, http.Handler){},
+	}
+	for _, version := range tunnel.ALPN() {
+		srv.TLSNextProto[version] = func(_ *http.Server, c *tls.Conn, _ http.Handler) { g.serveWorker(c) }
 	}
 	tln := tls.NewListener(ln, &tls.Config{
 		MinVersion:   tls.VersionTLS13,
 		Certificates: []tls.Certificate{g.opt.Certificate},
-		NextProtos:   []string{tunnel.ALPN, "http/1.1"},
+		NextProtos:   append(tunnel.ALPN(), "http/1.1"),
 	})
 	stop := context.AfterFunc(ctx, func() {
 		srv.Close()
@@ -127,7 +131,7 @@ func (g *Gateway) serveWorker(c *tls.Conn) {
 		g.opt.Log.Info("worker refused", "remote", c.RemoteAddr().String(), "err", err)
 		return
 	}
-	w := &worker{hello: h, sess: sess, since: g.opt.Clock().UTC()}
+	w := &worker{hello: h, sess: sess, since: g.opt.Clock().UTC(), drains: h.Draining}
 	g.mu.Lock()
 	old := g.wrk[h.ReceiptKey]
 	if old == nil && len(g.wrk) >= g.opt.MaxWorkers {
@@ -142,7 +146,13 @@ func (g *Gateway) serveWorker(c *tls.Conn) {
 		// the key anew, so the new tunnel wins.
 		old.sess.Close()
 	}
-	g.opt.Log.Info("worker connected", "receipt_key", h.ReceiptKey.String(), "model", h.Model)
+	g.opt.Log.Info("worker connected", "receipt_key", h.ReceiptKey.String(), "model", h.Model, "draining", h.Draining)
+	if c.ConnectionState().NegotiatedProtocol == tunnel.ALPN2 {
+		if err := tunnel.Notices(sess, func(draining bool) { g.drains(w, draining) }); err != nil {
+			g.opt.Log.Info("worker cut off", "receipt_key", h.ReceiptKey.String(), "err", err)
+			sess.Close()
+		}
+	}
 	<-sess.CloseChan()
 	g.mu.Lock()
 	if g.wrk[h.ReceiptKey] == w {
@@ -150,6 +160,15 @@ func (g *Gateway) serveWorker(c *tls.Conn) {
 	}
 	g.mu.Unlock()
 	g.opt.Log.Info("worker gone", "receipt_key", h.ReceiptKey.String())
+}
+
+// drains notes what a worker says of itself: the tunnel on which it comes is the
+// one on which the key was proven, so that nobody speaks for another worker.
+func (g *Gateway) drains(w *worker, draining bool) {
+	g.mu.Lock()
+	w.drains = draining
+	g.mu.Unlock()
+	g.opt.Log.Info("worker", "receipt_key", w.hello.ReceiptKey.String(), "draining", draining)
 }
 
 func (g *Gateway) admit(h tunnel.Hello) (code, reason string) {
@@ -161,15 +180,31 @@ func (g *Gateway) admit(h tunnel.Hello) (code, reason string) {
 	return "", ""
 }
 
-// Workers lists the connected workers, by receipt key.
+// Workers lists the connected workers, those that drain too, by receipt key.
 func (g *Gateway) Workers() []Worker {
 	g.mu.Lock()
 	defer g.mu.Unlock()
 	list := make([]Worker, 0, len(g.wrk))
 	for k, w := range g.wrk {
-		list = append(list, Worker{k, w.hello.Model, w.since, w.streams})
+		list = append(list, Worker{k, w.hello.Model, w.since, w.streams, w.drains})
 	}
 	sort.Slice(list, func(i, j int) bool { return list[i].ReceiptKey.String() < list[j].ReceiptKey.String() })
+	return list
+}
+
+// list is the answer to GET /v1/workers. Workers that drain stand apart, so that
+// a client of any version chooses among the others alone. CONNECT reaches them
+// still: the enclave itself refuses new requests (worker.draining), and clients
+// fetch receipts and bring vouchers of what ran.
+func (g *Gateway) list() map[string][]Worker {
+	list := map[string][]Worker{"workers": {}, "draining": {}}
+	for _, w := range g.Workers() {
+		name := "workers"
+		if w.Draining {
+			name = "draining"
+		}
+		list[name] = append(list[name], w)
+	}
 	return list
 }
 
@@ -180,7 +215,7 @@ func (g *Gateway) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		g.connect(w, r)
 	case r.Method == http.MethodGet && r.URL.Path == "/v1/workers":
 		w.Header().Set("Content-Type", "application/json")
-		_ = json.NewEncoder(w).Encode(map[string]any{"workers": g.Workers()})
+		_ = json.NewEncoder(w).Encode(g.list())
 	case r.Method == http.MethodGet && r.URL.Path == "/healthz":
 		_, _ = io.WriteString(w, "ok\n")
 	default:

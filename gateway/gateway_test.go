@@ -87,7 +87,7 @@ func connectTo(t *testing.T, addr, target string) (*tls.Conn, *bufio.Reader, *ht
 func TestRelayCarriesLargeStreamsBothWays(t *testing.T) {
 	g, addr := start(t, Options{})
 	key, id := newWorkerKey(t)
-	tun, err := tunnel.Dial(context.Background(), addr, key, "m")
+	tun, err := tunnel.Dial(context.Background(), addr, key, tunnel.State{Model: "m"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +118,7 @@ func TestRelayCarriesLargeStreamsBothWays(t *testing.T) {
 func TestGatewayRefusesWithACode(t *testing.T) {
 	g, addr := start(t, Options{MaxWorkers: 1, MaxStreamsPerWorker: 1})
 	key, id := newWorkerKey(t)
-	tun, err := tunnel.Dial(context.Background(), addr, key, "m")
+	tun, err := tunnel.Dial(context.Background(), addr, key, tunnel.State{Model: "m"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +141,7 @@ func TestGatewayRefusesWithACode(t *testing.T) {
 	wantConnect(id.String()+":443", "gateway.worker_busy")
 
 	other, _ := newWorkerKey(t)
-	if _, err := tunnel.Dial(context.Background(), addr, other, "m"); !fault.Has(err, "gateway.full") {
+	if _, err := tunnel.Dial(context.Background(), addr, other, tunnel.State{Model: "m"}); !fault.Has(err, "gateway.full") {
 		t.Errorf("second worker: %v, want gateway.full", err)
 	}
 }
@@ -150,7 +150,7 @@ func TestWorkerMustProveItsReceiptKey(t *testing.T) {
 	g, addr := start(t, Options{})
 	_, id := newWorkerKey(t)
 	thief, _ := newWorkerKey(t)
-	c := dialTLS(t, addr, tunnel.ALPN)
+	c := dialTLS(t, addr, tunnel.ALPN1)
 	cs := c.ConnectionState()
 	exp, err := cs.ExportKeyingMaterial("EXPORTER-cocoon-tunnel", nil, 32)
 	if err != nil {
@@ -168,13 +168,13 @@ func TestWorkerMustProveItsReceiptKey(t *testing.T) {
 func TestWorkerThatComesBackReplacesItsOldTunnel(t *testing.T) {
 	g, addr := start(t, Options{})
 	key, _ := newWorkerKey(t)
-	first, err := tunnel.Dial(context.Background(), addr, key, "m")
+	first, err := tunnel.Dial(context.Background(), addr, key, tunnel.State{Model: "m"})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer first.Close()
 	waitWorkers(t, g, 1)
-	second, err := tunnel.Dial(context.Background(), addr, key, "m")
+	second, err := tunnel.Dial(context.Background(), addr, key, tunnel.State{Model: "m"})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -48,6 +48,8 @@ type Drainer struct {
 	seen   []string
 	stop   context.CancelFunc // of the drain that is under way
 	done   chan struct{}      // closed when it is drained
+
+	changed chan struct{} // closed when the phase changes, made on demand
 }
 
 // New returns a Drainer that takes requests. Each answer to the host goes to
@@ -61,6 +63,25 @@ func (d *Drainer) Phase() string {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	return d.now.Phase
+}
+
+// Watch returns whether requests are refused now, and a channel that is closed
+// at the next change of phase.
+func (d *Drainer) Watch() (draining bool, changed <-chan struct{}) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.changed == nil {
+		d.changed = make(chan struct{})
+	}
+	return d.now.Phase != status.Serving, d.changed
+}
+
+// turned tells those who watch that the phase has changed.
+func (d *Drainer) turned() {
+	if d.changed != nil {
+		close(d.changed)
+		d.changed = nil
+	}
 }
 
 // Left returns the most that a drain still takes; 0 where none is under way.
@@ -115,6 +136,7 @@ func (d *Drainer) drain(order string, deadline time.Duration) {
 		d.now.Cut = 0
 	}
 	d.now.Phase, d.until = status.Draining, time.Now().Add(deadline)
+	d.turned()
 	if d.stop != nil {
 		d.stop()
 	}
@@ -137,6 +159,7 @@ func (d *Drainer) resume(order string) {
 		close(d.done) // nobody is to wait for it
 	}
 	d.now = status.Drain{Order: order, Phase: status.Serving}
+	d.turned()
 	if d.server != nil {
 		d.server.Resume()
 	}

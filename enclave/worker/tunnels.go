@@ -7,6 +7,7 @@ import (
 	"sync"
 	"time"
 
+	"cocoon/enclave/drain"
 	"cocoon/gateway/tunnel"
 	"cocoon/ratls"
 )
@@ -140,12 +141,51 @@ func (t *tunnels) keep(ctx context.Context, addr string, dial dialer, failed fun
 // tunnel serves the clients of one gateway until ctx ends. The worker dials
 // out; TLS to the clients runs inside the tunnel and ends here.
 func (w *Worker) tunnel(ctx context.Context, addr string) {
-	w.tunnels.keep(ctx, addr,
-		func(ctx context.Context, addr string) (net.Listener, error) {
-			return tunnel.Dial(ctx, addr, w.keys.Receipt, w.config.Model.Name)
-		},
+	w.tunnels.keep(ctx, addr, w.dial,
 		func(err error) { w.log.Warn("gateway lost", "gateway", addr, "err", err) },
 		func(ln net.Listener) error {
 			return w.server.Serve(ctx, tls.NewListener(bound(ln, maxConns), ratls.ServerConfig(w.keeper.Certificate)), serveGrace)
 		})
+}
+
+// dial opens a tunnel over which the gateway also hears whether the worker
+// drains.
+func (w *Worker) dial(ctx context.Context, addr string) (net.Listener, error) {
+	draining, _ := w.drainer.Watch()
+	t, err := tunnel.Dial(ctx, addr, w.keys.Receipt, tunnel.State{Model: w.config.Model.Name, Draining: draining})
+	if err != nil {
+		return nil, err
+	}
+	a := &announced{Listener: t, ended: make(chan struct{})}
+	go announce(w.drainer, t.Notify, a.ended)
+	return a, nil
+}
+
+// announced is a tunnel whose gateway is told of drains until it is closed.
+type announced struct {
+	net.Listener
+	once  sync.Once
+	ended chan struct{}
+}
+
+// Close implements net.Listener.
+func (a *announced) Close() error {
+	a.once.Do(func() { close(a.ended) })
+	return a.Listener.Close()
+}
+
+// announce tells a gateway whenever the worker begins or ceases to drain, until
+// the tunnel has ended. What does not arrive is told by the next hello.
+func announce(d *drain.Drainer, notify func(draining bool) error, ended <-chan struct{}) {
+	for {
+		draining, changed := d.Watch()
+		if err := notify(draining); err != nil {
+			return // the tunnel is gone
+		}
+		select {
+		case <-changed:
+		case <-ended:
+			return
+		}
+	}
 }

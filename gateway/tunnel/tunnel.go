@@ -15,6 +15,8 @@ import (
 	"io"
 	"net"
 	"os"
+	"slices"
+	"sync"
 	"time"
 
 	"github.com/hashicorp/yamux"
@@ -24,8 +26,16 @@ import (
 	"cocoon/measurements/digest"
 )
 
-// ALPN selects the tunnel on a gateway's TLS port.
-const ALPN = "cocoon-tunnel/1"
+// Versions of the protocol, which select the tunnel on a gateway's TLS port. In
+// version 2 a worker also says whether it drains, in its hello and in notices
+// (notice.go); each side speaks version 1 with a peer that knows no other.
+const (
+	ALPN1 = "cocoon-tunnel/1"
+	ALPN2 = "cocoon-tunnel/2"
+)
+
+// ALPN returns the versions that this package speaks, the best first.
+func ALPN() []string { return []string{ALPN2, ALPN1} }
 
 // exporterLabel ties the worker's proof to one TLS connection, so that a
 // gateway cannot pass it on to another gateway.
@@ -38,9 +48,10 @@ const (
 
 // Hello is the worker's first frame.
 type Hello struct {
-	ReceiptKey digest.SHA256 `json:"receipt_key"` // raw Ed25519 public key
-	Model      string        `json:"model"`       // what it says it serves; decides nothing
-	Signature  []byte        `json:"signature"`   // Ed25519 over "cocoon-tunnel-v1" ‖ exporter
+	ReceiptKey digest.SHA256 `json:"receipt_key"`        // raw Ed25519 public key
+	Model      string        `json:"model"`              // what it says it serves; decides nothing
+	Signature  []byte        `json:"signature"`          // Ed25519 over "cocoon-tunnel-v1" ‖ exporter
+	Draining   bool          `json:"draining,omitempty"` // takes no new requests; version 2
 }
 
 // Reply is the gateway's answer: Code is empty where the worker is accepted.
@@ -69,14 +80,20 @@ func Config() *yamux.Config {
 	return c
 }
 
+// State is what a worker says of itself when it dials.
+type State struct {
+	Model    string // what it serves
+	Draining bool   // it takes no new requests
+}
+
 // Dial connects a worker to the gateway at addr (host:port), proves key, and
-// returns a listener whose connections are the clients'. Closing the listener
+// returns a tunnel whose connections are the clients'. Closing the tunnel
 // ends the session; Accept returns an error when the gateway goes away, and
 // the caller dials again.
-func Dial(ctx context.Context, addr string, key ed25519.PrivateKey, model string) (net.Listener, error) {
+func Dial(ctx context.Context, addr string, key ed25519.PrivateKey, state State) (*Tunnel, error) {
 	d := &tls.Dialer{Config: &tls.Config{
 		MinVersion: tls.VersionTLS13,
-		NextProtos: []string{ALPN},
+		NextProtos: ALPN(),
 		// The gateway is not trusted with anything (DESIGN section 2): TLS
 		// here hides from the network who talks to whom, no more.
 		InsecureSkipVerify: true,
@@ -87,7 +104,7 @@ func Dial(ctx context.Context, addr string, key ed25519.PrivateKey, model string
 	if err != nil {
 		return nil, fault.New(fault.ExitNetwork, "tunnel.dial", "check the gateway's address and that it runs", "dialing gateway %s: %w", addr, err)
 	}
-	sess, err := hello(raw.(*tls.Conn), key, model)
+	sess, err := hello(raw.(*tls.Conn), key, state)
 	if err != nil {
 		raw.Close()
 		return nil, err
@@ -95,19 +112,21 @@ func Dial(ctx context.Context, addr string, key ed25519.PrivateKey, model string
 	return sess, nil
 }
 
-func hello(conn *tls.Conn, key ed25519.PrivateKey, model string) (net.Listener, error) {
+func hello(conn *tls.Conn, key ed25519.PrivateKey, state State) (*Tunnel, error) {
 	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
 		return nil, fmt.Errorf("setting deadline: %w", err)
 	}
 	cs := conn.ConnectionState()
-	if cs.NegotiatedProtocol != ALPN {
-		return nil, fault.New(fault.ExitNetwork, "tunnel.protocol", "the address is no gateway of this version", "greeting gateway: it does not speak %s", ALPN)
+	version := cs.NegotiatedProtocol
+	if !slices.Contains(ALPN(), version) {
+		return nil, fault.New(fault.ExitNetwork, "tunnel.protocol", "the address is no gateway of this version", "greeting gateway: it does not speak %s", ALPN1)
 	}
 	msg, err := proof(&cs)
 	if err != nil {
 		return nil, err
 	}
-	h := Hello{Model: model, Signature: ed25519.Sign(key, msg)}
+	// A gateway of version 1 refuses a field that it does not know.
+	h := Hello{Model: state.Model, Signature: ed25519.Sign(key, msg), Draining: state.Draining && version == ALPN2}
 	copy(h.ReceiptKey[:], key.Public().(ed25519.PublicKey))
 	if err := writeFrame(conn, h); err != nil {
 		return nil, fault.New(fault.ExitNetwork, "tunnel.network", "try again", "greeting gateway: %w", err)
@@ -126,15 +145,30 @@ func hello(conn *tls.Conn, key ed25519.PrivateKey, model string) (net.Listener, 
 	if err != nil {
 		return nil, fmt.Errorf("starting tunnel: %w", err)
 	}
-	return listener{sess}, nil
+	return &Tunnel{sess: sess, notices: version == ALPN2, told: h.Draining}, nil
 }
 
-// listener hands out streams that crypto/tls can live with.
-type listener struct{ *yamux.Session }
+// Tunnel is the worker's end: a net.Listener that hands out streams that
+// crypto/tls can live with. It is safe for concurrent use.
+type Tunnel struct {
+	sess    *yamux.Session
+	notices bool // the gateway reads them
+
+	mu     sync.Mutex
+	stream *yamux.Stream // of the notices, once there was one
+	seq    uint64        // of the last notice
+	told   bool          // what the gateway has heard last: that the worker drains
+}
+
+// Close ends the session, and with it every client's connection.
+func (t *Tunnel) Close() error { return t.sess.Close() }
+
+// Addr is net.Listener's.
+func (t *Tunnel) Addr() net.Addr { return t.sess.Addr() }
 
 // Accept returns the next client's connection.
-func (l listener) Accept() (net.Conn, error) {
-	s, err := l.Session.AcceptStream()
+func (t *Tunnel) Accept() (net.Conn, error) {
+	s, err := t.sess.AcceptStream()
 	if err != nil {
 		return nil, err
 	}

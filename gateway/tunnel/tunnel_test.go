@@ -3,10 +3,17 @@ package tunnel
 import (
 	"bytes"
 	"crypto/ed25519"
+	"crypto/tls"
+	"crypto/x509"
 	"encoding/binary"
 	"io"
+	"math/big"
+	"net"
+	"slices"
 	"strings"
 	"testing"
+
+	"github.com/hashicorp/yamux"
 
 	"cocoon/measurements/digest"
 )
@@ -77,6 +84,121 @@ func FuzzReadFrame(f *testing.F) {
 		}
 		var out bytes.Buffer
 		if err := writeFrame(&out, h); err != nil {
+			t.Fatal(err)
+		}
+		if !bytes.HasPrefix(b, out.Bytes()) {
+			t.Fatalf("%q became %q", b, out.Bytes())
+		}
+	})
+}
+
+// oldGateway speaks version 1 alone, and refuses fields that version does not
+// know.
+func oldGateway(t *testing.T, hello chan<- map[string]any) string {
+	t.Helper()
+	pub, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	der, err := x509.CreateCertificate(nil, &x509.Certificate{SerialNumber: big.NewInt(1)}, &x509.Certificate{}, pub, key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ln, err := tls.Listen("tcp", "127.0.0.1:0", &tls.Config{
+		Certificates: []tls.Certificate{{Certificate: [][]byte{der}, PrivateKey: key}}, NextProtos: []string{ALPN1, "http/1.1"},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { ln.Close() })
+	go func() {
+		c, err := ln.Accept()
+		if err != nil {
+			return
+		}
+		var h map[string]any
+		if readFrame(c, &h) != nil || writeFrame(c, Reply{}) != nil {
+			return
+		}
+		hello <- h
+		sess, err := yamux.Client(c, Config())
+		if err != nil {
+			return
+		}
+		<-sess.CloseChan()
+	}()
+	return ln.Addr().String()
+}
+
+func TestGatewayOfVersion1HearsNothingNew(t *testing.T) {
+	hello := make(chan map[string]any, 1)
+	_, key, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	tun, err := Dial(t.Context(), oldGateway(t, hello), key, State{Model: "m", Draining: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer tun.Close()
+	if h := <-hello; len(h) != 3 {
+		t.Errorf("hello %v, want receipt_key, model and signature alone", h)
+	}
+	for _, draining := range []bool{false, true} {
+		if err := tun.Notify(draining); err != nil {
+			t.Error(err)
+		}
+	}
+	if n := tun.sess.NumStreams(); n != 0 {
+		t.Errorf("%d streams were opened, which this gateway never accepts", n)
+	}
+}
+
+func TestReplayedNoticeIsNone(t *testing.T) {
+	a, b := net.Pipe()
+	worker, err := yamux.Server(a, Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	gateway, err := yamux.Client(b, Config())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer gateway.Close()
+	go func() {
+		s, err := worker.OpenStream()
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		for _, n := range []Notice{{true, 1}, {false, 2}, {true, 1}, {true, 2}, {true, 0}, {false, 3}, {true, 3}, {true, 9}} {
+			if err := writeFrame(s, n); err != nil {
+				t.Error(err)
+			}
+		}
+		s.Close()
+	}()
+	var heard []bool
+	if err := Notices(gateway, func(draining bool) { heard = append(heard, draining) }); err != nil {
+		t.Fatal(err)
+	}
+	worker.Close()
+	if want := []bool{true, false, false, true}; !slices.Equal(heard, want) {
+		t.Errorf("heard %v, want %v", heard, want)
+	}
+}
+
+func FuzzNotice(f *testing.F) {
+	f.Add(frame(`{"draining":true,"seq":1}`))
+	f.Add(frame(`{"draining":true,"seq":1e3}`))
+	f.Add(frame("null"))
+	f.Fuzz(func(t *testing.T, b []byte) {
+		var n Notice
+		if readFrame(bytes.NewReader(b), &n) != nil {
+			return
+		}
+		var out bytes.Buffer
+		if err := writeFrame(&out, n); err != nil {
 			t.Fatal(err)
 		}
 		if !bytes.HasPrefix(b, out.Bytes()) {
