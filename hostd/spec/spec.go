@@ -415,7 +415,7 @@ func (s *Spec) Files() map[string]string {
 }
 
 // CheckFiles reports every file that is missing, not regular or, for fw_cfg,
-// too large.
+// too large, and model packs whose keys the guest would not get.
 func (s *Spec) CheckFiles() error {
 	fs := s.Files()
 	var errs []error
@@ -430,7 +430,10 @@ func (s *Spec) CheckFiles() error {
 			errs = append(errs, fault.New(fault.ExitParse, "vm.file.too_large", "shorten the file", "opening %s: %s has %d bytes, at most %d", role, fs[role], fi.Size(), MaxFwCfgSize))
 		}
 	}
-	return errors.Join(errs...)
+	if err := errors.Join(errs...); err != nil {
+		return err
+	}
+	return s.checkModelKeys()
 }
 
 // Cmdline reads the kernel command line of the image: the file's content
