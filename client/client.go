@@ -33,7 +33,7 @@ type Appraise func(ev *evidence.Evidence, spki digest.SHA256) error
 type Options struct {
 	Gateway  string        // host:port
 	Worker   digest.SHA256 // receipt key of the worker; zero picks one from the gateway's list that passes
-	Model    string        // only workers that say they serve it, where Worker is zero; empty for any
+	Model    string        // the one that is asked for, which the evidence must name; empty for the worker's first
 	Appraise Appraise
 	// Verdict holds what the worker shows beside its evidence, its verdict above
 	// all, against the caller's rules on every connection (Verifiers.Check); nil:
@@ -163,7 +163,10 @@ func (c *Client) list(ctx context.Context) ([]digest.SHA256, error) {
 	var list struct {
 		Workers []struct {
 			ReceiptKey digest.SHA256 `json:"receipt_key"`
-			Model      string        `json:"model"`
+			Model      string        `json:"model"` // all that older gateways list
+			Models     []struct {
+				Name string `json:"name"`
+			} `json:"models"`
 		} `json:"workers"`
 	}
 	// A gateway may add fields; the list decides nothing, evidence does.
@@ -172,7 +175,11 @@ func (c *Client) list(ctx context.Context) ([]digest.SHA256, error) {
 	}
 	var keys []digest.SHA256
 	for _, w := range list.Workers {
-		if c.opt.Model == "" || w.Model == c.opt.Model {
+		serves := c.opt.Model == "" || w.Model == c.opt.Model
+		for _, m := range w.Models {
+			serves = serves || m.Name == c.opt.Model
+		}
+		if serves {
 			keys = append(keys, w.ReceiptKey)
 		}
 	}
@@ -222,10 +229,16 @@ func (c *Client) dialWorker(ctx context.Context, key digest.SHA256) (*tls.Conn, 
 func (c *Client) attest(ctx context.Context, conn *tls.Conn, key digest.SHA256) error {
 	spki := digest.Sum256(conn.ConnectionState().PeerCertificates[0].RawSubjectPublicKeyInfo)
 	var ev *evidence.Evidence
-	resp, err := ratls.Attest(ctx, conn, func(resp *ratls.Response) (ed25519.PublicKey, error) {
+	resp, err := ratls.Attest(ctx, conn, c.opt.Model, func(resp *ratls.Response) (ed25519.PublicKey, error) {
 		var err error
-		ev, err = c.check(key, spki, resp.Evidence)
-		return ed25519.PublicKey(key[:]), err
+		if ev, err = c.check(key, spki, resp.Evidence); err != nil {
+			return nil, err
+		}
+		// A worker of several models has evidence, and a verdict, for each.
+		if got := ev.Claims.Model.Name; c.opt.Model != "" && got != c.opt.Model {
+			return nil, fault.Mismatch(fault.ExitRefused, ratls.CodeModel, "the model of the worker's evidence", c.opt.Model, got, "use another worker")
+		}
+		return ed25519.PublicKey(key[:]), nil
 	})
 	if err != nil {
 		return err

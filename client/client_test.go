@@ -38,6 +38,7 @@ type world struct {
 	key     digest.SHA256
 	ev      *evidence.Evidence
 	doc     []byte
+	further map[string][]byte // evidence for models beside m; nil: a release that knows one model
 	life    time.Duration
 	mux     *http.ServeMux
 }
@@ -58,7 +59,7 @@ func newWorld(t *testing.T, change func(*world)) *world {
 	v := evidence.Verity{Root: digest.Sum256([]byte("root")), DataBlocks: 1}
 	w.ev = &evidence.Evidence{
 		Profile:     evidence.Profile,
-		Claims:      evidence.Claims{TLSSPKISHA256: spki, ReceiptKey: w.key},
+		Claims:      evidence.Claims{TLSSPKISHA256: spki, ReceiptKey: w.key, Model: evidence.Model{Name: "m", VerityRoot: v.Root}},
 		Config:      evidence.Config{Version: 1, Role: evidence.RoleWorker, Model: evidence.ConfigModel{Name: "m", Verity: v}, Engine: evidence.ConfigEngine{Kind: evidence.EngineLlamaServer, Verity: v, Args: []string{}}, GPUs: evidence.ConfigGPUs{Mode: "none"}},
 		NonceInputs: []digest.SHA256{digest.Sum256(nil)},
 		CPU:         evidence.CPU{Type: evidence.TypeTPM, Quote: []byte("quote"), CertChain: [][]byte{}, RuntimeEvents: []evidence.RuntimeEvent{}},
@@ -88,12 +89,21 @@ func (w *world) serve() {
 	}
 	w.gwAddr, w.gw = ln.Addr().String(), gateway.New(gateway.Options{Certificate: cert})
 	go w.gw.Serve(ctx, ln)
-	tun, err := tunnel.Dial(ctx, w.gwAddr, w.rcptKey, tunnel.State{Model: "m"})
+	offers := []tunnel.Offer{{Name: "m"}}
+	for model := range w.further {
+		offers = append(offers, tunnel.Offer{Name: model})
+	}
+	tun, err := tunnel.Dial(ctx, w.gwAddr, w.rcptKey, tunnel.State{Models: offers})
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { tun.Close() })
-	w.mux.Handle(ratls.AttestationPath, ratls.Handler(func() (ratls.Document, error) {
+	w.mux.Handle(ratls.AttestationPath, ratls.Handler(func(model string) (ratls.Document, error) {
+		if doc, ok := w.further[model]; ok {
+			return ratls.Document{Evidence: doc, Verdict: "verdict of " + model, VerdictCell: "cell of " + model}, nil
+		} else if w.further != nil && model != "" && model != "m" {
+			return ratls.Document{}, ratls.ErrNoModel
+		}
 		return ratls.Document{Evidence: w.doc, Verdict: "verdict", VerdictCell: "cell"}, nil
 	}, w.rcptKey))
 	w.mux.HandleFunc("/v1/echo", func(rw http.ResponseWriter, r *http.Request) {
@@ -211,7 +221,7 @@ func TestAttestationDoesNotMoveToAnotherConnection(t *testing.T) {
 	// on the endpoint's answers; the exporter differs, so they do not verify.
 	w := newWorld(t, nil)
 	var stale atomic.Pointer[ratls.Response]
-	inner := ratls.Handler(func() (ratls.Document, error) { return ratls.Document{Evidence: w.doc}, nil }, w.rcptKey)
+	inner := ratls.Handler(func(string) (ratls.Document, error) { return ratls.Document{Evidence: w.doc}, nil }, w.rcptKey)
 	replay := http.HandlerFunc(func(rw http.ResponseWriter, r *http.Request) {
 		rec := httptest.NewRecorder()
 		inner.ServeHTTP(rec, r)
@@ -227,7 +237,7 @@ func TestAttestationDoesNotMoveToAnotherConnection(t *testing.T) {
 	mux := http.NewServeMux()
 	mux.Handle(ratls.AttestationPath, replay)
 	before := w.gw.Workers()[0].Since
-	tun, err := tunnel.Dial(context.Background(), w.gwAddr, w.rcptKey, tunnel.State{Model: "m"})
+	tun, err := tunnel.Dial(context.Background(), w.gwAddr, w.rcptKey, tunnel.State{Models: []tunnel.Offer{{Name: "m"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -76,7 +76,7 @@ func notify(t *testing.T, tun *tunnel.Tunnel, draining bool) {
 func TestDrainingWorkerIsChosenNoMoreAndItsStreamsFinish(t *testing.T) {
 	_, addr := start(t, Options{})
 	key, id := newWorkerKey(t)
-	tun := join(t, addr, key, tunnel.State{Model: "m"})
+	tun := join(t, addr, key, tunnel.State{Models: []tunnel.Offer{{Name: "m"}}})
 	go func() {
 		for {
 			c, err := tun.Accept()
@@ -117,13 +117,13 @@ func TestDrainingWorkerIsChosenNoMoreAndItsStreamsFinish(t *testing.T) {
 func TestLostNoticeIsMadeUpForByTheNextHello(t *testing.T) {
 	_, addr := start(t, Options{})
 	key, id := newWorkerKey(t)
-	first := join(t, addr, key, tunnel.State{Model: "m"})
+	first := join(t, addr, key, tunnel.State{Models: []tunnel.Offer{{Name: "m"}}})
 	awaitListed(t, addr, []digest.SHA256{id}, nil)
 	first.Close() // the line is cut before the worker could say anything
 	if err := first.Notify(true); err == nil {
 		t.Error("a notice on a closed tunnel is reported as sent")
 	}
-	second := join(t, addr, key, tunnel.State{Model: "m", Draining: true})
+	second := join(t, addr, key, tunnel.State{Models: []tunnel.Offer{{Name: "m"}}, Draining: true})
 	awaitListed(t, addr, nil, []digest.SHA256{id})
 	// What the old tunnel's end brings late changes nothing for the new one.
 	notify(t, second, false)
@@ -134,8 +134,8 @@ func TestNoticeSpeaksForTheTunnelsOwnKeyAlone(t *testing.T) {
 	_, addr := start(t, Options{})
 	key, id := newWorkerKey(t)
 	other, otherID := newWorkerKey(t)
-	join(t, addr, key, tunnel.State{Model: "m"})
-	tun := join(t, addr, other, tunnel.State{Model: "m"})
+	join(t, addr, key, tunnel.State{Models: []tunnel.Offer{{Name: "m"}}})
+	tun := join(t, addr, other, tunnel.State{Models: []tunnel.Offer{{Name: "m"}}})
 	notify(t, tun, true)
 	awaitListed(t, addr, []digest.SHA256{id}, []digest.SHA256{otherID})
 	tun.Close()

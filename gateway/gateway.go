@@ -63,11 +63,12 @@ type worker struct {
 
 // Worker is one line of GET /v1/workers.
 type Worker struct {
-	ReceiptKey digest.SHA256 `json:"receipt_key"`
-	Model      string        `json:"model"` // the worker's word; attestation decides
-	Since      time.Time     `json:"since"`
-	Streams    int           `json:"streams"`
-	Draining   bool          `json:"draining,omitempty"` // takes no new requests; those that run finish
+	ReceiptKey digest.SHA256  `json:"receipt_key"`
+	Model      string         `json:"model"`  // the first of Models
+	Models     []tunnel.Offer `json:"models"` // the worker's word; attestation and job decide
+	Since      time.Time      `json:"since"`
+	Streams    int            `json:"streams"`
+	Draining   bool           `json:"draining,omitempty"` // takes no new requests; those that run finish
 }
 
 // New returns a Gateway.
@@ -146,7 +147,7 @@ func (g *Gateway) serveWorker(c *tls.Conn) {
 		// the key anew, so the new tunnel wins.
 		old.sess.Close()
 	}
-	g.opt.Log.Info("worker connected", "receipt_key", h.ReceiptKey.String(), "model", h.Model, "draining", h.Draining)
+	g.opt.Log.Info("worker connected", "receipt_key", h.ReceiptKey.String(), "models", names(h.Models), "draining", h.Draining)
 	if c.ConnectionState().NegotiatedProtocol == tunnel.ALPN2 {
 		if err := tunnel.Notices(sess, func(draining bool) { g.drains(w, draining) }); err != nil {
 			g.opt.Log.Info("worker cut off", "receipt_key", h.ReceiptKey.String(), "err", err)
@@ -171,6 +172,14 @@ func (g *Gateway) drains(w *worker, draining bool) {
 	g.opt.Log.Info("worker", "receipt_key", w.hello.ReceiptKey.String(), "draining", draining)
 }
 
+func names(offers []tunnel.Offer) []string {
+	out := make([]string, len(offers))
+	for i, o := range offers {
+		out[i] = o.Name
+	}
+	return out
+}
+
 func (g *Gateway) admit(h tunnel.Hello) (code, reason string) {
 	g.mu.Lock()
 	defer g.mu.Unlock()
@@ -186,7 +195,7 @@ func (g *Gateway) Workers() []Worker {
 	defer g.mu.Unlock()
 	list := make([]Worker, 0, len(g.wrk))
 	for k, w := range g.wrk {
-		list = append(list, Worker{k, w.hello.Model, w.since, w.streams, w.drains})
+		list = append(list, Worker{k, w.hello.Model, w.hello.Models, w.since, w.streams, w.drains})
 	}
 	sort.Slice(list, func(i, j int) bool { return list[i].ReceiptKey.String() < list[j].ReceiptKey.String() })
 	return list

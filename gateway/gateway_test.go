@@ -7,11 +7,13 @@ import (
 	"crypto/ed25519"
 	"crypto/rand"
 	"crypto/tls"
+	"encoding/hex"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
+	"slices"
 	"testing"
 	"time"
 
@@ -87,7 +89,7 @@ func connectTo(t *testing.T, addr, target string) (*tls.Conn, *bufio.Reader, *ht
 func TestRelayCarriesLargeStreamsBothWays(t *testing.T) {
 	g, addr := start(t, Options{})
 	key, id := newWorkerKey(t)
-	tun, err := tunnel.Dial(context.Background(), addr, key, tunnel.State{Model: "m"})
+	tun, err := tunnel.Dial(context.Background(), addr, key, tunnel.State{Models: []tunnel.Offer{{Name: "m"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -118,7 +120,7 @@ func TestRelayCarriesLargeStreamsBothWays(t *testing.T) {
 func TestGatewayRefusesWithACode(t *testing.T) {
 	g, addr := start(t, Options{MaxWorkers: 1, MaxStreamsPerWorker: 1})
 	key, id := newWorkerKey(t)
-	tun, err := tunnel.Dial(context.Background(), addr, key, tunnel.State{Model: "m"})
+	tun, err := tunnel.Dial(context.Background(), addr, key, tunnel.State{Models: []tunnel.Offer{{Name: "m"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -141,7 +143,7 @@ func TestGatewayRefusesWithACode(t *testing.T) {
 	wantConnect(id.String()+":443", "gateway.worker_busy")
 
 	other, _ := newWorkerKey(t)
-	if _, err := tunnel.Dial(context.Background(), addr, other, tunnel.State{Model: "m"}); !fault.Has(err, "gateway.full") {
+	if _, err := tunnel.Dial(context.Background(), addr, other, tunnel.State{Models: []tunnel.Offer{{Name: "m"}}}); !fault.Has(err, "gateway.full") {
 		t.Errorf("second worker: %v, want gateway.full", err)
 	}
 }
@@ -168,13 +170,13 @@ func TestWorkerMustProveItsReceiptKey(t *testing.T) {
 func TestWorkerThatComesBackReplacesItsOldTunnel(t *testing.T) {
 	g, addr := start(t, Options{})
 	key, _ := newWorkerKey(t)
-	first, err := tunnel.Dial(context.Background(), addr, key, tunnel.State{Model: "m"})
+	first, err := tunnel.Dial(context.Background(), addr, key, tunnel.State{Models: []tunnel.Offer{{Name: "m"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
 	defer first.Close()
 	waitWorkers(t, g, 1)
-	second, err := tunnel.Dial(context.Background(), addr, key, tunnel.State{Model: "m"})
+	second, err := tunnel.Dial(context.Background(), addr, key, tunnel.State{Models: []tunnel.Offer{{Name: "m"}}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -184,4 +186,35 @@ func TestWorkerThatComesBackReplacesItsOldTunnel(t *testing.T) {
 	waitWorkers(t, g, 1)
 	second.Close()
 	waitWorkers(t, g, 0)
+}
+
+// TestTheListHasEachModelWithItsPrice, of workers of this release and of older
+// ones, which say their one model alone.
+func TestTheListHasEachModelWithItsPrice(t *testing.T) {
+	g, addr := start(t, Options{})
+	key, _ := newWorkerKey(t)
+	offers := []tunnel.Offer{{Name: "a", Price: 40}, {Name: "b", Price: 7}}
+	tun, err := tunnel.Dial(context.Background(), addr, key, tunnel.State{Models: offers})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitWorkers(t, g, 1)
+	if w := g.Workers()[0]; w.Model != "a" || !slices.Equal(w.Models, offers) {
+		t.Errorf("listed as %+v", w)
+	}
+	tun.Close()
+	waitWorkers(t, g, 0)
+
+	c := dialTLS(t, addr, tunnel.ALPN1)
+	cs := c.ConnectionState()
+	exp, err := cs.ExportKeyingMaterial("EXPORTER-cocoon-tunnel", nil, 32)
+	if err != nil {
+		t.Fatal(err)
+	}
+	hello, _ := json.Marshal(map[string]any{"model": "m", "receipt_key": hex.EncodeToString(key.Public().(ed25519.PublicKey)), "signature": ed25519.Sign(key, append([]byte("cocoon-tunnel-v1"), exp...))})
+	c.Write(append([]byte{byte(len(hello) >> 8), byte(len(hello))}, hello...))
+	waitWorkers(t, g, 1)
+	if w := g.Workers()[0]; w.Model != "m" || !slices.Equal(w.Models, []tunnel.Offer{{Name: "m"}}) {
+		t.Errorf("an older worker is listed as %+v", w)
+	}
 }

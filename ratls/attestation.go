@@ -9,9 +9,11 @@ import (
 	"crypto/sha256"
 	"crypto/tls"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
+	"net/url"
 	"time"
 
 	"cocoon/internal/fault"
@@ -31,6 +33,11 @@ const (
 	maxResponse = 16 << 20
 	maxHeader   = 64 << 10
 )
+
+// paramModel is the query's parameter that names the model whose evidence is
+// asked for; without it a worker answers for its first. Workers of one model, of
+// releases that know no other, do not look at it.
+const paramModel = "model"
 
 // Request is the body of a POST to AttestationPath.
 type Request struct {
@@ -64,9 +71,13 @@ func binding(cs *tls.ConnectionState, nonce digest.SHA256, doc []byte) ([]byte, 
 	return append(msg, sum[:]...), nil
 }
 
-// Current returns the evidence and the verdict that are in force; it must not
-// trigger a quote.
-type Current func() (Document, error)
+// ErrNoModel says that a worker does not serve the model that was asked for.
+var ErrNoModel = errors.New("the worker does not serve this model")
+
+// Current returns the evidence and the verdict that are in force for a model,
+// ErrNoModel where it is not served; it must not trigger a quote. An empty name
+// is the worker's first model.
+type Current func(model string) (Document, error)
 
 // Handler serves AttestationPath. Requests must arrive over TLS.
 func Handler(current Current, key ed25519.PrivateKey) http.Handler {
@@ -85,7 +96,11 @@ func Handler(current Current, key ed25519.PrivateKey) http.Handler {
 			http.Error(w, "malformed request", http.StatusBadRequest)
 			return
 		}
-		doc, err := current()
+		doc, err := current(r.URL.Query().Get(paramModel))
+		if errors.Is(err, ErrNoModel) {
+			http.Error(w, "no such model", http.StatusNotFound)
+			return
+		}
 		if err != nil {
 			http.Error(w, "no evidence is in force", http.StatusServiceUnavailable)
 			return
@@ -101,10 +116,11 @@ func Handler(current Current, key ed25519.PrivateKey) http.Handler {
 	})
 }
 
-// Attest asks for the current evidence over conn, before any other use of it,
-// and verifies that the key receiptKey(doc) signed for this connection. The
-// caller decides in receiptKey whether doc is acceptable.
-func Attest(ctx context.Context, conn *tls.Conn, receiptKey func(resp *Response) (ed25519.PublicKey, error)) (*Response, error) {
+// Attest asks for the current evidence for a model, empty for the worker's first,
+// over conn, before any other use of it, and verifies that the key
+// receiptKey(doc) signed for this connection. The caller decides in receiptKey
+// whether doc is acceptable.
+func Attest(ctx context.Context, conn *tls.Conn, model string, receiptKey func(resp *Response) (ed25519.PublicKey, error)) (*Response, error) {
 	var nonce digest.SHA256
 	if _, err := rand.Read(nonce[:]); err != nil {
 		return nil, fmt.Errorf("making nonce: %w", err)
@@ -116,7 +132,7 @@ func Attest(ctx context.Context, conn *tls.Conn, receiptKey func(resp *Response)
 	if err := conn.SetDeadline(deadline); err != nil {
 		return nil, fmt.Errorf("setting deadline: %w", err)
 	}
-	resp, err := exchange(ctx, conn, nonce)
+	resp, err := exchange(ctx, conn, nonce, model)
 	if err != nil {
 		return nil, err
 	}
@@ -140,12 +156,16 @@ func Attest(ctx context.Context, conn *tls.Conn, receiptKey func(resp *Response)
 	return resp, nil
 }
 
-func exchange(ctx context.Context, conn *tls.Conn, nonce digest.SHA256) (*Response, error) {
+func exchange(ctx context.Context, conn *tls.Conn, nonce digest.SHA256, model string) (*Response, error) {
 	body, err := jcs.Marshal(Request{Nonce: nonce})
 	if err != nil {
 		return nil, err
 	}
-	req, err := http.NewRequestWithContext(ctx, http.MethodPost, "https://enclave"+AttestationPath, bytes.NewReader(body))
+	at := "https://enclave" + AttestationPath
+	if model != "" {
+		at += "?" + url.Values{paramModel: {model}}.Encode()
+	}
+	req, err := http.NewRequestWithContext(ctx, http.MethodPost, at, bytes.NewReader(body))
 	if err != nil {
 		return nil, fmt.Errorf("asking for evidence: %w", err)
 	}
@@ -161,6 +181,10 @@ func exchange(ctx context.Context, conn *tls.Conn, nonce digest.SHA256) (*Respon
 	doc, err := io.ReadAll(io.LimitReader(hr.Body, maxResponse+1))
 	if err != nil {
 		return nil, network("reading evidence: %w", err)
+	}
+	if hr.StatusCode == http.StatusNotFound && model != "" {
+		return nil, fault.New(fault.ExitRefused, CodeModel, "name a model of this worker's (the gateway's /v1/workers lists them), or use another worker",
+			"asking for evidence of model %.64q: %w", model, ErrNoModel)
 	}
 	if hr.StatusCode != http.StatusOK {
 		return nil, network("asking for evidence: the worker answered %s", hr.Status)

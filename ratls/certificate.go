@@ -44,6 +44,7 @@ const (
 	CodeExtension   = "ratls.extension"
 	CodeExpired     = "ratls.expired"
 	CodeBinding     = "ratls.binding"
+	CodeModel       = "ratls.model"
 )
 
 // SPKIHash returns the SHA-256 of a public key's SubjectPublicKeyInfo, the

@@ -39,7 +39,7 @@ type workerFlags struct {
 func (f *workerFlags) add(cmd *cobra.Command) {
 	f.addWorker(cmd)
 	fl := cmd.Flags()
-	fl.StringVar(&f.model, "model", "", "only workers that serve this `model`")
+	fl.StringVar(&f.model, "model", "", "`name` of the model that the worker must serve and show evidence for; default: the worker's first")
 	fl.StringVar(&f.job, "job", "", "TON `address` of the job that pays")
 	fl.StringVar(&f.key, "client-key", "", "the Ed25519 seed that signs vouchers, 64 hex digits in a `file`")
 	fl.StringVar(&f.receipts, "receipts", "", "log `file` of receipts and vouchers of the job; continued if it exists")

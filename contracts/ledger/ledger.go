@@ -305,7 +305,7 @@ func CheckRelease(s *job.State, d Demand) (job.Hash, error) {
 	need(s.Status != job.Closing, "job.closing", "status", job.Released, s.Status, "open another job")
 	need(t.Payout == d.Payout, "job.wrong_payout", "payout", d.Payout, t.Payout, "open a job for this worker's payout address")
 	need(t.Registry == d.Registry, "job.wrong_registry", "registry", d.Registry, t.Registry, "open a job under the worker's registry")
-	need(t.ModelRoot == d.ModelRoot, "job.wrong_model", "model", d.ModelRoot, t.ModelRoot, "open a job for this worker's model")
+	need(t.ModelRoot == d.ModelRoot, "job.wrong_model", "model", d.ModelRoot, t.ModelRoot, "open a job for this model, or name the job's (--model, and model in the request)")
 	need(t.PriceCap >= d.Price, "job.price_cap", "price cap", fmt.Sprintf("at least %d", d.Price), t.PriceCap, "open a job with a higher price cap")
 	need(s.Deposited-s.Paid >= uint64(d.MinDeposit), "job.deposit_low", "deposit left", "at least "+d.MinDeposit.String()+" TON",
 		coin.Nano(s.Deposited-s.Paid).String()+" TON", "add to the deposit")

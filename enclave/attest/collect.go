@@ -53,6 +53,16 @@ type Collector struct {
 	Queue    *Queue
 	// Stages returns how the boot went until now; nil for no record.
 	Stages func() *evidence.Stages
+
+	model *evidence.ConfigModel // that the claims name; nil: the config's first
+}
+
+// For returns a collector of evidence whose claims name another model of the
+// config. Both wait in the same queue: a machine has one TEE.
+func (c *Collector) For(m evidence.ConfigModel) *Collector {
+	other := *c
+	other.model = &m
+	return &other
 }
 
 // Collect returns evidence whose nonce is made of the inputs.
@@ -97,9 +107,13 @@ func (c *Collector) claims(ctx context.Context, nonce digest.SHA256, stages *evi
 	if err != nil {
 		return nil, nil, err
 	}
+	model := c.model
+	if model == nil {
+		model = &c.Config.Model
+	}
 	claims := &evidence.Claims{
 		TLSSPKISHA256: c.SPKI, ReceiptKey: c.ReceiptKey, Payout: c.Payout, ConfigSHA256: config,
-		Model: evidence.Model{Name: c.Config.Model.Name, VerityRoot: c.Config.Model.Verity.Root},
+		Model: evidence.Model{Name: model.Name, VerityRoot: model.Verity.Root},
 		Nonce: nonce,
 	}
 	if stages != nil {

@@ -54,6 +54,7 @@ const (
 const (
 	CodeMalformed = "job.malformed"
 	CodeTooMany   = "job.too_many"
+	CodeModel     = "job.wrong_model" // also of a job whose terms name another (contracts/ledger)
 	CodeContinued = "job.served_before"
 	CodeStale     = "ledger.stale"
 	CodeClock     = "clock.chain"
@@ -70,19 +71,26 @@ type Chain interface {
 
 // Options of a Ledger.
 type Options struct {
-	Chain     Chain
-	GlobalID  int32              // TON network of the measured config
-	Registry  toncell.Address    // of the measured config
-	ModelRoot receipt.Hash       // of the measured config
-	Payout    toncell.Address    // of the claims
-	Key       ed25519.PrivateKey // receipt key
-	Price     uint64             // nanoton per million tokens, 0 for each job's cap
-	Manifest  func() (receipt.Hash, error)
-	Dir       string // where the books are kept; exists
+	Chain    Chain
+	GlobalID int32              // TON network of the measured config
+	Registry toncell.Address    // of the measured config
+	Models   []Model            // of the measured config; a job is for one of them
+	Payout   toncell.Address    // of the claims
+	Key      ed25519.PrivateKey // receipt key
+	// Manifest returns that of the verdict in force for a model.
+	Manifest func(model string) (receipt.Hash, error)
+	Dir      string // where the books are kept; exists
 	// OnVoucher, where not nil, gets each job's newest voucher once it is in
 	// the book, to be kept where it outlives this machine.
 	OnVoucher func(*receipt.SignedVoucher)
 	Clock     func() time.Time
+}
+
+// Model is what jobs are opened for.
+type Model struct {
+	Name  string
+	Root  receipt.Hash // verity root of its pack
+	Price uint64       // nanoton per million tokens, 0 for each job's cap
 }
 
 // Ledger implements serve.Ledger.
@@ -98,6 +106,7 @@ type Ledger struct {
 type entry struct {
 	mu      sync.Mutex
 	book    *receipt.Book // nil until the job was found released
+	model   *Model        // that the book is for
 	price   receipt.Price
 	checked time.Time
 	deposit coin.Nano
@@ -131,8 +140,12 @@ func parseJob(s string) (toncell.Address, error) {
 }
 
 // Open implements serve.Ledger.
-func (l *Ledger) Open(ctx context.Context, jobText string, most serve.Usage) (serve.Account, error) {
+func (l *Ledger) Open(ctx context.Context, jobText, model string, most serve.Usage) (serve.Account, error) {
 	addr, err := parseJob(jobText)
+	if err != nil {
+		return nil, err
+	}
+	m, err := l.model(model)
 	if err != nil {
 		return nil, err
 	}
@@ -141,7 +154,7 @@ func (l *Ledger) Open(ctx context.Context, jobText string, most serve.Usage) (se
 		return nil, err
 	}
 	defer e.mu.Unlock()
-	if err := l.refresh(ctx, e, addr); err != nil {
+	if err := l.refresh(ctx, e, addr, m); err != nil {
 		if e.book == nil {
 			l.forget(addr, e)
 		}
@@ -156,6 +169,16 @@ func (l *Ledger) Open(ctx context.Context, jobText string, most serve.Usage) (se
 		return nil, err
 	}
 	return &account{job: addr.String(), entry: e, account: a}, nil
+}
+
+// model returns the model of a name.
+func (l *Ledger) model(name string) (*Model, error) {
+	for i := range l.opt.Models {
+		if m := &l.opt.Models[i]; m.Name == name {
+			return m, nil
+		}
+	}
+	return nil, fault.New(fault.ExitRefused, CodeModel, "ask for a model of this worker's", "opening a job for model %.64q: it is not served here", name)
 }
 
 // lock returns the job's entry, locked, making it where it does not exist.
@@ -191,8 +214,13 @@ func (l *Ledger) forget(addr toncell.Address, e *entry) {
 
 // refresh makes sure that the job is, by a recent proof, released to this
 // enclave, and that it has a book. This is where an unpaid request ends
-// (DESIGN section 5: without release the worker serves nothing).
-func (l *Ledger) refresh(ctx context.Context, e *entry, addr toncell.Address) error {
+// (DESIGN section 5: without release the worker serves nothing), and one for
+// another model than the job's, whose verdict, price and receipts are its own.
+func (l *Ledger) refresh(ctx context.Context, e *entry, addr toncell.Address, m *Model) error {
+	if e.book != nil && e.model != m {
+		return fault.Mismatch(fault.ExitRefused, CodeModel, "the model of a request that job "+addr.String()+" pays for", e.model.Name, m.Name,
+			"ask for the job's model, or open a job for this one")
+	}
 	now := l.opt.Clock()
 	if e.book != nil && now.Sub(e.checked) < fresh {
 		return nil
@@ -210,14 +238,14 @@ func (l *Ledger) refresh(ctx context.Context, e *entry, addr toncell.Address) er
 	}
 	verdict, err := contracts.CheckRelease(s, contracts.Demand{
 		ReceiptKey: l.opt.Key.Public().(ed25519.PublicKey), Payout: l.opt.Payout, Registry: l.opt.Registry,
-		ModelRoot: job.Hash(l.opt.ModelRoot), Price: l.opt.Price, MinCloseDelay: minCloseDelay,
+		ModelRoot: job.Hash(m.Root), Price: m.Price, MinCloseDelay: minCloseDelay,
 	})
 	if err != nil {
 		return err
 	}
 	e.deposit, e.verdict = coin.Nano(s.Deposited), receipt.Hash(verdict)
 	if e.book == nil {
-		if err := l.openBook(e, addr, s); err != nil {
+		if err := l.openBook(e, addr, s, m); err != nil {
 			return err
 		}
 	}
@@ -246,7 +274,7 @@ func CheckClock(now time.Time, st *chain.State) error {
 // openBook begins the job's book. Amounts and receipts are cumulative over the
 // job's life, and an earlier boot's are gone: a job that another receipt key
 // was recorded for, or that was paid from, cannot be continued here.
-func (l *Ledger) openBook(e *entry, addr toncell.Address, s *job.State) error {
+func (l *Ledger) openBook(e *entry, addr toncell.Address, s *job.State, m *Model) error {
 	own := job.Hash(l.opt.Key.Public().(ed25519.PublicKey))
 	foreign := s.Paid != 0 || s.ReceiptCount != 0
 	for _, v := range s.Verdicts {
@@ -256,11 +284,11 @@ func (l *Ledger) openBook(e *entry, addr toncell.Address, s *job.State) error {
 		return fault.New(fault.ExitRefused, CodeContinued, "redeem its last voucher, close it, and open another job",
 			"opening job %s: an earlier boot of a worker served it, and its receipts are not here", addr)
 	}
-	manifest, err := l.opt.Manifest()
+	manifest, err := l.opt.Manifest(m.Name)
 	if err != nil {
 		return err
 	}
-	price := l.opt.Price
+	price := m.Price
 	if price == 0 {
 		price = s.Terms.PriceCap
 	}
@@ -269,9 +297,10 @@ func (l *Ledger) openBook(e *entry, addr toncell.Address, s *job.State) error {
 	if err != nil {
 		return fault.New(fault.ExitRefused, "job.terms", "open a job with a lower price cap", "pricing job %s: %w", addr, err)
 	}
+	e.model = m
 	e.book, err = receipt.OpenBook(receipt.BookOptions{
 		Job: addr, GlobalID: l.opt.GlobalID, ClientKey: s.Terms.Key(), Key: l.opt.Key,
-		ModelRoot: l.opt.ModelRoot, Manifest: manifest, Verdict: e.verdict,
+		ModelRoot: m.Root, Manifest: manifest, Verdict: e.verdict,
 		Price: e.price, Deposit: e.deposit, Credit: credit,
 		Path:  bookPath(l.opt.Dir, addr),
 		Clock: l.opt.Clock,

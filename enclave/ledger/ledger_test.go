@@ -88,8 +88,8 @@ func newWorld(t *testing.T, change func(*world, *Options)) *world {
 	w.proof.GlobalID = globalID
 	w.advance(0)
 	opt := Options{
-		Chain: w, GlobalID: globalID, Registry: addr("registry"), ModelRoot: receipt.Hash(sum("model")), Payout: addr("payout"),
-		Key: w.key, Dir: t.TempDir(), Manifest: func() (receipt.Hash, error) { return receipt.Hash(sum("manifest")), nil },
+		Chain: w, GlobalID: globalID, Registry: addr("registry"), Models: []Model{{Name: "m", Root: receipt.Hash(sum("model"))}, {Name: "n", Root: receipt.Hash(sum("other model")), Price: 3}}, Payout: addr("payout"),
+		Key: w.key, Dir: t.TempDir(), Manifest: func(string) (receipt.Hash, error) { return receipt.Hash(sum("manifest")), nil },
 		Clock: func() time.Time { w.mu.Lock(); defer w.mu.Unlock(); return w.now },
 	}
 	if change != nil {
@@ -104,11 +104,51 @@ func newWorld(t *testing.T, change func(*world, *Options)) *world {
 	return w
 }
 
+// TestAJobPaysForItsModelAlone: of a worker of two, by the price and with the
+// root of that one, whichever is asked for first.
+func TestAJobPaysForItsModelAlone(t *testing.T) {
+	for _, c := range []struct {
+		own, other, root string
+		price            uint64
+	}{{"m", "n", "model", priceCap}, {"n", "m", "other model", 3}} {
+		w := newWorld(t, func(w *world, _ *Options) { w.state.Terms.ModelRoot = job.Hash(sum(c.root)) })
+		open := func(model string) error {
+			a, err := w.Open(t.Context(), w.addr.String(), model, most)
+			if err == nil {
+				a.Cancel()
+			}
+			return err
+		}
+		for range 2 { // before there is a book, and after
+			if err := open(c.other); !fault.Has(err, CodeModel) {
+				t.Errorf("a job for %s opened for %s: %v", c.own, c.other, err)
+			}
+			if err := open("x"); !fault.Has(err, CodeModel) {
+				t.Errorf("a job for %s opened for a model that is not there: %v", c.own, err)
+			}
+			if err := open(c.own); err != nil {
+				t.Fatal(err)
+			}
+		}
+		a, err := w.Open(t.Context(), w.addr.String(), c.own, most)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := a.Issue(serve.Delivery{Request: sum("q"), Response: sum("r"), Usage: serve.Usage{Prompt: 1, Completion: 1}}); err != nil {
+			t.Fatal(err)
+		}
+		_, b := w.book(w.addr)
+		if r := b.Receipt().Receipt; r.ModelRoot != receipt.Hash(sum(c.root)) || r.Price.Max() != c.price {
+			t.Errorf("the receipt of a job for %s: %+v", c.own, r)
+		}
+	}
+}
+
 var most = serve.Usage{Prompt: 1000, Completion: 1000}
 
 func (w *world) open(t *testing.T) serve.Account {
 	t.Helper()
-	a, err := w.Open(context.Background(), w.addr.String(), most)
+	a, err := w.Open(context.Background(), w.addr.String(), "m", most)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -217,7 +257,7 @@ func TestJobsThatAreNotServed(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t, func(w *world, _ *Options) { c.change(w) })
-			if _, err := w.Open(context.Background(), w.addr.String(), most); !fault.Has(err, c.code) {
+			if _, err := w.Open(context.Background(), w.addr.String(), "m", most); !fault.Has(err, c.code) {
 				t.Errorf("got %v, want %s", err, c.code)
 			}
 			if len(w.jobs) != 0 {
@@ -226,31 +266,31 @@ func TestJobsThatAreNotServed(t *testing.T) {
 		})
 	}
 	t.Run("a price cap below the operator's price", func(t *testing.T) {
-		w := newWorld(t, func(_ *world, o *Options) { o.Price = priceCap + 1 })
-		if _, err := w.Open(context.Background(), w.addr.String(), most); !fault.Has(err, "job.price_cap") {
+		w := newWorld(t, func(_ *world, o *Options) { o.Models[0].Price = priceCap + 1 })
+		if _, err := w.Open(context.Background(), w.addr.String(), "m", most); !fault.Has(err, "job.price_cap") {
 			t.Errorf("got %v", err)
 		}
 	})
 	t.Run("no address", func(t *testing.T) {
 		w := newWorld(t, nil)
-		if _, err := w.Open(context.Background(), "x", most); !fault.Has(err, CodeMalformed) {
+		if _, err := w.Open(context.Background(), "x", "m", most); !fault.Has(err, CodeMalformed) {
 			t.Errorf("got %v", err)
 		}
 	})
 	t.Run("no verdict in force", func(t *testing.T) {
 		w := newWorld(t, func(_ *world, o *Options) {
-			o.Manifest = func() (receipt.Hash, error) {
+			o.Manifest = func(string) (receipt.Hash, error) {
 				return receipt.Hash{}, fault.New(fault.ExitNotReady, "verdict.absent", "", "x")
 			}
 		})
-		if _, err := w.Open(context.Background(), w.addr.String(), most); !fault.Has(err, "verdict.absent") {
+		if _, err := w.Open(context.Background(), w.addr.String(), "m", most); !fault.Has(err, "verdict.absent") {
 			t.Errorf("got %v", err)
 		}
 	})
 }
 
 func TestTheOperatorsPriceIsCharged(t *testing.T) {
-	w := newWorld(t, func(_ *world, o *Options) { o.Price = 1_000_000 })
+	w := newWorld(t, func(_ *world, o *Options) { o.Models[0].Price = 1_000_000 })
 	if r := w.issue(t, "one", 90).Receipt; r.Cumulative != 100 || r.Price.Max() != 1_000_000 {
 		t.Errorf("receipt is %+v", r)
 	}
@@ -263,7 +303,7 @@ func TestAJobThatIsClosedLaterIsNoLongerServed(t *testing.T) {
 	w.advance(fresh - time.Second)
 	w.open(t).Cancel() // the proof is still good
 	w.advance(time.Second)
-	if _, err := w.Open(context.Background(), w.addr.String(), most); !fault.Has(err, "job.closing") {
+	if _, err := w.Open(context.Background(), w.addr.String(), "m", most); !fault.Has(err, "job.closing") {
 		t.Errorf("got %v", err)
 	}
 	// What was delivered can still be paid.
@@ -278,7 +318,7 @@ func TestCreditAndDeposit(t *testing.T) {
 		const big = CreditTokens / 2
 		var rs []*receipt.Signed
 		for i := range 2 {
-			a, err := w.Open(context.Background(), w.addr.String(), serve.Usage{Prompt: 10, Completion: big - 10})
+			a, err := w.Open(context.Background(), w.addr.String(), "m", serve.Usage{Prompt: 10, Completion: big - 10})
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -293,7 +333,7 @@ func TestCreditAndDeposit(t *testing.T) {
 			}
 			rs = append(rs, s)
 		}
-		if _, err := w.Open(context.Background(), w.addr.String(), serve.Usage{Completion: 1}); !fault.Has(err, "job.credit_used") {
+		if _, err := w.Open(context.Background(), w.addr.String(), "m", serve.Usage{Completion: 1}); !fault.Has(err, "job.credit_used") {
 			t.Fatalf("got %v", err)
 		}
 		if _, err := w.Accept(context.Background(), w.voucher(t, 1, rs...)); err != nil {
@@ -303,7 +343,7 @@ func TestCreditAndDeposit(t *testing.T) {
 	})
 	t.Run("nothing is delivered beyond the deposit", func(t *testing.T) {
 		w := newWorld(t, func(w *world, _ *Options) { w.state.Deposited = 3999 })
-		if _, err := w.Open(context.Background(), w.addr.String(), most); !fault.Has(err, "job.deposit_used") {
+		if _, err := w.Open(context.Background(), w.addr.String(), "m", most); !fault.Has(err, "job.deposit_used") {
 			t.Fatalf("got %v", err)
 		}
 		w.mu.Lock()
@@ -311,7 +351,7 @@ func TestCreditAndDeposit(t *testing.T) {
 		w.mu.Unlock()
 		w.advance(fresh)
 		a := w.open(t)
-		if _, err := w.Open(context.Background(), w.addr.String(), serve.Usage{Completion: 1}); !fault.Has(err, "job.deposit_used") {
+		if _, err := w.Open(context.Background(), w.addr.String(), "m", serve.Usage{Completion: 1}); !fault.Has(err, "job.deposit_used") {
 			t.Errorf("a reservation is not counted: %v", err)
 		}
 		a.Cancel()
@@ -396,7 +436,7 @@ func TestManyRequestsOfOneJobAskTheChainOnce(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 50 {
 		wg.Go(func() {
-			a, err := w.Open(context.Background(), w.addr.String(), serve.Usage{Completion: 1})
+			a, err := w.Open(context.Background(), w.addr.String(), "m", serve.Usage{Completion: 1})
 			if err != nil {
 				t.Error(err)
 				return
@@ -420,7 +460,7 @@ func TestRefusalsRaceWithoutLosingAJob(t *testing.T) {
 				w.state.Status = job.Released
 				w.mu.Unlock()
 			}
-			if a, err := w.Open(context.Background(), w.addr.String(), serve.Usage{Completion: 1}); err == nil {
+			if a, err := w.Open(context.Background(), w.addr.String(), "m", serve.Usage{Completion: 1}); err == nil {
 				a.Cancel()
 			} else if !fault.Has(err, "job.not_released") {
 				t.Error(err)
@@ -436,7 +476,7 @@ func TestTheNumberOfJobsIsBounded(t *testing.T) {
 	for i := range MaxJobs {
 		w.jobs[addr(fmt.Sprint(i))] = &entry{}
 	}
-	if _, err := w.Open(context.Background(), w.addr.String(), most); !fault.Has(err, CodeTooMany) {
+	if _, err := w.Open(context.Background(), w.addr.String(), "m", most); !fault.Has(err, CodeTooMany) {
 		t.Errorf("got %v", err)
 	}
 }

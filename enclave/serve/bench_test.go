@@ -220,9 +220,9 @@ func newWorker(tb testing.TB, socket string) (*serve.Server, *ledger.Ledger) {
 func newLoggedWorker(tb testing.TB, socket string, m *meter.Meter, log *slog.Logger) (*serve.Server, *ledger.Ledger) {
 	tb.Helper()
 	books := ledger.New(ledger.Options{
-		Chain: oneJob{}, GlobalID: globalID, Registry: address("registry"), ModelRoot: receipt.Hash(digest.Sum256([]byte("model"))),
+		Chain: oneJob{}, GlobalID: globalID, Registry: address("registry"), Models: []ledger.Model{{Name: "m", Root: receipt.Hash(digest.Sum256([]byte("model")))}},
 		Payout: address("payout"), Key: keyOf("receipt"), Dir: ramDir(tb), Clock: time.Now,
-		Manifest: func() (receipt.Hash, error) { return receipt.Hash(digest.Sum256([]byte("manifest"))), nil },
+		Manifest: func(string) (receipt.Hash, error) { return receipt.Hash(digest.Sum256([]byte("manifest"))), nil },
 	})
 	tb.Cleanup(func() { books.Close() })
 	s, err := serve.New(serve.Options{

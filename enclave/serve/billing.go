@@ -40,10 +40,10 @@ type Account interface {
 // Refusals are faults; their codes are those of faultStatus, or "job.…" for
 // 402 Payment Required. A server without a Ledger serves everyone.
 type Ledger interface {
-	// Open admits a request of a job that will cost at most most tokens. The
-	// job must be released on chain to this worker's receipt key, and within
-	// its deposit and credit.
-	Open(ctx context.Context, job string, most Usage) (Account, error)
+	// Open admits a request of a job for an answer by a model, which will cost at
+	// most most tokens. The job must be released on chain to this worker's receipt
+	// key, for this model, and within its deposit and credit.
+	Open(ctx context.Context, job, model string, most Usage) (Account, error)
 	// Accept takes a voucher document and returns the answer's JSON.
 	Accept(ctx context.Context, doc []byte) ([]byte, error)
 	// Voucher returns the last voucher of a job and what it covers, as JSON,

@@ -100,7 +100,7 @@ func (s *Server) admit(ctx context.Context, r *http.Request, c *call, f *filtere
 		return &apiError{status: http.StatusPaymentRequired, kind: "billing_error", code: "job.required", param: HeaderJob,
 			message: "name the job that pays in the header " + HeaderJob}
 	}
-	account, err := s.opt.Ledger.Open(ctx, job, f.most)
+	account, err := s.opt.Ledger.Open(ctx, job, f.model, f.most)
 	if err != nil {
 		if ctx.Err() != nil {
 			return ended(ctx)

@@ -65,7 +65,7 @@ func TestAHangUpBehindTheGatewayStopsTheEngine(t *testing.T) {
 	socket, stopped := slowEngine(t)
 	server, books := newWorker(t, socket)
 	key := keyOf("receipt")
-	tun, err := tunnel.Dial(ctx, ln.Addr().String(), key, tunnel.State{Model: "m"})
+	tun, err := tunnel.Dial(ctx, ln.Addr().String(), key, tunnel.State{Models: []tunnel.Offer{{Name: "m"}}})
 	if err != nil {
 		t.Fatal(err)
 	}

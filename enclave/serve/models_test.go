@@ -4,6 +4,8 @@ import (
 	"net/http"
 	"strings"
 	"testing"
+
+	"cocoon/internal/fault"
 )
 
 // TestARequestGoesToTheEngineOfItsModel and to no other, and the list has all.
@@ -36,14 +38,33 @@ func TestARequestGoesToTheEngineOfItsModel(t *testing.T) {
 
 func TestModelsThatCannotBeServedTogether(t *testing.T) {
 	for name, o := range map[string]Options{
-		"a name twice":      {Further: []Model{{"m", &engine{}}}},
-		"no name":           {Further: []Model{{"", &engine{}}}},
-		"no engine":         {Further: []Model{{"n", nil}}},
-		"jobs that pay one": {Further: []Model{{"n", &engine{}}}, Ledger: &ledger{}},
+		"a name twice": {Further: []Model{{"m", &engine{}}}},
+		"no name":      {Further: []Model{{"", &engine{}}}},
+		"no engine":    {Further: []Model{{"n", nil}}},
 	} {
 		o.Model, o.Engine, o.Attestation, o.Gate, o.Meter = "m", &engine{}, http.NotFoundHandler(), func() error { return nil }, &counts{}
 		if _, err := New(o); err == nil {
 			t.Errorf("%s: was taken", name)
 		}
+	}
+}
+
+// TestTheLedgerIsAskedForTheModelThatAnswers: the job has to be for that one.
+func TestTheLedgerIsAskedForTheModelThatAnswers(t *testing.T) {
+	w := start(t, func(w *world, o *Options) {
+		o.Further = []Model{{"n", &engine{}}}
+		w.ledger = &ledger{}
+	})
+	for _, model := range []string{"n", "m"} {
+		if rsp, body := w.do(t, "POST", PathChat, strings.Replace(chat, `"m"`, `"`+model+`"`, 1), HeaderJob, "job"); rsp.StatusCode != 200 {
+			t.Fatalf("%s: %s %s", model, rsp.Status, body)
+		}
+	}
+	if got := strings.Join(w.ledger.models, " "); got != "n m" {
+		t.Errorf("the ledger was asked for %s", got)
+	}
+	w.ledger.refuse = fault.Mismatch(fault.ExitRefused, "job.wrong_model", "the job's model", "m", "n", "open another job")
+	if rsp, body := w.do(t, "POST", PathChat, chat, HeaderJob, "job"); rsp.StatusCode != http.StatusPaymentRequired || code(t, body) != "job.wrong_model" {
+		t.Errorf("a job for another model: %s %s", rsp.Status, body)
 	}
 }

@@ -125,9 +125,6 @@ func New(opt Options) (*Server, error) {
 		}
 		s.names, s.model[m.Name] = append(s.names, m.Name), m.Engine
 	}
-	if opt.Ledger != nil && len(opt.Further) > 0 {
-		return nil, errors.New("making server: a job pays for one model, and there are several")
-	}
 	s.cut, s.cutFn = context.WithCancel(context.Background())
 	s.mux.Handle(ratls.AttestationPath, opt.Attestation)
 	s.mux.HandleFunc("GET "+pathHealth, s.health)

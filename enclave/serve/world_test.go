@@ -54,19 +54,20 @@ type ledger struct {
 	mu        sync.Mutex
 	refuse    error
 	opened    []Usage
+	models    []string // asked for, with opened
 	issued    []Delivery
 	cancelled int
 	issueErr  error
 	done      chan struct{} // one for each settled request
 }
 
-func (l *ledger) Open(_ context.Context, job string, most Usage) (Account, error) {
+func (l *ledger) Open(_ context.Context, job, model string, most Usage) (Account, error) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	if l.refuse != nil {
 		return nil, l.refuse
 	}
-	l.opened = append(l.opened, most)
+	l.opened, l.models = append(l.opened, most), append(l.models, model)
 	return account{l, job}, nil
 }
 

@@ -75,11 +75,12 @@ type Line struct {
 
 // Worker is the identity of one boot.
 type Worker struct {
-	ReceiptKey    string `json:"receipt_key"`     // Ed25519 public key, hex
-	TLSSPKISHA256 string `json:"tls_spki_sha256"` // hex
-	ConfigSHA256  string `json:"config_sha256"`   // hex
-	Model         string `json:"model"`
-	Payout        string `json:"payout"`
+	ReceiptKey    string   `json:"receipt_key"`     // Ed25519 public key, hex
+	TLSSPKISHA256 string   `json:"tls_spki_sha256"` // hex
+	ConfigSHA256  string   `json:"config_sha256"`   // hex
+	Model         string   `json:"model"`
+	Models        []string `json:"models,omitempty"` // further ones
+	Payout        string   `json:"payout"`
 }
 
 // Progress is how far long work is, and how fast it goes.
@@ -93,7 +94,8 @@ type Progress struct {
 
 // Verdict is what the verifier said.
 type Verdict struct {
-	Status         string    `json:"status"` // EAR status: affirming, warning, contraindicated, none
+	Model          string    `json:"model,omitempty"` // whose it is, where there are several
+	Status         string    `json:"status"`          // EAR status: affirming, warning, contraindicated, none
 	TrustClass     string    `json:"trust_class"`
 	EvidenceSHA256 string    `json:"evidence_sha256"`
 	SHA256         string    `json:"sha256"` // of the verdict's bytes

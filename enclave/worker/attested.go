@@ -79,34 +79,36 @@ func stageRecord(lines []status.Line) *evidence.Stages {
 }
 
 func (w *Worker) collect(ctx context.Context) error {
-	w.keeper = attest.NewKeeper(attest.Options{
+	w.keepers = attest.NewKeepers(attest.Options{
 		Collector: w.collector, Verifier: w.verifier, TLSKey: w.keys.TLS, Clock: time.Now, Log: w.log,
-		OnChange: func(c attest.Current) {
-			w.rep.Report(status.Line{Type: status.TypeVerdict, Verdict: &status.Verdict{
-				Status: c.Status, TrustClass: c.Class, EvidenceSHA256: c.Hash.String(), SHA256: c.VerdictHash().String(), Expires: c.Expires,
-			}})
-		},
+	}, w.config.ServedModels(), func(model string, c attest.Current) {
+		if len(w.config.Models) == 0 {
+			model = ""
+		}
+		w.rep.Report(status.Line{Type: status.TypeVerdict, Verdict: &status.Verdict{
+			Model: model, Status: c.Status, TrustClass: c.Class, EvidenceSHA256: c.Hash.String(), SHA256: c.VerdictHash().String(), Expires: c.Expires,
+		}})
 	})
 	err := patiently(ctx, func(ctx context.Context) error {
 		var err error
-		w.evidence, err = w.keeper.Collect(ctx)
+		w.evidence, err = w.keepers.Collect(ctx)
 		return err
 	})
 	if err != nil {
 		return err
 	}
-	// Public by nature; the host keeps it for whoever wants to look at a
-	// machine that is refused.
-	w.rep.Report(status.Line{Type: status.TypeEvidence, Evidence: w.evidence})
+	// Public by nature; the host keeps it for whoever wants to look at a machine
+	// that is refused. All that may refuse it is in each model's.
+	w.rep.Report(status.Line{Type: status.TypeEvidence, Evidence: w.evidence[0]})
 	return nil
 }
 
 func (w *Worker) judge(ctx, background context.Context) error {
-	if err := patiently(ctx, func(ctx context.Context) error { return w.keeper.Submit(ctx, w.evidence) }); err != nil {
+	if err := patiently(ctx, func(ctx context.Context) error { return w.keepers.Submit(ctx, w.evidence) }); err != nil {
 		return err
 	}
 	w.evidence = nil
-	w.goBackground(func() { w.keeper.Run(background) })
+	w.goBackground(func() { w.keepers.Run(background) })
 	return nil
 }
 
@@ -148,7 +150,7 @@ func (w *Worker) serve(ctx, background context.Context) error {
 	}
 	w.server, err = serve.New(serve.Options{
 		Model: w.config.Model.Name, Created: time.Now(), Engine: w.models[0].engine.API(), Further: further, Endpoints: endpoints, Private: adapter.Private(),
-		Attestation: ratls.Handler(w.keeper.Document, w.keys.Receipt),
+		Attestation: ratls.Handler(w.keepers.Document, w.keys.Receipt),
 		Gate:        w.gate, Ledger: ledger, MaxRequests: w.operator.Limits.MaxRequests,
 		MaxWaiting: w.operator.Limits.MaxWaiting, MaxPerJob: w.operator.Limits.MaxPerJob,
 		Meter: &w.meter, Log: w.log,

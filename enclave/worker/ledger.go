@@ -132,12 +132,20 @@ func (w *Worker) openLedger(context.Context) error {
 		return fmt.Errorf("making the books' directory: %w", err)
 	}
 	w.log.Info("books", "dir", dir)
+	var models []ledger.Model
+	for _, m := range w.config.ServedModels() {
+		models = append(models, ledger.Model{Name: m.Name, Root: receipt.Hash(m.Verity.Root), Price: w.operator.PriceOf(m.Name)})
+	}
 	w.ledger = ledger.New(ledger.Options{
-		Chain: w.contracts, GlobalID: w.config.NetworkID, Registry: w.registry, ModelRoot: receipt.Hash(w.config.Model.Verity.Root),
-		Payout: w.payout, Key: w.keys.Receipt, Price: w.operator.Price, Dir: dir, Clock: time.Now,
+		Chain: w.contracts, GlobalID: w.config.NetworkID, Registry: w.registry, Models: models,
+		Payout: w.payout, Key: w.keys.Receipt, Dir: dir, Clock: time.Now,
 		OnVoucher: w.offerVoucher,
-		Manifest: func() (receipt.Hash, error) {
-			cur, err := w.keeper.Current()
+		Manifest: func(model string) (receipt.Hash, error) {
+			k, err := w.keepers.Of(model)
+			if err != nil {
+				return receipt.Hash{}, err
+			}
+			cur, err := k.Current()
 			if err != nil {
 				return receipt.Hash{}, err
 			}

@@ -50,11 +50,18 @@ func (w *Worker) stages(background context.Context, stop context.CancelFunc) []b
 		{Name: "containerd", Timeout: 2 * time.Minute, Run: func(ctx context.Context) error { return w.startContainerd(ctx, background) }},
 		{Name: "engine", Timeout: 35 * time.Minute, Run: func(ctx context.Context) error { return w.startEngine(ctx, background) }},
 		{Name: "enrol", Expand: w.enrolStages},
-		{Name: "evidence", Timeout: 2 * time.Minute, Run: w.collect},
-		{Name: "verdict", Timeout: 2 * time.Minute, Run: func(ctx context.Context) error { return w.judge(ctx, background) }},
+		{Name: "evidence", Expand: func() []boot.Stage { return w.perModel("evidence", 2*time.Minute, w.collect) }},
+		{Name: "verdict", Expand: func() []boot.Stage {
+			return w.perModel("verdict", 2*time.Minute, func(ctx context.Context) error { return w.judge(ctx, background) })
+		}},
 		{Name: "ledger", Run: w.openLedger},
 		{Name: "serve", Timeout: 2 * time.Minute, Run: func(ctx context.Context) error { return w.serve(ctx, background) }},
 	}
+}
+
+// perModel is a stage that takes so long for each model of the config.
+func (w *Worker) perModel(name string, each time.Duration, run func(context.Context) error) []boot.Stage {
+	return []boot.Stage{{Name: name, Timeout: time.Duration(1+len(w.config.Models)) * each, Run: run}}
 }
 
 func (w *Worker) mounts(context.Context) error {
@@ -165,6 +172,9 @@ func (w *Worker) readConfig(context.Context) error {
 	if err := errors.Join(errs...); err != nil {
 		return err
 	}
+	if err := w.operator.CheckModels(w.config); err != nil {
+		return configFault("operator.json", err)
+	}
 	// Refused before it is measured: arguments outside the image's list.
 	return engine.Check(w.config)
 }
@@ -273,7 +283,16 @@ func (w *Worker) makeKeys(context.Context) error {
 	}
 	w.rep.Report(status.Line{Type: status.TypeWorker, Worker: &status.Worker{
 		ReceiptKey: k.ReceiptPublic().String(), TLSSPKISHA256: k.SPKI.String(), ConfigSHA256: hash.String(),
-		Model: w.config.Model.Name, Payout: w.operator.Payout,
+		Model: w.config.Model.Name, Models: w.furtherNames(), Payout: w.operator.Payout,
 	}})
 	return nil
+}
+
+// furtherNames are the models beside the first.
+func (w *Worker) furtherNames() []string {
+	var names []string
+	for _, m := range w.config.Models {
+		names = append(names, m.Name)
+	}
+	return names
 }

@@ -144,7 +144,7 @@ func (w *Worker) tunnel(ctx context.Context, addr string) {
 	w.tunnels.keep(ctx, addr, w.dial,
 		func(err error) { w.log.Warn("gateway lost", "gateway", addr, "err", err) },
 		func(ln net.Listener) error {
-			return w.server.Serve(ctx, tls.NewListener(bound(ln, maxConns), ratls.ServerConfig(w.keeper.Certificate)), serveGrace)
+			return w.server.Serve(ctx, tls.NewListener(bound(ln, maxConns), ratls.ServerConfig(w.keepers.Certificate)), serveGrace)
 		})
 }
 
@@ -152,7 +152,7 @@ func (w *Worker) tunnel(ctx context.Context, addr string) {
 // drains.
 func (w *Worker) dial(ctx context.Context, addr string) (net.Listener, error) {
 	draining, _ := w.drainer.Watch()
-	t, err := tunnel.Dial(ctx, addr, w.keys.Receipt, tunnel.State{Model: w.config.Model.Name, Draining: draining})
+	t, err := tunnel.Dial(ctx, addr, w.keys.Receipt, tunnel.State{Models: w.offers(), Draining: draining})
 	if err != nil {
 		return nil, err
 	}
@@ -188,4 +188,17 @@ func announce(d *drain.Drainer, notify func(draining bool) error, ended <-chan s
 			return
 		}
 	}
+}
+
+// offers is what gateways list. They know of no ledger: without one nobody pays.
+func (w *Worker) offers() []tunnel.Offer {
+	var out []tunnel.Offer
+	for _, m := range w.config.ServedModels() {
+		o := tunnel.Offer{Name: m.Name}
+		if w.config.Registry != "" {
+			o.Price = w.operator.PriceOf(m.Name)
+		}
+		out = append(out, o)
+	}
+	return out
 }

@@ -74,8 +74,8 @@ type Worker struct {
 
 	verifier         *client.Client
 	collector        *attest.Collector
-	keeper           *attest.Keeper
-	evidence         []byte            // collected, not yet judged
+	keepers          *attest.Keepers   // one for each model
+	evidence         [][]byte          // collected, not yet judged
 	chain            *chain.Client     // nil without a registry
 	contracts        *contracts.Ledger // on chain
 	registry, payout toncell.Address
@@ -209,8 +209,8 @@ func (w *Worker) engineMetrics(ctx context.Context) string {
 	return sum.Text()
 }
 
-// gate says whether the worker may serve: containerd runs, the engine answers and a verdict is
-// in force.
+// gate says whether the worker may serve: containerd runs, and for each model the
+// engine answers and a verdict is in force.
 func (w *Worker) gate() error {
 	if w.daemon.Child() == nil {
 		return errDaemon
@@ -220,8 +220,7 @@ func (w *Worker) gate() error {
 			return errEngineDown
 		}
 	}
-	_, err := w.keeper.Current()
-	return err
+	return w.keepers.Err()
 }
 
 // stop ends everything in the reverse order of its start.

@@ -28,7 +28,7 @@ import (
 
 // Versions of the protocol, which select the tunnel on a gateway's TLS port. In
 // version 2 a worker also says whether it drains, in its hello and in notices
-// (notice.go); each side speaks version 1 with a peer that knows no other.
+// (notice.go), and which models it has beside the first and at which prices; each side speaks version 1 with a peer that knows no other.
 const (
 	ALPN1 = "cocoon-tunnel/1"
 	ALPN2 = "cocoon-tunnel/2"
@@ -43,15 +43,44 @@ const exporterLabel = "EXPORTER-cocoon-tunnel"
 
 const (
 	maxFrame         = 4 << 10
+	maxModels        = 16
+	maxName          = 128
 	handshakeTimeout = 15 * time.Second
 )
 
 // Hello is the worker's first frame.
 type Hello struct {
 	ReceiptKey digest.SHA256 `json:"receipt_key"`        // raw Ed25519 public key
-	Model      string        `json:"model"`              // what it says it serves; decides nothing
+	Model      string        `json:"model"`              // what it says it serves, the first where there are several; decides nothing
 	Signature  []byte        `json:"signature"`          // Ed25519 over "cocoon-tunnel-v1" ‖ exporter
 	Draining   bool          `json:"draining,omitempty"` // takes no new requests; version 2
+	Models     []Offer       `json:"models,omitempty"`   // all that it says it serves, Model first; version 2
+}
+
+// Offer is a model that a worker says it serves, and for how much.
+type Offer struct {
+	Name  string `json:"name"`
+	Price uint64 `json:"price"` // nanoton per million tokens; 0: each job's own cap, or no payment at all
+}
+
+// check completes a hello of version 1 and refuses what a gateway would not
+// list; it returns why.
+func (h *Hello) check() string {
+	if h.Models == nil {
+		h.Models = []Offer{{Name: h.Model}}
+	}
+	if len(h.Models) == 0 || len(h.Models) > maxModels {
+		return fmt.Sprintf("%d models, want 1 to %d", len(h.Models), maxModels)
+	}
+	for _, m := range h.Models {
+		if len(m.Name) > maxName {
+			return "model name too long"
+		}
+	}
+	if h.Models[0].Name != h.Model {
+		return "the model is not the first of the models"
+	}
+	return ""
 }
 
 // Reply is the gateway's answer: Code is empty where the worker is accepted.
@@ -82,8 +111,8 @@ func Config() *yamux.Config {
 
 // State is what a worker says of itself when it dials.
 type State struct {
-	Model    string // what it serves
-	Draining bool   // it takes no new requests
+	Models   []Offer // what it serves, one at least
+	Draining bool    // it takes no new requests
 }
 
 // Dial connects a worker to the gateway at addr (host:port), proves key, and
@@ -126,7 +155,10 @@ func hello(conn *tls.Conn, key ed25519.PrivateKey, state State) (*Tunnel, error)
 		return nil, err
 	}
 	// A gateway of version 1 refuses a field that it does not know.
-	h := Hello{Model: state.Model, Signature: ed25519.Sign(key, msg), Draining: state.Draining && version == ALPN2}
+	h := Hello{Model: state.Models[0].Name, Signature: ed25519.Sign(key, msg)}
+	if version == ALPN2 {
+		h.Draining, h.Models = state.Draining, state.Models
+	}
 	copy(h.ReceiptKey[:], key.Public().(ed25519.PublicKey))
 	if err := writeFrame(conn, h); err != nil {
 		return nil, fault.New(fault.ExitNetwork, "tunnel.network", "try again", "greeting gateway: %w", err)
@@ -210,8 +242,8 @@ func Accept(conn *tls.Conn, admit func(Hello) (code, reason string)) (Hello, *ya
 	var r Reply
 	if !ed25519.Verify(h.ReceiptKey[:], msg, h.Signature) {
 		r = Reply{"tunnel.proof", "the receipt key did not sign for this connection"}
-	} else if len(h.Model) > 128 {
-		r = Reply{"tunnel.hello", "model name too long"}
+	} else if why := h.check(); why != "" {
+		r = Reply{"tunnel.hello", why}
 	} else {
 		r.Code, r.Reason = admit(h)
 	}

@@ -25,7 +25,7 @@ func frame(doc string) []byte {
 func goodHello(t testing.TB) []byte {
 	t.Helper()
 	var b bytes.Buffer
-	if err := writeFrame(&b, Hello{ReceiptKey: digest.Sum256([]byte("key")), Model: "m", Signature: make([]byte, ed25519.SignatureSize)}); err != nil {
+	if err := writeFrame(&b, Hello{ReceiptKey: digest.Sum256([]byte("key")), Model: "m", Models: []Offer{{"m", 7}, {"n", 0}}, Signature: make([]byte, ed25519.SignatureSize)}); err != nil {
 		t.Fatal(err)
 	}
 	return b.Bytes()
@@ -38,7 +38,7 @@ func TestFrameIsReadToItsEndAndNoFurther(t *testing.T) {
 		t.Fatal(err)
 	}
 	rest, err := io.ReadAll(r)
-	if err != nil || h.Model != "m" || string(rest) != "rest" {
+	if err != nil || len(h.Models) != 2 || h.Models[0] != (Offer{"m", 7}) || string(rest) != "rest" {
 		t.Errorf("%+v, rest %q, %v", h, rest, err)
 	}
 }
@@ -73,6 +73,25 @@ func TestFrameThatIsTooLongIsNotWritten(t *testing.T) {
 	}
 }
 
+func TestWhatAGatewayDoesNotList(t *testing.T) {
+	for name, c := range map[string]struct {
+		h    Hello
+		good bool
+	}{
+		"two models":       {Hello{Model: "m", Models: []Offer{{"m", 1}, {"n", 0}}}, true},
+		"one of version 1": {Hello{Model: "m"}, true},
+		"none":             {Hello{Model: "m", Models: []Offer{}}, false},
+		"too many":         {Hello{Models: make([]Offer, maxModels+1)}, false},
+		"a long name":      {Hello{Model: "m", Models: []Offer{{"m", 1}, {strings.Repeat("x", maxName+1), 1}}}, false},
+		"a long old one":   {Hello{Model: strings.Repeat("x", maxName+1)}, false},
+		"two firsts":       {Hello{Model: "n", Models: []Offer{{"m", 1}, {"n", 1}}}, false},
+	} {
+		if why := c.h.check(); (why == "") != c.good || c.good && c.h.Models[0].Name != "m" {
+			t.Errorf("%s: %q, models %v", name, why, c.h.Models)
+		}
+	}
+}
+
 func FuzzReadFrame(f *testing.F) {
 	f.Add(goodHello(f))
 	f.Add(frame("null"))
@@ -82,12 +101,17 @@ func FuzzReadFrame(f *testing.F) {
 		if readFrame(bytes.NewReader(b), &h) != nil {
 			return
 		}
-		var out bytes.Buffer
+		// Absent and empty lists are the same, so the second time decides.
+		var out, again bytes.Buffer
 		if err := writeFrame(&out, h); err != nil {
 			t.Fatal(err)
 		}
-		if !bytes.HasPrefix(b, out.Bytes()) {
-			t.Fatalf("%q became %q", b, out.Bytes())
+		var h2 Hello
+		if err := readFrame(bytes.NewReader(out.Bytes()), &h2); err != nil {
+			t.Fatalf("%q became %q: %v", b, out.Bytes(), err)
+		}
+		if err := writeFrame(&again, h2); err != nil || !bytes.Equal(out.Bytes(), again.Bytes()) {
+			t.Fatalf("%q became %q and %q, %v", b, out.Bytes(), again.Bytes(), err)
 		}
 	})
 }
@@ -136,7 +160,7 @@ func TestGatewayOfVersion1HearsNothingNew(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	tun, err := Dial(t.Context(), oldGateway(t, hello), key, State{Model: "m", Draining: true})
+	tun, err := Dial(t.Context(), oldGateway(t, hello), key, State{Models: []Offer{{Name: "m", Price: 7}}, Draining: true})
 	if err != nil {
 		t.Fatal(err)
 	}

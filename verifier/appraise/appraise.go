@@ -210,8 +210,7 @@ func (a *appraisal) checkClaims() {
 	} else {
 		a.equal(result.SubConfig, "claims.config_sha256", h.String(), c.ConfigSHA256.String(), "claims carry the hash of another config", "quote over this config")
 	}
-	a.equal(result.SubModel, "claims.model", a.ev.Config.Model.Name+" "+a.ev.Config.Model.Verity.Root.String(),
-		c.Model.Name+" "+c.Model.VerityRoot.String(), "claims and config name different models", "quote over this config")
+	a.checkClaimedModel()
 	if h, err := evidence.GPUHash(a.ev.GPUs); err != nil {
 		a.fail(result.SubCPU, "claims.gpu_evidence_sha256", "GPU evidence that can be hashed", oneLine(err), "GPU evidence cannot be hashed", "")
 	} else {
@@ -227,6 +226,21 @@ func (a *appraisal) checkClaims() {
 		return
 	}
 	a.equal(result.SubCPU, "tls.spki", c.TLSSPKISHA256.String(), a.o.TLSSPKI.String(), "the TLS key is not the one in the evidence", "do not send anything: the connection may end elsewhere than in the attested VM")
+}
+
+// checkClaimedModel checks that the claims name a model that the machine serves:
+// its verdict is for that one, and so is every job that it releases.
+func (a *appraisal) checkClaimedModel() {
+	var served []string
+	for _, m := range a.ev.Config.ServedModels() {
+		served = append(served, m.Name+" "+m.Verity.Root.String())
+	}
+	claimed := a.ev.Claims.Model.Name + " " + a.ev.Claims.Model.VerityRoot.String()
+	if !slices.Contains(served, claimed) {
+		a.fail(result.SubModel, "claims.model", strings.Join(served, " or "), claimed, "claims and config name different models", "quote over this config")
+		return
+	}
+	a.pass(result.SubModel, "claims.model", claimed)
 }
 
 // checkStages holds the record of the boot to its hash in the claims, and

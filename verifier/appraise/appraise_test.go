@@ -367,6 +367,24 @@ func TestEachChangeIsRefusedByItsCode(t *testing.T) {
 			},
 			want: []string{"model.name", "model.verity_root", "tpm.runtime_events"}, exit: fault.ExitRefused,
 		},
+		"claims of a model that the machine does not serve": {
+			evidence: func(t *testing.T, w *world, ev *evidence.Evidence) {
+				ev.Claims.Model = evidence.Model{Name: "other", VerityRoot: d("other")}
+				w.Requote(t, ev)
+			},
+			want: []string{"claims.model"}, exit: fault.ExitRefused,
+		},
+		"claims of a model under another's name": {
+			machine: func(w *world) {
+				w.Manifest.Models = append(w.Manifest.Models, manifest.Model{Name: "more", VerityRoot: d("more")})
+				w.Config.Models = []evidence.ConfigModel{{Name: "more", Verity: evidence.Verity{Root: d("more"), DataBlocks: 1}}}
+			},
+			evidence: func(t *testing.T, w *world, ev *evidence.Evidence) {
+				ev.Claims.Model.VerityRoot = d("more")
+				w.Requote(t, ev)
+			},
+			want: []string{"claims.model"}, exit: fault.ExitRefused,
+		},
 		"another TLS key": {
 			options: func(_ *testing.T, _ *world, o *appraise.Options) { k := d("evil"); o.TLSSPKI = &k },
 			want:    []string{"tls.spki"}, exit: fault.ExitRefused,
@@ -486,5 +504,22 @@ func TestResultIsJSONThatSaysTheSame(t *testing.T) {
 	var refused *result.RefusedError
 	if err := back.Err(); !errors.As(err, &refused) || !strings.Contains(err.Error(), "image.cmdline") {
 		t.Errorf("error is %v", err)
+	}
+}
+
+// TestEachOfSeveralModelsMayBeClaimed: the verdict is then for that one.
+func TestEachOfSeveralModelsMayBeClaimed(t *testing.T) {
+	w := tpmtest.NewWorld(t)
+	more := evidence.ConfigModel{Name: "more", Verity: evidence.Verity{Root: d("more"), DataBlocks: 1}}
+	w.Manifest.Models = append(w.Manifest.Models, manifest.Model{Name: more.Name, VerityRoot: more.Verity.Root})
+	w.Config.Models = []evidence.ConfigModel{more}
+	for _, m := range w.Config.ServedModels() {
+		ev := w.Evidence(t)
+		ev.Claims.Model = evidence.Model{Name: m.Name, VerityRoot: m.Verity.Root}
+		w.Requote(t, ev)
+		r := appraise.Appraise(ev, options(t, w))
+		if !r.Accepted || r.Claims.Model.Name != m.Name {
+			t.Errorf("%s: accepted %v, %v", m.Name, r.Accepted, r.Err())
+		}
 	}
 }

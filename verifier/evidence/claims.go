@@ -40,7 +40,7 @@ type Claims struct {
 	ReceiptKey        digest.SHA256 `json:"receipt_key"`         // raw Ed25519 public key, new at each boot
 	Payout            string        `json:"payout"`              // TON address that is paid, or empty
 	ConfigSHA256      digest.SHA256 `json:"config_sha256"`       // SHA-256 of the JCS of the config
-	Model             Model         `json:"model"`               // the config's first model
+	Model             Model         `json:"model"`               // one of the config's models
 	GPUEvidenceSHA256 digest.SHA256 `json:"gpu_evidence_sha256"` // SHA-256 of the JCS of Evidence.GPUs
 	Nonce             digest.SHA256 `json:"nonce"`               // NonceOf(Evidence.NonceInputs)
 	// StagesSHA256 is the SHA-256 of the JCS of Evidence.Stages; nil without a

@@ -1,9 +1,11 @@
 package evidence
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"regexp"
+	"slices"
 
 	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
@@ -61,8 +63,9 @@ type Config struct {
 	Platform string      `json:"platform,omitempty"`
 	Model    ConfigModel `json:"model"`
 	// Models are further models that the machine serves beside Model, each from a
-	// pack and an engine of its own. Claims and verdict name Model; what holds for
-	// its pack in measurements, manifest and registry holds for each of these.
+	// pack and an engine of its own, and each with evidence and a verdict of its own,
+	// whose claims name it. What holds for Model's pack in measurements, manifest
+	// and registry holds for each of these, in the evidence for any of them.
 	Models    []ConfigModel `json:"models,omitempty"`
 	Engine    ConfigEngine  `json:"engine"`
 	GPUs      ConfigGPUs    `json:"gpus"`
@@ -99,15 +102,13 @@ type ConfigModel struct {
 	KeySHA256 *digest.SHA256 `json:"key_sha256,omitempty"`
 }
 
-// ServedModels returns every model of the config in its order, the one of claims
-// and verdict first.
+// ServedModels returns every model of the config in its order.
 func (c *Config) ServedModels() []ConfigModel {
 	return append([]ConfigModel{c.Model}, c.Models...)
 }
 
-// checkModels checks the further models. A job on chain is for one model and its
-// price, a key release for one pack, and what engines share of a GPU nobody
-// measures: none of these goes with several models.
+// checkModels checks the further models. A key release is for one pack, and what
+// engines share of a GPU nobody measures: neither goes with several models.
 func (c *Config) checkModels(bad func(format string, args ...any)) {
 	if len(c.Models) == 0 {
 		return
@@ -116,9 +117,6 @@ func (c *Config) checkModels(bad func(format string, args ...any)) {
 	if len(all) > MaxModels {
 		bad("%d models, at most %d", len(all), MaxModels)
 		return
-	}
-	if c.Registry != "" {
-		bad("several models under a registry: a job pays for one model")
 	}
 	if c.GPUs.Mode != GPUModeNone {
 		bad("several models on GPUs")
@@ -278,14 +276,44 @@ type Operator struct {
 	// Price is nanoton per million tokens of every kind; 0 asks for each job's
 	// own cap.
 	Price uint64 `json:"price,omitempty"`
+	// Models has, by name, what differs for one of several models.
+	Models map[string]OperatorModel `json:"models,omitempty"`
 	// Worker is the address of the machine's worker contract, whose boot
 	// generation the data disk is tied to from then on; empty for none.
 	Worker string `json:"worker,omitempty"`
 	Limits Limits `json:"limits"`
 }
 
-// MaxPrice bounds Operator.Price: a million TON for a million tokens.
+// MaxPrice bounds a price: a million TON for a million tokens.
 const MaxPrice = 1e15
+
+// OperatorModel is what an operator says of one model; what is left out is as
+// for all.
+type OperatorModel struct {
+	Price     uint64 `json:"price,omitempty"`
+	ModelKeys string `json:"model_keys,omitempty"`
+}
+
+// PriceOf returns the price of a model, 0 for each job's own cap.
+func (o *Operator) PriceOf(model string) uint64 {
+	return cmp.Or(o.Models[model].Price, o.Price)
+}
+
+// ModelKeysOf returns the base URL of the service that releases a model's key.
+func (o *Operator) ModelKeysOf(model string) string {
+	return cmp.Or(o.Models[model].ModelKeys, o.ModelKeys)
+}
+
+// CheckModels refuses what is said of a model that the config does not have: a
+// name with a slip in it would sell the model at another price.
+func (o *Operator) CheckModels(c *Config) error {
+	for name := range o.Models {
+		if !slices.ContainsFunc(c.ServedModels(), func(m ConfigModel) bool { return m.Name == name }) {
+			return fmt.Errorf("parsing operator config: model %.64q is none of the config's", name)
+		}
+	}
+	return nil
+}
 
 // Limits bound what the worker takes on.
 type Limits struct {
@@ -320,6 +348,14 @@ func ParseOperator(b []byte) (*Operator, error) {
 	}
 	if o.Price > MaxPrice {
 		return nil, fmt.Errorf("parsing operator config: price of %d nanoton, at most %d", o.Price, uint64(MaxPrice))
+	}
+	if len(o.Models) > MaxModels {
+		return nil, fmt.Errorf("parsing operator config: %d models, at most %d", len(o.Models), MaxModels)
+	}
+	for name, m := range o.Models {
+		if m.Price > MaxPrice {
+			return nil, fmt.Errorf("parsing operator config: price of %d nanoton for model %.64q, at most %d", m.Price, name, uint64(MaxPrice))
+		}
 	}
 	if len(o.Gateways) > 16 {
 		return nil, errors.New("parsing operator config: at most 16 gateways")

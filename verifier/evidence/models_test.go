@@ -44,7 +44,7 @@ func TestSeveralModelsInAConfig(t *testing.T) {
 			k := digest.Sum256([]byte("key"))
 			c.Model.KeySHA256 = &k
 		}, "encrypted"},
-		"a registry": {func(c *evidence.Config) { c.Models, c.Registry = further(1), "0:registry" }, "a job pays for one model"},
+		"a registry": {func(c *evidence.Config) { c.Models, c.Registry = further(1), "0:registry" }, ""},
 		"GPUs": {func(c *evidence.Config) {
 			c.Models, c.GPUs = further(1), evidence.ConfigGPUs{Count: 1, Mode: evidence.GPUModeOn}
 		}, "on GPUs"},
@@ -83,6 +83,33 @@ func TestEachModelIsMeasured(t *testing.T) {
 		order := slices.Concat([]string{evidence.EventConfig}, slices.Repeat([]string{evidence.EventModel}, n+1), []string{evidence.EventGPU, evidence.EventLatch})
 		if !slices.Equal(names, order) || !slices.Equal(roots, want) {
 			t.Errorf("with %d further models: events %v of roots %v", n, names, roots)
+		}
+	}
+}
+
+func TestWhatAnOperatorSaysOfAModel(t *testing.T) {
+	o, err := evidence.ParseOperator([]byte(`{"version":1,"payout":"","verifier":"","gateways":[],"price":5,"model_keys":"http://a","limits":{"max_requests":0},
+"models":{"further-0":{"price":7},"further-1":{"model_keys":"http://b"}}}`))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for model, want := range map[string]string{"chat": "5 http://a", "further-0": "7 http://a", "further-1": "5 http://b"} {
+		if got := fmt.Sprint(o.PriceOf(model), " ", o.ModelKeysOf(model)); got != want {
+			t.Errorf("%s: %s, want %s", model, got, want)
+		}
+	}
+	c := tpmtest.NewWorld(t).Config
+	c.Models = further(2)
+	if err := o.CheckModels(&c); err != nil {
+		t.Error(err)
+	}
+	c.Models = further(1)
+	if err := o.CheckModels(&c); err == nil || !strings.Contains(err.Error(), "further-1") {
+		t.Errorf("a model that the config has not: %v", err)
+	}
+	for _, models := range []string{`{"a":{"price":1000000000000001}}`, `{"a":{"prize":1}}`, `{"a":{"price":-1}}`} {
+		if _, err := evidence.ParseOperator([]byte(`{"version":1,"payout":"","verifier":"","gateways":[],"limits":{"max_requests":0},"models":` + models + `}`)); err == nil {
+			t.Errorf("%s was taken", models)
 		}
 	}
 }

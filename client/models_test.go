@@ -1,0 +1,64 @@
+package client
+
+import (
+	"bytes"
+	"testing"
+
+	"cocoon/internal/fault"
+	"cocoon/measurements/digest"
+	"cocoon/ratls"
+	"cocoon/verifier/evidence"
+)
+
+// ofModel returns the world's evidence as that of another model.
+func (w *world) ofModel(name string) []byte {
+	other := *w.ev
+	root := digest.Sum256([]byte(name))
+	other.Config.Models = []evidence.ConfigModel{{Name: name, Verity: evidence.Verity{Root: root, DataBlocks: 1}}}
+	other.Claims.Model = evidence.Model{Name: name, VerityRoot: root}
+	doc, err := other.Marshal()
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	return doc
+}
+
+// TestAClientGetsTheEvidenceOfItsModel of a worker of two, and with it the
+// verdict that releases a job for it.
+func TestAClientGetsTheEvidenceOfItsModel(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.further = map[string][]byte{"n": w.ofModel("n")} })
+	for model, want := range map[string]struct {
+		doc  []byte
+		cell string
+	}{"": {w.doc, "cell"}, "m": {w.doc, "cell"}, "n": {w.further["n"], "cell of n"}} {
+		appraised := 0
+		c := w.client(Options{Model: model, Appraise: func(*evidence.Evidence, digest.SHA256) error { appraised++; return nil }})
+		p, err := c.Connect(t.Context())
+		if err != nil {
+			t.Fatalf("%q: %v", model, err)
+		}
+		if !bytes.Equal(p.Document, want.doc) || p.VerdictCell != want.cell {
+			t.Errorf("%q: evidence of %s, cell %q", model, p.Evidence.Claims.Model.Name, p.VerdictCell)
+		}
+		// The certificate has the first model's evidence, which is held against the
+		// policy as well: the TLS key is in both.
+		if want := map[bool]int{false: 1, true: 2}[model == "n"]; appraised != want {
+			t.Errorf("%q: %d appraisals, want %d", model, appraised, want)
+		}
+	}
+	if _, err := w.client(Options{Model: "x"}).Connect(t.Context()); !fault.Has(err, codeNoWorker) {
+		t.Errorf("a model that no worker lists: %v", err)
+	}
+	if _, err := w.client(Options{Model: "x", Worker: w.key}).Connect(t.Context()); !fault.Has(err, ratls.CodeModel) {
+		t.Errorf("a model that the worker does not serve: %v", err)
+	}
+}
+
+// TestEvidenceOfAnotherModelIsRefused: also from a worker that does not look at
+// what was asked for.
+func TestEvidenceOfAnotherModelIsRefused(t *testing.T) {
+	w := newWorld(t, nil)
+	if _, err := w.client(Options{Model: "n", Worker: w.key}).Connect(t.Context()); !fault.Has(err, ratls.CodeModel) {
+		t.Errorf("got %v", err)
+	}
+}
