@@ -66,7 +66,7 @@ func listGPUs(cmd *cobra.Command, f *hostFlags) ([]daemon.GPU, error) {
 		theirs, err = c.GPUs(cmd.Context())
 		return err
 	})
-	if f.remote() || cmd.Flags().Changed("hostd") {
+	if f.asked(cmd) {
 		return theirs, err
 	}
 	sys, err := vfio.NewLinux()
@@ -87,6 +87,7 @@ func listGPUs(cmd *cobra.Command, f *hostFlags) ([]daemon.GPU, error) {
 const defaultGPUState = "/var/lib/cocoon-gpu"
 
 func newGPUPrepareCmd() *cobra.Command {
+	f := &hostFlags{}
 	var mode, dir string
 	var tool gpumode.Tool
 	cmd := &cobra.Command{
@@ -101,7 +102,10 @@ tool, of exactly the version that --tool-sha256 names ("cocoon gpu tool"). The t
 is never interrupted, also if this command is; the mode is then read from the
 device, whatever the tool says.
 
-Exit codes: 0 prepared; 6 the machine is not ready for it.`,
+With --hostd the host daemon does it, which must run as root and have the tool in
+its config; it refuses devices that a VM has.
+
+Exit codes: 0 prepared; 3 the daemon does not answer; 6 the machine is not ready for it.`,
 		Example: "  cocoon gpu prepare 0000:1b:00.0 --mode cc",
 		Args:    cobra.MinimumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -114,6 +118,16 @@ Exit codes: 0 prepared; 6 the machine is not ready for it.`,
 				if err := vfio.CheckBDF(bdf); err != nil {
 					return err
 				}
+			}
+			if f.asked(cmd) {
+				if err := ownState(cmd); err != nil {
+					return err
+				}
+				err := f.with(func(c *client.Client) error { return c.PrepareGPUs(cmd.Context(), mode, args) })
+				for i := 0; err == nil && i < len(args); i++ {
+					fmt.Fprintf(cmd.OutOrStdout(), "prepared %s: mode %s\n", args[i], mode)
+				}
+				return err
 			}
 			sys, err := vfio.NewLinux()
 			if err != nil {
@@ -142,12 +156,26 @@ Exit codes: 0 prepared; 6 the machine is not ready for it.`,
 			return nil
 		},
 	}
+	f.register(cmd)
 	cmd.Flags().StringVar(&mode, "mode", string(vfio.ModeCC), "the `mode` that every device must be in: cc, ppcie or off")
 	cmd.Flags().StringVar(&dir, "state-dir", defaultGPUState, "remember the owner's drivers in this `directory`")
 	cmd.Flags().StringVar(&tool.Dir, "tool", "", "set the mode with NVIDIA's gpu-admin-tools in this `directory`")
 	cmd.Flags().StringVar(&tool.SHA256, "tool-sha256", "", "the `hash` that pins its version")
 	cmd.Flags().StringVar(&tool.Python, "python", "", "the Python 3 that runs it; default: /usr/bin/python3")
 	return cmd
+}
+
+// asked says whether the daemon is to do it, and not this program.
+func (f *hostFlags) asked(cmd *cobra.Command) bool { return cmd.Flags().Changed("hostd") || f.remote() }
+
+// ownState refuses flags that mean nothing to a daemon.
+func ownState(cmd *cobra.Command) error {
+	for _, name := range []string{"state-dir", "tool", "tool-sha256", "python"} {
+		if cmd.Flags().Changed(name) {
+			return usage("reading --%s: with --hostd the daemon's own config decides", name)
+		}
+	}
+	return nil
 }
 
 // modeSetter knows which devices the tool is at work on.
@@ -179,12 +207,31 @@ programs first: they run as root.`,
 }
 
 func newGPURestoreCmd() *cobra.Command {
+	f := &hostFlags{}
 	var dir string
 	cmd := &cobra.Command{
 		Use:   "restore [ADDRESS...]",
 		Short: "give prepared GPUs back to their drivers, all without arguments",
-		Args:  cobra.ArbitraryArgs,
+		Long: `Gives prepared GPUs and NVSwitches back to the drivers that they had. With --hostd
+the host daemon does it, which must run as root: it refuses devices that a VM has,
+and resets the others first.
+
+Exit codes: 0 restored; 3 the daemon does not answer; 6 one was not prepared, or
+is in use.`,
+		Args: cobra.ArbitraryArgs,
 		RunE: func(cmd *cobra.Command, args []string) error {
+			if f.asked(cmd) {
+				if err := ownState(cmd); err != nil {
+					return err
+				}
+				return f.with(func(c *client.Client) error {
+					done, err := c.RestoreGPUs(cmd.Context(), args)
+					if err == nil {
+						_, err = fmt.Fprintf(cmd.OutOrStdout(), "restored %d devices\n", len(done))
+					}
+					return err
+				})
+			}
 			sys, err := vfio.NewLinux()
 			if err != nil {
 				return err
@@ -208,6 +255,7 @@ func newGPURestoreCmd() *cobra.Command {
 			return err
 		},
 	}
+	f.register(cmd)
 	cmd.Flags().StringVar(&dir, "state-dir", defaultGPUState, "where the owner's drivers are remembered, a `directory`")
 	return cmd
 }

@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -52,6 +53,12 @@ func (host) Summary() (*daemon.Summary, error)       { return nil, errNothing }
 func (host) Drain(context.Context) ([]string, error) { return nil, errNothing }
 func (host) Resume() ([]string, error)               { return nil, errNothing }
 func (host) GPUs() ([]daemon.GPU, error)             { return nil, errNothing }
+func (host) PrepareGPUs(_ context.Context, mode string, devices []string) error {
+	return fault.New(fault.ExitNotReady, "test.prepare", "", "%s %v", mode, devices)
+}
+func (host) RestoreGPUs(_ context.Context, devices []string) ([]string, error) {
+	return devices, nil
+}
 func (host) Fetch(context.Context, string, fetch.Options) (string, error) {
 	return "", errNothing
 }
@@ -182,5 +189,18 @@ func TestLookUpPeers(t *testing.T) {
 	}
 	if _, err := api.LookUpPeers([]string{"no-such-user"}, nil); err == nil || fault.Has(err, "hostd.forbidden") {
 		t.Errorf("an unknown user: %v", err)
+	}
+}
+
+func TestGPUsArePreparedAndRestoredOverTheSocket(t *testing.T) {
+	c := client.New(serve(t, api.Peers{}))
+	defer c.Close()
+	devices := []string{"0000:1b:00.0", "0000:1c:00.0"}
+	err := c.PrepareGPUs(t.Context(), "cc", devices)
+	if !fault.Has(err, "test.prepare") || !strings.Contains(err.Error(), "cc [0000:1b:00.0 0000:1c:00.0]") {
+		t.Errorf("%v, want what the host was asked for", err)
+	}
+	if got, err := c.RestoreGPUs(t.Context(), devices); err != nil || !slices.Equal(got, devices) {
+		t.Errorf("restored %v, %v", got, err)
 	}
 }

@@ -67,6 +67,8 @@ type Host interface {
 	Drain(ctx context.Context) ([]string, error)
 	Resume() ([]string, error)
 	GPUs() ([]daemon.GPU, error)
+	PrepareGPUs(ctx context.Context, mode string, devices []string) error
+	RestoreGPUs(ctx context.Context, devices []string) ([]string, error)
 	Vouchers() (kept []vouchers.Kept, damaged []error, err error)
 	Fetch(ctx context.Context, name string, o fetch.Options) (path string, err error)
 }

@@ -235,6 +235,24 @@ func (s *server) ListGPUs(context.Context, *connect.Request[hostdv1.ListGPUsRequ
 	return connect.NewResponse(out), nil
 }
 
+// PrepareGPUs makes devices ready for VMs to come. Its caller may go away; the
+// devices may not stay halfway.
+func (s *server) PrepareGPUs(ctx context.Context, in *connect.Request[hostdv1.PrepareGPUsRequest]) (*connect.Response[hostdv1.PrepareGPUsResponse], error) {
+	if err := s.o.Host.PrepareGPUs(context.WithoutCancel(ctx), in.Msg.Mode, in.Msg.Devices); err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&hostdv1.PrepareGPUsResponse{}), nil
+}
+
+// RestoreGPUs gives prepared devices back to their drivers.
+func (s *server) RestoreGPUs(ctx context.Context, in *connect.Request[hostdv1.RestoreGPUsRequest]) (*connect.Response[hostdv1.RestoreGPUsResponse], error) {
+	devices, err := s.o.Host.RestoreGPUs(context.WithoutCancel(ctx), in.Msg.Devices)
+	if err != nil {
+		return nil, err
+	}
+	return connect.NewResponse(&hostdv1.RestoreGPUsResponse{Devices: devices}), nil
+}
+
 // FetchFile brings a file of known hash.
 func (s *server) FetchFile(ctx context.Context, in *connect.Request[hostdv1.FetchFileRequest], out *connect.ServerStream[hostdv1.FetchFileResponse]) error {
 	var lost error

@@ -196,6 +196,24 @@ func (c *Client) GPUs(ctx context.Context) ([]daemon.GPU, error) {
 	return out, nil
 }
 
+// PrepareGPUs has the daemon make devices ready for VMs to come, in a mode.
+func (c *Client) PrepareGPUs(ctx context.Context, mode string, devices []string) error {
+	if _, err := c.rpc.PrepareGPUs(ctx, connect.NewRequest(&hostdv1.PrepareGPUsRequest{Mode: mode, Devices: devices})); err != nil {
+		return c.fail(ctx, err)
+	}
+	return nil
+}
+
+// RestoreGPUs has the daemon give prepared devices back to their drivers, all
+// where none is named, and returns which.
+func (c *Client) RestoreGPUs(ctx context.Context, devices []string) ([]string, error) {
+	r, err := c.rpc.RestoreGPUs(ctx, connect.NewRequest(&hostdv1.RestoreGPUsRequest{Devices: devices}))
+	if err != nil {
+		return nil, c.fail(ctx, err)
+	}
+	return r.Msg.Devices, nil
+}
+
 // Fetch brings a file of known hash into the daemon's directory, where its name
 // is this, and returns its path there.
 func (c *Client) Fetch(ctx context.Context, name, url, sha256 string, size int64, report func(fetch.Progress)) (string, error) {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -258,14 +259,28 @@ type fakeGPUs struct {
 	mu                 sync.Mutex
 	prepared, released int
 	fail, failRelease  error
-	last               []string // devices of the last release that succeeded
+	last               []string      // devices of the last release that succeeded
+	bound              []string      // prepared
+	gate               chan struct{} // Prepare waits for it; nil: it does not
 }
 
-func (f *fakeGPUs) Prepare(context.Context, *spec.GPUs) error {
+func (f *fakeGPUs) Prepare(_ context.Context, g *spec.GPUs) error {
+	if f.gate != nil {
+		<-f.gate
+	}
 	f.mu.Lock()
 	defer f.mu.Unlock()
 	f.prepared++
+	if f.fail == nil {
+		f.bound = append(f.bound, g.Devices...)
+	}
 	return f.fail
+}
+
+func (f *fakeGPUs) Prepared() ([]string, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	return slices.Clone(f.bound), nil
 }
 
 func (f *fakeGPUs) Release(_ context.Context, g *spec.GPUs) error {
@@ -274,6 +289,9 @@ func (f *fakeGPUs) Release(_ context.Context, g *spec.GPUs) error {
 	f.released++
 	if f.failRelease == nil {
 		f.last = g.Devices
+		if g.GiveBack {
+			f.bound = slices.DeleteFunc(f.bound, func(b string) bool { return slices.Contains(g.Devices, b) })
+		}
 	}
 	return f.failRelease
 }

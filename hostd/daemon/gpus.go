@@ -24,15 +24,23 @@ func (d *Daemon) claimGPUs(s *spec.Spec, use bool) (func(), error) {
 	if s.GPUs == nil {
 		return func() {}, nil
 	}
+	return d.claimDevices(s.Name, s.GPUs, use)
+}
+
+// claimDevices is claimGPUs for a VM of a name, or for the owner (byOwner).
+func (d *Daemon) claimDevices(name string, g *spec.GPUs, use bool) (func(), error) {
 	d.claims.Lock()
 	defer d.claims.Unlock()
 	var errs []error
 	taken := func(by string, devices []string) {
 		for _, b := range devices {
-			if by != s.Name && slices.Contains(s.GPUs.Devices, b) {
-				errs = append(errs, fault.New(fault.ExitNotReady, "gpu.allocated", "stop that VM, or name another device: cocoon gpu list", "giving %s to VM %s: VM %s has it", b, s.Name, by))
+			if by != name && slices.Contains(g.Devices, b) {
+				errs = append(errs, fault.New(fault.ExitNotReady, "gpu.allocated", "stop that VM, or name another device: cocoon gpu list", "giving %s to %s: %s has it", b, claimant(name), claimant(by)))
 			}
 		}
+	}
+	if name == byOwner && d.gpus[byOwner] != nil {
+		return nil, fault.New(fault.ExitNotReady, "gpu.locked", "wait for the other cocoon gpu command", "preparing or restoring GPUs: %v are being prepared or restored", d.gpus[byOwner])
 	}
 	for name, devices := range d.gpus {
 		taken(name, devices)
@@ -53,23 +61,100 @@ func (d *Daemon) claimGPUs(s *spec.Spec, use bool) (func(), error) {
 		switch {
 		case !st.Over():
 			taken(r.Spec.Name, r.Spec.GPUs.Devices)
-		case use && r.GPUsUsed && r.Spec.Name != s.Name:
+		case use && r.GPUsUsed && r.Spec.Name != name:
 			// What is still to be released would be reset under its next user.
-			for _, b := range shared(r.Spec.GPUs, s.GPUs) {
+			for _, b := range shared(r.Spec.GPUs, g) {
 				errs = append(errs, fault.New(fault.ExitNotReady, codeUnreleased, "start it again in a minute; if that goes on, the daemon's log says what hangs",
-					"giving %s to VM %s: it was not released since VM %s ended", b, s.Name, r.Spec.Name))
+					"giving %s to %s: it was not released since VM %s ended", b, claimant(name), r.Spec.Name))
 			}
 		}
 	}
 	if errs != nil {
 		return nil, errors.Join(errs...)
 	}
-	d.gpus[s.Name] = s.GPUs.Devices
+	d.gpus[name] = g.Devices
 	return func() {
 		d.claims.Lock()
 		defer d.claims.Unlock()
-		delete(d.gpus, s.Name)
+		delete(d.gpus, name)
 	}, nil
+}
+
+// byOwner claims devices for the host's owner; no VM has this name.
+const byOwner = ""
+
+func claimant(name string) string {
+	if name == byOwner {
+		return "cocoon gpu"
+	}
+	return "VM " + name
+}
+
+// PrepareGPUs makes devices ready for VMs to come. What it changes is remembered
+// before the first change and taken back if anything fails (package vfio).
+func (d *Daemon) PrepareGPUs(ctx context.Context, mode string, devices []string) error {
+	switch mode {
+	case spec.GPUModeCC, spec.GPUModePPCIE, spec.GPUModeOff:
+	default:
+		return fault.New(fault.ExitParse, "gpu.mode", "want cc, ppcie or off", "preparing GPUs: mode %.32q is unknown", mode)
+	}
+	if err := checkDevices(devices); err != nil {
+		return err
+	}
+	g := &spec.GPUs{Devices: devices, Mode: mode}
+	free, err := d.claimDevices(byOwner, g, true)
+	if err != nil {
+		return err
+	}
+	defer free()
+	if err := d.o.GPUs.Prepare(ctx, g); err != nil {
+		return err
+	}
+	d.o.Logger.Info("prepared GPUs", "devices", devices, "mode", mode)
+	return nil
+}
+
+// RestoreGPUs resets prepared devices, all without arguments, and gives them
+// back to the drivers that they had. It returns which.
+func (d *Daemon) RestoreGPUs(ctx context.Context, devices []string) ([]string, error) {
+	if err := checkDevices(devices); err != nil {
+		return nil, err
+	}
+	prepared, err := d.o.GPUs.Prepared()
+	if err != nil {
+		return nil, err
+	}
+	if len(devices) == 0 {
+		devices = prepared
+	}
+	var errs []error
+	for _, b := range devices {
+		if !slices.Contains(prepared, b) {
+			errs = append(errs, fault.New(fault.ExitNotReady, "gpu.not_prepared", "list what is there: cocoon gpu list", "restoring GPUs: %s was not prepared", b))
+		}
+	}
+	if len(devices) == 0 || errs != nil {
+		return nil, errors.Join(errs...)
+	}
+	g := &spec.GPUs{Devices: devices, GiveBack: true}
+	free, err := d.claimDevices(byOwner, g, true)
+	if err != nil {
+		return nil, err
+	}
+	defer free()
+	if err := d.o.GPUs.Release(ctx, g); err != nil {
+		return nil, err
+	}
+	d.o.Logger.Info("gave GPUs back to their drivers", "devices", devices)
+	return devices, nil
+}
+
+func checkDevices(devices []string) error {
+	var errs []error
+	for _, b := range devices {
+		errs = append(errs, vfio.CheckBDF(b))
+	}
+	return errors.Join(errs...)
 }
 
 // codeUnreleased refuses devices that an earlier run has left its traces on.
@@ -118,6 +203,8 @@ type GPUHost interface {
 	// Release clears what a VM has left on its devices, and gives them back to
 	// their owner's drivers where the spec says so.
 	Release(ctx context.Context, g *spec.GPUs) error
+	// Prepared returns the devices that were prepared and not given back.
+	Prepared() ([]string, error)
 	// Recover completes what an earlier daemon began.
 	Recover(ctx context.Context) error
 }
@@ -189,6 +276,30 @@ func (l *linuxGPUs) Release(ctx context.Context, g *spec.GPUs) error {
 		return err
 	}
 	return store.Forget(before)
+}
+
+func (l *linuxGPUs) Prepared() ([]string, error) {
+	if os.Geteuid() != 0 {
+		return nil, fault.New(fault.ExitNotReady, "gpu.permission", "on that machine and without --hostd: sudo cocoon gpu restore",
+			"looking for prepared GPUs: the host daemon does not run as root")
+	}
+	o, _, err := l.options()
+	if err != nil {
+		return nil, err
+	}
+	store, err := vfio.OpenStore(gpuStore)
+	if err != nil {
+		return nil, err
+	}
+	defer store.Close()
+	var out []string
+	for _, p := range store.Select() {
+		// The further functions of a device, such as its sound, come with it.
+		if _, err := vfio.Read(o.System, p.BDF); err == nil {
+			out = append(out, p.BDF)
+		}
+	}
+	return out, nil
 }
 
 func (l *linuxGPUs) Recover(ctx context.Context) error {

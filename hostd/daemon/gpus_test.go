@@ -1,8 +1,10 @@
 package daemon
 
 import (
+	"context"
 	"errors"
 	"testing"
+	"time"
 
 	"github.com/google/go-cmp/cmp"
 
@@ -98,4 +100,78 @@ func TestDevicesOfTwoEndedVMsAreReleased(t *testing.T) {
 			t.Errorf("VM %s keeps its device for ever: %+v, %v", name, r, err)
 		}
 	}
+}
+
+// The owner's commands and VMs do not get in each other's way.
+func TestTheOwnerPreparesAndRestoresWhatNoVMHas(t *testing.T) {
+	gpus := &fakeGPUs{}
+	o := options(t, t.TempDir())
+	t.Setenv("DAEMON_TEST_KEEPER", "fake")
+	o.GPUs = gpus
+	d, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	const first, second, third = "0000:1b:00.0", "0000:1c:00.0", "0000:1d:00.0"
+	want := func(code string, err error) {
+		t.Helper()
+		if !fault.Has(err, code) {
+			t.Errorf("%v, want %s", err, code)
+		}
+	}
+	want("gpu.mode", d.PrepareGPUs(t.Context(), "devtools", []string{first}))
+	if err := d.PrepareGPUs(t.Context(), spec.GPUModeCC, []string{"../0000:1b:00.0"}); err == nil {
+		t.Error("an address that is none was accepted")
+	}
+	if _, err := d.RestoreGPUs(t.Context(), []string{"x"}); err == nil {
+		t.Error("an address that is none was accepted")
+	}
+	if err := d.PrepareGPUs(t.Context(), spec.GPUModeOff, []string{first, second}); err != nil {
+		t.Fatal(err)
+	}
+	_, err = d.RestoreGPUs(t.Context(), []string{third})
+	want("gpu.not_prepared", err)
+
+	s := behave(t, "serve", spec.RestartNo)
+	s.Name, s.GPUs = "a", &spec.GPUs{Devices: []string{first}, Mode: spec.GPUModeOff}
+	start(t, d, s)
+	want("gpu.allocated", d.PrepareGPUs(t.Context(), spec.GPUModeOff, []string{first, third}))
+	_, err = d.RestoreGPUs(t.Context(), nil)
+	want("gpu.allocated", err)
+	if gpus.released != 0 {
+		t.Error("a device was reset under its VM")
+	}
+	got, err := d.RestoreGPUs(t.Context(), []string{second})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if diff := cmp.Diff([]string{second}, got); diff != "" {
+		t.Errorf("restored (-want +got):\n%s", diff)
+	}
+
+	// While the one command is at work, neither a VM nor another command gets its
+	// devices.
+	gpus.gate = make(chan struct{})
+	done := make(chan error, 1)
+	go func() { done <- d.PrepareGPUs(context.Background(), spec.GPUModeOff, []string{third}) }()
+	for {
+		d.claims.Lock()
+		claimed := d.gpus[byOwner] != nil
+		d.claims.Unlock()
+		if claimed {
+			break
+		}
+		time.Sleep(time.Millisecond)
+	}
+	b := behave(t, "serve", spec.RestartNo)
+	b.Name, b.GPUs = "b", &spec.GPUs{Devices: []string{third}, Mode: spec.GPUModeOff}
+	_, err = d.Start(t.Context(), b)
+	want("gpu.allocated", err)
+	want("gpu.locked", d.PrepareGPUs(t.Context(), spec.GPUModeOff, []string{second}))
+	close(gpus.gate)
+	if err := <-done; err != nil {
+		t.Fatal(err)
+	}
+	start(t, d, b)
 }

@@ -2349,6 +2349,186 @@ func (x *ListGPUsResponse) GetGpus() []*GPU {
 	return nil
 }
 
+type PrepareGPUsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// PCI addresses, such as 0000:1b:00.0.
+	Devices []string `protobuf:"bytes,1,rep,name=devices,proto3" json:"devices,omitempty"`
+	// off, cc or ppcie: what each device must be in, or is brought into where the
+	// daemon has NVIDIA's tool.
+	Mode          string `protobuf:"bytes,2,opt,name=mode,proto3" json:"mode,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareGPUsRequest) Reset() {
+	*x = PrepareGPUsRequest{}
+	mi := &file_hostd_v1_hostd_proto_msgTypes[38]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareGPUsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareGPUsRequest) ProtoMessage() {}
+
+func (x *PrepareGPUsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hostd_v1_hostd_proto_msgTypes[38]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareGPUsRequest.ProtoReflect.Descriptor instead.
+func (*PrepareGPUsRequest) Descriptor() ([]byte, []int) {
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{38}
+}
+
+func (x *PrepareGPUsRequest) GetDevices() []string {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+func (x *PrepareGPUsRequest) GetMode() string {
+	if x != nil {
+		return x.Mode
+	}
+	return ""
+}
+
+type PrepareGPUsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *PrepareGPUsResponse) Reset() {
+	*x = PrepareGPUsResponse{}
+	mi := &file_hostd_v1_hostd_proto_msgTypes[39]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *PrepareGPUsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*PrepareGPUsResponse) ProtoMessage() {}
+
+func (x *PrepareGPUsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hostd_v1_hostd_proto_msgTypes[39]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use PrepareGPUsResponse.ProtoReflect.Descriptor instead.
+func (*PrepareGPUsResponse) Descriptor() ([]byte, []int) {
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{39}
+}
+
+type RestoreGPUsRequest struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// Empty: all that are prepared.
+	Devices       []string `protobuf:"bytes,1,rep,name=devices,proto3" json:"devices,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreGPUsRequest) Reset() {
+	*x = RestoreGPUsRequest{}
+	mi := &file_hostd_v1_hostd_proto_msgTypes[40]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreGPUsRequest) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreGPUsRequest) ProtoMessage() {}
+
+func (x *RestoreGPUsRequest) ProtoReflect() protoreflect.Message {
+	mi := &file_hostd_v1_hostd_proto_msgTypes[40]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreGPUsRequest.ProtoReflect.Descriptor instead.
+func (*RestoreGPUsRequest) Descriptor() ([]byte, []int) {
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{40}
+}
+
+func (x *RestoreGPUsRequest) GetDevices() []string {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
+type RestoreGPUsResponse struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	Devices       []string               `protobuf:"bytes,1,rep,name=devices,proto3" json:"devices,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *RestoreGPUsResponse) Reset() {
+	*x = RestoreGPUsResponse{}
+	mi := &file_hostd_v1_hostd_proto_msgTypes[41]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *RestoreGPUsResponse) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*RestoreGPUsResponse) ProtoMessage() {}
+
+func (x *RestoreGPUsResponse) ProtoReflect() protoreflect.Message {
+	mi := &file_hostd_v1_hostd_proto_msgTypes[41]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use RestoreGPUsResponse.ProtoReflect.Descriptor instead.
+func (*RestoreGPUsResponse) Descriptor() ([]byte, []int) {
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{41}
+}
+
+func (x *RestoreGPUsResponse) GetDevices() []string {
+	if x != nil {
+		return x.Devices
+	}
+	return nil
+}
+
 // GPU is a GPU or an NVSwitch of NVIDIA.
 type GPU struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
@@ -2382,7 +2562,7 @@ type GPU struct {
 
 func (x *GPU) Reset() {
 	*x = GPU{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[38]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[42]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2394,7 +2574,7 @@ func (x *GPU) String() string {
 func (*GPU) ProtoMessage() {}
 
 func (x *GPU) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[38]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[42]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2407,7 +2587,7 @@ func (x *GPU) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use GPU.ProtoReflect.Descriptor instead.
 func (*GPU) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{38}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{42}
 }
 
 func (x *GPU) GetBdf() string {
@@ -2538,7 +2718,7 @@ type FetchFileRequest struct {
 
 func (x *FetchFileRequest) Reset() {
 	*x = FetchFileRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[39]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[43]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2550,7 +2730,7 @@ func (x *FetchFileRequest) String() string {
 func (*FetchFileRequest) ProtoMessage() {}
 
 func (x *FetchFileRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[39]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[43]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2563,7 +2743,7 @@ func (x *FetchFileRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchFileRequest.ProtoReflect.Descriptor instead.
 func (*FetchFileRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{39}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{43}
 }
 
 func (x *FetchFileRequest) GetUrl() string {
@@ -2612,7 +2792,7 @@ type FetchFileResponse struct {
 
 func (x *FetchFileResponse) Reset() {
 	*x = FetchFileResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[40]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[44]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2624,7 +2804,7 @@ func (x *FetchFileResponse) String() string {
 func (*FetchFileResponse) ProtoMessage() {}
 
 func (x *FetchFileResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[40]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[44]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2637,7 +2817,7 @@ func (x *FetchFileResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use FetchFileResponse.ProtoReflect.Descriptor instead.
 func (*FetchFileResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{40}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{44}
 }
 
 func (x *FetchFileResponse) GetPhase() string {
@@ -2690,7 +2870,7 @@ type VouchersRequest struct {
 
 func (x *VouchersRequest) Reset() {
 	*x = VouchersRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[41]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[45]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2702,7 +2882,7 @@ func (x *VouchersRequest) String() string {
 func (*VouchersRequest) ProtoMessage() {}
 
 func (x *VouchersRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[41]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[45]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2715,7 +2895,7 @@ func (x *VouchersRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VouchersRequest.ProtoReflect.Descriptor instead.
 func (*VouchersRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{41}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{45}
 }
 
 type VouchersResponse struct {
@@ -2732,7 +2912,7 @@ type VouchersResponse struct {
 
 func (x *VouchersResponse) Reset() {
 	*x = VouchersResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[42]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[46]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2744,7 +2924,7 @@ func (x *VouchersResponse) String() string {
 func (*VouchersResponse) ProtoMessage() {}
 
 func (x *VouchersResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[42]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[46]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2757,7 +2937,7 @@ func (x *VouchersResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use VouchersResponse.ProtoReflect.Descriptor instead.
 func (*VouchersResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{42}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{46}
 }
 
 func (x *VouchersResponse) GetVm() string {
@@ -2789,7 +2969,7 @@ type DrainRequest struct {
 
 func (x *DrainRequest) Reset() {
 	*x = DrainRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[43]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[47]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2801,7 +2981,7 @@ func (x *DrainRequest) String() string {
 func (*DrainRequest) ProtoMessage() {}
 
 func (x *DrainRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[43]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[47]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2814,7 +2994,7 @@ func (x *DrainRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainRequest.ProtoReflect.Descriptor instead.
 func (*DrainRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{43}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{47}
 }
 
 type DrainResponse struct {
@@ -2827,7 +3007,7 @@ type DrainResponse struct {
 
 func (x *DrainResponse) Reset() {
 	*x = DrainResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[44]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[48]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2839,7 +3019,7 @@ func (x *DrainResponse) String() string {
 func (*DrainResponse) ProtoMessage() {}
 
 func (x *DrainResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[44]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[48]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2852,7 +3032,7 @@ func (x *DrainResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use DrainResponse.ProtoReflect.Descriptor instead.
 func (*DrainResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{44}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{48}
 }
 
 func (x *DrainResponse) GetVms() []string {
@@ -2870,7 +3050,7 @@ type ResumeRequest struct {
 
 func (x *ResumeRequest) Reset() {
 	*x = ResumeRequest{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[45]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[49]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2882,7 +3062,7 @@ func (x *ResumeRequest) String() string {
 func (*ResumeRequest) ProtoMessage() {}
 
 func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[45]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[49]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2895,7 +3075,7 @@ func (x *ResumeRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeRequest.ProtoReflect.Descriptor instead.
 func (*ResumeRequest) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{45}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{49}
 }
 
 type ResumeResponse struct {
@@ -2908,7 +3088,7 @@ type ResumeResponse struct {
 
 func (x *ResumeResponse) Reset() {
 	*x = ResumeResponse{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[46]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[50]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2920,7 +3100,7 @@ func (x *ResumeResponse) String() string {
 func (*ResumeResponse) ProtoMessage() {}
 
 func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[46]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[50]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2933,7 +3113,7 @@ func (x *ResumeResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ResumeResponse.ProtoReflect.Descriptor instead.
 func (*ResumeResponse) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{46}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{50}
 }
 
 func (x *ResumeResponse) GetVms() []string {
@@ -2953,7 +3133,7 @@ type Faults struct {
 
 func (x *Faults) Reset() {
 	*x = Faults{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[47]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[51]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -2965,7 +3145,7 @@ func (x *Faults) String() string {
 func (*Faults) ProtoMessage() {}
 
 func (x *Faults) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[47]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[51]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -2978,7 +3158,7 @@ func (x *Faults) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Faults.ProtoReflect.Descriptor instead.
 func (*Faults) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{47}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{51}
 }
 
 func (x *Faults) GetFaults() []*Fault {
@@ -3004,7 +3184,7 @@ type Fault struct {
 
 func (x *Fault) Reset() {
 	*x = Fault{}
-	mi := &file_hostd_v1_hostd_proto_msgTypes[48]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[52]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -3016,7 +3196,7 @@ func (x *Fault) String() string {
 func (*Fault) ProtoMessage() {}
 
 func (x *Fault) ProtoReflect() protoreflect.Message {
-	mi := &file_hostd_v1_hostd_proto_msgTypes[48]
+	mi := &file_hostd_v1_hostd_proto_msgTypes[52]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -3029,7 +3209,7 @@ func (x *Fault) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Fault.ProtoReflect.Descriptor instead.
 func (*Fault) Descriptor() ([]byte, []int) {
-	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{48}
+	return file_hostd_v1_hostd_proto_rawDescGZIP(), []int{52}
 }
 
 func (x *Fault) GetCode() string {
@@ -3249,7 +3429,15 @@ const file_hostd_v1_hostd_proto_rawDesc = "" +
 	"\x06_price\"\x11\n" +
 	"\x0fListGPUsRequest\"<\n" +
 	"\x10ListGPUsResponse\x12(\n" +
-	"\x04gpus\x18\x01 \x03(\v2\x14.cocoon.hostd.v1.GPUR\x04gpus\"\x9a\x03\n" +
+	"\x04gpus\x18\x01 \x03(\v2\x14.cocoon.hostd.v1.GPUR\x04gpus\"B\n" +
+	"\x12PrepareGPUsRequest\x12\x18\n" +
+	"\adevices\x18\x01 \x03(\tR\adevices\x12\x12\n" +
+	"\x04mode\x18\x02 \x01(\tR\x04mode\"\x15\n" +
+	"\x13PrepareGPUsResponse\".\n" +
+	"\x12RestoreGPUsRequest\x12\x18\n" +
+	"\adevices\x18\x01 \x03(\tR\adevices\"/\n" +
+	"\x13RestoreGPUsResponse\x12\x18\n" +
+	"\adevices\x18\x01 \x03(\tR\adevices\"\x9a\x03\n" +
 	"\x03GPU\x12\x10\n" +
 	"\x03bdf\x18\x01 \x01(\tR\x03bdf\x12\x0e\n" +
 	"\x02id\x18\x02 \x01(\tR\x02id\x12\x12\n" +
@@ -3302,7 +3490,7 @@ const file_hostd_v1_hostd_proto_rawDesc = "" +
 	"\bexpected\x18\x03 \x01(\tR\bexpected\x12\x16\n" +
 	"\x06actual\x18\x04 \x01(\tR\x06actual\x12\x16\n" +
 	"\x06remedy\x18\x05 \x01(\tR\x06remedy\x12\x12\n" +
-	"\x04exit\x18\x06 \x01(\x05R\x04exit2\x8e\f\n" +
+	"\x04exit\x18\x06 \x01(\x05R\x04exit2\xc2\r\n" +
 	"\vHostService\x12N\n" +
 	"\x06Status\x12\x1e.cocoon.hostd.v1.StatusRequest\x1a\x1f.cocoon.hostd.v1.StatusResponse\"\x03\x90\x02\x01\x12X\n" +
 	"\vAccelerator\x12#.cocoon.hostd.v1.AcceleratorRequest\x1a$.cocoon.hostd.v1.AcceleratorResponse\x12R\n" +
@@ -3318,7 +3506,9 @@ const file_hostd_v1_hostd_proto_rawDesc = "" +
 	"\aConsole\x12\x1f.cocoon.hostd.v1.ConsoleRequest\x1a .cocoon.hostd.v1.ConsoleResponse0\x01\x12T\n" +
 	"\tStatusLog\x12!.cocoon.hostd.v1.StatusLogRequest\x1a\".cocoon.hostd.v1.StatusLogResponse0\x01\x12H\n" +
 	"\x04Idle\x12\x1c.cocoon.hostd.v1.IdleRequest\x1a\x1d.cocoon.hostd.v1.IdleResponse\"\x03\x90\x02\x01\x12T\n" +
-	"\bListGPUs\x12 .cocoon.hostd.v1.ListGPUsRequest\x1a!.cocoon.hostd.v1.ListGPUsResponse\"\x03\x90\x02\x01\x12T\n" +
+	"\bListGPUs\x12 .cocoon.hostd.v1.ListGPUsRequest\x1a!.cocoon.hostd.v1.ListGPUsResponse\"\x03\x90\x02\x01\x12X\n" +
+	"\vPrepareGPUs\x12#.cocoon.hostd.v1.PrepareGPUsRequest\x1a$.cocoon.hostd.v1.PrepareGPUsResponse\x12X\n" +
+	"\vRestoreGPUs\x12#.cocoon.hostd.v1.RestoreGPUsRequest\x1a$.cocoon.hostd.v1.RestoreGPUsResponse\x12T\n" +
 	"\tFetchFile\x12!.cocoon.hostd.v1.FetchFileRequest\x1a\".cocoon.hostd.v1.FetchFileResponse0\x01\x12Q\n" +
 	"\bVouchers\x12 .cocoon.hostd.v1.VouchersRequest\x1a!.cocoon.hostd.v1.VouchersResponse0\x01\x12F\n" +
 	"\x05Drain\x12\x1d.cocoon.hostd.v1.DrainRequest\x1a\x1e.cocoon.hostd.v1.DrainResponse\x12I\n" +
@@ -3336,7 +3526,7 @@ func file_hostd_v1_hostd_proto_rawDescGZIP() []byte {
 	return file_hostd_v1_hostd_proto_rawDescData
 }
 
-var file_hostd_v1_hostd_proto_msgTypes = make([]protoimpl.MessageInfo, 51)
+var file_hostd_v1_hostd_proto_msgTypes = make([]protoimpl.MessageInfo, 55)
 var file_hostd_v1_hostd_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: cocoon.hostd.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: cocoon.hostd.v1.StatusResponse
@@ -3376,40 +3566,44 @@ var file_hostd_v1_hostd_proto_goTypes = []any{
 	(*Observation)(nil),           // 35: cocoon.hostd.v1.Observation
 	(*ListGPUsRequest)(nil),       // 36: cocoon.hostd.v1.ListGPUsRequest
 	(*ListGPUsResponse)(nil),      // 37: cocoon.hostd.v1.ListGPUsResponse
-	(*GPU)(nil),                   // 38: cocoon.hostd.v1.GPU
-	(*FetchFileRequest)(nil),      // 39: cocoon.hostd.v1.FetchFileRequest
-	(*FetchFileResponse)(nil),     // 40: cocoon.hostd.v1.FetchFileResponse
-	(*VouchersRequest)(nil),       // 41: cocoon.hostd.v1.VouchersRequest
-	(*VouchersResponse)(nil),      // 42: cocoon.hostd.v1.VouchersResponse
-	(*DrainRequest)(nil),          // 43: cocoon.hostd.v1.DrainRequest
-	(*DrainResponse)(nil),         // 44: cocoon.hostd.v1.DrainResponse
-	(*ResumeRequest)(nil),         // 45: cocoon.hostd.v1.ResumeRequest
-	(*ResumeResponse)(nil),        // 46: cocoon.hostd.v1.ResumeResponse
-	(*Faults)(nil),                // 47: cocoon.hostd.v1.Faults
-	(*Fault)(nil),                 // 48: cocoon.hostd.v1.Fault
-	nil,                           // 49: cocoon.hostd.v1.StatusResponse.VmsEntry
-	nil,                           // 50: cocoon.hostd.v1.Guest.MetricsEntry
-	(*timestamppb.Timestamp)(nil), // 51: google.protobuf.Timestamp
+	(*PrepareGPUsRequest)(nil),    // 38: cocoon.hostd.v1.PrepareGPUsRequest
+	(*PrepareGPUsResponse)(nil),   // 39: cocoon.hostd.v1.PrepareGPUsResponse
+	(*RestoreGPUsRequest)(nil),    // 40: cocoon.hostd.v1.RestoreGPUsRequest
+	(*RestoreGPUsResponse)(nil),   // 41: cocoon.hostd.v1.RestoreGPUsResponse
+	(*GPU)(nil),                   // 42: cocoon.hostd.v1.GPU
+	(*FetchFileRequest)(nil),      // 43: cocoon.hostd.v1.FetchFileRequest
+	(*FetchFileResponse)(nil),     // 44: cocoon.hostd.v1.FetchFileResponse
+	(*VouchersRequest)(nil),       // 45: cocoon.hostd.v1.VouchersRequest
+	(*VouchersResponse)(nil),      // 46: cocoon.hostd.v1.VouchersResponse
+	(*DrainRequest)(nil),          // 47: cocoon.hostd.v1.DrainRequest
+	(*DrainResponse)(nil),         // 48: cocoon.hostd.v1.DrainResponse
+	(*ResumeRequest)(nil),         // 49: cocoon.hostd.v1.ResumeRequest
+	(*ResumeResponse)(nil),        // 50: cocoon.hostd.v1.ResumeResponse
+	(*Faults)(nil),                // 51: cocoon.hostd.v1.Faults
+	(*Fault)(nil),                 // 52: cocoon.hostd.v1.Fault
+	nil,                           // 53: cocoon.hostd.v1.StatusResponse.VmsEntry
+	nil,                           // 54: cocoon.hostd.v1.Guest.MetricsEntry
+	(*timestamppb.Timestamp)(nil), // 55: google.protobuf.Timestamp
 }
 var file_hostd_v1_hostd_proto_depIdxs = []int32{
-	51, // 0: cocoon.hostd.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
-	51, // 1: cocoon.hostd.v1.StatusResponse.drained_since:type_name -> google.protobuf.Timestamp
-	49, // 2: cocoon.hostd.v1.StatusResponse.vms:type_name -> cocoon.hostd.v1.StatusResponse.VmsEntry
+	55, // 0: cocoon.hostd.v1.StatusResponse.started:type_name -> google.protobuf.Timestamp
+	55, // 1: cocoon.hostd.v1.StatusResponse.drained_since:type_name -> google.protobuf.Timestamp
+	53, // 2: cocoon.hostd.v1.StatusResponse.vms:type_name -> cocoon.hostd.v1.StatusResponse.VmsEntry
 	34, // 3: cocoon.hostd.v1.StatusResponse.idle:type_name -> cocoon.hostd.v1.Decision
-	51, // 4: cocoon.hostd.v1.AcceleratorResponse.probed_at:type_name -> google.protobuf.Timestamp
+	55, // 4: cocoon.hostd.v1.AcceleratorResponse.probed_at:type_name -> google.protobuf.Timestamp
 	6,  // 5: cocoon.hostd.v1.VM.keeper:type_name -> cocoon.hostd.v1.Process
 	6,  // 6: cocoon.hostd.v1.VM.qemu:type_name -> cocoon.hostd.v1.Process
 	6,  // 7: cocoon.hostd.v1.VM.swtpm:type_name -> cocoon.hostd.v1.Process
-	51, // 8: cocoon.hostd.v1.VM.started:type_name -> google.protobuf.Timestamp
-	51, // 9: cocoon.hostd.v1.VM.ended:type_name -> google.protobuf.Timestamp
-	48, // 10: cocoon.hostd.v1.VM.faults:type_name -> cocoon.hostd.v1.Fault
+	55, // 8: cocoon.hostd.v1.VM.started:type_name -> google.protobuf.Timestamp
+	55, // 9: cocoon.hostd.v1.VM.ended:type_name -> google.protobuf.Timestamp
+	52, // 10: cocoon.hostd.v1.VM.faults:type_name -> cocoon.hostd.v1.Fault
 	8,  // 11: cocoon.hostd.v1.VM.guest:type_name -> cocoon.hostd.v1.Guest
-	51, // 12: cocoon.hostd.v1.VM.next_start:type_name -> google.protobuf.Timestamp
+	55, // 12: cocoon.hostd.v1.VM.next_start:type_name -> google.protobuf.Timestamp
 	10, // 13: cocoon.hostd.v1.Guest.stages:type_name -> cocoon.hostd.v1.Stage
-	48, // 14: cocoon.hostd.v1.Guest.faults:type_name -> cocoon.hostd.v1.Fault
-	50, // 15: cocoon.hostd.v1.Guest.metrics:type_name -> cocoon.hostd.v1.Guest.MetricsEntry
+	52, // 14: cocoon.hostd.v1.Guest.faults:type_name -> cocoon.hostd.v1.Fault
+	54, // 15: cocoon.hostd.v1.Guest.metrics:type_name -> cocoon.hostd.v1.Guest.MetricsEntry
 	9,  // 16: cocoon.hostd.v1.Guest.drain:type_name -> cocoon.hostd.v1.GuestDrain
-	48, // 17: cocoon.hostd.v1.Stage.faults:type_name -> cocoon.hostd.v1.Fault
+	52, // 17: cocoon.hostd.v1.Stage.faults:type_name -> cocoon.hostd.v1.Fault
 	7,  // 18: cocoon.hostd.v1.ListVMsResponse.vms:type_name -> cocoon.hostd.v1.VM
 	7,  // 19: cocoon.hostd.v1.GetVMResponse.vm:type_name -> cocoon.hostd.v1.VM
 	7,  // 20: cocoon.hostd.v1.WatchVMResponse.vm:type_name -> cocoon.hostd.v1.VM
@@ -3417,17 +3611,17 @@ var file_hostd_v1_hostd_proto_depIdxs = []int32{
 	7,  // 22: cocoon.hostd.v1.StopVMResponse.vm:type_name -> cocoon.hostd.v1.VM
 	7,  // 23: cocoon.hostd.v1.UpgradeVMResponse.vm:type_name -> cocoon.hostd.v1.VM
 	27, // 24: cocoon.hostd.v1.CrashesResponse.crashes:type_name -> cocoon.hostd.v1.Crash
-	51, // 25: cocoon.hostd.v1.Crash.ended:type_name -> google.protobuf.Timestamp
-	48, // 26: cocoon.hostd.v1.Crash.faults:type_name -> cocoon.hostd.v1.Fault
+	55, // 25: cocoon.hostd.v1.Crash.ended:type_name -> google.protobuf.Timestamp
+	52, // 26: cocoon.hostd.v1.Crash.faults:type_name -> cocoon.hostd.v1.Fault
 	8,  // 27: cocoon.hostd.v1.Crash.guest:type_name -> cocoon.hostd.v1.Guest
 	34, // 28: cocoon.hostd.v1.IdleResponse.last:type_name -> cocoon.hostd.v1.Decision
 	35, // 29: cocoon.hostd.v1.IdleResponse.seen:type_name -> cocoon.hostd.v1.Observation
 	34, // 30: cocoon.hostd.v1.IdleResponse.changes:type_name -> cocoon.hostd.v1.Decision
-	51, // 31: cocoon.hostd.v1.Decision.time:type_name -> google.protobuf.Timestamp
-	51, // 32: cocoon.hostd.v1.Decision.until:type_name -> google.protobuf.Timestamp
-	51, // 33: cocoon.hostd.v1.Observation.time:type_name -> google.protobuf.Timestamp
-	38, // 34: cocoon.hostd.v1.ListGPUsResponse.gpus:type_name -> cocoon.hostd.v1.GPU
-	48, // 35: cocoon.hostd.v1.Faults.faults:type_name -> cocoon.hostd.v1.Fault
+	55, // 31: cocoon.hostd.v1.Decision.time:type_name -> google.protobuf.Timestamp
+	55, // 32: cocoon.hostd.v1.Decision.until:type_name -> google.protobuf.Timestamp
+	55, // 33: cocoon.hostd.v1.Observation.time:type_name -> google.protobuf.Timestamp
+	42, // 34: cocoon.hostd.v1.ListGPUsResponse.gpus:type_name -> cocoon.hostd.v1.GPU
+	52, // 35: cocoon.hostd.v1.Faults.faults:type_name -> cocoon.hostd.v1.Fault
 	0,  // 36: cocoon.hostd.v1.HostService.Status:input_type -> cocoon.hostd.v1.StatusRequest
 	2,  // 37: cocoon.hostd.v1.HostService.Accelerator:input_type -> cocoon.hostd.v1.AcceleratorRequest
 	4,  // 38: cocoon.hostd.v1.HostService.Authority:input_type -> cocoon.hostd.v1.AuthorityRequest
@@ -3443,31 +3637,35 @@ var file_hostd_v1_hostd_proto_depIdxs = []int32{
 	30, // 48: cocoon.hostd.v1.HostService.StatusLog:input_type -> cocoon.hostd.v1.StatusLogRequest
 	32, // 49: cocoon.hostd.v1.HostService.Idle:input_type -> cocoon.hostd.v1.IdleRequest
 	36, // 50: cocoon.hostd.v1.HostService.ListGPUs:input_type -> cocoon.hostd.v1.ListGPUsRequest
-	39, // 51: cocoon.hostd.v1.HostService.FetchFile:input_type -> cocoon.hostd.v1.FetchFileRequest
-	41, // 52: cocoon.hostd.v1.HostService.Vouchers:input_type -> cocoon.hostd.v1.VouchersRequest
-	43, // 53: cocoon.hostd.v1.HostService.Drain:input_type -> cocoon.hostd.v1.DrainRequest
-	45, // 54: cocoon.hostd.v1.HostService.Resume:input_type -> cocoon.hostd.v1.ResumeRequest
-	1,  // 55: cocoon.hostd.v1.HostService.Status:output_type -> cocoon.hostd.v1.StatusResponse
-	3,  // 56: cocoon.hostd.v1.HostService.Accelerator:output_type -> cocoon.hostd.v1.AcceleratorResponse
-	5,  // 57: cocoon.hostd.v1.HostService.Authority:output_type -> cocoon.hostd.v1.AuthorityResponse
-	12, // 58: cocoon.hostd.v1.HostService.ListVMs:output_type -> cocoon.hostd.v1.ListVMsResponse
-	14, // 59: cocoon.hostd.v1.HostService.GetVM:output_type -> cocoon.hostd.v1.GetVMResponse
-	16, // 60: cocoon.hostd.v1.HostService.WatchVM:output_type -> cocoon.hostd.v1.WatchVMResponse
-	18, // 61: cocoon.hostd.v1.HostService.StartVM:output_type -> cocoon.hostd.v1.StartVMResponse
-	20, // 62: cocoon.hostd.v1.HostService.StopVM:output_type -> cocoon.hostd.v1.StopVMResponse
-	22, // 63: cocoon.hostd.v1.HostService.UpgradeVM:output_type -> cocoon.hostd.v1.UpgradeVMResponse
-	24, // 64: cocoon.hostd.v1.HostService.RemoveVM:output_type -> cocoon.hostd.v1.RemoveVMResponse
-	26, // 65: cocoon.hostd.v1.HostService.Crashes:output_type -> cocoon.hostd.v1.CrashesResponse
-	29, // 66: cocoon.hostd.v1.HostService.Console:output_type -> cocoon.hostd.v1.ConsoleResponse
-	31, // 67: cocoon.hostd.v1.HostService.StatusLog:output_type -> cocoon.hostd.v1.StatusLogResponse
-	33, // 68: cocoon.hostd.v1.HostService.Idle:output_type -> cocoon.hostd.v1.IdleResponse
-	37, // 69: cocoon.hostd.v1.HostService.ListGPUs:output_type -> cocoon.hostd.v1.ListGPUsResponse
-	40, // 70: cocoon.hostd.v1.HostService.FetchFile:output_type -> cocoon.hostd.v1.FetchFileResponse
-	42, // 71: cocoon.hostd.v1.HostService.Vouchers:output_type -> cocoon.hostd.v1.VouchersResponse
-	44, // 72: cocoon.hostd.v1.HostService.Drain:output_type -> cocoon.hostd.v1.DrainResponse
-	46, // 73: cocoon.hostd.v1.HostService.Resume:output_type -> cocoon.hostd.v1.ResumeResponse
-	55, // [55:74] is the sub-list for method output_type
-	36, // [36:55] is the sub-list for method input_type
+	38, // 51: cocoon.hostd.v1.HostService.PrepareGPUs:input_type -> cocoon.hostd.v1.PrepareGPUsRequest
+	40, // 52: cocoon.hostd.v1.HostService.RestoreGPUs:input_type -> cocoon.hostd.v1.RestoreGPUsRequest
+	43, // 53: cocoon.hostd.v1.HostService.FetchFile:input_type -> cocoon.hostd.v1.FetchFileRequest
+	45, // 54: cocoon.hostd.v1.HostService.Vouchers:input_type -> cocoon.hostd.v1.VouchersRequest
+	47, // 55: cocoon.hostd.v1.HostService.Drain:input_type -> cocoon.hostd.v1.DrainRequest
+	49, // 56: cocoon.hostd.v1.HostService.Resume:input_type -> cocoon.hostd.v1.ResumeRequest
+	1,  // 57: cocoon.hostd.v1.HostService.Status:output_type -> cocoon.hostd.v1.StatusResponse
+	3,  // 58: cocoon.hostd.v1.HostService.Accelerator:output_type -> cocoon.hostd.v1.AcceleratorResponse
+	5,  // 59: cocoon.hostd.v1.HostService.Authority:output_type -> cocoon.hostd.v1.AuthorityResponse
+	12, // 60: cocoon.hostd.v1.HostService.ListVMs:output_type -> cocoon.hostd.v1.ListVMsResponse
+	14, // 61: cocoon.hostd.v1.HostService.GetVM:output_type -> cocoon.hostd.v1.GetVMResponse
+	16, // 62: cocoon.hostd.v1.HostService.WatchVM:output_type -> cocoon.hostd.v1.WatchVMResponse
+	18, // 63: cocoon.hostd.v1.HostService.StartVM:output_type -> cocoon.hostd.v1.StartVMResponse
+	20, // 64: cocoon.hostd.v1.HostService.StopVM:output_type -> cocoon.hostd.v1.StopVMResponse
+	22, // 65: cocoon.hostd.v1.HostService.UpgradeVM:output_type -> cocoon.hostd.v1.UpgradeVMResponse
+	24, // 66: cocoon.hostd.v1.HostService.RemoveVM:output_type -> cocoon.hostd.v1.RemoveVMResponse
+	26, // 67: cocoon.hostd.v1.HostService.Crashes:output_type -> cocoon.hostd.v1.CrashesResponse
+	29, // 68: cocoon.hostd.v1.HostService.Console:output_type -> cocoon.hostd.v1.ConsoleResponse
+	31, // 69: cocoon.hostd.v1.HostService.StatusLog:output_type -> cocoon.hostd.v1.StatusLogResponse
+	33, // 70: cocoon.hostd.v1.HostService.Idle:output_type -> cocoon.hostd.v1.IdleResponse
+	37, // 71: cocoon.hostd.v1.HostService.ListGPUs:output_type -> cocoon.hostd.v1.ListGPUsResponse
+	39, // 72: cocoon.hostd.v1.HostService.PrepareGPUs:output_type -> cocoon.hostd.v1.PrepareGPUsResponse
+	41, // 73: cocoon.hostd.v1.HostService.RestoreGPUs:output_type -> cocoon.hostd.v1.RestoreGPUsResponse
+	44, // 74: cocoon.hostd.v1.HostService.FetchFile:output_type -> cocoon.hostd.v1.FetchFileResponse
+	46, // 75: cocoon.hostd.v1.HostService.Vouchers:output_type -> cocoon.hostd.v1.VouchersResponse
+	48, // 76: cocoon.hostd.v1.HostService.Drain:output_type -> cocoon.hostd.v1.DrainResponse
+	50, // 77: cocoon.hostd.v1.HostService.Resume:output_type -> cocoon.hostd.v1.ResumeResponse
+	57, // [57:78] is the sub-list for method output_type
+	36, // [36:57] is the sub-list for method input_type
 	36, // [36:36] is the sub-list for extension type_name
 	36, // [36:36] is the sub-list for extension extendee
 	0,  // [0:36] is the sub-list for field type_name
@@ -3485,7 +3683,7 @@ func file_hostd_v1_hostd_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_hostd_v1_hostd_proto_rawDesc), len(file_hostd_v1_hostd_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   51,
+			NumMessages:   55,
 			NumExtensions: 0,
 			NumServices:   1,
 		},

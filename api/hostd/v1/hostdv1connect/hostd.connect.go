@@ -66,6 +66,10 @@ const (
 	HostServiceIdleProcedure = "/cocoon.hostd.v1.HostService/Idle"
 	// HostServiceListGPUsProcedure is the fully-qualified name of the HostService's ListGPUs RPC.
 	HostServiceListGPUsProcedure = "/cocoon.hostd.v1.HostService/ListGPUs"
+	// HostServicePrepareGPUsProcedure is the fully-qualified name of the HostService's PrepareGPUs RPC.
+	HostServicePrepareGPUsProcedure = "/cocoon.hostd.v1.HostService/PrepareGPUs"
+	// HostServiceRestoreGPUsProcedure is the fully-qualified name of the HostService's RestoreGPUs RPC.
+	HostServiceRestoreGPUsProcedure = "/cocoon.hostd.v1.HostService/RestoreGPUs"
 	// HostServiceFetchFileProcedure is the fully-qualified name of the HostService's FetchFile RPC.
 	HostServiceFetchFileProcedure = "/cocoon.hostd.v1.HostService/FetchFile"
 	// HostServiceVouchersProcedure is the fully-qualified name of the HostService's Vouchers RPC.
@@ -111,6 +115,13 @@ type HostServiceClient interface {
 	Idle(context.Context, *connect.Request[v1.IdleRequest]) (*connect.Response[v1.IdleResponse], error)
 	// ListGPUs returns the host's GPUs and NVSwitches, and which VM has each.
 	ListGPUs(context.Context, *connect.Request[v1.ListGPUsRequest]) (*connect.Response[v1.ListGPUsResponse], error)
+	// PrepareGPUs binds devices to vfio-pci, resets them and sees that they are in
+	// a mode, for VMs to come; no VM may have any of them. It goes on if its caller
+	// leaves. All of it is done or nothing.
+	PrepareGPUs(context.Context, *connect.Request[v1.PrepareGPUsRequest]) (*connect.Response[v1.PrepareGPUsResponse], error)
+	// RestoreGPUs resets prepared devices that no VM has and gives them back to the
+	// drivers that they had. It goes on if its caller leaves.
+	RestoreGPUs(context.Context, *connect.Request[v1.RestoreGPUsRequest]) (*connect.Response[v1.RestoreGPUsResponse], error)
 	// FetchFile brings a file of known hash into the daemon's directory and tells
 	// how far it is. It ends with its caller; what has arrived is kept, and the
 	// next call goes on with it.
@@ -232,6 +243,18 @@ func NewHostServiceClient(httpClient connect.HTTPClient, baseURL string, opts ..
 			connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 			connect.WithClientOptions(opts...),
 		),
+		prepareGPUs: connect.NewClient[v1.PrepareGPUsRequest, v1.PrepareGPUsResponse](
+			httpClient,
+			baseURL+HostServicePrepareGPUsProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("PrepareGPUs")),
+			connect.WithClientOptions(opts...),
+		),
+		restoreGPUs: connect.NewClient[v1.RestoreGPUsRequest, v1.RestoreGPUsResponse](
+			httpClient,
+			baseURL+HostServiceRestoreGPUsProcedure,
+			connect.WithSchema(hostServiceMethods.ByName("RestoreGPUs")),
+			connect.WithClientOptions(opts...),
+		),
 		fetchFile: connect.NewClient[v1.FetchFileRequest, v1.FetchFileResponse](
 			httpClient,
 			baseURL+HostServiceFetchFileProcedure,
@@ -276,6 +299,8 @@ type hostServiceClient struct {
 	statusLog   *connect.Client[v1.StatusLogRequest, v1.StatusLogResponse]
 	idle        *connect.Client[v1.IdleRequest, v1.IdleResponse]
 	listGPUs    *connect.Client[v1.ListGPUsRequest, v1.ListGPUsResponse]
+	prepareGPUs *connect.Client[v1.PrepareGPUsRequest, v1.PrepareGPUsResponse]
+	restoreGPUs *connect.Client[v1.RestoreGPUsRequest, v1.RestoreGPUsResponse]
 	fetchFile   *connect.Client[v1.FetchFileRequest, v1.FetchFileResponse]
 	vouchers    *connect.Client[v1.VouchersRequest, v1.VouchersResponse]
 	drain       *connect.Client[v1.DrainRequest, v1.DrainResponse]
@@ -357,6 +382,16 @@ func (c *hostServiceClient) ListGPUs(ctx context.Context, req *connect.Request[v
 	return c.listGPUs.CallUnary(ctx, req)
 }
 
+// PrepareGPUs calls cocoon.hostd.v1.HostService.PrepareGPUs.
+func (c *hostServiceClient) PrepareGPUs(ctx context.Context, req *connect.Request[v1.PrepareGPUsRequest]) (*connect.Response[v1.PrepareGPUsResponse], error) {
+	return c.prepareGPUs.CallUnary(ctx, req)
+}
+
+// RestoreGPUs calls cocoon.hostd.v1.HostService.RestoreGPUs.
+func (c *hostServiceClient) RestoreGPUs(ctx context.Context, req *connect.Request[v1.RestoreGPUsRequest]) (*connect.Response[v1.RestoreGPUsResponse], error) {
+	return c.restoreGPUs.CallUnary(ctx, req)
+}
+
 // FetchFile calls cocoon.hostd.v1.HostService.FetchFile.
 func (c *hostServiceClient) FetchFile(ctx context.Context, req *connect.Request[v1.FetchFileRequest]) (*connect.ServerStreamForClient[v1.FetchFileResponse], error) {
 	return c.fetchFile.CallServerStream(ctx, req)
@@ -412,6 +447,13 @@ type HostServiceHandler interface {
 	Idle(context.Context, *connect.Request[v1.IdleRequest]) (*connect.Response[v1.IdleResponse], error)
 	// ListGPUs returns the host's GPUs and NVSwitches, and which VM has each.
 	ListGPUs(context.Context, *connect.Request[v1.ListGPUsRequest]) (*connect.Response[v1.ListGPUsResponse], error)
+	// PrepareGPUs binds devices to vfio-pci, resets them and sees that they are in
+	// a mode, for VMs to come; no VM may have any of them. It goes on if its caller
+	// leaves. All of it is done or nothing.
+	PrepareGPUs(context.Context, *connect.Request[v1.PrepareGPUsRequest]) (*connect.Response[v1.PrepareGPUsResponse], error)
+	// RestoreGPUs resets prepared devices that no VM has and gives them back to the
+	// drivers that they had. It goes on if its caller leaves.
+	RestoreGPUs(context.Context, *connect.Request[v1.RestoreGPUsRequest]) (*connect.Response[v1.RestoreGPUsResponse], error)
 	// FetchFile brings a file of known hash into the daemon's directory and tells
 	// how far it is. It ends with its caller; what has arrived is kept, and the
 	// next call goes on with it.
@@ -529,6 +571,18 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 		connect.WithIdempotency(connect.IdempotencyNoSideEffects),
 		connect.WithHandlerOptions(opts...),
 	)
+	hostServicePrepareGPUsHandler := connect.NewUnaryHandler(
+		HostServicePrepareGPUsProcedure,
+		svc.PrepareGPUs,
+		connect.WithSchema(hostServiceMethods.ByName("PrepareGPUs")),
+		connect.WithHandlerOptions(opts...),
+	)
+	hostServiceRestoreGPUsHandler := connect.NewUnaryHandler(
+		HostServiceRestoreGPUsProcedure,
+		svc.RestoreGPUs,
+		connect.WithSchema(hostServiceMethods.ByName("RestoreGPUs")),
+		connect.WithHandlerOptions(opts...),
+	)
 	hostServiceFetchFileHandler := connect.NewServerStreamHandler(
 		HostServiceFetchFileProcedure,
 		svc.FetchFile,
@@ -585,6 +639,10 @@ func NewHostServiceHandler(svc HostServiceHandler, opts ...connect.HandlerOption
 			hostServiceIdleHandler.ServeHTTP(w, r)
 		case HostServiceListGPUsProcedure:
 			hostServiceListGPUsHandler.ServeHTTP(w, r)
+		case HostServicePrepareGPUsProcedure:
+			hostServicePrepareGPUsHandler.ServeHTTP(w, r)
+		case HostServiceRestoreGPUsProcedure:
+			hostServiceRestoreGPUsHandler.ServeHTTP(w, r)
 		case HostServiceFetchFileProcedure:
 			hostServiceFetchFileHandler.ServeHTTP(w, r)
 		case HostServiceVouchersProcedure:
@@ -660,6 +718,14 @@ func (UnimplementedHostServiceHandler) Idle(context.Context, *connect.Request[v1
 
 func (UnimplementedHostServiceHandler) ListGPUs(context.Context, *connect.Request[v1.ListGPUsRequest]) (*connect.Response[v1.ListGPUsResponse], error) {
 	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cocoon.hostd.v1.HostService.ListGPUs is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) PrepareGPUs(context.Context, *connect.Request[v1.PrepareGPUsRequest]) (*connect.Response[v1.PrepareGPUsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cocoon.hostd.v1.HostService.PrepareGPUs is not implemented"))
+}
+
+func (UnimplementedHostServiceHandler) RestoreGPUs(context.Context, *connect.Request[v1.RestoreGPUsRequest]) (*connect.Response[v1.RestoreGPUsResponse], error) {
+	return nil, connect.NewError(connect.CodeUnimplemented, errors.New("cocoon.hostd.v1.HostService.RestoreGPUs is not implemented"))
 }
 
 func (UnimplementedHostServiceHandler) FetchFile(context.Context, *connect.Request[v1.FetchFileRequest], *connect.ServerStream[v1.FetchFileResponse]) error {
