@@ -12,7 +12,7 @@ import (
 	"time"
 
 	"cocoon/internal/fault"
-	"cocoon/verifier/internal/p256"
+	"cocoon/verifier/internal/ecsig"
 	"cocoon/verifier/pck"
 	"cocoon/verifier/tcb"
 )
@@ -183,7 +183,8 @@ func signed(o *opener, part string, signer *pck.Issued, doc, sig []byte) bool {
 		return false // its chain was refused
 	}
 	digest := sha256.Sum256(doc)
-	if !p256.Verify(signer.Cert.PublicKey.(*ecdsa.PublicKey), &digest, sig) {
+	r, s := ecsig.Halves(sig)
+	if !ecsig.Verify(signer.Cert.PublicKey.(*ecdsa.PublicKey), digest[:], r, s) {
 		o.refuse("signature", part, pck.ErrSignature)
 		return false
 	}

@@ -1,10 +1,10 @@
 package dcap
 
 import (
-	"crypto/ecdsa"
 	"crypto/sha256"
 
 	"cocoon/verifier/collateral"
+	"cocoon/verifier/internal/ecsig"
 	"cocoon/verifier/internal/lru"
 	"cocoon/verifier/pck"
 )
@@ -14,6 +14,7 @@ const (
 	DefaultChains  = 4096  // PCK chains: one for each platform
 	DefaultReports = 16384 // QE reports: one for each attestation key
 	DefaultSets    = 256   // sets of collateral: one for each platform family and issue
+	DefaultKeys    = 256   // attestation keys and PCKs with a table: 33 MiB
 )
 
 // maxKeptSet bounds the collateral documents that are kept, and so the memory
@@ -24,18 +25,22 @@ const maxKeptSet = 256 << 10
 // reports where CacheOptions.Reports allows. An entry's key is the SHA-256 of
 // everything that its verification depended on, the hash of the collateral
 // set (and so the CRLs) and of the roots among it: an entry made under other
-// collateral is never found again. Times are checked at each verification.
+// collateral is never found again. Times are checked at each verification. Of
+// keys that were certified and sign often it keeps tables, with which their
+// signatures, each of which is verified, take half the time (package ecsig).
 // It is bounded and safe for concurrent use.
 type Cache struct {
 	chains  *lru.Cache[*Entry]
-	reports *lru.Cache[*ecdsa.PublicKey]
+	reports *lru.Cache[*ecsig.Known]
 	sets    *lru.Cache[*collateral.Set]
+	keys    *ecsig.Tables
 }
 
 // CacheOptions bound a Cache.
 type CacheOptions struct {
 	Chains  int // most PCK chains kept; 0: DefaultChains
 	Reports int // most QE reports kept; 0: DefaultReports; negative: none
+	Keys    int // most tables kept; 0: DefaultKeys; negative: none
 }
 
 // NewCache returns an empty cache.
@@ -46,7 +51,19 @@ func NewCache(o CacheOptions) *Cache {
 	if o.Reports == 0 {
 		o.Reports = DefaultReports
 	}
-	return &Cache{chains: lru.New[*Entry](o.Chains), reports: lru.New[*ecdsa.PublicKey](o.Reports), sets: lru.New[*collateral.Set](DefaultSets)}
+	if o.Keys == 0 {
+		o.Keys = DefaultKeys
+	}
+	return &Cache{chains: lru.New[*Entry](o.Chains), reports: lru.New[*ecsig.Known](o.Reports), sets: lru.New[*collateral.Set](DefaultSets),
+		keys: ecsig.NewTables(o.Keys)}
+}
+
+// tables returns the keys' tables, nil without a cache.
+func (c *Cache) tables() *ecsig.Tables {
+	if c == nil {
+		return nil
+	}
+	return c.keys
 }
 
 // OpenJSON is collateral.ParseJSON and collateral.Open, once for each document

@@ -5,6 +5,7 @@ import (
 	"math/big"
 
 	"cocoon/verifier/collateral"
+	"cocoon/verifier/internal/ecsig"
 	"cocoon/verifier/pck"
 	"cocoon/verifier/quote"
 )
@@ -25,6 +26,7 @@ type Entry struct {
 	Chain    *pck.Chain
 	Platform Platform
 
+	key        *ecsig.Known // of the PCK
 	revocation revocation
 	revoked    *big.Int // serial number
 }
@@ -33,7 +35,7 @@ type Entry struct {
 // 4.1.2.5.7 and .8; PckCertVerifier for the PCK CA).
 func newEntry(c *pck.Chain, set *collateral.Set) *Entry {
 	x := &c.Extensions
-	e := &Entry{Chain: c, Platform: Platform{
+	e := &Entry{Chain: c, key: ecsig.Know(c.Key), Platform: Platform{
 		FMSPC: hexOf(x.FMSPC[:]), PCEID: hexOf(x.PCEID[:]), PPID: hexOf(x.PPID[:]), CPUSVN: hexOf(x.CPUSVN[:]),
 		PCESVN: x.PCESVN, CA: c.CA, SGXType: x.SGXType, InstanceID: hexOf(x.PlatformInstanceID),
 		DynamicPlatform: x.DynamicPlatform, CachedKeys: x.CachedKeys, SMTEnabled: x.SMTEnabled,

@@ -1,7 +1,6 @@
 package dcap
 
 import (
-	"crypto/ecdsa"
 	"crypto/sha256"
 	"errors"
 	"fmt"
@@ -9,7 +8,7 @@ import (
 
 	"cocoon/internal/fault"
 	"cocoon/verifier/collateral"
-	"cocoon/verifier/internal/p256"
+	"cocoon/verifier/internal/ecsig"
 	"cocoon/verifier/pck"
 	"cocoon/verifier/quote"
 	"cocoon/verifier/result"
@@ -248,22 +247,27 @@ func (r *Run) checkPlatform() {
 // quote (QuoteVerifier.cpp, steps 4.1.2.5.13, .14 and .17).
 func (r *Run) signatures(chainKey *[32]byte) {
 	q := r.Quote
-	var key *ecdsa.PublicKey
+	var known *ecsig.Known
 	if chainKey == nil {
 		r.Skip(r.ids.qeSignature, "there is no PCK key to check it with")
 	} else {
-		key = r.qeReport(chainKey)
+		known = r.qeReport(chainKey)
 	}
-	if key == nil {
-		var err error
-		if key, err = p256.Key(q.AttestationKey); err != nil {
+	digest := sha256.Sum256(q.Signed)
+	x, y := ecsig.Halves(q.Signature)
+	var signed bool
+	if known != nil {
+		signed = r.o.Cache.tables().Verify(known, digest[:], x, y)
+	} else { // anyone's key
+		key, err := ecsig.Key(q.AttestationKey)
+		if err != nil {
 			r.broken = true
 			r.note(fault.New(fault.ExitRefused, r.ids.attestationKey, "have the quote made again", "reading attestation key: %w", err))
 			return
 		}
+		signed = ecsig.Verify(key, digest[:], x, y)
 	}
-	digest := sha256.Sum256(q.Signed)
-	if p256.Verify(key, &digest, q.Signature) {
+	if signed {
 		r.Pass(r.ids.quoteSignature)
 	} else {
 		r.Fail(fault.ExitRefused, r.ids.quoteSignature, "a signature by the quote's attestation key", "another", "attestation key did not sign this quote", "have the quote made again")
@@ -273,7 +277,7 @@ func (r *Run) signatures(chainKey *[32]byte) {
 // qeReport verifies the QE report's signature and binding, or finds that both
 // were verified before, with the same PCK certificate, collateral and roots.
 // It returns the attestation key where it is known to be bound.
-func (r *Run) qeReport(chainKey *[32]byte) *ecdsa.PublicKey {
+func (r *Run) qeReport(chainKey *[32]byte) *ecsig.Known {
 	q, c := r.Quote, r.o.Cache
 	bound := bindingOf(q)
 	var cacheKey [32]byte
@@ -286,7 +290,8 @@ func (r *Run) qeReport(chainKey *[32]byte) *ecdsa.PublicKey {
 		}
 	}
 	digest := sha256.Sum256(q.QEReport)
-	signed := p256.Verify(r.Platform.Chain.Key, &digest, q.QEReportSignature)
+	x, y := ecsig.Halves(q.QEReportSignature)
+	signed := c.tables().Verify(r.Platform.key, digest[:], x, y)
 	if signed {
 		r.Pass(r.ids.qeSignature)
 	} else {
@@ -299,14 +304,15 @@ func (r *Run) qeReport(chainKey *[32]byte) *ecdsa.PublicKey {
 		return nil
 	}
 	r.Pass(r.ids.qeBinding)
-	key, err := p256.Key(q.AttestationKey)
+	key, err := ecsig.Key(q.AttestationKey)
 	if err != nil || !signed {
 		return nil
 	}
+	known := ecsig.Know(key)
 	if c != nil && c.reports.Max() > 0 {
-		c.reports.Put(&cacheKey, key)
+		c.reports.Put(&cacheKey, known)
 	}
-	return key
+	return known
 }
 
 // match checks that collateral and quote speak of one platform and TEE

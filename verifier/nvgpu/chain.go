@@ -11,6 +11,7 @@ import (
 	"strings"
 	"time"
 
+	"cocoon/verifier/internal/ecsig"
 	"cocoon/verifier/nvgpu/spdm"
 )
 
@@ -72,7 +73,7 @@ type deviceChain struct {
 	pdi       spdm.PDI
 	fwid      []byte // of the leaf's DICE extension
 	fwidErr   error
-	key       *ecdsa.PublicKey
+	key       *ecsig.Known
 	notBefore time.Time // of all five
 	notAfter  time.Time
 }
@@ -116,7 +117,7 @@ func verifyChain(ders [][]byte, roots *Roots, cache *Cache) (*deviceChain, error
 	if err := c.identify(); err != nil {
 		return nil, err
 	}
-	c.key = c.certs[certLeaf].PublicKey.(*ecdsa.PublicKey)
+	c.key = ecsig.Know(c.certs[certLeaf].PublicKey.(*ecdsa.PublicKey))
 	c.fwid, c.fwidErr = fwidOf(c.certs[certLeaf])
 	for i, cert := range c.certs {
 		if i == 0 || cert.NotBefore.After(c.notBefore) {

@@ -1,16 +1,15 @@
 package nvgpu
 
 import (
-	"crypto/ecdsa"
 	"crypto/sha512"
 	"crypto/subtle"
 	"encoding/hex"
 	"errors"
 	"fmt"
-	"math/big"
 	"strings"
 	"time"
 
+	"cocoon/verifier/internal/ecsig"
 	"cocoon/verifier/nvgpu/spdm"
 )
 
@@ -87,10 +86,7 @@ func (r *run) signature(d *Device) {
 		return
 	}
 	sum := sha512.Sum384(d.report.Signed)
-	var x, y big.Int
-	x.SetBytes(d.report.Signature[:spdm.SignatureSize/2])
-	y.SetBytes(d.report.Signature[spdm.SignatureSize/2:])
-	if !ecdsa.Verify(d.key, sum[:], &x, &y) {
+	if x, y := ecsig.Halves(d.report.Signature); !r.cache.keys.Verify(d.key, sum[:], x, y) {
 		d.fail(id, "a signature by "+d.chain.certs[certLeaf].Subject.CommonName+" "+d.UEID, "another", "the report's signature does not verify under the leaf certificate", remedyCollect)
 		return
 	}

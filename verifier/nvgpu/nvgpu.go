@@ -14,10 +14,10 @@
 package nvgpu
 
 import (
-	"crypto/ecdsa"
 	"crypto/x509"
 	"time"
 
+	"cocoon/verifier/internal/ecsig"
 	"cocoon/verifier/nvgpu/rim"
 	"cocoon/verifier/nvgpu/spdm"
 	"cocoon/verifier/result"
@@ -125,7 +125,7 @@ type Device struct {
 	chain  *deviceChain
 	gpu    *spdm.GPU
 	sw     *spdm.Switch
-	key    *ecdsa.PublicKey
+	key    *ecsig.Known
 }
 
 // Topology is what was found of the machine as a whole.

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"cocoon/internal/fault"
+	"cocoon/verifier/internal/ecsig"
 	"cocoon/verifier/result"
 	"cocoon/verifier/snp/report"
 	"cocoon/verifier/snp/vek"
@@ -159,7 +160,7 @@ func (v *run) verifyCertificate(cert, chain []byte, roots *vek.Roots) (e *entry,
 	} else {
 		v.pass("snp.chain")
 	}
-	e = &entry{cert: c, info: Certificate{Line: c.Line, ChipID: hex.EncodeToString(c.ChipID), CSP: c.CSP,
+	e = &entry{cert: c, key: ecsig.Know(c.Key), info: Certificate{Line: c.Line, ChipID: hex.EncodeToString(c.ChipID), CSP: c.CSP,
 		NotBefore: c.NotBefore.UTC(), NotAfter: c.NotAfter.UTC()}}
 	if len(v.o.CRL) == 0 {
 		return e, sound
@@ -251,7 +252,7 @@ func (v *run) signature() {
 	}
 	digest := sha512.Sum384(v.body[:report.SignedSize])
 	r, s := v.p.Signature()
-	if vek.VerifyP384(v.entry.cert.Key, &digest, r, s) {
+	if v.o.Cache.tables().Verify(v.entry.key, digest[:], r[:], s[:]) {
 		v.pass("snp.signature")
 		return
 	}

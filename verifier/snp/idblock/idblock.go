@@ -10,8 +10,6 @@
 package idblock
 
 import (
-	"crypto/ecdsa"
-	"crypto/elliptic"
 	"crypto/sha512"
 	"encoding/binary"
 	"errors"
@@ -19,8 +17,8 @@ import (
 
 	"github.com/google/go-sev-guest/abi"
 
+	"cocoon/verifier/internal/ecsig"
 	"cocoon/verifier/snp/report"
-	"cocoon/verifier/snp/vek"
 )
 
 // Sizes in bytes.
@@ -101,18 +99,14 @@ func verify(key, sig, data []byte) error {
 	if !isZero(key[4+48:4+72]) || !isZero(key[4+72+48:]) || !isZero(sig[48:72]) || !isZero(sig[72+48:]) {
 		return fmt.Errorf("key or signature has reserved bytes that are not zero: %w", ErrMalformed)
 	}
-	point := make([]byte, 97)
-	point[0] = 4
 	x, y := reversed(key[4:]), reversed(key[4+72:])
-	copy(point[1:], x[:])
-	copy(point[49:], y[:])
-	pub, err := ecdsa.ParseUncompressedPublicKey(elliptic.P384(), point)
+	pub, err := ecsig.Key(append(x[:], y[:]...))
 	if err != nil {
 		return fmt.Errorf("%w: %w", ErrMalformed, err)
 	}
 	digest := sha512.Sum384(data)
 	r, s := reversed(sig), reversed(sig[72:])
-	if !vek.VerifyP384(pub, &digest, &r, &s) {
+	if !ecsig.Verify(pub, digest[:], r[:], s[:]) {
 		return ErrSignature
 	}
 	return nil
