@@ -158,15 +158,16 @@ func (w *Owner) Release(ctx context.Context, askDoc []byte, from string) ([]byte
 }
 
 // names checks that the config of accepted evidence, which the guest measured,
-// has the guest load this pack with this key: an enclave that serves another
-// model has no use for it.
+// has the guest load this pack with this key, be it one of several: an enclave that
+// serves other models alone has no use for it.
 func names(ev *evidence.Evidence, res *result.Result, ask *modelkey.Ask) error {
 	if len(res.Claims.Payout) > maxPayout {
 		return fault.New(fault.ExitRefused, modelkey.CodeMessage, "write a TON address", "reading evidence: a payout address of %d bytes", len(res.Claims.Payout))
 	}
-	m := ev.Config.Model
-	if m.Verity.Root == ask.Root && m.KeySHA256 != nil && *m.KeySHA256 == ask.KeySHA256 {
-		return nil
+	for _, m := range ev.Config.ServedModels() {
+		if m.Verity.Root == ask.Root && m.KeySHA256 != nil && *m.KeySHA256 == ask.KeySHA256 {
+			return nil
+		}
 	}
 	return fault.New(fault.ExitRefused, modelkey.CodeConfig, "name root and key_sha256 of the pack in config.json, as cocoon model show prints them",
 		"reading evidence: its config does not load the pack with root %s under key %s", ask.Root, ask.KeySHA256)

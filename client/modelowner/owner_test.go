@@ -3,6 +3,7 @@ package modelowner_test
 import (
 	"bytes"
 	"context"
+	"crypto/ed25519"
 	"crypto/rand"
 	"fmt"
 	"io"
@@ -11,6 +12,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -34,6 +36,7 @@ import (
 	"cocoon/verifier/dcap"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy"
+	"cocoon/verifier/policy/rules"
 	verify "cocoon/verifier/snp"
 	"cocoon/verifier/snptest"
 	"cocoon/verifier/testfleet"
@@ -159,13 +162,17 @@ func (w *world) RoundTrip(r *http.Request) (*http.Response, error) {
 
 // show is the enclave's evidence.
 func (w *world) show(ctx context.Context, challenge digest.SHA256) ([]byte, error) {
+	return w.showFor(ctx, challenge, w.config.Model)
+}
+
+func (w *world) showFor(ctx context.Context, challenge digest.SHA256, m evidence.ConfigModel) ([]byte, error) {
 	p, err := platform.Open(platform.SNP, w.guest.Sources())
 	if err != nil {
 		return nil, err
 	}
 	c := &attest.Collector{Identity: attest.Identity{Config: &w.config, SPKI: w.keys.SPKI, ReceiptKey: w.keys.ReceiptPublic(), Payout: w.payout},
 		Provider: p, GPUs: attest.NoGPUs{}, Queue: &attest.Queue{}}
-	ev, err := c.Collect(ctx, []digest.SHA256{challenge})
+	ev, err := c.For(m).Collect(ctx, []digest.SHA256{challenge})
 	if err != nil {
 		return nil, err
 	}
@@ -219,6 +226,28 @@ func TestAKeyIsReleasedToAnAcceptedEnclave(t *testing.T) {
 	w.serve()
 	if _, err := w.ask(); err != nil || len(w.released()) != 1 {
 		t.Errorf("after a restart: %v", err)
+	}
+}
+
+// TestAKeyIsReleasedForOneOfSeveralModels, whose name the claims have. An owner who
+// wants no other model beside its own says so in its policy.
+func TestAKeyIsReleasedForOneOfSeveralModels(t *testing.T) {
+	w := newWorld(t)
+	ours := w.config.Model
+	other := evidence.ConfigModel{Name: "first", Verity: evidence.Verity{Root: digest.Sum256([]byte("first")), DataBlocks: 1}}
+	w.config.Model, w.config.Models = other, []evidence.ConfigModel{ours}
+	w.launch(w.config)
+	w.listed(other)
+	w.log += ".2"
+	w.serve()
+	w.evidence = func(ctx context.Context, c digest.SHA256) ([]byte, error) { return w.showFor(ctx, c, ours) }
+	key, err := w.asker.Ask(t.Context(), ours.Verity.Root, *ours.KeySHA256)
+	if err != nil || *key != w.held.Key {
+		t.Fatalf("got %v, %v", key, err)
+	}
+	w.trust.Policy.Rules = append(w.trust.Policy.Rules, rules.Rule{ID: "ours.alone", Expression: "!has(config.models)", Reason: "another model beside ours"})
+	if key, err := w.asker.Ask(t.Context(), ours.Verity.Root, *ours.KeySHA256); key != nil || !fault.Has(err, modelkey.CodeRefused) || !fault.Has(err, "policy.rule.ours.alone") {
+		t.Errorf("beside another model: %v, %v", key, err)
 	}
 }
 
@@ -302,6 +331,22 @@ func (w *world) revoke() {
 	ok(w.t, err)
 	p := *w.trust.Policy
 	p.Manifests.Revoked = []digest.SHA256{env.SHA256}
+	w.trust.Policy = &p
+}
+
+// listed publishes a manifest that names one more model.
+func (w *world) listed(more evidence.ConfigModel) {
+	w.t.Helper()
+	env, err := manifest.Read(w.trust.Envelopes[0], nil)
+	ok(w.t, err)
+	m := *env.Manifest
+	m.Models = append(slices.Clone(m.Models), manifest.Model{Name: more.Name, VerityRoot: more.Verity.Root})
+	public, key, err := ed25519.GenerateKey(nil)
+	ok(w.t, err)
+	w.trust.Envelopes[0], err = manifest.Sign(&m, key)
+	ok(w.t, err)
+	p := *w.trust.Policy
+	p.Manifests.Keys = []digest.SHA256{digest.SHA256(public)}
 	w.trust.Policy = &p
 }
 

@@ -43,11 +43,13 @@ func TestTheModelOwnersPage(t *testing.T) {
 	if err != nil || !slices.ContainsFunc(flows, func(f firewall.Flow) bool { return f.Name == "model keys" }) {
 		t.Errorf("flows of operator.json: %v, %v", flows, err)
 	}
-	var list []rules.Rule
-	if err := jcs.Decode(pageDocument(t, page, "owner-rules.json"), policy.MaxSize, &list); err != nil {
-		t.Fatal(err)
-	}
-	if _, err := rules.Compile(list); err != nil || len(list) != 1 {
-		t.Errorf("%d rules, %v", len(list), err)
+	for _, name := range []string{"owner-rules.json", "alone-rules.json"} {
+		var list []rules.Rule
+		if err := jcs.Decode(pageDocument(t, page, name), policy.MaxSize, &list); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := rules.Compile(list); err != nil || len(list) != 1 {
+			t.Errorf("%s: %d rules, %v", name, len(list), err)
+		}
 	}
 }

@@ -41,6 +41,12 @@ func TestFlowsAreTheEndpointsOfTheDocumentsAndNothingElse(t *testing.T) {
 	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" || err != nil {
 		t.Error(diff, err)
 	}
+	got, err = Flows(&evidence.Operator{ModelKeys: "http://10.0.2.104", Models: map[string]evidence.OperatorModel{
+		"a": {ModelKeys: "http://10.0.2.106:81"}, "b": {Price: 1}, "c": {ModelKeys: "http://10.0.2.104"}}}, nil)
+	want = []Flow{{"model keys", ap("10.0.2.104:80")}, {"model keys", ap("10.0.2.106:81")}}
+	if diff := cmp.Diff(want, got, cmp.Comparer(func(a, b netip.AddrPort) bool { return a == b })); diff != "" || err != nil {
+		t.Error(diff, err)
+	}
 	if got, err := Flows(&evidence.Operator{}, nil); err != nil || len(got) != 0 {
 		t.Errorf("no endpoints: got %v, %v", got, err)
 	}

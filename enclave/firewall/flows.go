@@ -11,9 +11,11 @@ package firewall
 import (
 	"errors"
 	"fmt"
+	"maps"
 	"net"
 	"net/netip"
 	"net/url"
+	"slices"
 
 	"cocoon/internal/fault"
 	"cocoon/verifier/evidence"
@@ -64,8 +66,17 @@ func Flows(op *evidence.Operator, liteServers []string) ([]Flow, error) {
 	if op.Sealer != "" {
 		add("sealing enclave", op.Sealer)
 	}
+	services := map[string]bool{}
 	if op.ModelKeys != "" {
-		addURL("model keys", op.ModelKeys)
+		services[op.ModelKeys] = true
+	}
+	for _, m := range op.Models {
+		if m.ModelKeys != "" {
+			services[m.ModelKeys] = true
+		}
+	}
+	for _, url := range slices.Sorted(maps.Keys(services)) {
+		addURL("model keys", url)
 	}
 	if op.Handover != "" {
 		add("hand-over", op.Handover)

@@ -196,8 +196,10 @@ func (w *Worker) packs(ctx context.Context) error {
 	w.loading = time.Now()
 	for i, m := range w.config.ServedModels() {
 		p := pack.Model(i)
-		p.Verity, p.Key = m.Verity, w.modelKey
-		w.modelKey = nil // of the first; others are plain
+		p.Verity = m.Verity
+		if w.modelKeys != nil {
+			p.Key, w.modelKeys[i] = w.modelKeys[i], nil // Mount wipes it
+		}
 		mounted, err := pack.Mount(ctx, pack.Linux{}, p)
 		errs = append(errs, err)
 		w.models = append(w.models, served{config: m, pack: mounted})

@@ -67,7 +67,7 @@ type Worker struct {
 	lost       chan error // why the data disk is no longer this boot's
 	engineDir  string
 	models     []served  // in the config's order
-	modelKey   []byte    // of an encrypted pack, until it is opened
+	modelKeys  [][]byte  // of encrypted packs, nil for plain ones, until they are opened; nil without any
 	loading    time.Time // since when the model is read
 	containerd *engine.Containerd
 	daemon     *pid1.Kept

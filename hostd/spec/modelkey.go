@@ -1,6 +1,7 @@
 package spec
 
 import (
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -23,6 +24,7 @@ const (
 // modelKeyed is what of the guest's documents concerns encrypted packs. Other
 // members are the guest's to judge, which may be of another release.
 type modelKeyed struct {
+	Name      string  `json:"name"`
 	KeySHA256 *string `json:"key_sha256"`
 }
 
@@ -35,28 +37,39 @@ func (s *Spec) checkModelKeys() error {
 		Model  modelKeyed   `json:"model"`
 		Models []modelKeyed `json:"models"`
 	}
-	var operator struct {
+	type services struct {
 		ModelKeys string `json:"model_keys"`
+	}
+	var operator struct {
+		services
+		Models map[string]services `json:"models"`
 	}
 	if !readDocument(s.Config, &config) {
 		return nil
 	}
 	models := append([]modelKeyed{config.Model}, config.Models...)
 	var errs []error
-	keyed := false
 	for i, m := range models {
-		keyed = keyed || m.KeySHA256 != nil
 		if packs := s.Packs.ModelPacks(); i < len(packs) {
-			errs = append(errs, checkModelKey(packs[i], m, len(models)))
+			errs = append(errs, checkModelKey(packs[i], m))
 		}
 	}
-	if keyed && readDocument(s.Operator, &operator) {
-		errs = append(errs, s.checkKeyService(operator.ModelKeys))
+	if !readDocument(s.Operator, &operator) {
+		return errors.Join(errs...)
+	}
+	asked := map[string]bool{}
+	for _, m := range models {
+		service := cmp.Or(operator.Models[m.Name].ModelKeys, operator.ModelKeys)
+		if m.KeySHA256 == nil || asked[service] {
+			continue
+		}
+		asked[service] = true
+		errs = append(errs, s.checkKeyService(service))
 	}
 	return errors.Join(errs...)
 }
 
-func checkModelKey(path string, m modelKeyed, models int) error {
+func checkModelKey(path string, m modelKeyed) error {
 	f, d, err := modelpack.Open(path)
 	if err != nil {
 		return nil
@@ -68,9 +81,6 @@ func checkModelKey(path string, m modelKeyed, models int) error {
 	case d.KeySHA256 == nil:
 		return fault.New(fault.ExitParse, CodeKeyPlain, "leave key_sha256 out of config.json, or give the encrypted pack",
 			"looking at the model packs: %s is not encrypted, and config.json names a key for it", path)
-	case m.KeySHA256 == nil && models > 1:
-		return fault.New(fault.ExitParse, CodeKeyAbsent, "serve an encrypted model on a machine of its own",
-			"looking at the model packs: %s is encrypted, and one of several", path)
 	case m.KeySHA256 == nil:
 		return fault.Mismatch(fault.ExitParse, CodeKeyAbsent, what, d.KeySHA256.String(), "none",
 			"write into config.json what this prints: cocoon model show "+path)

@@ -39,6 +39,7 @@ func TestAKeyThatTheGuestWouldNotGetIsRefusedBeforeTheStart(t *testing.T) {
 	bare := write("bare.img", strings.Repeat("x", 8192)) // no description at its end
 	with := func(key string) string { return fmt.Sprintf(`{"model":{"key_sha256":%q,"name":"m"}}`, key) }
 	right := with(key.ID().String())
+	several := fmt.Sprintf(`{"model":{"name":"m"},"models":[{"key_sha256":%q,"name":"n"}]}`, key.ID())
 	const service = `{"model_keys":"http://10.0.2.103:80","version":1}`
 	forwards := []Forward{{Guest: "10.0.2.103:80", Target: "unix:/run/owner.sock"}}
 	for _, c := range []struct {
@@ -57,7 +58,13 @@ func TestAKeyThatTheGuestWouldNotGetIsRefusedBeforeTheStart(t *testing.T) {
 		{name: "another key in the config", pack: encrypted, config: with(strings.Repeat("ab", 32)), operator: service, forwards: forwards, code: CodeKeyDiffers},
 		{name: "half a key", pack: encrypted, config: with(key.ID().String()[:10]), operator: service, forwards: forwards, code: CodeKeyDiffers},
 		{name: "a key for a plain pack", pack: plain, config: right, operator: service, forwards: forwards, code: CodeKeyPlain},
-		{name: "an encrypted pack as one of several", pack: plain, more: []string{encrypted}, config: `{"model":{"name":"m"},"models":[{"name":"n"}]}`, code: CodeKeyAbsent},
+		{name: "an encrypted pack as one of several", pack: plain, more: []string{encrypted}, config: several, operator: service, forwards: forwards},
+		{name: "one of several whose key the config does not name", pack: plain, more: []string{encrypted}, config: `{"model":{"name":"m"},"models":[{"name":"n"}]}`, code: CodeKeyAbsent},
+		{name: "one of several in another's place", pack: encrypted, more: []string{bare}, config: several, operator: service, forwards: forwards, code: CodeKeyAbsent},
+		{name: "one of several with a service of its own", pack: plain, more: []string{encrypted}, config: several,
+			operator: `{"models":{"n":{"model_keys":"http://10.0.2.103:80"}}}`, forwards: forwards},
+		{name: "one of several with a service to which nothing leads", pack: plain, more: []string{encrypted}, config: several,
+			operator: `{"model_keys":"http://10.0.2.103:80","models":{"n":{"model_keys":"http://10.0.2.104:80"}}}`, forwards: forwards, code: CodeKeyService},
 		{name: "no service", pack: encrypted, config: right, operator: `{"version":1}`, forwards: forwards, code: CodeKeyService},
 		{name: "a service by name", pack: encrypted, config: right, operator: `{"model_keys":"http://owner.example"}`, forwards: forwards, code: CodeKeyService},
 		{name: "a service by another scheme", pack: encrypted, config: right, operator: `{"model_keys":"ftp://10.0.2.103:80"}`, forwards: forwards, code: CodeKeyService},

@@ -107,23 +107,20 @@ func (c *Config) ServedModels() []ConfigModel {
 	return append([]ConfigModel{c.Model}, c.Models...)
 }
 
-// checkModels checks the further models. A key release is for one pack, and what
-// engines share of a GPU nobody measures: neither goes with several models.
+// checkModels checks the models' keys and the further models. What engines share
+// of a GPU nobody measures: that does not go with several models.
 func (c *Config) checkModels(bad func(format string, args ...any)) {
-	if len(c.Models) == 0 {
-		return
-	}
 	all := c.ServedModels()
 	if len(all) > MaxModels {
 		bad("%d models, at most %d", len(all), MaxModels)
 		return
 	}
-	if c.GPUs.Mode != GPUModeNone {
+	if len(c.Models) > 0 && c.GPUs.Mode != GPUModeNone {
 		bad("several models on GPUs")
 	}
 	for i, m := range all {
-		if m.KeySHA256 != nil {
-			bad("model %q is encrypted, and one of several", m.Name)
+		if m.KeySHA256 != nil && m.KeySHA256.IsZero() {
+			bad("the key of model %q has no name", m.Name)
 		}
 		if i == 0 {
 			continue // looked at with the rest of the config
@@ -222,9 +219,6 @@ func (c *Config) Validate() error {
 		}
 	}
 	c.checkModels(bad)
-	if k := c.Model.KeySHA256; k != nil && k.IsZero() {
-		bad("the key of model %q has no name", c.Model.Name)
-	}
 	switch c.GPUs.Mode {
 	case GPUModeNone:
 		if c.GPUs.Count != 0 {

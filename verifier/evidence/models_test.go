@@ -38,12 +38,16 @@ func TestSeveralModelsInAConfig(t *testing.T) {
 			c.Models = further(1)
 			k := digest.Sum256([]byte("key"))
 			c.Models[0].KeySHA256 = &k
-		}, "encrypted"},
+		}, ""},
 		"an encrypted first": {func(c *evidence.Config) {
 			c.Models = further(1)
 			k := digest.Sum256([]byte("key"))
 			c.Model.KeySHA256 = &k
-		}, "encrypted"},
+		}, ""},
+		"an encrypted one without a key's name": {func(c *evidence.Config) {
+			c.Models = further(1)
+			c.Models[0].KeySHA256 = new(digest.SHA256)
+		}, "has no name"},
 		"a registry": {func(c *evidence.Config) { c.Models, c.Registry = further(1), "0:registry" }, ""},
 		"GPUs": {func(c *evidence.Config) {
 			c.Models, c.GPUs = further(1), evidence.ConfigGPUs{Count: 1, Mode: evidence.GPUModeOn}
