@@ -6,7 +6,6 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -15,7 +14,6 @@ import (
 	"cocoon/internal/fault"
 	"cocoon/internal/registrysource"
 	"cocoon/measurements/digest"
-	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
 	gpus "cocoon/verifier/appraise/nvgpu"
 	"cocoon/verifier/appraise/tee"
@@ -61,23 +59,17 @@ func (f *ownerTrustFlags) add(cmd *cobra.Command) {
 // manifests that it lists are those of the moment.
 type ownerTrust struct {
 	trust   client.Trust
-	source  *registrysource.Source // nil without a registry
-	from    []string               // verifiers with manifests
+	source  *registrysource.Source     // nil without a registry
+	listed  *registrysource.Collection // nil without a verifier that has manifests
 	closers []func() error
-
-	mu      sync.Mutex
-	fetched time.Time // last attempt to fetch manifests
 }
-
-// refetch is between two attempts to fetch manifests that nobody has.
-const refetch = 30 * time.Second
 
 func (f *ownerTrustFlags) open(ctx context.Context, log *slog.Logger) (_ *ownerTrust, err error) {
 	loaded, err := loadTrust(f.policyFile, f.manifests)
 	if err != nil {
 		return nil, err
 	}
-	o := &ownerTrust{trust: *loaded, from: f.verifiers}
+	o := &ownerTrust{trust: *loaded}
 	o.trust.Clock = f.clock
 	defer func() {
 		if err != nil {
@@ -96,6 +88,13 @@ func (f *ownerTrustFlags) open(ctx context.Context, log *slog.Logger) (_ *ownerT
 		}
 		o.closers = append(o.closers, o.source.Close)
 		o.trust.Registry = o.source.State
+	}
+	if len(f.verifiers) > 0 {
+		from, err := fetchers(f.verifiers)
+		if err != nil {
+			return nil, err
+		}
+		o.listed = registrysource.NewCollection(o.trust.Envelopes, from)
 	}
 	if err := f.sources(o, log); err != nil {
 		return nil, err
@@ -156,40 +155,24 @@ func (o *ownerTrust) Fresh(ctx context.Context, ev *evidence.Evidence, hash, cha
 }
 
 // envelopes returns the manifests that files gave, and those that the registry
-// lists now.
+// lists now. Nothing is locked meanwhile: a verifier or a ledger that answers
+// slowly holds up who waits for it, and for a stated time.
 func (o *ownerTrust) envelopes(ctx context.Context) ([][]byte, error) {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if len(o.from) == 0 {
+	if o.listed == nil {
 		return o.trust.Envelopes, nil
 	}
 	state, err := o.source.State(ctx)
 	if err != nil {
 		return nil, err
 	}
-	have := map[digest.SHA256]bool{}
-	for _, env := range o.trust.Envelopes {
-		if m, err := manifest.Read(env, nil); err == nil {
-			have[m.SHA256] = true
-		}
-	}
-	missing := false
-	for hash, m := range state.Manifests {
-		missing = missing || m.Listed && !have[hash]
-	}
-	if !missing || time.Since(o.fetched) < refetch {
-		return o.trust.Envelopes, nil
-	}
-	o.fetched = time.Now()
-	out, err := listedManifests(ctx, o.source, o.trust.Envelopes, o.from)
-	if err != nil {
+	out, err := o.listed.Listed(ctx, state)
+	switch {
+	case len(out) > 0:
+		return out, nil // what could not be had is as good as not listed
+	case err != nil:
 		return nil, err
 	}
-	if len(out) == 0 {
-		return nil, fault.New(fault.ExitNetwork, "manifest.unavailable", "give a manifest's file, or wait until the registry lists one", "fetching manifests: there is none")
-	}
-	o.trust.Envelopes = out
-	return out, nil
+	return nil, fault.New(fault.ExitNetwork, "manifest.unavailable", "give a manifest's file, or wait until the registry lists one", "fetching manifests: there is none")
 }
 
 // Close ends the connections.

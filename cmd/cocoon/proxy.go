@@ -172,13 +172,9 @@ func listedManifests(ctx context.Context, source *registrysource.Source, envelop
 	if len(urls) == 0 {
 		return envelopes, nil
 	}
-	var from []registrysource.Fetcher
-	for _, u := range urls {
-		c, err := verifierclient.New(verifierclient.Options{BaseURL: u})
-		if err != nil {
-			return nil, fault.New(fault.ExitInternal, "usage", "give the URL of a verifier", "%w", err)
-		}
-		from = append(from, c)
+	from, err := fetchers(urls)
+	if err != nil {
+		return nil, err
 	}
 	state, err := source.State(ctx)
 	if err != nil {
@@ -189,6 +185,19 @@ func listedManifests(ctx context.Context, source *registrysource.Source, envelop
 		return out, nil // what could not be had is as good as not listed
 	}
 	return nil, err
+}
+
+// fetchers are the verifiers at these URLs.
+func fetchers(urls []string) ([]registrysource.Fetcher, error) {
+	var from []registrysource.Fetcher
+	for _, u := range urls {
+		c, err := verifierclient.New(verifierclient.Options{BaseURL: u})
+		if err != nil {
+			return nil, fault.New(fault.ExitInternal, "usage", "give the URL of a verifier", "%w", err)
+		}
+		from = append(from, c)
+	}
+	return from, nil
 }
 
 func loadTrust(policyFile string, manifestFiles []string) (*client.Trust, error) {

@@ -10,6 +10,8 @@ import (
 	"sync"
 	"time"
 
+	"golang.org/x/sync/singleflight"
+
 	"cocoon/contracts/chain"
 	"cocoon/contracts/ledger"
 	"cocoon/contracts/registry"
@@ -34,10 +36,18 @@ type Source struct {
 	addr   toncell.Address
 	want   policy.Registry
 
+	load func(context.Context) (*registry.State, *chain.State, error)
+
+	flight singleflight.Group // of the read that is under way
 	mu     sync.Mutex
-	last   *appraise.Registry
-	proven *registry.State
-	read   time.Time
+	last   *state // nil before the first
+}
+
+// state is what one read has brought.
+type state struct {
+	registry *appraise.Registry
+	proven   *registry.State
+	read     time.Time
 }
 
 // Open returns a source for the registry that a policy names, over the network
@@ -51,7 +61,12 @@ func Open(config string, want *policy.Registry, log *slog.Logger) (*Source, erro
 	if err != nil {
 		return nil, fmt.Errorf("opening ledger: %w", err)
 	}
-	return &Source{ledger: ledger.New(c, log), addr: addr, want: *want}, nil
+	l := ledger.New(c, log)
+	return newSource(l, addr, *want, func(ctx context.Context) (*registry.State, *chain.State, error) { return l.Registry(ctx, addr) }), nil
+}
+
+func newSource(l *ledger.Ledger, addr toncell.Address, want policy.Registry, load func(context.Context) (*registry.State, *chain.State, error)) *Source {
+	return &Source{ledger: l, addr: addr, want: want, load: load}
 }
 
 // Ledger returns the ledger underneath.
@@ -87,20 +102,50 @@ func (s *Source) Proven(ctx context.Context) (*registry.State, error) {
 	return proven, nil
 }
 
+// get returns the newest state. Who asks while one is being read waits for that
+// read, and no longer than the own context lasts: a slow network takes its time
+// once, and not once for each.
 func (s *Source) get(ctx context.Context) (*appraise.Registry, *registry.State, error) {
+	if st := s.fresh(); st != nil {
+		return st.registry, st.proven, nil
+	}
+	read := s.flight.DoChan("", func() (any, error) {
+		if st := s.fresh(); st != nil {
+			return st, nil // another read has ended meanwhile
+		}
+		// Others wait for it, whatever becomes of who asked first.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), timeout)
+		defer cancel()
+		reg, st, err := s.load(ctx)
+		if err != nil {
+			return nil, err
+		}
+		now := &state{State(s.want.Address, reg, st), reg, time.Now()}
+		s.mu.Lock()
+		s.last = now
+		s.mu.Unlock()
+		return now, nil
+	})
+	select {
+	case r := <-read:
+		if r.Err != nil {
+			return nil, nil, r.Err
+		}
+		st := r.Val.(*state)
+		return st.registry, st.proven, nil
+	case <-ctx.Done():
+		return nil, nil, fmt.Errorf("waiting for the registry's state: %w", ctx.Err())
+	}
+}
+
+// fresh returns the last state while it serves, else nil.
+func (s *Source) fresh() *state {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.last != nil && time.Since(s.read) < refresh {
-		return s.last, s.proven, nil
+	if s.last == nil || time.Since(s.last.read) >= refresh {
+		return nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
-	reg, st, err := s.ledger.Registry(ctx, s.addr)
-	if err != nil {
-		return nil, nil, err
-	}
-	s.last, s.proven, s.read = State(s.want.Address, reg, st), reg, time.Now()
-	return s.last, s.proven, nil
+	return s.last
 }
 
 // State puts a registry's proven state into the form of an appraisal. address
