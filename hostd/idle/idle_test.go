@@ -204,7 +204,7 @@ func TestSensorsReadWhatIsThere(t *testing.T) {
 
 		"sys/bus/pci/drivers/nvidia/0000:3b:00.0": {},
 	}
-	got := sensors(files, map[string]string{"nvidia-smi --query-gpu=utilization.gpu": "7\n42\n", "nvidia-smi --query-compute-apps=pid": "100\n200\n"}).Look(t.Context(), p, 1)
+	got := sensors(files, map[string]string{"nvidia-smi --query-gpu=utilization.gpu": "7\n42\n", "nvidia-smi --query": smi("100 C python", "200 G eldenring.exe")}).Look(t.Context(), p, 1)
 	want := &Observation{Time: at("12:00:00"), Load: ptr(0.5), GPU: ptr(42), GPUPrograms: ptr(2), Touched: ptr(30), Mains: ptr(false), Price: ptr(uint64(60000000))}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Errorf("Look (-want +got):\n%s", diff)
@@ -222,7 +222,7 @@ func TestSensorsReadWhatIsThere(t *testing.T) {
 
 // A GPU that the owner's driver has and does not tell of is not an idle one.
 func TestAGPUOfWhichNothingIsTold(t *testing.T) {
-	const use, programs = "nvidia-smi --query-gpu=utilization.gpu", "nvidia-smi --query-compute-apps=pid"
+	const use, programs = "nvidia-smi --query-gpu=utilization.gpu", "nvidia-smi --query"
 	files := fstest.MapFS{"sys/bus/pci/drivers/nvidia/0000:3b:00.0": {}, "sys/bus/pci/drivers/nvidia/new_id": {}}
 	p := &Policy{MaxGPU: 10, OwnGPU: true}
 	for name, c := range map[string]struct {
@@ -231,9 +231,9 @@ func TestAGPUOfWhichNothingIsTold(t *testing.T) {
 	}{
 		"its tool fails or hangs":   {nil, [2]bool{}},
 		"one answer is missing":     {map[string]string{use: "0\n"}, [2]bool{true, false}},
-		"one of two is not told of": {map[string]string{use: "0\n[N/A]\n", programs: ""}, [2]bool{false, true}},
-		"no GPU in the answer":      {map[string]string{use: "", programs: ""}, [2]bool{false, true}},
-		"both are told of":          {map[string]string{use: "0\n3\n", programs: ""}, [2]bool{true, true}},
+		"one of two is not told of": {map[string]string{use: "0\n[N/A]\n", programs: smi()}, [2]bool{false, true}},
+		"no GPU in the answer":      {map[string]string{use: "", programs: smi()}, [2]bool{false, true}},
+		"both are told of":          {map[string]string{use: "0\n3\n", programs: smi()}, [2]bool{true, true}},
 	} {
 		o := sensors(files, c.out).Look(t.Context(), p, 0)
 		if got := [2]bool{o.GPU != nil, o.GPUPrograms != nil}; got != c.known || (p.away(o) == nil) != (c.known == [2]bool{true, true}) {

@@ -1,19 +1,14 @@
 package idle
 
 import (
-	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"io/fs"
-	"os/exec"
 	"runtime"
 	"strconv"
 	"strings"
 	"syscall"
 	"time"
-
-	"cocoon/internal/childpipe"
 )
 
 // Sensors look at the machine.
@@ -32,7 +27,6 @@ const (
 	maxPriceFile = 64
 	// priceFresh is how old a price may be.
 	priceFresh = time.Hour
-	smiTimeout = 2 * time.Second
 )
 
 // Look observes. What cannot be seen stays nil. ours is how many processors
@@ -143,56 +137,6 @@ func (s *Sensors) price(name string) *uint64 {
 		return nil
 	}
 	return &v
-}
-
-// nvidiaDevices are what NVIDIA's driver has (Linux, ABI/testing/sysfs-bus-pci).
-const nvidiaDevices = "sys/bus/pci/drivers/nvidia/*:*:*.*"
-
-// gpu asks NVIDIA's driver, which sees the GPUs that the owner's programs see.
-// A machine of which it has none, for a VM has them, has none of the owner's;
-// one that it has and does not tell of, because it hangs, say, may be in use.
-func (s *Sensors) gpu(ctx context.Context) (use, programs *int) {
-	if of, err := fs.Glob(s.FS, nvidiaDevices); err == nil && len(of) == 0 {
-		return new(int), new(int)
-	}
-	run := s.Run
-	if run == nil {
-		run = runProgram
-	}
-	ctx, cancel := context.WithTimeout(ctx, smiTimeout)
-	defer cancel()
-	most, n := -1, 0
-	if b, err := run(ctx, "nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"); err == nil {
-		for line := range strings.Lines(string(b)) {
-			v, err := strconv.Atoi(strings.TrimSpace(line))
-			if err != nil {
-				most = -1 // of one nothing is known
-				break
-			}
-			most = max(most, v)
-		}
-	}
-	if most >= 0 {
-		use = &most
-	}
-	if b, err := run(ctx, "nvidia-smi", "--query-compute-apps=pid", "--format=csv,noheader"); err == nil {
-		for line := range strings.Lines(string(b)) {
-			if _, err := strconv.Atoi(strings.TrimSpace(line)); err == nil {
-				n++
-			}
-		}
-		programs = &n
-	}
-	return use, programs
-}
-
-func runProgram(ctx context.Context, name string, args ...string) ([]byte, error) {
-	cmd := exec.CommandContext(ctx, name, args...)
-	var out bytes.Buffer
-	if err := childpipe.Run(cmd, &out); err != nil {
-		return nil, fmt.Errorf("running %s: %w", name, err)
-	}
-	return out.Bytes(), nil
 }
 
 // accessTime takes the access time out of what package os returns.
