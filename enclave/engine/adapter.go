@@ -81,6 +81,8 @@ type kind struct {
 	routes   []string
 	private  string
 	names    names
+	memory   string // flag that has an engine's part of a GPU's memory; empty: none
+	parallel string // flag that has over how many GPUs a layer is spread
 }
 
 // routes of the OpenAI API that all of the engines have.

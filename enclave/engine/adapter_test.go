@@ -187,6 +187,39 @@ func TestCommandLinesOfEnginesOnGPUs(t *testing.T) {
 	}
 }
 
+// TestModelsOnOneGPUSayHowMuchEachHas: without it the first engine takes all.
+func TestModelsOnOneGPUSayHowMuchEachHas(t *testing.T) {
+	type args = []string
+	for _, c := range []struct {
+		kind         string
+		gpus, models int
+		args         args
+		want         string // empty: taken
+	}{
+		{evidence.EngineVLLM, 1, 1, nil, ""},
+		{evidence.EngineVLLM, 2, 2, nil, ""},
+		{evidence.EngineVLLM, 1, 2, nil, "--gpu-memory-utilization does not say how much of it each has, at most 0.49"},
+		{evidence.EngineVLLM, 1, 2, args{"--gpu-memory-utilization", "0.49"}, ""},
+		{evidence.EngineVLLM, 1, 2, args{"--gpu-memory-utilization", "0.50"}, "at most 0.49"},
+		{evidence.EngineVLLM, 2, 6, args{"--gpu-memory-utilization", "0.33"}, "3 models share a GPU: at most 0.32"},
+		{evidence.EngineVLLM, 8, 2, args{"--tensor-parallel-size", "4"}, ""},
+		{evidence.EngineVLLM, 8, 2, args{"--tensor-parallel-size", "8"}, "each of 2 models has 4"},
+		{evidence.EngineVLLM, 8, 1, args{"--tensor-parallel-size", "8"}, ""},
+		{evidence.EngineSGLang, 1, 3, nil, "--mem-fraction-static"},
+		{evidence.EngineSGLang, 4, 2, args{"--tp-size", "4"}, "each of 2 models has 2"},
+		{evidence.EngineLlamaServer, 1, 2, nil, ""}, // it is given no GPU
+		{evidence.EngineLlamaServer, 0, 2, nil, ""},
+	} {
+		cfg := config(c.args...)
+		cfg.Engine.Kind, cfg.GPUs.Count = c.kind, c.gpus
+		cfg.Models = make([]evidence.ConfigModel, c.models-1)
+		err := Check(cfg)
+		if (err == nil) != (c.want == "") || err != nil && (!fault.Has(err, CodeArgument) || !strings.Contains(err.Error(), c.want)) {
+			t.Errorf("%s, %d models on %d GPUs, %v: %v", c.kind, c.models, c.gpus, c.args, err)
+		}
+	}
+}
+
 func TestModelsThatAnEngineIsNotGiven(t *testing.T) {
 	for _, c := range []struct {
 		name, kind string

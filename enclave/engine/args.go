@@ -92,6 +92,7 @@ func (k *kind) Argv(c *evidence.Config, source string) ([]string, error) {
 		seen[flag] = true
 		argv = append(argv, flag, value)
 	}
+	errs = append(errs, k.checkShare(c, args))
 	for _, d := range k.defaults {
 		if !seen[d[0]] {
 			argv = append(argv, d[0], d[1])
@@ -101,6 +102,42 @@ func (k *kind) Argv(c *evidence.Config, source string) ([]string, error) {
 		return nil, err
 	}
 	return argv, nil
+}
+
+// maxShared is how much of a GPU engines may have together, in hundredths: the
+// most that one alone may.
+const maxShared = 98
+
+// checkShare refuses arguments with which several models cannot run together. An
+// engine takes nearly a whole GPU's memory unless it is told otherwise, and the
+// next one would fail after minutes of the boot. All models have these arguments.
+func (k *kind) checkShare(c *evidence.Config, args []string) error {
+	models := len(c.ServedModels())
+	gpus, sharing := c.GPUs.Of(0, models)
+	if models == 1 || sharing == 0 || k.memory == "" {
+		return nil
+	}
+	value := func(flag string) string {
+		for i := 0; i+1 < len(args); i += 2 {
+			if args[i] == flag {
+				return args[i+1]
+			}
+		}
+		return ""
+	}
+	var errs []error
+	if n, err := strconv.Atoi(value(k.parallel)); err == nil && n > len(gpus) {
+		errs = append(errs, refuse("flag %s: %d, and each of %d models has %d of the GPUs", k.parallel, n, models, len(gpus)))
+	}
+	if sharing > 1 {
+		v := value(k.memory)
+		if v == "" {
+			errs = append(errs, refuse("%d models share a GPU, and %s does not say how much of it each has, at most 0.%02d", sharing, k.memory, maxShared/sharing))
+		} else if n, err := strconv.Atoi(strings.TrimPrefix(v, "0.")); err == nil && n*sharing > maxShared {
+			errs = append(errs, refuse("flag %s: %.32q, and %d models share a GPU: at most 0.%02d", k.memory, v, sharing, maxShared/sharing))
+		}
+	}
+	return errors.Join(errs...)
 }
 
 func refuse(format string, args ...any) error {

@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"fmt"
 	"time"
 
 	"cocoon/verifier/evidence"
@@ -26,6 +27,16 @@ func gpuShape(env ...string) func(*Container) {
 			"HF_HUB_OFFLINE=1", "TRANSFORMERS_OFFLINE=1", "DO_NOT_TRACK=1",
 		}, env...)
 	}
+}
+
+// GPUDevices returns the CDI names of some GPUs, as NVIDIA's toolkit gives them
+// by index (nvidia-ctk cdi generate, --device-name-strategy).
+func GPUDevices(gpus []int) []string {
+	var names []string
+	for _, i := range gpus {
+		names = append(names, fmt.Sprintf("nvidia.com/gpu=%d", i))
+	}
+	return names
 }
 
 // kinds is the table of engines.
@@ -100,6 +111,8 @@ var kinds = []*kind{
 		},
 		source:   transformers,
 		shape:    gpuShape("VLLM_NO_USAGE_STATS=1", "VLLM_CACHE_ROOT="+cacheDir+"/vllm", "VLLM_CONFIG_ROOT="+cacheDir+"/vllm-config"),
+		memory:   "--gpu-memory-utilization",
+		parallel: "--tensor-parallel-size",
 		deadline: 30 * time.Minute,
 		watch:    15 * time.Second,
 		health:   30 * time.Second,
@@ -135,6 +148,8 @@ var kinds = []*kind{
 			"--quantization":         oneOf("fp8", "awq", "gptq", "gptq_marlin", "awq_marlin", "modelopt", "w8a8_fp8", "w8a8_int8"),
 		},
 		source:   transformers,
+		memory:   "--mem-fraction-static",
+		parallel: "--tp-size",
 		shape:    gpuShape("SGLANG_DISABLE_USAGE_STATS=1"),
 		deadline: 30 * time.Minute,
 		// Each of its health checks generates a token and takes a second or more.

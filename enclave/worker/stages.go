@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -46,9 +47,11 @@ func (w *Worker) stages(background context.Context, stop context.CancelFunc) []b
 		{Name: "chain", Timeout: 2 * time.Minute, Run: w.openChain},
 		{Name: "anchor", Timeout: 10 * time.Minute, Run: func(ctx context.Context) error { return w.holdData(ctx, background) }},
 		{Name: "model-key", Expand: w.modelKeyStages},
-		{Name: "model", Timeout: 5 * time.Minute, Run: w.packs},
+		{Name: "model", Expand: func() []boot.Stage { return w.perModel("model", 5*time.Minute, w.packs) }},
 		{Name: "containerd", Timeout: 2 * time.Minute, Run: func(ctx context.Context) error { return w.startContainerd(ctx, background) }},
-		{Name: "engine", Timeout: 35 * time.Minute, Run: func(ctx context.Context) error { return w.startEngine(ctx, background) }},
+		{Name: "engine", Expand: func() []boot.Stage {
+			return w.perModel("engine", 35*time.Minute, func(ctx context.Context) error { return w.startEngine(ctx, background) })
+		}},
 		{Name: "enrol", Expand: w.enrolStages},
 		{Name: "evidence", Expand: func() []boot.Stage { return w.perModel("evidence", 2*time.Minute, w.collect) }},
 		{Name: "verdict", Expand: func() []boot.Stage {
@@ -247,30 +250,47 @@ func (w *Worker) startEngine(ctx, background context.Context) error {
 
 // newEngine returns the manager of model i's engine.
 func (w *Worker) newEngine(adapter engine.Adapter, i int, memory uint64) (*engine.Manager, error) {
+	container, err := w.container(adapter, i, memory)
+	if err != nil {
+		return nil, err
+	}
+	var runtime engine.Runtime = w.containerd
+	if len(w.models) > 1 {
+		runtime = w.containerd.Named(filepath.Base(container.SocketDir))
+	}
+	return engine.New(engine.Options{
+		Runtime: runtime, Adapter: adapter, Container: container,
+		Model: w.models[i].config.Name, UID: engine.ContainerUID, Log: w.log,
+	}), nil
+}
+
+// container describes model i's engine. One of several has a socket of its own,
+// and of the GPUs those that the config gives it.
+func (w *Worker) container(adapter engine.Adapter, i int, memory uint64) (engine.Container, error) {
 	s := &w.models[i]
 	source, err := adapter.Source(os.DirFS(s.pack.Dir))
 	if err != nil {
-		return nil, err
+		return engine.Container{}, err
 	}
 	c := *w.config
 	c.Model = s.config
 	argv, err := adapter.Argv(&c, source)
 	if err != nil {
-		return nil, err
+		return engine.Container{}, err
 	}
 	container := engine.Container{
 		Rootfs: w.engineDir, Argv: argv, ModelDir: s.pack.Dir, SocketDir: Dir + "/engine", Memory: memory, CPUs: cpus() / float64(len(w.models)),
 	}
-	var runtime engine.Runtime = w.containerd
-	if len(w.models) > 1 {
-		id := fmt.Sprintf("engine-%d", i+1)
-		runtime, container.SocketDir = w.containerd.Named(id), Dir+"/"+id
-	}
 	adapter.Shape(&container)
-	return engine.New(engine.Options{
-		Runtime: runtime, Adapter: adapter, Container: container,
-		Model: s.config.Name, UID: engine.ContainerUID, Log: w.log,
-	}), nil
+	if len(w.models) == 1 {
+		return container, nil
+	}
+	container.SocketDir = fmt.Sprintf("%s/engine-%d", Dir, i+1)
+	if len(container.Devices) > 0 {
+		gpus, _ := w.config.GPUs.Of(i, len(w.models))
+		container.Devices = engine.GPUDevices(gpus)
+	}
+	return container, nil
 }
 
 func (w *Worker) makeKeys(context.Context) error {

@@ -107,16 +107,16 @@ func (c *Config) ServedModels() []ConfigModel {
 	return append([]ConfigModel{c.Model}, c.Models...)
 }
 
-// checkModels checks the models' keys and the further models. What engines share
-// of a GPU nobody measures: that does not go with several models.
+// checkModels checks the models' keys and the further models. Which GPUs an engine
+// has follows from the config alone (ConfigGPUs.Of), so that it is measured.
 func (c *Config) checkModels(bad func(format string, args ...any)) {
 	all := c.ServedModels()
 	if len(all) > MaxModels {
 		bad("%d models, at most %d", len(all), MaxModels)
 		return
 	}
-	if len(c.Models) > 0 && c.GPUs.Mode != GPUModeNone {
-		bad("several models on GPUs")
+	if n := c.GPUs.Count; n > 0 && n%len(all) != 0 && len(all)%n != 0 {
+		bad("%d models cannot be divided evenly among %d GPUs", len(all), n)
 	}
 	for i, m := range all {
 		if m.KeySHA256 != nil && m.KeySHA256.IsZero() {
@@ -161,6 +161,24 @@ func (g ConfigGPUs) Switches() int {
 		return 4
 	}
 	return 0
+}
+
+// Of returns the GPUs, counted from 0, that model i of n computes on in a valid
+// config, and how many models share each of these: GPUs are divided evenly among
+// models, or models among GPUs where there are more of them.
+func (g ConfigGPUs) Of(i, n int) (gpus []int, sharing int) {
+	if g.Count == 0 {
+		return nil, 0
+	}
+	if g.Count < n {
+		sharing = n / g.Count
+		return []int{i / sharing}, sharing
+	}
+	each := g.Count / n
+	for k := range each {
+		gpus = append(gpus, i*each+k)
+	}
+	return gpus, 1
 }
 
 var nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)

@@ -49,9 +49,18 @@ func TestSeveralModelsInAConfig(t *testing.T) {
 			c.Models[0].KeySHA256 = new(digest.SHA256)
 		}, "has no name"},
 		"a registry": {func(c *evidence.Config) { c.Models, c.Registry = further(1), "0:registry" }, ""},
-		"GPUs": {func(c *evidence.Config) {
+		"a GPU for two": {func(c *evidence.Config) {
 			c.Models, c.GPUs = further(1), evidence.ConfigGPUs{Count: 1, Mode: evidence.GPUModeOn}
-		}, "on GPUs"},
+		}, ""},
+		"eight GPUs for two": {func(c *evidence.Config) {
+			c.Models, c.GPUs = further(1), evidence.ConfigGPUs{Count: 8, Mode: evidence.GPUModePPCIE}
+		}, ""},
+		"eight GPUs for three": {func(c *evidence.Config) {
+			c.Models, c.GPUs = further(2), evidence.ConfigGPUs{Count: 8, Mode: evidence.GPUModePPCIE}
+		}, "3 models cannot be divided evenly among 8 GPUs"},
+		"two GPUs for three": {func(c *evidence.Config) {
+			c.Models, c.GPUs = further(2), evidence.ConfigGPUs{Count: 2, Mode: evidence.GPUModeOn}
+		}, "3 models cannot be divided evenly among 2 GPUs"},
 	} {
 		w := tpmtest.NewWorld(t)
 		config := w.Config
@@ -114,6 +123,28 @@ func TestWhatAnOperatorSaysOfAModel(t *testing.T) {
 	for _, models := range []string{`{"a":{"price":1000000000000001}}`, `{"a":{"prize":1}}`, `{"a":{"price":-1}}`} {
 		if _, err := evidence.ParseOperator([]byte(`{"version":1,"payout":"","verifier":"","gateways":[],"limits":{"max_requests":0},"models":` + models + `}`)); err == nil {
 			t.Errorf("%s was taken", models)
+		}
+	}
+}
+
+// TestEachGPUIsSomeModels and each model has as much of them as another.
+func TestEachGPUIsSomeModels(t *testing.T) {
+	for _, c := range []struct {
+		gpus, models int
+		want         string
+	}{
+		{0, 3, "[] [] [] 0"}, {1, 1, "[0] 1"}, {8, 1, "[0 1 2 3 4 5 6 7] 1"}, {8, 2, "[0 1 2 3] [4 5 6 7] 1"}, {4, 4, "[0] [1] [2] [3] 1"},
+		{1, 2, "[0] [0] 2"}, {2, 4, "[0] [0] [1] [1] 2"}, {2, 6, "[0] [0] [0] [1] [1] [1] 3"},
+	} {
+		var got []string
+		share := 0
+		for i := range c.models {
+			var gpus []int
+			gpus, share = evidence.ConfigGPUs{Count: c.gpus}.Of(i, c.models)
+			got = append(got, fmt.Sprint(gpus))
+		}
+		if text := fmt.Sprint(strings.Join(got, " "), " ", share); text != c.want {
+			t.Errorf("%d GPUs for %d models: %s, want %s", c.gpus, c.models, text, c.want)
 		}
 	}
 }
