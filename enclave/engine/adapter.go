@@ -37,8 +37,9 @@ type Adapter interface {
 	Deadline() time.Duration
 	// Ready returns nil once the engine really answers for a model.
 	Ready(ctx context.Context, a *API, model string) error
-	// Alive returns nil while a ready engine goes on to answer; every Watch.
+	// Alive returns nil while a ready engine goes on to answer.
 	Alive(ctx context.Context, a *API) error
+	// Watch is the time between two looks whether it is alive.
 	Watch() time.Duration
 	// Port is the TCP port on the container's loopback device, or 0 where the
 	// engine listens on the UNIX socket.
@@ -88,13 +89,25 @@ type kind struct {
 // routes of the OpenAI API that all of the engines have.
 var openAI = []string{"POST /v1/chat/completions", "POST /v1/completions", "POST /v1/embeddings"}
 
-func (k *kind) Kind() string                      { return k.kind }
-func (k *kind) Source(pack fs.FS) (string, error) { return k.source(pack) }
-func (k *kind) Deadline() time.Duration           { return k.deadline }
-func (k *kind) Watch() time.Duration              { return k.watch }
-func (k *kind) Port() int                         { return k.port }
-func (k *kind) Private() string                   { return k.private }
+// Kind implements Adapter.
+func (k *kind) Kind() string { return k.kind }
 
+// Source implements Adapter.
+func (k *kind) Source(pack fs.FS) (string, error) { return k.source(pack) }
+
+// Deadline implements Adapter.
+func (k *kind) Deadline() time.Duration { return k.deadline }
+
+// Watch implements Adapter.
+func (k *kind) Watch() time.Duration { return k.watch }
+
+// Port implements Adapter.
+func (k *kind) Port() int { return k.port }
+
+// Private implements Adapter.
+func (k *kind) Private() string { return k.private }
+
+// Shape implements Adapter.
 func (k *kind) Shape(c *Container) {
 	c.PIDs = 512
 	if k.shape != nil {
@@ -102,10 +115,12 @@ func (k *kind) Shape(c *Container) {
 	}
 }
 
+// Serves implements Adapter.
 func (k *kind) Serves(method, route string) bool {
 	return slices.Contains(k.routes, method+" "+route)
 }
 
+// Ready implements Adapter.
 func (k *kind) Ready(ctx context.Context, a *API, model string) error {
 	if err := k.Alive(ctx, a); err != nil {
 		return err
@@ -113,6 +128,7 @@ func (k *kind) Ready(ctx context.Context, a *API, model string) error {
 	return a.answers(ctx, model)
 }
 
+// Alive implements Adapter.
 func (k *kind) Alive(ctx context.Context, a *API) error {
 	ctx, cancel := context.WithTimeout(ctx, k.health)
 	defer cancel()

@@ -98,6 +98,7 @@ func (h Hardening) apply(l limiter) error {
 
 type linuxLimiter struct{}
 
+// DropBounding takes a capability out of the bounding set (capabilities(7)).
 func (linuxLimiter) DropBounding(c int) error {
 	return unix.Prctl(unix.PR_CAPBSET_DROP, uintptr(c), 0, 0, 0)
 }
@@ -114,12 +115,18 @@ func (linuxLimiter) Identity(user int) error {
 	}
 	return nil
 }
+
+// NoNewPrivs keeps the process and its children from gaining rights (prctl(2)).
 func (linuxLimiter) NoNewPrivs() error {
 	return unix.Prctl(unix.PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 }
+
+// Limit sets a resource's soft and hard limit (setrlimit(2)).
 func (linuxLimiter) Limit(resource int, value uint64) error {
 	return unix.Setrlimit(resource, &unix.Rlimit{Cur: value, Max: value})
 }
+
+// Filter loads the seccomp filter that refuses these system calls.
 func (linuxLimiter) Filter(deny []string) error { return loadFilter(deny, 0) }
 
 // HardenExec is the child's half of StartService: it reads the row from

@@ -96,10 +96,13 @@ type td struct {
 	events []evidence.RuntimeEvent
 }
 
+// Kind implements Platform.
 func (*td) Kind() Kind { return TDX }
 
+// Launched implements Platform.
 func (t *td) Launched(_ context.Context, config digest.SHA256) error { return t.TD.Launched(config) }
 
+// Measure implements Platform.
 func (t *td) Measure(events ...evidence.RuntimeEvent) error {
 	docs, err := eventBytes(events)
 	if err != nil {
@@ -112,6 +115,7 @@ func (t *td) Measure(events ...evidence.RuntimeEvent) error {
 	return nil
 }
 
+// CPU implements Platform.
 func (t *td) CPU(ctx context.Context, claims *evidence.Claims) (*evidence.CPU, error) {
 	data, err := claims.ReportData()
 	if err != nil {
@@ -129,6 +133,7 @@ func (t *td) CPU(ctx context.Context, claims *evidence.Claims) (*evidence.CPU, e
 		RuntimeEvents: append([]evidence.RuntimeEvent{}, t.events...)}, nil
 }
 
+// Debug implements Platform.
 func (t *td) Debug(context.Context) (bool, error) {
 	r, err := t.Report([64]byte{})
 	if err != nil {
@@ -137,11 +142,13 @@ func (t *td) Debug(context.Context) (bool, error) {
 	return r.Debug(), nil
 }
 
+// Close implements Platform.
 func (*td) Close() error { return nil }
 
 // guest is an AMD SEV-SNP guest.
 type guest struct{ sev.Guest }
 
+// Kind implements Platform.
 func (*guest) Kind() Kind { return SNP }
 
 // Measure does nothing: an SNP guest has no register to extend after launch.
@@ -149,6 +156,7 @@ func (*guest) Kind() Kind { return SNP }
 // checks follows from the launch digest.
 func (*guest) Measure(...evidence.RuntimeEvent) error { return nil }
 
+// CPU implements Platform.
 func (g *guest) CPU(ctx context.Context, claims *evidence.Claims) (*evidence.CPU, error) {
 	data, err := claims.ReportData()
 	if err != nil {
@@ -165,6 +173,7 @@ func (g *guest) CPU(ctx context.Context, claims *evidence.Claims) (*evidence.CPU
 	return cpu, nil
 }
 
+// Close implements Platform.
 func (*guest) Close() error { return nil }
 
 // vtpm is a virtual machine with a software TPM.
@@ -190,11 +199,13 @@ func openVTPM(s Sources) (*vtpm, error) {
 	return &vtpm{tpm: t, log: log}, nil
 }
 
+// Kind implements Platform.
 func (*vtpm) Kind() Kind { return VTPM }
 
 // Launched has nothing to ask: a TPM does not know the config.
 func (*vtpm) Launched(context.Context, digest.SHA256) error { return nil }
 
+// Measure implements Platform.
 func (v *vtpm) Measure(events ...evidence.RuntimeEvent) error {
 	docs, err := eventBytes(events)
 	if err != nil {
@@ -219,4 +230,5 @@ func (v *vtpm) Register() digest.SHA256 { return v.value }
 // Debug is false: the class says already that the host may look in.
 func (*vtpm) Debug(context.Context) (bool, error) { return false, nil }
 
+// Close implements Platform.
 func (v *vtpm) Close() error { return v.tpm.Close() }

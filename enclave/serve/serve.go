@@ -280,6 +280,7 @@ type hashing struct {
 	n int64
 }
 
+// Write implements io.Writer: what the client is sent is hashed.
 func (h *hashing) Write(p []byte) (int, error) {
 	n, err := h.w.Write(p)
 	_, _ = h.sum.Write(p[:n]) // hash.Hash never fails

@@ -200,6 +200,7 @@ func tsmOf(present bool, provider string, stolen *int, read func(attr string, da
 	return k
 }
 
+// MkdirTemp implements configfsi.Client.
 func (k *kernel) MkdirTemp(dir, pattern string) (string, error) {
 	if !k.present {
 		return "", &os.PathError{Op: "mkdir", Path: dir, Err: unix.ENOENT}
@@ -207,6 +208,7 @@ func (k *kernel) MkdirTemp(dir, pattern string) (string, error) {
 	return k.Client.MkdirTemp(dir, pattern)
 }
 
+// ReadFile implements configfsi.Client.
 func (k *kernel) ReadFile(name string) ([]byte, error) {
 	k.last = nil
 	b, err := k.Client.ReadFile(name)

@@ -135,16 +135,19 @@ func (w *watch) keep(at string, err error) error {
 	return err
 }
 
+// MkdirTemp implements configfsi.Client.
 func (w *watch) MkdirTemp(dir, pattern string) (string, error) {
 	p, err := w.Client.MkdirTemp(dir, pattern)
 	return p, w.keep(atMkdir, err)
 }
 
+// ReadFile implements configfsi.Client.
 func (w *watch) ReadFile(name string) ([]byte, error) {
 	b, err := w.Client.ReadFile(name)
 	return b, w.keep(atFile, err)
 }
 
+// WriteFile implements configfsi.Client.
 func (w *watch) WriteFile(name string, b []byte) error {
 	return w.keep(atFile, w.Client.WriteFile(name, b))
 }

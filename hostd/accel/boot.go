@@ -67,6 +67,7 @@ type watcher struct {
 	buf []byte
 }
 
+// Write implements io.Writer.
 func (w *watcher) Write(b []byte) (int, error) {
 	w.mu.Lock()
 	defer w.mu.Unlock()

@@ -48,12 +48,14 @@ var (
 	badDesc      = prometheus.NewDesc("cocoon_hostd_vm_bad_status_lines", "Status lines of the guest that could not be read.", []string{"vm"}, nil)
 )
 
+// Describe implements prometheus.Collector.
 func (v *vms) Describe(ch chan<- *prometheus.Desc) {
 	for _, d := range []*prometheus.Desc{vmsDesc, restartsDesc, startedDesc, servingDesc, badDesc} {
 		ch <- d
 	}
 }
 
+// Collect implements prometheus.Collector.
 func (v *vms) Collect(ch chan<- prometheus.Metric) {
 	list, err := v.h.List()
 	if err != nil {

@@ -151,6 +151,7 @@ const (
 // failing is a body that could not be read to its end.
 type failing struct{ err error }
 
+// Read implements io.Reader.
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
 // problem answers what is no call of the service (RFC 9457).
@@ -251,6 +252,7 @@ func pid() int32 { return int32(os.Getpid()) }
 // sender sends each piece on at once.
 type sender func(b []byte) error
 
+// Write implements io.Writer.
 func (f sender) Write(b []byte) (int, error) {
 	if err := f(b); err != nil {
 		return 0, err

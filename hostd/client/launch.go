@@ -116,6 +116,7 @@ type tailWriter struct {
 	b  []byte
 }
 
+// Write implements io.Writer.
 func (t *tailWriter) Write(b []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -126,6 +127,7 @@ func (t *tailWriter) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// String implements fmt.Stringer.
 func (t *tailWriter) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -235,6 +235,7 @@ func (l *linuxGPUs) options() (vfio.Options, *gpumode.Setter, error) {
 	return o, s, nil
 }
 
+// Prepare implements GPUHost.
 func (l *linuxGPUs) Prepare(ctx context.Context, g *spec.GPUs) error {
 	o, _, err := l.options()
 	if err != nil {
@@ -254,6 +255,7 @@ func (l *linuxGPUs) Prepare(ctx context.Context, g *spec.GPUs) error {
 	return err
 }
 
+// Release implements GPUHost.
 func (l *linuxGPUs) Release(ctx context.Context, g *spec.GPUs) error {
 	if os.Geteuid() != 0 {
 		return nil
@@ -278,6 +280,7 @@ func (l *linuxGPUs) Release(ctx context.Context, g *spec.GPUs) error {
 	return store.Forget(before)
 }
 
+// Prepared implements GPUHost.
 func (l *linuxGPUs) Prepared() ([]string, error) {
 	if os.Geteuid() != 0 {
 		return nil, fault.New(fault.ExitNotReady, "gpu.permission", "on that machine and without --hostd: sudo cocoon gpu restore",
@@ -302,6 +305,7 @@ func (l *linuxGPUs) Prepared() ([]string, error) {
 	return out, nil
 }
 
+// Recover implements GPUHost.
 func (l *linuxGPUs) Recover(ctx context.Context) error {
 	if os.Geteuid() != 0 || l.tool == nil {
 		return nil

@@ -60,6 +60,7 @@ func (l *Linux) Run(ctx context.Context, name string, args ...string) ([]byte, e
 // limited keeps the beginning of what is written to it.
 type limited struct{ b []byte }
 
+// Write implements io.Writer.
 func (l *limited) Write(p []byte) (int, error) {
 	if n := maxOutput - len(l.b); n > 0 {
 		l.b = append(l.b, p[:min(n, len(p))]...)

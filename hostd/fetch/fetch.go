@@ -278,7 +278,10 @@ func (t *transfer) bring(ctx context.Context) error {
 // retry is a failure after which another attempt may succeed.
 type retry struct{ err error }
 
+// Error implements error.
 func (r *retry) Error() string { return r.err.Error() }
+
+// Unwrap returns the cause.
 func (r *retry) Unwrap() error { return r.err }
 
 // connection asks once for what is missing and keeps what comes.

@@ -152,6 +152,7 @@ type stderrTail struct {
 	b  []byte
 }
 
+// Write implements io.Writer.
 func (t *stderrTail) Write(b []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -162,6 +163,7 @@ func (t *stderrTail) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// String implements fmt.Stringer.
 func (t *stderrTail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -129,6 +129,7 @@ type tail struct {
 
 const tailSize = 4096
 
+// Write implements io.Writer.
 func (t *tail) Write(b []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -139,6 +140,7 @@ func (t *tail) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
+// String implements fmt.Stringer.
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()

@@ -41,9 +41,13 @@ func NewKernel(device string) (Host, error) {
 	return nil, fault.New(fault.ExitNotReady, "vm.vsock.full", "stop a VM first", "reserving a CID: all are taken")
 }
 
-func (k *kernel) CID() uint32    { return k.cid }
+// CID implements Host.
+func (k *kernel) CID() uint32 { return k.cid }
+
+// QEMU implements Host.
 func (k *kernel) QEMU() *os.File { return k.device }
 
+// Listen implements Host.
 func (k *kernel) Listen(port uint32) (net.Listener, error) {
 	if port == vsockport.Status(k.cid) {
 		return only{k.status, k.cid}, nil
@@ -55,6 +59,7 @@ func (k *kernel) Listen(port uint32) (net.Listener, error) {
 	return only{l, k.cid}, nil
 }
 
+// Dial implements Host.
 func (k *kernel) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	type result struct {
 		c   net.Conn
@@ -82,6 +87,7 @@ func (k *kernel) Dial(ctx context.Context, port uint32) (net.Conn, error) {
 	}
 }
 
+// Close implements Host.
 func (k *kernel) Close() error {
 	k.device.Close() // may be closed already
 	if err := k.status.Close(); err != nil && !errors.Is(err, net.ErrClosed) {
@@ -96,6 +102,7 @@ type only struct {
 	cid uint32
 }
 
+// Accept returns the next connection of the one machine.
 func (o only) Accept() (net.Conn, error) {
 	for {
 		c, err := o.Listener.Accept()

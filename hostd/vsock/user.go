@@ -79,8 +79,12 @@ func NewUser(ctx context.Context, tools Tools) (h Host, err error) {
 	}
 }
 
-func (u *user) path() string   { return filepath.Join(u.dir, "v") }
-func (u *user) CID() uint32    { return vsockport.MinCID }
+func (u *user) path() string { return filepath.Join(u.dir, "v") }
+
+// CID implements Host.
+func (u *user) CID() uint32 { return vsockport.MinCID }
+
+// QEMU implements Host.
 func (u *user) QEMU() *os.File { return u.qemu }
 
 // Listen: the device connects to the socket whose name ends in the port.
@@ -125,6 +129,7 @@ func readLine(r io.Reader) (string, error) {
 // oneByte hands out one byte a read.
 type oneByte struct{ r io.Reader }
 
+// Read implements io.Reader.
 func (o oneByte) Read(p []byte) (int, error) {
 	if len(p) == 0 {
 		return 0, nil
@@ -150,6 +155,7 @@ type tail struct {
 	b  []byte
 }
 
+// Write implements io.Writer.
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -160,6 +166,7 @@ func (t *tail) Write(p []byte) (int, error) {
 	return len(p), nil
 }
 
+// String implements fmt.Stringer.
 func (t *tail) String() string {
 	t.mu.Lock()
 	defer t.mu.Unlock()

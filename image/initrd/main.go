@@ -35,7 +35,10 @@ type bootError struct {
 	err  error
 }
 
+// Error returns the code and what went wrong.
 func (e *bootError) Error() string { return e.code + ": " + e.err.Error() }
+
+// Unwrap returns the cause.
 func (e *bootError) Unwrap() error { return e.err }
 
 func fail(code string, err error) error {

@@ -113,6 +113,7 @@ func (d dir) Files() ([]File, error) {
 	return out, nil
 }
 
+// Open implements Source.
 func (d dir) Open(name string) (Content, error) {
 	if !fs.ValidPath(name) {
 		return nil, fmt.Errorf("opening %.128q: not a path inside the release", name)
@@ -131,6 +132,7 @@ func (d dir) Open(name string) (Content, error) {
 	return f, nil
 }
 
+// Close implements Source.
 func (d dir) Close() error { return nil }
 
 // bundle is a release in one uncompressed tar file, with what an audit saw
@@ -179,8 +181,10 @@ func (b *bundle) index() error {
 	return nil
 }
 
+// Files implements Source.
 func (b *bundle) Files() ([]File, error) { return b.files, nil }
 
+// Open implements Source.
 func (b *bundle) Open(name string) (Content, error) {
 	i, ok := slices.BinarySearchFunc(b.files, name, func(f File, n string) int { return strings.Compare(f.Name, n) })
 	if !ok {
@@ -189,10 +193,12 @@ func (b *bundle) Open(name string) (Content, error) {
 	return section{io.NewSectionReader(b.f, b.at[name], b.files[i].Size)}, nil
 }
 
+// Close implements Source.
 func (b *bundle) Close() error { return b.f.Close() }
 
 type section struct{ *io.SectionReader }
 
+// Close implements io.Closer: the bundle stays open.
 func (section) Close() error { return nil }
 
 // Save writes a bundle: the files of a release and further ones by name. The

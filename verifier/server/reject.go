@@ -38,8 +38,13 @@ type written struct {
 	body   []byte
 }
 
-func (w *written) Header() http.Header    { return w.header }
+// Header implements http.ResponseWriter.
+func (w *written) Header() http.Header { return w.header }
+
+// WriteHeader implements http.ResponseWriter.
 func (w *written) WriteHeader(status int) { w.status = status }
+
+// Write implements http.ResponseWriter.
 func (w *written) Write(b []byte) (int, error) {
 	w.body = append(w.body, b...)
 	return len(b), nil

@@ -87,6 +87,7 @@ var protoType = []string{"application/proto"}
 // failing is a body that ends in an error.
 type failing struct{ err error }
 
+// Read implements io.Reader.
 func (f failing) Read([]byte) (int, error) { return 0, f.err }
 
 // plainAppraise reports whether a request may be one for unary.

@@ -55,6 +55,7 @@ type pendingRecord struct {
 	began, expires time.Time
 }
 
+// Put implements Pending.
 func (m *memoryPending) Put(_ context.Context, session, ek digest.SHA256, record []byte, ttl time.Duration, max int) error {
 	now := m.clock()
 	m.mu.Lock()
@@ -83,6 +84,7 @@ func (m *memoryPending) Put(_ context.Context, session, ek digest.SHA256, record
 	return nil
 }
 
+// Take implements Pending.
 func (m *memoryPending) Take(_ context.Context, session digest.SHA256) ([]byte, error) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -94,6 +96,7 @@ func (m *memoryPending) Take(_ context.Context, session digest.SHA256) ([]byte, 
 	return q.record, nil
 }
 
+// Len returns how many are kept.
 func (m *memoryPending) Len() int {
 	m.mu.Lock()
 	defer m.mu.Unlock()

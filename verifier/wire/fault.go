@@ -56,6 +56,7 @@ func Error(err error) *connect.Error {
 
 type errInternal struct{}
 
+// Error says no more than that: what happened is not the caller's business.
 func (errInternal) Error() string { return "internal error" }
 
 // Faults returns the faults that a Connect error carries. The service is not

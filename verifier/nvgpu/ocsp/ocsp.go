@@ -222,6 +222,7 @@ func Verify(der []byte, cert, issuer *x509.Certificate, o *Options) (*Response, 
 // mismatchError is a value that differs from what was expected.
 type mismatchError struct{ what, expected, actual string }
 
+// Error says what differs.
 func (e *mismatchError) Error() string { return e.what + " differs" }
 
 func statusText(s int) string {

@@ -206,6 +206,7 @@ func (r *report) validity(d *Document, now time.Time, allowExpired bool) bool {
 // mismatchError is a value that differs from what was expected.
 type mismatchError struct{ what, expected, actual string }
 
+// Error says what differs.
 func (e *mismatchError) Error() string { return e.what + " differs" }
 
 // Known architectures, as evidence names them.

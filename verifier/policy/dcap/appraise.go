@@ -313,6 +313,7 @@ func allow[T interface {
 
 type text string
 
+// String implements fmt.Stringer.
 func (t text) String() string { return string(t) }
 
 func texts(in []Hex) []text {
@@ -325,6 +326,7 @@ func texts(in []Hex) []text {
 
 type decimal uint16
 
+// String implements fmt.Stringer.
 func (d decimal) String() string { return strconv.Itoa(int(d)) }
 
 func decimals(in []uint16) []decimal {
