@@ -127,7 +127,11 @@ func (r *run) takeEvidence() error {
 	if err != nil {
 		return fmt.Errorf("reading evidence: %w", err)
 	}
-	res, ear, err := readResult(name + ".result.json")
+	res, verdict, err := readResult(name + ".result.json")
+	if err != nil {
+		return err
+	}
+	kept, err := verdict.marshal()
 	if err != nil {
 		return err
 	}
@@ -142,7 +146,7 @@ func (r *run) takeEvidence() error {
 		return err
 	}
 	r.note("verdict %s, trust class %s, evidence %s", res.Status(), res.TrustClass, res.EvidenceSHA256)
-	return errors.Join(writeFile(r.keep(fileEvidence), doc), writeFile(r.keep(fileVerdict), []byte(ear+"\n")))
+	return errors.Join(writeFile(r.keep(fileEvidence), doc), writeFile(r.keep(fileVerdict), kept))
 }
 
 // comparePCRs sets predicted beside measured registers; a difference in a
@@ -242,21 +246,6 @@ func archived(dir string) []string {
 		names[i] = strings.TrimSuffix(names[i], ".evidence.json")
 	}
 	return names
-}
-
-func readResult(path string) (*result.Result, string, error) {
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return nil, "", fmt.Errorf("reading result: %w", err)
-	}
-	var doc struct {
-		Result *result.Result `json:"result"`
-		EAR    string         `json:"ear"`
-	}
-	if err := json.Unmarshal(b, &doc); err != nil || doc.Result == nil {
-		return nil, "", fmt.Errorf("reading result %s: malformed: %w", path, err)
-	}
-	return doc.Result, doc.EAR, nil
 }
 
 // tail shows the end of a VM's console when something went wrong.

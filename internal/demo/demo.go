@@ -51,7 +51,7 @@ const (
 	fileCPolicy   = "client-policy.json"
 	fileConfig    = "config.json"
 	fileEvidence  = "evidence.json"
-	fileVerdict   = "verdict.jwt"
+	fileVerdict   = "verdict.json"
 	fileVKey      = "verifier-key.hex"
 	fileEnrolment = "enrolment-refusal.json"
 	dirRefusals   = "refusals"

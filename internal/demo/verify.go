@@ -8,13 +8,11 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
-	"strings"
 	"time"
 
 	"cocoon/client"
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
-	"cocoon/measurements/digest"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/result"
@@ -164,30 +162,6 @@ func (k *kept) appraise(name string, at time.Time) (*evidence.Evidence, *result.
 	return ev, res, err
 }
 
-func (k *kept) verdictTime() (time.Time, *result.EAR, error) {
-	b, err := k.read(fileVerdict)
-	if err != nil {
-		return time.Time{}, nil, err
-	}
-	hexKey, err := k.read(fileVKey)
-	if err != nil {
-		return time.Time{}, nil, err
-	}
-	key, err := digest.Parse256(strings.TrimSpace(string(hexKey)))
-	if err != nil {
-		return time.Time{}, nil, err
-	}
-	k.key = key[:]
-	token := strings.TrimSpace(string(b))
-	ear, err := result.ParseEAR(token)
-	if err != nil {
-		return time.Time{}, nil, err
-	}
-	at := time.Unix(ear.IssuedAt, 0).UTC()
-	ear, err = result.VerifyEAR(token, result.EAROptions{Keys: []ed25519.PublicKey{k.key}, Now: at, AllowDevelopment: true})
-	return at, ear, err
-}
-
 func (k *kept) evidence() (string, error) {
 	var err error
 	if k.at, _, err = k.verdictTime(); err != nil {
@@ -228,7 +202,11 @@ func (k *kept) verdict() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return fmt.Sprintf("%s, trust class %s, signed by the verifier", ear.Status(), ear.TrustClass), errors.Join(
+	n := 0
+	for _, s := range ear.Submods {
+		n += len(s.Checks())
+	}
+	return fmt.Sprintf("%s, trust class %s, %d checks, signed by the verifier", ear.Status(), ear.TrustClass, n), errors.Join(
 		want("verdict status", k.rep.Verdict.Status, string(ear.Status())),
 		want("verdict trust class", k.rep.Verdict.TrustClass, ear.TrustClass),
 		want("verdict's evidence", k.rep.Verdict.EvidenceSHA256.String(), ear.EvidenceSHA256.String()),
