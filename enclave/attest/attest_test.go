@@ -42,7 +42,7 @@ type verifier struct {
 	verifyErr error
 	change    func(*client.Verdict)
 	n         byte
-	mu        sync.Mutex // for verifyErr
+	mu        sync.Mutex // for verifyErr and n
 }
 
 func (v *verifier) fail(err error) {
@@ -52,6 +52,8 @@ func (v *verifier) fail(err error) {
 }
 
 func (v *verifier) Challenge(context.Context) (*client.Challenge, error) {
+	v.mu.Lock()
+	defer v.mu.Unlock()
 	v.n++
 	return &client.Challenge{Challenge: digest.Sum256([]byte{v.n})}, nil
 }

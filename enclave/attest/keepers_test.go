@@ -4,7 +4,10 @@ import (
 	"context"
 	"crypto/ed25519"
 	"errors"
+	"fmt"
 	"log/slog"
+	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -147,10 +150,19 @@ func TestARefusalStandsBesideAVerifierThatWentAway(t *testing.T) {
 	}
 }
 
-// TestAllModelsAreRenewed through two hours of a fake clock.
+// TestAllModelsAreRenewed through two hours of a fake clock, as many as a machine
+// may have, with a second between quotes: none finds the queue full.
 func TestAllModelsAreRenewed(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		k, _, _ := keepersOf(t, &verifier{life: 30 * time.Minute})
+		c, own, _ := collector(t)
+		c.Queue = &Queue{Interval: MinInterval}
+		for i := range evidence.MaxModels - 1 {
+			name := fmt.Sprint("m-", i)
+			c.Config.Models = append(c.Config.Models, evidence.ConfigModel{Name: name, Verity: evidence.Verity{Root: digest.Sum256([]byte(name)), DataBlocks: 1}})
+		}
+		var log lockedLog
+		k := NewKeepers(Options{Collector: c, Verifier: &verifier{life: 30 * time.Minute, clock: time.Now}, TLSKey: own.TLS, Clock: time.Now, Log: slog.New(slog.NewTextHandler(&log, nil))},
+			c.Config.ServedModels(), nil)
 		docs, err := k.Collect(t.Context())
 		if err != nil {
 			t.Fatal(err)
@@ -169,5 +181,25 @@ func TestAllModelsAreRenewed(t *testing.T) {
 		}
 		cancel()
 		<-done
+		if text := log.String(); text != "" {
+			t.Error(text)
+		}
 	})
+}
+
+type lockedLog struct {
+	mu sync.Mutex
+	b  strings.Builder
+}
+
+func (l *lockedLog) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.Write(p)
+}
+
+func (l *lockedLog) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.b.String()
 }

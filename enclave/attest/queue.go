@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"cocoon/internal/fault"
+	"cocoon/verifier/evidence"
 )
 
 // CodeBusy is the fault of a request for evidence that finds too many before
@@ -13,9 +14,10 @@ import (
 const CodeBusy = "evidence.busy"
 
 // Bounds of a queue. A quote takes about a second of the TEE, or of the host's
-// quoting service, which every machine of the host shares.
+// quoting service, which every machine of the host shares. The renewals of all
+// models of a machine come together; no client causes a quote.
 const (
-	MaxWaiting  = 8
+	MaxWaiting  = evidence.MaxModels + 8
 	MinInterval = time.Second
 )
 

@@ -92,7 +92,12 @@ func (l *lockedBuffer) String() string {
 // until waits until the guest has passed a stage.
 func until(t *testing.T, m *machine.Machine, con *lockedBuffer, stage string) {
 	t.Helper()
-	limit := time.After(engineLimit)
+	untilFor(t, m, con, stage, engineLimit)
+}
+
+func untilFor(t *testing.T, m *machine.Machine, con *lockedBuffer, stage string, most time.Duration) {
+	t.Helper()
+	limit := time.After(most)
 	for {
 		st := m.State()
 		ok, err := st.Reached(stage)

@@ -47,7 +47,7 @@ import (
 // pack, gets its verdict and answers a client that has verified it.
 func TestAnEncryptedModelIsServed(t *testing.T) {
 	b := imagetest.Find(t)
-	o := newOwner(t, b)
+	o := newOwner(t, b, "chat")
 	s := worker(t, b)
 	dir := t.TempDir()
 	gw := o.services(t, s, dir)
@@ -96,6 +96,7 @@ type owner struct {
 	dir        string
 	program    string
 	model      evidence.ConfigModel // for config.json
+	beside     bool                 // the model is one of two, the second
 	key        modelpack.Key
 	weights    []byte
 	signer     digest.SHA256 // of the manifest
@@ -128,21 +129,22 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// newOwner packs and encrypts the model, and measures the image for it.
-func newOwner(t *testing.T, b imagetest.Build) *owner {
+// newOwner packs and encrypts the model under a name, and measures the image for
+// it, and for the model of the packs.
+func newOwner(t *testing.T, b imagetest.Build, name string) *owner {
 	t.Helper()
 	o := &owner{dir: t.TempDir(), program: program(t, "cocoon"), ended: make(chan error, 1)}
 	root, err := toolstree.RepoRoot()
 	must(t, err)
 	o.weights, err = os.ReadFile(filepath.Join(root, "image", "models", "chat.gguf"))
 	must(t, err)
-	must(t, os.Mkdir(o.path("chat"), 0o700))
-	must(t, os.WriteFile(o.path("chat/chat.gguf"), o.weights, 0o600))
+	must(t, os.Mkdir(o.path(name), 0o700))
+	must(t, os.WriteFile(o.path(name+"/chat.gguf"), o.weights, 0o600))
 	var packed struct {
 		ID     string
 		Config evidence.ConfigModel
 	}
-	must(t, json.Unmarshal(o.cocoon(t, "model", "pack", "chat", "--revision", "secret", "--encrypt", "--out", "secret.pack", "--key-out", "secret.key", "--progress", "none", "--json"), &packed))
+	must(t, json.Unmarshal(o.cocoon(t, "model", "pack", name, "--revision", "secret", "--encrypt", "--out", "secret.pack", "--key-out", "secret.key", "--progress", "none", "--json"), &packed))
 	o.model = packed.Config
 	doc, err := os.ReadFile(o.path("secret.key"))
 	must(t, err)
@@ -182,14 +184,20 @@ func (o *owner) services(t *testing.T, s *spec.Spec, dir string) string {
 	verifier := o.verifier(t, p, akCA, block.Bytes)
 	gw := startGateway(t)
 	service := o.serve(t)
-	s.Packs.Model = o.path("secret.pack")
 	s.Forwards = []spec.Forward{{Guest: "10.0.2.100:443", Target: gw}, {Guest: "10.0.2.101:80", Target: verifier}, {Guest: "10.0.2.103:80", Target: service}}
 	doc, err := os.ReadFile(s.Config)
 	must(t, err)
 	cfg, err := evidence.ParseConfig(doc)
 	must(t, err)
-	cfg.Model = o.model
-	for path, v := range map[string]any{s.Config: cfg, s.Operator: evidence.Operator{Version: 1, Verifier: "http://10.0.2.101:80", Gateways: []string{"10.0.2.100:443"}, ModelKeys: "http://10.0.2.103:80"}} {
+	op := evidence.Operator{Version: 1, Verifier: "http://10.0.2.101:80", Gateways: []string{"10.0.2.100:443"}}
+	if o.beside {
+		s.Packs.Models, cfg.Models = []string{o.path("secret.pack")}, []evidence.ConfigModel{o.model}
+		op.Models = map[string]evidence.OperatorModel{o.model.Name: {ModelKeys: "http://10.0.2.103:80"}}
+	} else {
+		s.Packs.Model, cfg.Model = o.path("secret.pack"), o.model
+		op.ModelKeys = "http://10.0.2.103:80"
+	}
+	for path, v := range map[string]any{s.Config: cfg, s.Operator: op} {
 		doc, err := jcs.Marshal(v)
 		must(t, err)
 		must(t, os.WriteFile(path, doc, 0o600))
@@ -286,7 +294,7 @@ func (o *owner) checkRelease(t *testing.T, receiptKey string) {
 		t.Fatalf("%d releases", len(log.Releases))
 	}
 	r := log.Releases[0]
-	if r.ReceiptKey.String() != receiptKey || r.TrustClass != policy.ClassVTPM || r.KeySHA256 != o.key.ID() || !strings.HasPrefix(r.Pack, "chat@secret:"+o.model.Verity.Root.String()) || r.Evidence.IsZero() || r.Manifest.IsZero() {
+	if r.ReceiptKey.String() != receiptKey || r.TrustClass != policy.ClassVTPM || r.KeySHA256 != o.key.ID() || !strings.HasPrefix(r.Pack, o.model.Name+"@secret:"+o.model.Verity.Root.String()) || r.Evidence.IsZero() || r.Manifest.IsZero() {
 		t.Errorf("released to %s: %+v", receiptKey, r)
 	}
 }

@@ -2,6 +2,7 @@ package e2e
 
 import (
 	"encoding/json"
+	"errors"
 	"os"
 	"path/filepath"
 	"strings"
@@ -9,6 +10,7 @@ import (
 
 	"cocoon/hostd/machine"
 	"cocoon/hostd/spec"
+	"cocoon/hostd/vsock"
 	"cocoon/internal/imagetest"
 	"cocoon/internal/jcs"
 	"cocoon/internal/toolstree"
@@ -112,4 +114,42 @@ func TestSwappedModelPacksAreRefused(t *testing.T) {
 	if _, err := c.Stop(t.Context(), s.Name, true); err != nil {
 		t.Error(err)
 	}
+}
+
+// TestTwoModelsAreProvenEach boots a machine of two models, the second one from an
+// encrypted pack whose owner has a service of its own. A client of either gets
+// evidence and a verdict that name its model, and an answer.
+func TestTwoModelsAreProvenEach(t *testing.T) {
+	b := imagetest.Find(t)
+	o := newOwner(t, b, "ours")
+	o.beside = true
+	s := worker(t, b)
+	s.MemoryMiB = 1536
+	dir := t.TempDir()
+	gw := o.services(t, s, dir)
+
+	var con lockedBuffer
+	m := startIn(t, dir, b, b.Tools, s, &con, nil, vsock.User)
+	untilFor(t, m, &con, "engine", 2*engineLimit)
+	until(t, m, &con, "serve")
+	var keys []string
+	for _, model := range []string{"chat", "ours"} {
+		var answer struct{ Answer, Model string }
+		var worker struct {
+			ReceiptKey string `json:"receipt_key"`
+		}
+		out := o.cocoon(t, "chat", "--gateway", gw, "--policy", o.path("client-policy.json"), "--manifest", o.path("manifest.json"), "--model", model, "--max-tokens", "8", "--json", "Hello")
+		if err := errors.Join(json.Unmarshal(out, &answer), json.Unmarshal(out, &worker)); err != nil || answer.Model != model || strings.TrimSpace(answer.Answer) == "" {
+			t.Errorf("the answer of %s is %s, %v", model, out, err)
+		}
+		keys = append(keys, worker.ReceiptKey)
+	}
+	if keys[0] == "" || keys[0] != keys[1] {
+		t.Errorf("receipt keys %v of one machine", keys)
+	}
+	o.checkRelease(t, keys[1])
+	if n := strings.Count(con.String(), "cocoon: verdict "); n != 2 {
+		t.Errorf("%d verdicts:\n%s", n, &con)
+	}
+	m.Stop(t.Context(), engineLimit)
 }
