@@ -29,7 +29,7 @@ const (
 	DefaultArchiveMaxBytes = 8 << 30
 	DefaultQueue           = 64                   // appraisals let in at most, for each that runs
 	DefaultWait            = 5 * time.Second      // how long one waits at most
-	DefaultDelay           = 8 * time.Millisecond // for how long one is expected to wait at most
+	DefaultDelay           = 4 * time.Millisecond // for how long one is expected to wait at most
 	DefaultGivenBytes      = 32 << 20             // of verdicts that GetVerdict has, without a Journal
 	DefaultReceive         = 10 * time.Second     // for a body to come, at most; a large one has longer
 )
