@@ -41,6 +41,7 @@ type machine struct {
 	dir     string
 	cmdline string
 	serial  string
+	clock   string // what the host's is, as QEMU's -rtc has it; empty: right
 }
 
 // setup copies the built image; it skips where tests of machines are off.
@@ -84,6 +85,9 @@ func (m *machine) boot(t *testing.T, until string) string {
 		"-kernel", file(info.Kernel), "-initrd", file(info.Initrd), "-append", m.cmdline,
 		"-drive", "if=none,id=root,format=raw,readonly=on,file="+file(info.RootDisk),
 		"-device", "virtio-blk-pci,drive=root,serial="+m.serial)
+	if m.clock != "" {
+		cmd.Args = append(cmd.Args, "-rtc", "base="+m.clock)
+	}
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var console watcher
 	console.until, console.cancel = until, cancel
