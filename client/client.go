@@ -209,7 +209,13 @@ func (c *Client) dialWorker(ctx context.Context, key digest.SHA256) (*tls.Conn, 
 		return nil, err
 	}
 	conn := tls.Client(inner, ratls.ClientConfig(func(spki digest.SHA256, doc []byte) error {
-		_, err := c.check(key, spki, doc)
+		ev, err := c.read(key, spki, doc)
+		if err == nil && (c.opt.Model == "" || ev.Claims.Model.Name == c.opt.Model) {
+			err = c.accept(ev, key, spki, doc)
+		}
+		// The certificate of a worker of several models has the first one's
+		// evidence, of which this client's policy may want to know nothing: attest
+		// asks for that of its model, and nothing else is sent before.
 		return err
 	}, c.opt.Clock))
 	if err := conn.HandshakeContext(ctx); err != nil {
@@ -231,14 +237,14 @@ func (c *Client) attest(ctx context.Context, conn *tls.Conn, key digest.SHA256) 
 	var ev *evidence.Evidence
 	resp, err := ratls.Attest(ctx, conn, c.opt.Model, func(resp *ratls.Response) (ed25519.PublicKey, error) {
 		var err error
-		if ev, err = c.check(key, spki, resp.Evidence); err != nil {
+		if ev, err = c.read(key, spki, resp.Evidence); err != nil {
 			return nil, err
 		}
 		// A worker of several models has evidence, and a verdict, for each.
 		if got := ev.Claims.Model.Name; c.opt.Model != "" && got != c.opt.Model {
 			return nil, fault.Mismatch(fault.ExitRefused, ratls.CodeModel, "the model of the worker's evidence", c.opt.Model, got, "use another worker")
 		}
-		return ed25519.PublicKey(key[:]), nil
+		return ed25519.PublicKey(key[:]), c.accept(ev, key, spki, resp.Evidence)
 	})
 	if err != nil {
 		return err
@@ -255,10 +261,9 @@ func (c *Client) attest(ctx context.Context, conn *tls.Conn, key digest.SHA256) 
 	return nil
 }
 
-// check is where the client decides about a worker: the evidence must name
-// the receipt key that was asked for and the TLS key of this connection, and
-// pass the caller's policy (DESIGN section 1, step 6).
-func (c *Client) check(key, spki digest.SHA256, doc []byte) (*evidence.Evidence, error) {
+// read parses evidence, which must name the receipt key that was asked for and the
+// TLS key of this connection.
+func (c *Client) read(key, spki digest.SHA256, doc []byte) (*evidence.Evidence, error) {
 	ev, err := evidence.Parse(doc)
 	if err != nil {
 		return nil, fault.New(fault.ExitParse, "evidence.parse", "use another worker", "reading the worker's evidence: %w", err)
@@ -273,22 +278,28 @@ func (c *Client) check(key, spki digest.SHA256, doc []byte) (*evidence.Evidence,
 	if err := errors.Join(errs...); err != nil {
 		return nil, err
 	}
+	return ev, nil
+}
+
+// accept is where the client decides about a worker: its evidence must pass the
+// caller's policy (DESIGN section 1, step 6). No request is sent before it did.
+func (c *Client) accept(ev *evidence.Evidence, key, spki digest.SHA256, doc []byte) error {
 	id := digest.Sum256(append(spki[:], doc...))
 	c.mu.Lock()
 	known := c.accepted[id]
 	c.mu.Unlock()
 	if known {
-		return ev, nil
+		return nil
 	}
 	if err := c.opt.Appraise(ev, spki); err != nil {
-		return nil, err
+		return err
 	}
 	c.opt.Log.Info("worker accepted", "receipt_key", key.String(), "type", ev.CPU.Type)
 	// The certificate and the endpoint usually show the same document, so
 	// one appraisal serves a connection. Appraisals are not kept longer than
 	// a connection's set-up needs: time passes, policies expire.
 	c.remember(id)
-	return ev, nil
+	return nil
 }
 
 func (c *Client) remember(id digest.SHA256) {

@@ -2,6 +2,8 @@ package client
 
 import (
 	"bytes"
+	"cmp"
+	"net/http"
 	"testing"
 
 	"cocoon/internal/fault"
@@ -31,8 +33,11 @@ func TestAClientGetsTheEvidenceOfItsModel(t *testing.T) {
 		doc  []byte
 		cell string
 	}{"": {w.doc, "cell"}, "m": {w.doc, "cell"}, "n": {w.further["n"], "cell of n"}} {
-		appraised := 0
-		c := w.client(Options{Model: model, Appraise: func(*evidence.Evidence, digest.SHA256) error { appraised++; return nil }})
+		appraised := ""
+		c := w.client(Options{Model: model, Appraise: func(ev *evidence.Evidence, _ digest.SHA256) error {
+			appraised += ev.Claims.Model.Name
+			return nil
+		}})
 		p, err := c.Connect(t.Context())
 		if err != nil {
 			t.Fatalf("%q: %v", model, err)
@@ -40,10 +45,10 @@ func TestAClientGetsTheEvidenceOfItsModel(t *testing.T) {
 		if !bytes.Equal(p.Document, want.doc) || p.VerdictCell != want.cell {
 			t.Errorf("%q: evidence of %s, cell %q", model, p.Evidence.Claims.Model.Name, p.VerdictCell)
 		}
-		// The certificate has the first model's evidence, which is held against the
-		// policy as well: the TLS key is in both.
-		if want := map[bool]int{false: 1, true: 2}[model == "n"]; appraised != want {
-			t.Errorf("%q: %d appraisals, want %d", model, appraised, want)
+		// The certificate's evidence, the first model's, is not held against the
+		// policy of who asks for another, which may not want that one.
+		if want := cmp.Or(model, "m"); appraised != want {
+			t.Errorf("%q: appraised is evidence of %q, want %q", model, appraised, want)
 		}
 	}
 	if _, err := w.client(Options{Model: "x"}).Connect(t.Context()); !fault.Has(err, codeNoWorker) {
@@ -59,6 +64,30 @@ func TestAClientGetsTheEvidenceOfItsModel(t *testing.T) {
 func TestEvidenceOfAnotherModelIsRefused(t *testing.T) {
 	w := newWorld(t, nil)
 	if _, err := w.client(Options{Model: "n", Worker: w.key}).Connect(t.Context()); !fault.Has(err, ratls.CodeModel) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestNothingIsSentToAWorkerWhoseModelIsRefused, though its certificate was let
+// pass: its evidence for the model that was asked for is what counts.
+func TestNothingIsSentToAWorkerWhoseModelIsRefused(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.further = map[string][]byte{"n": w.ofModel("n")} })
+	refusal := fault.New(fault.ExitPolicy, "policy.rule.ours", "", "refused")
+	w.mux.HandleFunc("/v1/models", func(http.ResponseWriter, *http.Request) { t.Error("a request was sent") })
+	c := w.client(Options{Model: "n", Worker: w.key, Appraise: func(*evidence.Evidence, digest.SHA256) error { return refusal }})
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodGet, "https://enclave/v1/models", nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.Transport().RoundTrip(req); !fault.Has(err, "policy.rule.ours") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestACertificateForOtherKeysIsRefused whatever its model is.
+func TestACertificateForOtherKeysIsRefused(t *testing.T) {
+	w := newWorld(t, func(w *world) { w.ev.Claims.TLSSPKISHA256 = digest.Sum256([]byte("another")) })
+	if _, err := w.client(Options{Model: "n", Worker: w.key}).Connect(t.Context()); !fault.Has(err, codeTLSKey) {
 		t.Errorf("got %v", err)
 	}
 }
