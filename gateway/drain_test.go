@@ -176,13 +176,18 @@ func raw(t *testing.T, addr, version string, key ed25519.PrivateKey) *yamux.Sess
 
 func send(t *testing.T, w io.Writer, v any) {
 	t.Helper()
+	if _, err := w.Write(frame(t, v)); err != nil {
+		t.Fatal(err)
+	}
+}
+
+func frame(t *testing.T, v any) []byte {
+	t.Helper()
 	b, err := jcs.Marshal(v)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := w.Write(append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)); err != nil {
-		t.Fatal(err)
-	}
+	return append(binary.BigEndian.AppendUint16(nil, uint16(len(b))), b...)
 }
 
 func TestMalformedNoticeEndsTheTunnel(t *testing.T) {
@@ -199,7 +204,8 @@ func TestMalformedNoticeEndsTheTunnel(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		send(t, s, doc)
+		// The tunnel may end before the write has returned.
+		_, _ = s.Write(frame(t, doc))
 		select {
 		case <-sess.CloseChan():
 		case <-time.After(time.Minute):
