@@ -1,16 +1,19 @@
 package shared_test
 
 import (
+	"bytes"
 	"context"
 	"net/http/httptest"
 	"net/netip"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
 	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
 	"cocoon/verifier/client"
+	"cocoon/verifier/result"
 	"cocoon/verifier/server"
 	"cocoon/verifier/server/shared"
 	"cocoon/verifier/tpm"
@@ -123,8 +126,15 @@ func TestSharedVerdictsAreBounded(t *testing.T) {
 			t.Errorf("verdict %d: %+v, %v, %v", i, g, ok, err)
 		}
 	}
-	if err := s.Put(t.Context(), &server.Given{EAR: string(make([]byte, 1<<20))}, time.Minute); err == nil {
-		t.Error("a verdict of a megabyte is kept")
+	large := &server.Given{EvidenceSHA256: hash(9), EAR: strings.Repeat("x", 64<<10), Checks: bytes.Repeat([]byte{'x'}, result.MaxChecks), NotAfter: tpmtest.Now}
+	if err := s.Put(t.Context(), large, time.Minute); err != nil {
+		t.Fatal(err)
+	}
+	if g, ok, err := s.Get(t.Context(), hash(9)); err != nil || !ok || g.EAR != large.EAR || !bytes.Equal(g.Checks, large.Checks) {
+		t.Errorf("a verdict with as many checks as there may be: found %v, %v", ok, err)
+	}
+	if err := s.Put(t.Context(), &server.Given{EAR: strings.Repeat("x", 2<<20)}, time.Minute); err == nil {
+		t.Error("a verdict of two megabytes is kept")
 	}
 }
 

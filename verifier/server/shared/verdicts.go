@@ -12,6 +12,7 @@ import (
 
 	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
+	"cocoon/verifier/result"
 	"cocoon/verifier/server"
 )
 
@@ -19,7 +20,8 @@ import (
 // latest ones, and each until it ends.
 const (
 	MaxVerdicts = 1 << 14
-	maxVerdict  = 256 << 10
+	// With the largest checks there are, as base64, beside the token and the rest.
+	maxVerdict = result.MaxChecks/3*4 + 256<<10
 )
 
 // Verdicts are the latest of all replicas, for GetVerdict. A verdict is signed:
