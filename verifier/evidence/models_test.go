@@ -148,3 +148,24 @@ func TestEachGPUIsSomeModels(t *testing.T) {
 		}
 	}
 }
+
+// FuzzParseOperator: whatever the host writes is read or refused, and what is read
+// answers for every model.
+func FuzzParseOperator(f *testing.F) {
+	f.Add([]byte(`{"version":1,"payout":"","verifier":"http://10.0.2.101","gateways":["10.0.2.100:443"],"price":5,"limits":{"max_requests":8},"models":{"a":{"price":7,"model_keys":"http://b"}}}`))
+	f.Add([]byte(`{"version":1,"models":{"":{}}}`))
+	f.Add([]byte(`null`))
+	config := tpmtest.NewWorld(f).Config
+	f.Fuzz(func(t *testing.T, b []byte) {
+		o, err := evidence.ParseOperator(b)
+		if err != nil {
+			return
+		}
+		if o.PriceOf("a") > evidence.MaxPrice {
+			t.Errorf("price %d", o.PriceOf("a"))
+		}
+		if err := o.CheckModels(&config); err == nil && len(o.Models) > 1 {
+			t.Errorf("models %v of a config of one", o.Models)
+		}
+	})
+}
