@@ -3,6 +3,7 @@ package nvgpu
 import (
 	"cocoon/verifier/internal/ecsig"
 	"cocoon/verifier/internal/lru"
+	"cocoon/verifier/nvgpu/ocsp"
 	"cocoon/verifier/nvgpu/rim"
 )
 
@@ -14,15 +15,17 @@ const (
 )
 
 // Cache keeps what need not be verified twice: the upper parts of device
-// chains, whole device chains, and RIM documents. An entry's key is the
-// SHA-256 of everything that its verification depended on, the pins among it.
-// Times, revocation and reports are checked at each verification. Of keys that
-// sign often it keeps tables, with which reports take a fifth of the time
-// (package ecsig). It is bounded and safe for concurrent use.
+// chains, whole device chains, RIM documents, and which signatures of OCSP
+// responses and their responders were good. An entry's key is the SHA-256 of
+// everything that its verification depended on, the pins among it. Times, what
+// OCSP responses say, and reports are checked at each verification. Of keys that
+// sign often it keeps tables, with which reports take a fifth of the time (package
+// ecsig). It is bounded and safe for concurrent use.
 type Cache struct {
 	issuers *lru.Cache[*issuer]
 	chains  *lru.Cache[*deviceChain]
 	rims    *rim.Cache
+	ocsp    *ocsp.Cache
 	keys    *ecsig.Tables
 }
 
@@ -43,7 +46,7 @@ func NewCache(o CacheOptions) *Cache {
 		return n
 	}
 	return &Cache{issuers: lru.New[*issuer](or(o.Issuers, DefaultIssuers)), chains: lru.New[*deviceChain](or(o.Chains, DefaultChains)),
-		rims: rim.NewCache(), keys: ecsig.NewTables(or(o.Keys, DefaultKeys))}
+		rims: rim.NewCache(), ocsp: ocsp.NewCache(), keys: ecsig.NewTables(or(o.Keys, DefaultKeys))}
 }
 
 // Len returns the number of provisioner chains and device chains kept.

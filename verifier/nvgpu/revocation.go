@@ -112,7 +112,7 @@ func (s *ocspSet) judge(r *run, cert, parent *x509.Certificate) verdict {
 		if tried++; tried > maxAnswers {
 			break
 		}
-		resp, err := ocsp.Verify(raw, cert, parent, &ocsp.Options{Now: r.now, Nonce: r.o.OCSPNonce, MaxAge: r.o.OCSPMaxAge})
+		resp, err := ocsp.Verify(raw, cert, parent, &ocsp.Options{Now: r.now, Nonce: r.o.OCSPNonce, MaxAge: r.o.OCSPMaxAge, Cache: r.cache.ocsp})
 		if err != nil {
 			if !fault.Has(err, "ocsp.cert_id") {
 				s.used[i] = true

@@ -276,7 +276,7 @@ func (a *answer) checkID(cert, issuer *x509.Certificate) error {
 // responder returns the certificate whose key must have signed: the issuer's
 // own, or the enclosed one if the issuer appointed it (RFC 6960, section
 // 4.2.2.2) and it is valid now.
-func (a *answer) responder(issuer *x509.Certificate, now time.Time) (*x509.Certificate, error) {
+func (a *answer) responder(issuer *x509.Certificate, now time.Time, cache *Cache) (*x509.Certificate, error) {
 	signer := issuer
 	if len(a.certs) > 0 && !bytes.Equal(a.certs[0].Raw, issuer.Raw) {
 		signer = a.certs[0]
@@ -284,7 +284,8 @@ func (a *answer) responder(issuer *x509.Certificate, now time.Time) (*x509.Certi
 		if !bytes.Equal(signer.RawIssuer, issuer.RawSubject) {
 			return nil, &mismatchError{"issuer of responder " + name, issuer.Subject.String(), signer.Issuer.String()}
 		}
-		if err := signer.CheckSignatureFrom(issuer); err != nil {
+		// The whole certificate stands for what was signed: the algorithm is beside it.
+		if err := cache.verify("responder", issuer, signer.Raw, nil, func() error { return signer.CheckSignatureFrom(issuer) }); err != nil {
 			return nil, fmt.Errorf("certificate of responder %q: %w", name, err)
 		}
 		if signer.IsCA || !slices.Contains(signer.ExtKeyUsage, x509.ExtKeyUsageOCSPSigning) || signer.KeyUsage&x509.KeyUsageDigitalSignature == 0 {

@@ -93,6 +93,7 @@ type Options struct {
 	Now    time.Time     // zero: the present
 	Nonce  []byte        // that must be echoed; nil: not demanded
 	MaxAge time.Duration // oldest ThisUpdate; 0: only NextUpdate bounds it
+	Cache  *Cache        // nil: nothing is kept
 }
 
 var (
@@ -197,10 +198,10 @@ func Verify(der []byte, cert, issuer *x509.Certificate, o *Options) (*Response, 
 	if err := a.checkID(cert, issuer); err != nil {
 		refuse("ocsp.cert_id", "the answer is about another certificate", err)
 	}
-	signer, err := a.responder(issuer, now)
+	signer, err := a.responder(issuer, now, o.Cache)
 	if err != nil {
 		refuse("ocsp.responder", "only the issuer, or a responder it appointed, can answer for a certificate", err)
-	} else if err := a.checkSignature(signer); err != nil {
+	} else if err := o.Cache.verify("answer", signer, a.tbs, a.signature, func() error { return a.checkSignature(signer) }); err != nil {
 		refuse("ocsp.signature", "the answer was changed: ask the responder again", err)
 	}
 	if err := a.checkWindow(now, o.MaxAge); err != nil {

@@ -130,26 +130,34 @@ func TestAnswersAreForOneCertificateOnly(t *testing.T) {
 	}
 }
 
-// TestNoFlippedBitOfAnAnswerIsAccepted flips every bit of a real answer.
+// TestNoFlippedBitOfAnAnswerIsAccepted flips every bit of a real answer,
+// with the signatures of the answer as it was known to be good.
 func TestNoFlippedBitOfAnAnswerIsAccepted(t *testing.T) {
 	for _, r := range captured(t)[:1] {
+		o := &ocsp.Options{Now: r.at, Cache: ocsp.NewCache()}
+		if _, err := ocsp.Verify(r.der, r.cert, r.issuer, o); err != nil || o.Cache.Len() != 2 {
+			t.Fatalf("%v, %d signatures are kept", err, o.Cache.Len())
+		}
 		b := bytes.Clone(r.der)
 		for i := range b {
 			for bit := range 8 {
 				b[i] ^= 1 << bit
-				if _, err := ocsp.Verify(b, r.cert, r.issuer, &ocsp.Options{Now: r.at}); err == nil {
+				if _, err := ocsp.Verify(b, r.cert, r.issuer, o); err == nil {
 					t.Errorf("%s: byte %d bit %d: accepted", r.name, i, bit)
 				}
 				b[i] ^= 1 << bit
 			}
 		}
 		for n := range b {
-			if _, err := ocsp.Verify(b[:n], r.cert, r.issuer, &ocsp.Options{Now: r.at}); err == nil {
+			if _, err := ocsp.Verify(b[:n], r.cert, r.issuer, o); err == nil {
 				t.Errorf("%s cut to %d bytes: accepted", r.name, n)
 			}
 		}
-		if _, err := ocsp.Verify(append(bytes.Clone(b), 0), r.cert, r.issuer, &ocsp.Options{Now: r.at}); !fault.Has(err, "ocsp.parse") {
+		if _, err := ocsp.Verify(append(bytes.Clone(b), 0), r.cert, r.issuer, o); !fault.Has(err, "ocsp.parse") {
 			t.Errorf("%s with a byte more: %v", r.name, err)
+		}
+		if o.Cache.Len() != 2 {
+			t.Errorf("%d signatures are kept, of two good ones", o.Cache.Len())
 		}
 	}
 }
