@@ -67,7 +67,7 @@ func Harden(k Kernel) error {
 // removed until the next boot (admin-guide/sysctl/kernel, modules_disabled).
 const modulesDisabled = "/proc/sys/kernel/modules_disabled"
 
-// Latch closes the list of kernel modules: what the initrd loaded is all there
+// Latch closes the list of kernel modules: what is loaded by now is all there
 // is.
 func Latch(k Kernel) error {
 	if err := k.WriteFile(modulesDisabled, []byte("1")); err != nil {

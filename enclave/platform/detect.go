@@ -80,7 +80,7 @@ func Detect(p Probe) (Kind, error) {
 		if cpuSNP {
 			kind = SNP
 		}
-		return "", fault.New(fault.ExitNotReady, CodeDriver, "boot the published image: its initrd has the modules tdx_guest and sev_guest",
+		return "", fault.New(fault.ExitNotReady, CodeDriver, "boot the published image, which has the modules tdx_guest and sev_guest",
 			"detecting the platform: the CPU says %s, and the kernel has no device for it", kind)
 	case cpuTDX:
 		return TDX, nil

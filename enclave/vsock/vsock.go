@@ -12,6 +12,8 @@ import (
 	"net"
 	"net/netip"
 	"os"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -24,7 +26,23 @@ import (
 // driverDir lists the devices of the driver in sysfs.
 const driverDir = "bus/virtio/drivers/vmw_vsock_virtio_transport"
 
-// Present reports whether the host gave the guest a vsock device. sys is
+// deviceID is a vsock device's (virtio 1.2, section 5.10.1).
+const deviceID = "0x0013"
+
+// Attached reports whether the host gave the guest a vsock device, with or
+// without a driver. sys is os.DirFS("/sys").
+func Attached(sys fs.FS) bool {
+	found, err := fs.Glob(sys, "bus/virtio/devices/*/device")
+	if err != nil {
+		return false
+	}
+	return slices.ContainsFunc(found, func(name string) bool {
+		id, err := fs.ReadFile(sys, name)
+		return err == nil && strings.TrimSpace(string(id)) == deviceID
+	})
+}
+
+// Present reports whether such a device has its driver. sys is
 // os.DirFS("/sys").
 func Present(sys fs.FS) bool {
 	found, err := fs.Glob(sys, driverDir+"/virtio*")

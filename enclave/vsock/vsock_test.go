@@ -25,6 +25,22 @@ func TestPresent(t *testing.T) {
 	}
 }
 
+func TestAttached(t *testing.T) {
+	device := func(ids ...string) fstest.MapFS {
+		sys := fstest.MapFS{}
+		for i, id := range ids {
+			sys["bus/virtio/devices/virtio"+string(rune('0'+i))+"/device"] = &fstest.MapFile{Data: []byte(id + "\n")}
+		}
+		return sys
+	}
+	if Attached(device()) || Attached(device("0x0001", "0x0002")) {
+		t.Error("other devices count as one")
+	}
+	if !Attached(device("0x0002", "0x0013")) {
+		t.Error("the device is not seen")
+	}
+}
+
 // unixHost is a host whose ports are UNIX sockets.
 func unixHost(t *testing.T, port uint32) (*Host, net.Listener) {
 	t.Helper()

@@ -31,11 +31,13 @@ import (
 // before serving. background ends with the machine; stop ends it.
 func (w *Worker) stages(background context.Context, stop context.CancelFunc) []boot.Stage {
 	return []boot.Stage{
+		{Name: "modules", Timeout: 2 * time.Minute, Run: w.loadModules},
 		{Name: "mounts", Run: w.mounts},
 		{Name: "devices", Run: func(ctx context.Context) error { return w.devices(ctx, background, stop) }},
 		{Name: "clock", Run: w.clock},
 		{Name: "network", Run: w.network},
 		{Name: "config", Run: w.readConfig},
+		{Name: "ciphers", Expand: w.cipherStages},
 		{Name: "firewall", Run: func(context.Context) error { return w.openFlows(background) }},
 		{Name: "platform", Run: w.openPlatform},
 		{Name: "gpus", Expand: w.gpuStages},

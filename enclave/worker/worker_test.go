@@ -42,6 +42,10 @@ func TestTheOrderOfStages(t *testing.T) {
 		return i
 	}
 	for _, rule := range [][2]string{
+		{"modules", "mounts"}, // configfs
+		{"modules", "devices"},
+		{"config", "ciphers"},
+		{"ciphers", "latch"},
 		{"config", "platform"}, // what is measured has been read
 		{"platform", "latch"},  // the latch is the last event
 		{"latch", "keys"},      // no key before everything is measured

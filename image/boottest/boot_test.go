@@ -8,6 +8,7 @@ import (
 	"debug/elf"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -24,6 +25,7 @@ import (
 	"cocoon/enclave/tdx"
 	"cocoon/hostd/qemu"
 	"cocoon/image/info"
+	"cocoon/internal/kmod"
 	"cocoon/internal/toolstree"
 	"cocoon/measurements/verity"
 )
@@ -194,8 +196,9 @@ func notBuilt(t *testing.T, target string, err error) {
 	t.Skipf("%s has not run: %v", target, err)
 }
 
-// The root file system holds the five programs and nothing that runs others.
-func TestTheRootHoldsFiveProgramsAndNoShell(t *testing.T) {
+// rootFiles unpacks the built image's root file system.
+func rootFiles(t *testing.T) string {
+	t.Helper()
 	tree, err := toolstree.Find()
 	if err != nil {
 		notBuilt(t, "make deps", err)
@@ -205,21 +208,27 @@ func TestTheRootHoldsFiveProgramsAndNoShell(t *testing.T) {
 	if err != nil {
 		notBuilt(t, "make image", err)
 	}
-	dir := t.TempDir()
+	tmp := t.TempDir()
 	disk, err := os.ReadFile(filepath.Join(built, info.RootDisk))
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := os.WriteFile(filepath.Join(dir, "erofs"), disk[:im.Root.DataBlocks*verity.BlockSize], 0o644); err != nil {
+	if err := os.WriteFile(filepath.Join(tmp, "erofs"), disk[:im.Root.DataBlocks*verity.BlockSize], 0o644); err != nil {
 		t.Fatal(err)
 	}
-	root := filepath.Join(dir, "root")
-	cmd := tree.Command(t.Context(), "fsck.erofs", "--no-preserve-owner", "--extract="+root, filepath.Join(dir, "erofs"))
+	dir := filepath.Join(tmp, "root")
+	cmd := tree.Command(t.Context(), "fsck.erofs", "--no-preserve-owner", "--extract="+dir, filepath.Join(tmp, "erofs"))
 	if out, err := cmd.CombinedOutput(); err != nil {
 		t.Fatalf("unpacking the root file system: %v\n%s", err, out)
 	}
+	return dir
+}
+
+// The root file system holds the five programs and nothing that runs others.
+func TestTheRootHoldsFiveProgramsAndNoShell(t *testing.T) {
+	root := rootFiles(t)
 	var programs []string
-	err = filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
+	err := filepath.WalkDir(root, func(path string, d os.DirEntry, err error) error {
 		if err != nil || !d.Type().IsRegular() {
 			return err
 		}
@@ -256,16 +265,18 @@ func TestTheRootHoldsFiveProgramsAndNoShell(t *testing.T) {
 	}
 }
 
-// moduleList is what the initrd may load, in loading order or not: the root
-// file system's path, network, entropy, vsock, TPM and TEE drivers, fw_cfg,
-// containers' overlay, power button, firewall, the data disk's encryption,
-// watchdog.
+// initrdModules is what leads to the root file system.
+var initrdModules = []string{"dm_bufio", "dm_mod", "dm_verity", "erofs", "reed_solomon", "virtio_blk"}
+
+// rootModules is what the supervisor may load, in loading order or not:
+// network, entropy, vsock, TPM and TEE drivers, fw_cfg, containers' overlay,
+// power button, firewall, the data disk's encryption, watchdog.
 // Everything else that a host attaches has no driver.
-var moduleList = []string{
-	"aesni_intel", "async_tx", "async_xor", "authenc", "button", "configfs", "dm_bufio", "dm_crypt",
-	"dm_integrity", "dm_mod", "dm_verity", "erofs", "evdev", "failover", "gf128mul", "net_failover",
+var rootModules = []string{
+	"aesni_intel", "async_tx", "async_xor", "authenc", "button", "configfs", "dm_crypt",
+	"dm_integrity", "evdev", "failover", "gf128mul", "net_failover",
 	"nf_conntrack", "nf_defrag_ipv4", "nf_defrag_ipv6", "nf_tables", "nft_ct", "overlay", "qemu_fw_cfg",
-	"reed_solomon", "sev_guest", "softdog", "tdx_guest", "tsm_report", "virtio_blk", "virtio_net", "virtio_rng",
+	"sev_guest", "softdog", "tdx_guest", "tsm_report", "virtio_net", "virtio_rng",
 	"vmw_vsock_virtio_transport", "vmw_vsock_virtio_transport_common", "vsock", "watchdog", "xor",
 }
 
@@ -292,22 +303,28 @@ func initrdFiles(t *testing.T) map[string][]byte {
 	return newc(t, archive)
 }
 
+// signed fails for a module without the kernel's own signature, which stands
+// at the end (scripts/sign-file).
+func signed(t *testing.T, name string, data []byte) {
+	t.Helper()
+	if !bytes.HasSuffix(data, []byte("~Module signature appended~\n")) {
+		t.Errorf("%s is not signed", name)
+	}
+}
+
 func TestTheInitrdLoadsOnlyTheseModules(t *testing.T) {
 	var got, programs []string
 	for name, data := range initrdFiles(t) {
 		switch {
 		case strings.HasPrefix(name, "modules/") && strings.HasSuffix(name, ".ko"):
 			got = append(got, strings.TrimSuffix(strings.TrimPrefix(name, "modules/"), ".ko"))
-			// The kernel's own signature stands at the end (scripts/sign-file).
-			if !bytes.HasSuffix(data, []byte("~Module signature appended~\n")) {
-				t.Errorf("%s is not signed", name)
-			}
+			signed(t, name, data)
 		case bytes.HasPrefix(data, []byte("\x7fELF")):
 			programs = append(programs, name)
 		}
 	}
 	slices.Sort(got)
-	if diff := cmp.Diff(moduleList, got); diff != "" {
+	if diff := cmp.Diff(initrdModules, got); diff != "" {
 		t.Errorf("modules (-want +got):\n%s", diff)
 	}
 	if diff := cmp.Diff([]string{"init"}, programs); diff != "" {
@@ -315,14 +332,56 @@ func TestTheInitrdLoadsOnlyTheseModules(t *testing.T) {
 	}
 }
 
+// The lists name exactly the modules that are there: none is left out, and
+// none is on no list.
+func TestTheRootHasOnlyTheseModules(t *testing.T) {
+	root := rootFiles(t)
+	dir := filepath.Join(root, kmod.Dir)
+	files, err := filepath.Glob(filepath.Join(dir, "*.ko"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got []string
+	for _, file := range files {
+		data, err := os.ReadFile(file)
+		if err != nil {
+			t.Fatal(err)
+		}
+		signed(t, file, data)
+		got = append(got, strings.TrimSuffix(filepath.Base(file), ".ko"))
+	}
+	if diff := cmp.Diff(rootModules, got); diff != "" {
+		t.Errorf("modules (-want +got):\n%s", diff)
+	}
+	listed := map[string]bool{}
+	for _, name := range []string{kmod.Base, kmod.Vsock, kmod.Ciphers} {
+		text, err := os.ReadFile(filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		list, err := kmod.Parse(string(text))
+		if err != nil {
+			t.Fatalf("%s: %v", name, err)
+		}
+		for _, m := range list {
+			listed[strings.TrimSuffix(m.File, ".ko")] = true
+		}
+	}
+	if diff := cmp.Diff(rootModules, slices.Sorted(maps.Keys(listed))); diff != "" {
+		t.Errorf("listed modules (-want +got):\n%s", diff)
+	}
+}
+
 // A TD needs a kernel that extends RTMRs. The driver of Linux 6.16 and later
 // gives its registers' names to tsm_mr_create_attribute_group, which appends the
 // hash's (Documentation/ABI/testing/sysfs-devices-virtual-misc-tdx_guest).
 func TestTheTDXDriverHasTheRegisterThatIsExtended(t *testing.T) {
-	f, err := elf.NewFile(bytes.NewReader(initrdFiles(t)["modules/tdx_guest.ko"]))
+	root := rootFiles(t)
+	f, err := elf.Open(filepath.Join(root, kmod.Dir, "tdx_guest.ko"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	defer f.Close()
 	symbols, err := f.Symbols()
 	if err != nil {
 		t.Fatal(err)

@@ -8,10 +8,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/klauspost/compress/zstd"
-
 	"cocoon/image/cpio"
 	"cocoon/image/info"
+	"cocoon/internal/kmod"
 )
 
 // TestAStalledSupervisorIsReset boots the image's kernel and modules with a
@@ -33,37 +32,31 @@ func TestAStalledSupervisorIsReset(t *testing.T) {
 	}
 }
 
-// replaceInit puts another program in the place of an initrd's.
+// replaceInit writes an initrd of this program and of the root file system's
+// modules.
 func replaceInit(t *testing.T, initrd, program string) {
 	t.Helper()
-	packed, err := os.ReadFile(initrd)
+	init, err := os.ReadFile(program)
 	if err != nil {
-		t.Fatal(err)
-	}
-	z, err := zstd.NewReader(nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer z.Close()
-	archive, err := z.DecodeAll(packed, nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	files := newc(t, archive)
-	if files["init"], err = os.ReadFile(program); err != nil {
 		t.Fatal(err)
 	}
 	a := cpio.New()
-	for _, err := range []error{a.Dir("dev", 0o755), a.Char("dev/console", 0o600, 5, 1), a.Dir("modules", 0o700), a.File("init", 0o755, files["init"])} {
+	for _, err := range []error{a.Dir("dev", 0o755), a.Char("dev/console", 0o600, 5, 1), a.Dir("modules", 0o700), a.File("init", 0o755, init)} {
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	for name, data := range files {
-		if strings.HasPrefix(name, "modules/") {
-			if err := a.File(name, 0o400, data); err != nil {
-				t.Fatal(err)
-			}
+	modules, err := filepath.Glob(filepath.Join(rootFiles(t), kmod.Dir, "*"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range modules {
+		data, err := os.ReadFile(name)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := a.File("modules/"+filepath.Base(name), 0o400, data); err != nil {
+			t.Fatal(err)
 		}
 	}
 	var out bytes.Buffer

@@ -23,6 +23,7 @@ import (
 	"cocoon/image/uki"
 	"cocoon/internal/bootargs"
 	"cocoon/internal/fault"
+	"cocoon/internal/kmod"
 	"cocoon/internal/toolstree"
 	"cocoon/measurements/verity"
 )
@@ -90,6 +91,9 @@ func (b *builder) image(ctx context.Context) error {
 		return err
 	}
 	if err := b.initrd(ctx, k, init, filepath.Join(dir, info.Initrd)); err != nil {
+		return err
+	}
+	if err := b.installModules(ctx, k, b.path("mkosi", "extra", kmod.Dir)); err != nil {
 		return err
 	}
 	pkgs, err := b.runMkosi(ctx, u)
@@ -200,7 +204,7 @@ func (b *builder) inputs(u used, bins ...[]byte) (string, error) {
 		return "", fmt.Errorf("hashing the inputs: %w", err)
 	}
 	h.Write(doc)
-	for _, top := range []string{"mkosi.conf", "mkosi.finalize", "mkosi.repart", "image/build", "image/cpio", "image/modules", "image/packs", "image/models", "image/profiles", "image/uki", "internal/erofs", "measurements/modelpack", "measurements/verity"} {
+	for _, top := range []string{"mkosi.conf", "mkosi.finalize", "mkosi.repart", "image/build", "image/cpio", "image/modules", "image/packs", "image/models", "image/profiles", "image/uki", "internal/erofs", "internal/kmod", "measurements/modelpack", "measurements/verity"} {
 		err := filepath.WalkDir(filepath.Join(b.root, top), func(path string, d fs.DirEntry, err error) error {
 			if err != nil || !d.Type().IsRegular() || strings.HasSuffix(path, "_test.go") {
 				return err

@@ -17,6 +17,7 @@ import (
 	"cocoon/image/cpio"
 	"cocoon/image/debs"
 	"cocoon/image/modules"
+	"cocoon/internal/kmod"
 )
 
 // kernelRoot is the metapackage of the kernel flavour for cpu images. The
@@ -31,19 +32,24 @@ const (
 // split them.
 var kernelParts = []string{"linux-image-", "linux-modules-", "linux-binary-", "linux-base-"}
 
-// requiredModules make the root file system reachable; the boot stops if one
-// does not load.
-var requiredModules = []string{"virtio_pci", "virtio_blk", "dm_mod", "dm_verity", "erofs"}
+// rootModules make the root file system reachable; the boot stops if one does
+// not load. They are in the initrd.
+var rootModules = []string{"virtio_pci", "virtio_blk", "dm_mod", "dm_verity", "erofs"}
 
-// optionalModules serve the supervisor later. They may find no hardware, but
-// they must exist, under one of the names that kernels gave them.
-var optionalModules = []string{
-	"virtio_net", "virtio_console", "virtio_rng", "vmw_vsock_virtio_transport",
-	"tpm_crb", "tpm_tis", "qemu_fw_cfg", "overlay", "configfs", "button", "evdev",
-	"nf_tables", "nft_ct",
-	"dm_crypt", "dm_integrity", "authenc", "xts", "ecb", "aesni_intel",
-	"tsm_report|tsm", "tdx_guest", "sev_guest",
-	"softdog",
+// supervisorModules are in the root file system, from which the supervisor
+// loads them: a list for every machine, and one for each thing that not every
+// machine has, since the kernel checks a signature for each. They may find no
+// hardware, but they must exist, under one of the names that kernels gave them.
+var supervisorModules = map[string][]string{
+	kmod.Base: {
+		"virtio_net", "virtio_console", "virtio_rng",
+		"tpm_crb", "tpm_tis", "qemu_fw_cfg", "overlay", "configfs", "button", "evdev",
+		"nf_tables", "nft_ct",
+		"tsm_report|tsm", "tdx_guest", "sev_guest",
+		"softdog",
+	},
+	kmod.Vsock:   {"vmw_vsock_virtio_transport"},
+	kmod.Ciphers: {"dm_crypt", "dm_integrity", "authenc", "xts", "ecb", "aesni_intel"},
 }
 
 // moduleArgs are the arguments of modules that take some. The watchdog panics,
@@ -115,7 +121,7 @@ func findKernel(dir string) (kernel, error) {
 }
 
 // initrd writes the initramfs: the init program, the kernel's console node,
-// mount points and the modules in loading order.
+// mount points and the modules that lead to the root file system.
 func (b *builder) initrd(ctx context.Context, k kernel, init []byte, dest string) error {
 	a := cpio.New()
 	add := []error{
@@ -126,8 +132,27 @@ func (b *builder) initrd(ctx context.Context, k kernel, init []byte, dest string
 	if err := errors.Join(add...); err != nil {
 		return fmt.Errorf("filling the initrd: %w", err)
 	}
-	if err := b.addModules(ctx, a, k); err != nil {
+	x, err := k.index()
+	if err != nil {
 		return err
+	}
+	required, err := x.Order(rootModules)
+	if err != nil {
+		return fmt.Errorf("ordering modules: %w", err)
+	}
+	var list strings.Builder
+	for _, file := range required {
+		m, data, err := b.module(ctx, k, file)
+		if err != nil {
+			return err
+		}
+		list.WriteString(m.Line())
+		if err := a.File("modules/"+m.File, 0o400, data); err != nil {
+			return fmt.Errorf("filling the initrd: %w", err)
+		}
+	}
+	if err := a.File("modules/"+kmod.Root, 0o400, []byte(list.String())); err != nil {
+		return fmt.Errorf("filling the initrd: %w", err)
 	}
 	f, err := os.Create(dest)
 	if err != nil {
@@ -149,47 +174,69 @@ func (b *builder) initrd(ctx context.Context, k kernel, init []byte, dest string
 	return f.Close()
 }
 
-func (b *builder) addModules(ctx context.Context, a *cpio.Archive, k kernel) error {
+// index reads which modules the kernel has and what each needs.
+func (k kernel) index() (*modules.Index, error) {
 	dep, err := os.ReadFile(filepath.Join(k.modDir, "modules.dep"))
 	if err != nil {
-		return fmt.Errorf("reading modules.dep: %w", err)
+		return nil, fmt.Errorf("reading modules.dep: %w", err)
 	}
 	builtin, err := os.ReadFile(filepath.Join(k.modDir, "modules.builtin"))
 	if err != nil {
-		return fmt.Errorf("reading modules.builtin: %w", err)
+		return nil, fmt.Errorf("reading modules.builtin: %w", err)
 	}
-	index, err := modules.Parse(string(dep), string(builtin))
+	x, err := modules.Parse(string(dep), string(builtin))
 	if err != nil {
-		return fmt.Errorf("reading the module index: %w", err)
+		return nil, fmt.Errorf("reading the module index: %w", err)
 	}
-	required, err := index.Order(requiredModules)
+	return x, nil
+}
+
+// module returns a module's line in a list, and its bytes.
+func (b *builder) module(ctx context.Context, k kernel, file string) (kmod.Module, []byte, error) {
+	data, err := b.readModule(ctx, filepath.Join(k.modDir, file))
+	name := modules.Name(file)
+	return kmod.Module{File: name + ".ko", Args: moduleArgs[name]}, data, err
+}
+
+// installModules writes the supervisor's modules and their lists to dir, which
+// becomes kmod.Dir of the root file system.
+func (b *builder) installModules(ctx context.Context, k kernel, dir string) error {
+	x, err := k.index()
+	if err != nil {
+		return err
+	}
+	loaded, err := x.Order(rootModules) // by the initrd
 	if err != nil {
 		return fmt.Errorf("ordering modules: %w", err)
 	}
-	all, err := index.Order(slices.Concat(requiredModules, optionalModules))
-	if err != nil {
-		return fmt.Errorf("ordering modules: %w", err)
+	if err := errors.Join(os.RemoveAll(dir), os.MkdirAll(dir, 0o755)); err != nil {
+		return fmt.Errorf("clearing the modules: %w", err)
 	}
-	var list strings.Builder
-	for _, file := range all {
-		data, err := b.readModule(ctx, filepath.Join(k.modDir, file))
+	for name, want := range supervisorModules {
+		files, err := x.Order(want)
 		if err != nil {
-			return err
+			return fmt.Errorf("ordering modules: %w", err)
 		}
-		name := modules.Name(file) + ".ko"
-		if !slices.Contains(required, file) {
-			list.WriteString("?")
+		var list strings.Builder
+		for _, file := range files {
+			if slices.Contains(loaded, file) {
+				continue
+			}
+			m, data, err := b.module(ctx, k, file)
+			if err != nil {
+				return err
+			}
+			m.Optional = true
+			list.WriteString(m.Line())
+			if err := os.WriteFile(filepath.Join(dir, m.File), data, 0o644); err != nil {
+				return fmt.Errorf("writing a kernel module: %w", err)
+			}
 		}
-		list.WriteString(name)
-		if args := moduleArgs[modules.Name(file)]; args != "" {
-			list.WriteString(" " + args)
-		}
-		list.WriteString("\n")
-		if err := a.File("modules/"+name, 0o400, data); err != nil {
-			return fmt.Errorf("filling the initrd: %w", err)
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(list.String()), 0o644); err != nil {
+			return fmt.Errorf("writing a list of modules: %w", err)
 		}
 	}
-	return a.File("modules/list", 0o400, []byte(list.String()))
+	return nil
 }
 
 // readModule returns a module's bytes, uncompressed.

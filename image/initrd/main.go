@@ -1,9 +1,9 @@
 // Command initrd is /init of the confidential VM's initramfs.
 //
 // It loads the kernel modules that lead to the root file system, reads the
-// measured command line, puts dm-verity over the disk that holds it, loads the
-// other modules, and hands process 1 to the supervisor on it. Everything but
-// the command line and itself is untrusted: a disk that is missing, too small
+// measured command line, puts dm-verity over the disk that holds it, and hands
+// process 1 to the supervisor on it, which loads all other modules. Everything
+// but the command line and itself is untrusted: a disk that is missing, too small
 // or wrong stops the machine with one clear line on the console.
 package main
 
@@ -17,6 +17,7 @@ import (
 
 	"cocoon/internal/bootargs"
 	"cocoon/internal/dmverity"
+	"cocoon/internal/kmod"
 )
 
 // supervisor is process 1 of the verified root file system.
@@ -68,11 +69,10 @@ func boot() error {
 	if err := mountKernel(); err != nil {
 		return fail("init.mount", err)
 	}
-	needed, others, err := readModules("/modules")
-	if err != nil {
+	if err := kmod.Load("/modules", kmod.Root); err != nil {
 		return fail("init.module", err)
 	}
-	if err := loadModules("/modules", needed); err != nil {
+	if err := os.RemoveAll("/modules"); err != nil { // their memory
 		return fail("init.module", err)
 	}
 	line, err := readLimited("/proc/cmdline", bootargs.MaxLength+1)
@@ -95,15 +95,6 @@ func boot() error {
 	}
 	if err := unix.Mount(dev, "/root", "erofs", unix.MS_RDONLY|unix.MS_NODEV|unix.MS_NOSUID, ""); err != nil {
 		return fail("init.root_mount", fmt.Errorf("mounting the root file system: %w", err))
-	}
-	// While the other modules load, which waits for devices more than it
-	// computes, the supervisor is read, verified and unpacked.
-	go prefetch("/root" + supervisor)
-	if err := loadModules("/modules", others); err != nil {
-		return fail("init.module", err)
-	}
-	if err := os.RemoveAll("/modules"); err != nil { // their memory
-		return fail("init.module", err)
 	}
 	if root.Debug {
 		fmt.Fprintln(os.Stderr, "cocoon-init: this is a debug image; production policies refuse it")

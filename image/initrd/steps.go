@@ -7,7 +7,6 @@ import (
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -28,104 +27,6 @@ func mountKernel() error {
 		}
 	}
 	return nil
-}
-
-// listFile, in the module directory, names the modules in loading order, one
-// a line; a leading "?" marks one that may find no hardware, and what follows
-// a space is its arguments.
-const listFile = "list"
-
-// module is one line of the list.
-type module struct {
-	file     string
-	args     string
-	optional bool
-}
-
-// parseList reads the module list.
-func parseList(text string) ([]module, error) {
-	var out []module
-	for i, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
-		var m module
-		line, m.optional = strings.CutPrefix(line, "?")
-		m.file, m.args, _ = strings.Cut(line, " ")
-		if m.file == "" || m.file != filepath.Base(m.file) || strings.HasPrefix(m.file, ".") {
-			return nil, fmt.Errorf("module list line %d: %q is not a file name", i+1, line)
-		}
-		out = append(out, m)
-	}
-	return out, nil
-}
-
-// readModules reads the list in dir: the modules up to the last one that is
-// required, which the root file system needs, and those after it.
-func readModules(dir string) (needed, others []module, err error) {
-	text, err := readLimited(filepath.Join(dir, listFile), 64<<10)
-	if err != nil {
-		return nil, nil, err
-	}
-	list, err := parseList(string(text))
-	if err != nil {
-		return nil, nil, err
-	}
-	n := 0
-	for i, m := range list {
-		if !m.optional {
-			n = i + 1
-		}
-	}
-	return list[:n], list[n:], nil
-}
-
-// loadModules loads modules of dir in their order.
-func loadModules(dir string, list []module) error {
-	for _, m := range list {
-		if err := loadModule(filepath.Join(dir, m.file), m.args); err != nil && !tolerable(m, err) {
-			return fmt.Errorf("loading %s: %w", m.file, err)
-		}
-	}
-	return nil
-}
-
-// prefetch has the kernel read a program ahead of its start: in order, while
-// something else waits, instead of some hundred page faults that each wait for
-// the disk, the hash tree and the decompressor. Nothing depends on it: what it
-// cannot read the start reads, or the kernel stops at.
-func prefetch(path string) {
-	f, err := os.Open(path)
-	if err != nil {
-		return
-	}
-	defer f.Close()
-	st, err := f.Stat()
-	if err != nil {
-		return
-	}
-	// One call reads at most the device's read-ahead, 128 KiB by default.
-	const step = 128 << 10
-	for at := int64(0); at < st.Size(); at += step {
-		if unix.Fadvise(int(f.Fd()), at, step, unix.FADV_WILLNEED) != nil {
-			return
-		}
-	}
-}
-
-// tolerable reports whether a module's refusal to load may be passed over:
-// it is there already, or it is for hardware this machine lacks.
-func tolerable(m module, err error) bool {
-	if errors.Is(err, unix.EEXIST) {
-		return true
-	}
-	return m.optional && (errors.Is(err, unix.ENODEV) || errors.Is(err, unix.ENXIO) || errors.Is(err, unix.EOPNOTSUPP))
-}
-
-func loadModule(path, args string) error {
-	f, err := os.Open(path)
-	if err != nil {
-		return err
-	}
-	defer f.Close()
-	return os.NewSyscallError("finit_module", unix.FinitModule(int(f.Fd()), args, 0))
 }
 
 // errNoDisk is returned when no disk with the wanted serial shows up.
