@@ -43,12 +43,13 @@ type Options struct {
 	Log     *slog.Logger     // nil discards
 }
 
-// Client dials one attested worker. It is safe for concurrent use.
+// Client dials one attested worker at a time. It is safe for concurrent use.
 type Client struct {
 	opt Options
 
 	mu       sync.Mutex
-	worker   digest.SHA256
+	worker   digest.SHA256          // zero: to be picked
+	pinned   bool                   // no other will do
 	accepted map[digest.SHA256]bool // hashes of SPKI and evidence that passed, for this worker
 	last     *Peer
 }
@@ -88,7 +89,7 @@ func New(opt Options) (*Client, error) {
 	if opt.Log == nil {
 		opt.Log = slog.New(slog.DiscardHandler)
 	}
-	return &Client{opt: opt, worker: opt.Worker, accepted: map[digest.SHA256]bool{}}, nil
+	return &Client{opt: opt, worker: opt.Worker, pinned: !opt.Worker.IsZero(), accepted: map[digest.SHA256]bool{}}, nil
 }
 
 // Peer returns the worker as it was when last verified, or nil.
@@ -96,6 +97,34 @@ func (c *Client) Peer() *Peer {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	return c.last
+}
+
+// Pin keeps the client to the worker that it has picked, as a job does that is
+// released to one receipt key.
+func (c *Client) Pin() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.pinned = !c.worker.IsZero()
+}
+
+// leave makes the next connection pick a worker again, unless only this one
+// will do; it reports whether it does.
+func (c *Client) leave(key digest.SHA256) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.pinned {
+		return false
+	}
+	if c.worker == key {
+		c.worker = digest.SHA256{}
+	}
+	return true
+}
+
+func (c *Client) picked() digest.SHA256 {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.worker
 }
 
 // Connect picks a worker if none is fixed and verifies it.
@@ -111,23 +140,31 @@ func (c *Client) Connect(ctx context.Context) (*Peer, error) {
 // Dial returns a connection to the enclave over which the worker has just
 // been attested: its certificate's evidence in the handshake, then the current
 // evidence, GPUs included, with the receipt key's signature for this
-// connection.
+// connection. If a worker that was picked is gone or passes no more, another is
+// picked.
 func (c *Client) Dial(ctx context.Context) (*tls.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, dialTimeout)
 	defer cancel()
-	c.mu.Lock()
-	key := c.worker
-	c.mu.Unlock()
-	if !key.IsZero() {
-		return c.dialWorker(ctx, key)
+	var errs []error
+	had := c.picked()
+	if !had.IsZero() {
+		conn, err := c.dialWorker(ctx, had)
+		if err == nil || ctx.Err() != nil || !c.leave(had) {
+			return conn, err
+		}
+		c.opt.Log.Info("worker left, choosing another", "receipt_key", had.String(), "err", err)
+		errs = append(errs, fmt.Errorf("worker %.16s: %w", had.String(), err))
 	}
 	keys, err := c.list(ctx)
 	if err != nil {
-		return nil, err
+		return nil, errors.Join(append(errs, err)...)
 	}
-	var errs []error
-	for i, key := range keys {
-		if i == maxTryWorkers {
+	tried := 0
+	for _, key := range keys {
+		if key == had {
+			continue // a moment ago it did not do
+		}
+		if tried++; tried > maxTryWorkers {
 			break
 		}
 		conn, err := c.dialWorker(ctx, key)
@@ -139,11 +176,11 @@ func (c *Client) Dial(ctx context.Context) (*tls.Conn, error) {
 		}
 		errs = append(errs, fmt.Errorf("worker %.16s: %w", key.String(), err))
 	}
-	if len(errs) > 0 {
-		return nil, errors.Join(errs...)
+	if tried == 0 {
+		errs = append(errs, fault.New(fault.ExitNetwork, codeNoWorker, "wait for a worker to connect, or use another gateway",
+			"choosing worker: the gateway has none for this model"))
 	}
-	return nil, fault.New(fault.ExitNetwork, codeNoWorker, "wait for a worker to connect, or use another gateway",
-		"choosing worker: the gateway has none for this model")
+	return nil, errors.Join(errs...)
 }
 
 func (c *Client) list(ctx context.Context) ([]digest.SHA256, error) {

@@ -14,6 +14,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -41,6 +42,7 @@ type world struct {
 	further map[string][]byte // evidence for models beside m; nil: a release that knows one model
 	life    time.Duration
 	mux     *http.ServeMux
+	leave   func() // takes the worker off the gateway
 }
 
 func newWorld(t *testing.T, change func(*world)) *world {
@@ -79,16 +81,9 @@ func (w *world) serve() {
 	t := w.t
 	ctx, cancel := context.WithCancel(context.Background())
 	t.Cleanup(cancel)
-	cert, err := gateway.SelfSigned(time.Now())
-	if err != nil {
-		t.Fatal(err)
+	if w.gw == nil {
+		w.startGateway(ctx)
 	}
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.gwAddr, w.gw = ln.Addr().String(), gateway.New(gateway.Options{Certificate: cert})
-	go w.gw.Serve(ctx, ln)
 	offers := []tunnel.Offer{{Name: "m"}}
 	for model := range w.further {
 		offers = append(offers, tunnel.Offer{Name: model})
@@ -117,9 +112,35 @@ func (w *world) serve() {
 	srv := &http.Server{Handler: w.mux}
 	go srv.Serve(tls.NewListener(tun, ratls.ServerConfig(func() (*tls.Certificate, error) { return leaf, nil })))
 	t.Cleanup(func() { srv.Close() })
-	for deadline := time.Now().Add(time.Minute); len(w.gw.Workers()) == 0; time.Sleep(5 * time.Millisecond) {
+	w.listed(true)
+	w.leave = func() {
+		tun.Close()
+		w.listed(false)
+	}
+}
+
+func (w *world) startGateway(ctx context.Context) {
+	cert, err := gateway.SelfSigned(time.Now())
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		w.t.Fatal(err)
+	}
+	w.gwAddr, w.gw = ln.Addr().String(), gateway.New(gateway.Options{Certificate: cert})
+	go w.gw.Serve(ctx, ln)
+}
+
+// listed waits until the gateway lists the worker, or no more.
+func (w *world) listed(want bool) {
+	w.t.Helper()
+	is := func() bool {
+		return slices.ContainsFunc(w.gw.Workers(), func(l gateway.Worker) bool { return l.ReceiptKey == w.key })
+	}
+	for deadline := time.Now().Add(time.Minute); is() != want; time.Sleep(5 * time.Millisecond) {
 		if time.Now().After(deadline) {
-			t.Fatal("worker did not reach the gateway")
+			w.t.Fatalf("listed by the gateway: %v, want %v", !want, want)
 		}
 	}
 }

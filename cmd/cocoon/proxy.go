@@ -145,6 +145,7 @@ func (f *workerFlags) openPayment(ctx context.Context, s *session, log *slog.Log
 	if err != nil {
 		return err
 	}
+	s.client.Pin() // the job is released to this worker's receipt key
 	res, err := s.trust.Result(ctx, peer.Evidence, &peer.SPKI)
 	if err != nil {
 		return err
