@@ -46,7 +46,7 @@ func TestTablesDecideAsTheStandardLibrary(t *testing.T) {
 	for _, c := range curves {
 		key := newKey(t, c)
 		tables := warm(t, key)
-		for i := range 50 {
+		for i := range many(50) {
 			digest := sha512.Sum512([]byte{byte(i)})
 			for _, d := range [][]byte{digest[:size(c)], digest[:], digest[:20], digest[:size(c)+1], nil} {
 				r, s := ecsig.Halves(sign(t, key, d))
@@ -137,6 +137,7 @@ func keyOf(t testing.TB, c elliptic.Curve, d *big.Int) *ecdsa.PrivateKey {
 // TestTablesAddAtTheEdges has keys whose multiples are the generator's, so that
 // sums meet equal points, opposite ones and the point at infinity.
 func TestTablesAddAtTheEdges(t *testing.T) {
+	skipShort(t)
 	for _, c := range curves {
 		n := c.Params().N
 		all := scalars(c)
@@ -157,6 +158,7 @@ func TestTablesAddAtTheEdges(t *testing.T) {
 
 // TestTablesRefuseThePointAtInfinity has signatures for which it is the sum.
 func TestTablesRefuseThePointAtInfinity(t *testing.T) {
+	skipShort(t)
 	for _, c := range curves {
 		n := c.Params().N
 		for _, d := range []*big.Int{big.NewInt(1), big.NewInt(77), new(big.Int).Sub(n, big.NewInt(5))} {
@@ -180,6 +182,7 @@ func TestTablesRefuseThePointAtInfinity(t *testing.T) {
 // below the group's order, with the key that follows from such a point: no key
 // would ever meet one by chance.
 func TestTablesReduceTheCoordinate(t *testing.T) {
+	skipShort(t)
 	for _, c := range curves {
 		p := c.Params()
 		found := 0
