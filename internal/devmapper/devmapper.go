@@ -12,11 +12,12 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"regexp"
 	"strings"
 	"unsafe"
 
 	"golang.org/x/sys/unix"
+
+	"cocoon/internal/lazyre"
 )
 
 // linux/dm-ioctl.h: struct dm_ioctl and its command numbers on x86-64.
@@ -54,10 +55,10 @@ type Target struct {
 // KeyMark stands for the key in a table.
 const KeyMark = "{key}"
 
-var nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
+var nameRE = lazyre.New(`^[a-z0-9][a-z0-9-]{0,31}$`)
 
 // ValidName reports whether s can be a device's name.
-func ValidName(s string) bool { return nameRE.MatchString(s) }
+func ValidName(s string) bool { return nameRE().MatchString(s) }
 
 // Create maps the device and returns its path, /dev/dm-N. It lasts until
 // Remove or the end of the machine. The kernel's refusal of the table is

@@ -10,11 +10,11 @@ package dmverity
 import (
 	"errors"
 	"fmt"
-	"regexp"
 	"strconv"
 	"strings"
 
 	"cocoon/internal/devmapper"
+	"cocoon/internal/lazyre"
 	"cocoon/measurements/verity"
 )
 
@@ -40,7 +40,7 @@ type Spec struct {
 }
 
 // A disk, or a mapped device below this one: dm-crypt's.
-var deviceRE = regexp.MustCompile(`^/dev/([a-z0-9]+(/[a-z0-9-]+)?|dm-[0-9]{1,4})$`)
+var deviceRE = lazyre.New(`^/dev/([a-z0-9]+(/[a-z0-9-]+)?|dm-[0-9]{1,4})$`)
 
 // sectorsPerBlock converts blocks into the device-mapper's 512-byte sectors.
 const sectorsPerBlock = verity.BlockSize / 512
@@ -51,7 +51,7 @@ func (s Spec) check() error {
 	if !devmapper.ValidName(s.Name) {
 		errs = append(errs, fmt.Errorf("name %q", s.Name))
 	}
-	if !deviceRE.MatchString(s.Device) {
+	if !deviceRE().MatchString(s.Device) {
 		errs = append(errs, fmt.Errorf("device %q", s.Device))
 	}
 	if len(s.Salt) == 0 || len(s.Salt) > verity.MaxSalt {

@@ -309,7 +309,7 @@ func (v *validator) register(firmware, number int, r *Register) {
 		v.bad("tdx: firmware %d: RTMR%d has %d events, want 1 to %d", firmware, number, len(r.Events), maxEvents)
 	}
 	for i, e := range r.Events {
-		if !nameRE.MatchString(e.Name) || len(e.Type) > 64 || e.Host != (e.Digest == digest.SHA384{}) {
+		if !nameRE().MatchString(e.Name) || len(e.Type) > 64 || e.Host != (e.Digest == digest.SHA384{}) {
 			v.bad("tdx: firmware %d: RTMR%d: event %d has no name, or host and digest do not go together", firmware, number, i)
 		}
 	}

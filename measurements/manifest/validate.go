@@ -5,11 +5,11 @@ import (
 	"errors"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
 	"time"
 
 	"cocoon/internal/bootargs"
+	"cocoon/internal/lazyre"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/pcr"
 )
@@ -19,9 +19,9 @@ import (
 const maxVersion = 1 << 53
 
 var (
-	nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
-	fileRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._+~:@/-]{0,254}$`)
-	flagRE = regexp.MustCompile(`^-{1,2}[a-z][a-z0-9-]{0,63}$`)
+	nameRE = lazyre.New(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+	fileRE = lazyre.New(`^[A-Za-z0-9][A-Za-z0-9._+~:@/-]{0,254}$`)
+	flagRE = lazyre.New(`^-{1,2}[a-z][a-z0-9-]{0,63}$`)
 )
 
 // Validate reports everything that is missing, out of range, or not
@@ -32,13 +32,13 @@ func (m *Manifest) Validate() error {
 	if m.Format != Format {
 		v.bad("format %d, want %d", m.Format, Format)
 	}
-	if !nameRE.MatchString(m.Image.Name) {
+	if !nameRE().MatchString(m.Image.Name) {
 		v.bad("image name %.64q is not of the form a-z0-9._-", m.Image.Name)
 	}
 	if m.Image.Version == 0 || m.Image.Version > maxVersion {
 		v.bad("image version %d, want 1 to 2^53", m.Image.Version)
 	}
-	if !nameRE.MatchString(m.Image.Profile) {
+	if !nameRE().MatchString(m.Image.Profile) {
 		v.bad("image profile %.64q is not of the form a-z0-9._-", m.Image.Profile)
 	}
 	if !wholeUTC(m.Image.SourceDate) {
@@ -66,13 +66,13 @@ func (m *Manifest) Validate() error {
 	m.validateConfig(v)
 	v.count("model", len(m.Models), 1)
 	for i, a := range m.Models {
-		if !nameRE.MatchString(a.Name) || a.VerityRoot.IsZero() {
+		if !nameRE().MatchString(a.Name) || a.VerityRoot.IsZero() {
 			v.bad("model %d: name or verity root is missing", i)
 		}
 	}
 	v.count("GPU floor", len(m.GPUs), 0)
 	for i, g := range m.GPUs {
-		if !nameRE.MatchString(g.Arch) || len(g.Driver) > 64 || len(g.VBIOS) > 64 {
+		if !nameRE().MatchString(g.Arch) || len(g.Driver) > 64 || len(g.VBIOS) > 64 {
 			v.bad("GPU floor %d is out of range", i)
 		}
 	}
@@ -103,7 +103,7 @@ func (v *validator) artifacts(what string, as []Artifact, least, most int) {
 		v.bad("%d %ss, want %d to %d", len(as), what, least, most)
 	}
 	for i, a := range as {
-		if !fileRE.MatchString(a.Name) || a.SHA256.IsZero() || a.Size < 0 {
+		if !fileRE().MatchString(a.Name) || a.SHA256.IsZero() || a.Size < 0 {
 			v.bad("%s %d: name, hash or size is out of range", what, i)
 		}
 		if i > 0 && as[i-1].Name >= a.Name {
@@ -175,7 +175,7 @@ func NewTPMFirmware(fw pcr.Firmware, c pcr.Components, cmdline string) (TPMFirmw
 func (m *Manifest) validateEngines(v *validator) {
 	v.count("engine", len(m.Engines), 1)
 	for i, e := range m.Engines {
-		if !nameRE.MatchString(e.Kind) || e.ImageDigest.IsZero() {
+		if !nameRE().MatchString(e.Kind) || e.ImageDigest.IsZero() {
 			v.bad("engine %d: kind or image digest is missing", i)
 		}
 		v.count("engine argument", len(e.Args), 0)
@@ -193,7 +193,7 @@ func (m *Manifest) validateEngines(v *validator) {
 }
 
 func (a ArgRule) validate() error {
-	if !flagRE.MatchString(a.Flag) {
+	if !flagRE().MatchString(a.Flag) {
 		return fmt.Errorf("argument %.64q is no flag", a.Flag)
 	}
 	ranged, listed := a.Min != 0 || a.Max != 0, len(a.Values) != 0
@@ -230,7 +230,7 @@ func (m *Manifest) validateConfig(v *validator) {
 		v.bad("config rules: a value twice")
 	}
 	for _, s := range slices.Concat(c.Roles, c.GPUModes) {
-		if !nameRE.MatchString(s) {
+		if !nameRE().MatchString(s) {
 			v.bad("config rules: %.64q is not of the form a-z0-9._-", s)
 		}
 	}

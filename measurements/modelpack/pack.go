@@ -21,12 +21,12 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"regexp"
 	"strings"
 
 	"cocoon/internal/erofs"
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
+	"cocoon/internal/lazyre"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/verity"
 )
@@ -87,13 +87,13 @@ func (d *Description) DeviceBytes() int64 {
 }
 
 var (
-	nameRE     = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`) // as evidence.Config has it
-	revisionRE = regexp.MustCompile(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
+	nameRE     = lazyre.New(`^[a-z0-9][a-z0-9._-]{0,63}$`) // as evidence.Config has it
+	revisionRE = lazyre.New(`^[A-Za-z0-9][A-Za-z0-9._-]{0,63}$`)
 )
 
 // CheckName refuses names and revisions of another form.
 func CheckName(name, revision string) error {
-	if !nameRE.MatchString(name) || !revisionRE.MatchString(revision) {
+	if !nameRE().MatchString(name) || !revisionRE().MatchString(revision) {
 		return fault.New(fault.ExitParse, CodeName, "use a-z, 0-9, dot, _ and - for the name, also A-Z for the revision, each at most 64",
 			"reading the model's name: %.80q at revision %.80q", name, revision)
 	}

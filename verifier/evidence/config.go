@@ -4,10 +4,10 @@ import (
 	"cmp"
 	"errors"
 	"fmt"
-	"regexp"
 	"slices"
 
 	"cocoon/internal/jcs"
+	"cocoon/internal/lazyre"
 	"cocoon/measurements/digest"
 )
 
@@ -125,7 +125,7 @@ func (c *Config) checkModels(bad func(format string, args ...any)) {
 		if i == 0 {
 			continue // looked at with the rest of the config
 		}
-		if !nameRE.MatchString(m.Name) {
+		if !nameRE().MatchString(m.Name) {
 			bad("model name %q is not of the form a-z0-9._-", m.Name)
 		}
 		if m.Verity.Root.IsZero() || m.Verity.DataBlocks == 0 || m.Verity.DataBlocks > 1<<36 {
@@ -181,7 +181,7 @@ func (g ConfigGPUs) Of(i, n int) (gpus []int, sharing int) {
 	return gpus, 1
 }
 
-var nameRE = regexp.MustCompile(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+var nameRE = lazyre.New(`^[a-z0-9][a-z0-9._-]{0,63}$`)
 
 // ParseConfig reads a config, which must be in RFC 8785 form, and validates
 // it.
@@ -211,7 +211,7 @@ func (c *Config) Validate() error {
 	default:
 		bad("platform %.32q is unknown", c.Platform)
 	}
-	if !nameRE.MatchString(c.Model.Name) {
+	if !nameRE().MatchString(c.Model.Name) {
 		bad("model name %q is not of the form a-z0-9._-", c.Model.Name)
 	}
 	switch c.Engine.Kind {

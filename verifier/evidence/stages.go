@@ -3,9 +3,9 @@ package evidence
 import (
 	"errors"
 	"fmt"
-	"regexp"
 
 	"cocoon/internal/jcs"
+	"cocoon/internal/lazyre"
 	"cocoon/measurements/digest"
 )
 
@@ -43,8 +43,8 @@ type Stage struct {
 }
 
 var (
-	stageRE = regexp.MustCompile(`^[a-z0-9][a-z0-9-]{0,31}$`)
-	codeRE  = regexp.MustCompile(`^[a-z0-9_]{1,32}(\.[a-z0-9_]{1,32}){0,4}$`)
+	stageRE = lazyre.New(`^[a-z0-9][a-z0-9-]{0,31}$`)
+	codeRE  = lazyre.New(`^[a-z0-9_]{1,32}(\.[a-z0-9_]{1,32}){0,4}$`)
 )
 
 // Validate checks the form. Stages run one after the other and the first that
@@ -61,7 +61,7 @@ func (s *Stages) Validate() error {
 	seen := make(map[string]bool, len(s.List))
 	for i, g := range s.List {
 		switch {
-		case !stageRE.MatchString(g.Name):
+		case !stageRE().MatchString(g.Name):
 			bad("stage name %.48q is not of the form a-z0-9-", g.Name)
 		case seen[g.Name]:
 			bad("stage %s twice", g.Name)
@@ -71,7 +71,7 @@ func (s *Stages) Validate() error {
 			bad("stage %s is %s, and %.48q ran after it", g.Name, g.Status, s.List[i+1].Name)
 		case g.MS < 0 || g.MS > maxStageMS || g.Status == StageRunning && g.MS != 0:
 			bad("stage %s took %d ms", g.Name, g.MS)
-		case (g.Status == StageFailed) != (g.Code != ""), g.Code != "" && !codeRE.MatchString(g.Code):
+		case (g.Status == StageFailed) != (g.Code != ""), g.Code != "" && !codeRE().MatchString(g.Code):
 			bad("stage %s is %s with the code %.48q", g.Name, g.Status, g.Code)
 		}
 		seen[g.Name] = true
