@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"slices"
 	"time"
 
 	"cocoon/enclave/boot"
@@ -40,10 +41,10 @@ func (w *Worker) cipherStages() []boot.Stage {
 }
 
 // needsCiphers reports whether a disk has the data disk's serial, or the
-// config names an encrypted model. A disk that shows up later is not opened:
-// without its modules the stage data fails.
+// config names an encrypted model, be it one of several. A disk that shows up
+// later is not opened: without its modules the stage data fails.
 func needsCiphers(sys fs.FS, c *evidence.Config) bool {
-	if c.Model.KeySHA256 != nil {
+	if slices.ContainsFunc(c.ServedModels(), func(m evidence.ConfigModel) bool { return m.KeySHA256 != nil }) {
 		return true
 	}
 	_, err := pid1.DiskBySerial(sys, datadisk.Serial)

@@ -20,6 +20,7 @@ func TestCiphersAreLoadedOnlyForAnEncryptedDisk(t *testing.T) {
 	}
 	plain := &evidence.Config{}
 	encrypted := &evidence.Config{Model: evidence.ConfigModel{KeySHA256: &digest.SHA256{1}}}
+	further := &evidence.Config{Models: []evidence.ConfigModel{{}, {KeySHA256: &digest.SHA256{1}}}}
 	tests := []struct {
 		name string
 		sys  fstest.MapFS
@@ -28,6 +29,7 @@ func TestCiphersAreLoadedOnlyForAnEncryptedDisk(t *testing.T) {
 	}{
 		{"neither a data disk nor an encrypted model", disk("cocoon-root", "cocoon-model"), plain, false},
 		{"an encrypted model", disk("cocoon-root", "cocoon-model"), encrypted, true},
+		{"an encrypted model beside plain ones", disk("cocoon-root", "cocoon-model"), further, true},
 		{"a data disk", disk("cocoon-root", datadisk.Serial), plain, true},
 		{"two data disks, which are refused later", disk(datadisk.Serial, datadisk.Serial), plain, true},
 		{"no way to tell", fstest.MapFS{}, plain, true},
