@@ -148,11 +148,13 @@ func (g *Gateway) serveWorker(c *tls.Conn) {
 		old.sess.Close()
 	}
 	g.opt.Log.Info("worker connected", "receipt_key", h.ReceiptKey.String(), "models", names(h.Models), "draining", h.Draining)
+	var heard func(draining bool)
 	if c.ConnectionState().NegotiatedProtocol == tunnel.ALPN2 {
-		if err := tunnel.Notices(sess, func(draining bool) { g.drains(w, draining) }); err != nil {
-			g.opt.Log.Info("worker cut off", "receipt_key", h.ReceiptKey.String(), "err", err)
-			sess.Close()
-		}
+		heard = func(draining bool) { g.drains(w, draining) }
+	}
+	if err := tunnel.Notices(sess, heard); err != nil {
+		g.opt.Log.Info("worker cut off", "receipt_key", h.ReceiptKey.String(), "err", err)
+		sess.Close()
 	}
 	<-sess.CloseChan()
 	g.mu.Lock()
@@ -164,12 +166,13 @@ func (g *Gateway) serveWorker(c *tls.Conn) {
 }
 
 // drains notes what a worker says of itself: the tunnel on which it comes is the
-// one on which the key was proven, so that nobody speaks for another worker.
+// one on which the key was proven, so that nobody speaks for another worker. Any
+// worker may say it as often as it likes: the log is not to grow with it.
 func (g *Gateway) drains(w *worker, draining bool) {
 	g.mu.Lock()
 	w.drains = draining
 	g.mu.Unlock()
-	g.opt.Log.Info("worker", "receipt_key", w.hello.ReceiptKey.String(), "draining", draining)
+	g.opt.Log.Debug("worker", "receipt_key", w.hello.ReceiptKey.String(), "draining", draining)
 }
 
 func names(offers []tunnel.Offer) []string {

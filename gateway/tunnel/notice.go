@@ -42,23 +42,54 @@ func (t *Tunnel) Notify(draining bool) error {
 
 // Notices is the gateway's side of Notify: it hands each news to heard, until the
 // session ends. A notice that is not newer than the last one is none. It returns
-// an error for a worker that keeps to no protocol.
+// an error for a worker that keeps to no protocol: one that opens more than this
+// stream could have the gateway keep a window of bytes for each. In version 1,
+// with a nil heard, a worker opens none.
 func Notices(sess *yamux.Session, heard func(draining bool)) error {
 	s, err := sess.AcceptStream()
 	if err != nil {
 		return nil // the session has ended without one
 	}
 	defer s.Close()
+	if heard == nil {
+		return fmt.Errorf("a worker of %s opened a stream", ALPN1)
+	}
+	news := make(chan error, 1)
+	go func() { news <- hear(s, heard) }()
+	more := make(chan error, 1)
+	go func() {
+		_, err := sess.AcceptStream()
+		more <- err
+	}()
+	for {
+		select {
+		case err := <-news:
+			if err != nil && !sess.IsClosed() {
+				return fmt.Errorf("reading notice: %w", err)
+			}
+			news = nil // the tunnel has ended, or has no more to say
+		case err := <-more:
+			if err != nil { // the session has ended
+				if news != nil {
+					<-news
+				}
+				return nil
+			}
+			return errors.New("a worker opened a second stream")
+		}
+	}
+}
+
+func hear(r io.Reader, heard func(draining bool)) error {
 	var last uint64
 	for {
 		var n Notice
-		if err := readFrame(s, &n); err != nil {
-			if sess.IsClosed() || errors.Is(err, io.EOF) {
-				return nil // the tunnel has ended, or has no more to say
-			}
-			return fmt.Errorf("reading notice: %w", err)
-		}
-		if n.Seq > last {
+		switch err := readFrame(r, &n); {
+		case errors.Is(err, io.EOF):
+			return nil
+		case err != nil:
+			return err
+		case n.Seq > last:
 			last = n.Seq
 			heard(n.Draining)
 		}

@@ -28,7 +28,8 @@ import (
 
 // Versions of the protocol, which select the tunnel on a gateway's TLS port. In
 // version 2 a worker also says whether it drains, in its hello and in notices
-// (notice.go), and which models it has beside the first and at which prices; each side speaks version 1 with a peer that knows no other.
+// (notice.go), and which models it has beside the first and at which prices; each
+// side speaks version 1 with a peer that knows no other.
 const (
 	ALPN1 = "cocoon-tunnel/1"
 	ALPN2 = "cocoon-tunnel/2"

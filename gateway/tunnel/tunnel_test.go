@@ -178,17 +178,25 @@ func TestGatewayOfVersion1HearsNothingNew(t *testing.T) {
 	}
 }
 
-func TestReplayedNoticeIsNone(t *testing.T) {
+// sessions returns both ends of a tunnel.
+func sessions(t *testing.T) (worker, gateway *yamux.Session) {
+	t.Helper()
 	a, b := net.Pipe()
 	worker, err := yamux.Server(a, Config())
 	if err != nil {
 		t.Fatal(err)
 	}
-	gateway, err := yamux.Client(b, Config())
+	gateway, err = yamux.Client(b, Config())
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer gateway.Close()
+	t.Cleanup(func() { worker.Close(); gateway.Close() })
+	return worker, gateway
+}
+
+func TestReplayedNoticeIsNone(t *testing.T) {
+	worker, gateway := sessions(t)
+	all := make(chan struct{})
 	go func() {
 		s, err := worker.OpenStream()
 		if err != nil {
@@ -200,15 +208,60 @@ func TestReplayedNoticeIsNone(t *testing.T) {
 				t.Error(err)
 			}
 		}
-		s.Close()
+		<-all
+		worker.Close()
 	}()
 	var heard []bool
-	if err := Notices(gateway, func(draining bool) { heard = append(heard, draining) }); err != nil {
+	if err := Notices(gateway, func(draining bool) {
+		if heard = append(heard, draining); len(heard) == 4 {
+			close(all)
+		}
+	}); err != nil {
 		t.Fatal(err)
 	}
-	worker.Close()
 	if want := []bool{true, false, false, true}; !slices.Equal(heard, want) {
 		t.Errorf("heard %v, want %v", heard, want)
+	}
+}
+
+// TestWorkerOpensNoFurtherStreams: each would have a window of the gateway's
+// memory, which no client has asked for.
+func TestWorkerOpensNoFurtherStreams(t *testing.T) {
+	for name, c := range map[string]struct {
+		streams int
+		heard   func(bool)
+	}{
+		"version 1": {1, nil}, "version 2": {2, func(bool) {}},
+	} {
+		worker, gateway := sessions(t)
+		for range c.streams {
+			if _, err := worker.OpenStream(); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := Notices(gateway, c.heard); err == nil {
+			t.Errorf("%s: a worker with %d streams goes on", name, c.streams)
+		}
+	}
+}
+
+// TestWorkerThatHasNoMoreToSayIsWatched: it may end its stream, and open no other.
+func TestWorkerThatHasNoMoreToSayIsWatched(t *testing.T) {
+	worker, gateway := sessions(t)
+	s, err := worker.OpenStream()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := writeFrame(s, Notice{true, 1}); err != nil {
+		t.Fatal(err)
+	}
+	s.Close()
+	if err := Notices(gateway, func(bool) {
+		if _, err := worker.OpenStream(); err != nil {
+			t.Error(err)
+		}
+	}); err == nil {
+		t.Error("a second stream is open")
 	}
 }
 
