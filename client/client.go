@@ -66,7 +66,7 @@ type Peer struct {
 
 // Limits on the gateway's answers and on remembered evidence.
 const (
-	maxWorkerList  = 4 << 20
+	maxWorkerList  = 16 << 20 // of as many workers as a gateway takes, each with 16 models
 	maxAccepted    = 64
 	dialTimeout    = 60 * time.Second
 	maxTryWorkers  = 8

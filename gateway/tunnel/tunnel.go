@@ -23,6 +23,7 @@ import (
 
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
+	"cocoon/internal/lazyre"
 	"cocoon/measurements/digest"
 )
 
@@ -45,7 +46,6 @@ const exporterLabel = "EXPORTER-cocoon-tunnel"
 const (
 	maxFrame         = 4 << 10
 	maxModels        = 16
-	maxName          = 128
 	handshakeTimeout = 15 * time.Second
 )
 
@@ -64,6 +64,10 @@ type Offer struct {
 	Price uint64 `json:"price"` // nanoton per million tokens; 0: each job's own cap, or no payment at all
 }
 
+// nameRE is a model's name as a config has it: without a bound on what it takes in
+// the list of workers, few workers would make it longer than clients read.
+var nameRE = lazyre.New(`^[a-z0-9][a-z0-9._-]{0,63}$`)
+
 // check completes a hello of version 1 and refuses what a gateway would not
 // list; it returns why.
 func (h *Hello) check() string {
@@ -74,8 +78,8 @@ func (h *Hello) check() string {
 		return fmt.Sprintf("%d models, want 1 to %d", len(h.Models), maxModels)
 	}
 	for _, m := range h.Models {
-		if len(m.Name) > maxName {
-			return "model name too long"
+		if !nameRE().MatchString(m.Name) {
+			return fmt.Sprintf("a model's name is not of the form a-z0-9._-, at most 64: %.32q", m.Name)
 		}
 	}
 	if h.Models[0].Name != h.Model {
