@@ -262,6 +262,7 @@ type fakeGPUs struct {
 	last               []string      // devices of the last release that succeeded
 	bound              []string      // prepared
 	gate               chan struct{} // Prepare waits for it; nil: it does not
+	listed             func()        // after Prepared, once; nil: nothing
 }
 
 func (f *fakeGPUs) Prepare(_ context.Context, g *spec.GPUs) error {
@@ -279,8 +280,13 @@ func (f *fakeGPUs) Prepare(_ context.Context, g *spec.GPUs) error {
 
 func (f *fakeGPUs) Prepared() ([]string, error) {
 	f.mu.Lock()
-	defer f.mu.Unlock()
-	return slices.Clone(f.bound), nil
+	bound, then := slices.Clone(f.bound), f.listed
+	f.listed = nil
+	f.mu.Unlock()
+	if then != nil {
+		then()
+	}
+	return bound, nil
 }
 
 func (f *fakeGPUs) Release(_ context.Context, g *spec.GPUs) error {

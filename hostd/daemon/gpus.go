@@ -120,21 +120,9 @@ func (d *Daemon) RestoreGPUs(ctx context.Context, devices []string) ([]string, e
 	if err := checkDevices(devices); err != nil {
 		return nil, err
 	}
-	prepared, err := d.o.GPUs.Prepared()
-	if err != nil {
+	devices, err := d.prepared(devices)
+	if err != nil || len(devices) == 0 {
 		return nil, err
-	}
-	if len(devices) == 0 {
-		devices = prepared
-	}
-	var errs []error
-	for _, b := range devices {
-		if !slices.Contains(prepared, b) {
-			errs = append(errs, fault.New(fault.ExitNotReady, "gpu.not_prepared", "list what is there: cocoon gpu list", "restoring GPUs: %s was not prepared", b))
-		}
-	}
-	if len(devices) == 0 || errs != nil {
-		return nil, errors.Join(errs...)
 	}
 	g := &spec.GPUs{Devices: devices, GiveBack: true}
 	free, err := d.claimDevices(byOwner, g, true)
@@ -142,11 +130,31 @@ func (d *Daemon) RestoreGPUs(ctx context.Context, devices []string) ([]string, e
 		return nil, err
 	}
 	defer free()
+	// Another command may have given them back before the claim: their owner uses
+	// them, and they are not to be reset.
+	if _, err := d.prepared(devices); err != nil {
+		return nil, err
+	}
 	if err := d.o.GPUs.Release(ctx, g); err != nil {
 		return nil, err
 	}
 	d.o.Logger.Info("gave GPUs back to their drivers", "devices", devices)
 	return devices, nil
+}
+
+// prepared returns these devices if all are prepared, without any all that are.
+func (d *Daemon) prepared(devices []string) ([]string, error) {
+	all, err := d.o.GPUs.Prepared()
+	if err != nil || len(devices) == 0 {
+		return all, err
+	}
+	var errs []error
+	for _, b := range devices {
+		if !slices.Contains(all, b) {
+			errs = append(errs, fault.New(fault.ExitNotReady, "gpu.not_prepared", "list what is there: cocoon gpu list", "restoring GPUs: %s was not prepared", b))
+		}
+	}
+	return devices, errors.Join(errs...)
 }
 
 func checkDevices(devices []string) error {

@@ -175,3 +175,33 @@ func TestTheOwnerPreparesAndRestoresWhatNoVMHas(t *testing.T) {
 	}
 	start(t, d, b)
 }
+
+// Of two commands that give the same devices back, the later one does not reset
+// them under their owner.
+func TestDevicesAreNotResetAfterTheyWereGivenBack(t *testing.T) {
+	gpus := &fakeGPUs{}
+	o := options(t, t.TempDir())
+	o.GPUs = gpus
+	d, err := Open(o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer d.Close()
+	for _, named := range [][]string{nil, {"0000:1b:00.0"}} {
+		gpus.released = 0
+		if err := d.PrepareGPUs(t.Context(), spec.GPUModeOff, []string{"0000:1b:00.0"}); err != nil {
+			t.Fatal(err)
+		}
+		gpus.listed = func() {
+			if _, err := d.RestoreGPUs(t.Context(), nil); err != nil {
+				t.Error(err)
+			}
+		}
+		if _, err := d.RestoreGPUs(t.Context(), named); !fault.Has(err, "gpu.not_prepared") {
+			t.Errorf("%v, want gpu.not_prepared", err)
+		}
+		if gpus.released != 1 {
+			t.Errorf("reset %d times, want once", gpus.released)
+		}
+	}
+}
