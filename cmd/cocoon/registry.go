@@ -88,9 +88,11 @@ type pendingReport struct {
 	Changes []string      `json:"changes"`
 }
 
-// waitingReport is a manifest that is active by itself from a time on.
+// waitingReport is an entry of a list that counts by itself from a time on.
 type waitingReport struct {
-	SHA256  hexbytes.Hash `json:"sha256"`
+	Kind    registry.Kind `json:"kind"`
+	ID      hexbytes.Hash `json:"id"`
+	Change  string        `json:"change"`
 	From    time.Time     `json:"from"`
 	Number  uint64        `json:"number"` // of its order
 	Signers uint8         `json:"signers"`
@@ -164,8 +166,8 @@ func newRegistryReport(addr toncell.Address, s *registry.State, st *chain.State)
 		}
 		r.Manifests = append(r.Manifests, row)
 	}
-	for hash, w := range s.Waiting {
-		r.Waiting = append(r.Waiting, waitingReport{hash, w.From, w.Order, w.Signers, s.Owners.Final > 0 && w.Signers >= s.Owners.Final})
+	for id, w := range s.Waiting {
+		r.Waiting = append(r.Waiting, waitingReport{id.Kind, id.Hash, w.Entry.String(), w.From, w.Order, w.Signers, s.Owners.Final > 0 && w.Signers >= s.Owners.Final})
 	}
 	for root, m := range s.Models {
 		r.Models = append(r.Models, modelReport{root, m.NameHash, m.Active})
@@ -250,7 +252,6 @@ func (r *registryReport) print(p *printer) {
 		}
 		p.f("  %s %s%s", m.SHA256, m.State, until)
 	}
-	r.printWaiting(p)
 	p.f("models:")
 	for _, m := range r.Models {
 		state := "active"
@@ -281,6 +282,7 @@ func (r *registryReport) printRest(p *printer) {
 		}
 		p.f("bond of key id %s: %s TON, owner %s%s", b.KeyID, b.Amount, b.Owner, out)
 	}
+	r.printWaiting(p)
 	for _, o := range r.Pending {
 		final := ""
 		if o.Final {
@@ -299,7 +301,8 @@ func (r *registryReport) printWaiting(p *printer) {
 		if w.Final {
 			final = ", cannot be vetoed"
 		}
-		p.f("  %s active from %s on, order %d, %d signatures%s", w.SHA256, w.From.Format(time.RFC3339), w.Number, w.Signers, final)
+		p.f("order %d is in force from %s on, by itself; %d signatures%s:", w.Number, w.From.Format(time.RFC3339), w.Signers, final)
+		p.f("  %s", w.Change)
 	}
 }
 

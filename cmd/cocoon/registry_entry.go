@@ -60,7 +60,8 @@ func parseEntries(s *registry.State, args []string) ([]registry.Entry, error) {
 		if err := p.owners.Check(); err != nil {
 			return nil, err
 		}
-		p.entries = append(p.entries, registry.OwnersEntry{Owners: *p.owners})
+		// They come first in an order.
+		p.entries = append([]registry.Entry{registry.OwnersEntry{Owners: *p.owners}}, p.entries...)
 	}
 	return p.entries, nil
 }

@@ -39,7 +39,7 @@ func TestChangesOfTheCommandLine(t *testing.T) {
 		t.Fatal(err)
 	}
 	want := []registry.Entry{
-		registry.ManifestEntry{SHA256: h, State: registry.Active}, registry.ManifestEntry{SHA256: h, State: registry.Revoked},
+		registry.OwnersEntry{Owners: owners}, registry.ManifestEntry{SHA256: h, State: registry.Active}, registry.ManifestEntry{SHA256: h, State: registry.Revoked},
 		registry.ManifestEntry{SHA256: h, State: registry.Grace, GraceUntil: at},
 		registry.ModelEntry{Root: h, NameHash: sha256Of("small"), Active: true}, registry.ModelEntry{Root: h},
 		registry.PolicyEntry{SHA256: h, Accepted: true}, registry.PolicyEntry{SHA256: h},
@@ -49,7 +49,7 @@ func TestChangesOfTheCommandLine(t *testing.T) {
 		registry.GatewayEntry{ID: sha256Of("g:443"), Gateway: &registry.Gateway{Payout: addr, Endpoint: "g:443"}}, registry.GatewayEntry{ID: sha256Of("g:443")},
 		registry.CheckpointEntry{Origin: sha256Of("example.org/log"), Size: 9, Root: h}, registry.CheckpointEntry{Origin: sha256Of("example.org/log")},
 		registry.WithdrawEntry{To: addr, Amount: 1_500_000_000},
-		registry.ParametersEntry{Parameters: parameters}, registry.OwnersEntry{Owners: owners},
+		registry.ParametersEntry{Parameters: parameters},
 	}
 	if diff := cmp.Diff(want, got); diff != "" {
 		t.Error(diff)

@@ -58,17 +58,7 @@ type orderReport struct {
 	Threshold  uint8           `json:"threshold"`
 	Sent       bool            `json:"sent"`
 	ReadyAt    *time.Time      `json:"ready_at,omitempty"`    // to be executed from then on
-	ActiveFrom *time.Time      `json:"active_from,omitempty"` // a manifest, by itself
-}
-
-// scheduled returns the manifest that an order has scheduled and that waits.
-func scheduled(s *registry.State, number uint64) (hash [32]byte, w registry.Waiting, ok bool) {
-	for hash, w := range s.Waiting {
-		if w.Order == number {
-			return hash, w, true
-		}
-	}
-	return hash, w, false
+	ActiveFrom *time.Time      `json:"active_from,omitempty"` // by itself
 }
 
 func newRegistryProposeCmd() *cobra.Command {
@@ -80,7 +70,8 @@ func newRegistryProposeCmd() *cobra.Command {
 the other owners (registry approve). It gets the registry's next number. An
 order that widens trust waits the registry's time lock once it is sent, and can
 be vetoed until it is executed; one that only narrows it acts at once. One new
-manifest alone is active by itself when the time lock is over. With --key it is sent if the signature is enough.
+manifest, model, policy, verifier or gateway alone counts by itself when the time
+lock is over. With --key it is sent if the signature is enough.
 
 ` + changeHelp + `
 
@@ -207,7 +198,7 @@ func (f *orderFlags) send(ctx context.Context, l *ledger.Ledger, so *registry.Si
 	if p, ok := s.Pending[so.Order.Number]; ok {
 		r.ReadyAt = &p.ReadyAt
 	}
-	if _, w, ok := scheduled(s, so.Order.Number); ok {
+	if _, w, ok := s.Scheduled(so.Order.Number); ok {
 		r.ActiveFrom = &w.From
 	}
 	return nil
@@ -335,7 +326,7 @@ func (f *orderFlags) veto(ctx context.Context, cmd *cobra.Command, l *ledger.Led
 		return err
 	}
 	pending, ok := s.Pending[number]
-	manifest, _, waits := scheduled(s, number)
+	id, _, waits := s.Scheduled(number)
 	if !ok && !waits {
 		return fault.New(fault.ExitRefused, "contract.order_not_pending", "look at the pending ones (cocoon registry show)", "vetoing order %d: it is not pending", number)
 	}
@@ -345,7 +336,7 @@ func (f *orderFlags) veto(ctx context.Context, cmd *cobra.Command, l *ledger.Led
 	}
 	v := &registry.SignedVeto{}
 	if waits {
-		if v.Order, err = registry.ScheduledHash(number, manifest); err != nil {
+		if v.Order, err = registry.ScheduledHash(number, id); err != nil {
 			return err
 		}
 	} else {
@@ -381,7 +372,7 @@ func (f *orderFlags) veto(ctx context.Context, cmd *cobra.Command, l *ledger.Led
 			return err
 		}
 		if waits {
-			_, err = l.VetoManifest(ctx, w, addr, manifest, v.Signatures)
+			_, err = l.VetoScheduled(ctx, w, addr, id, v.Signatures)
 		} else {
 			_, err = l.VetoOrder(ctx, w, addr, number, v.Signatures)
 		}

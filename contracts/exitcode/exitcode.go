@@ -37,6 +37,8 @@ const (
 	ManifestRenewalsOnly Code = 1020
 	VerifierFeeLow       Code = 1021
 	ManifestScheduled    Code = 1022
+	ModelScheduled       Code = 1023
+	PolicyScheduled      Code = 1024
 	UnknownOpcode        Code = 1100
 	ValueTooLow          Code = 1101
 	AmountZero           Code = 1102
@@ -103,6 +105,10 @@ const (
 	NoContradiction      Code = 1231
 	VerifierInterval     Code = 1232
 	VerifierBondLow      Code = 1233
+	OwnersPending        Code = 1234
+	OwnersNotFirst       Code = 1235
+	NotSchedulable       Code = 1236
+	IDTaken              Code = 1237
 )
 
 // NotExecuted stands for a message whose contract did not run at all: there is
@@ -136,6 +142,8 @@ var entries = map[Code]entry{
 	PolicyNotAccepted:    {"policy_not_accepted", policy, "the registry does not accept the policy under which the verdict was made", "ask for a verdict under an accepted policy (cocoon registry show)"},
 	ManifestRenewalsOnly: {"manifest_renewals_only", policy, "the image's manifest is in grace: it is good for renewals of released jobs only", "boot a current image"},
 	ManifestScheduled:    {"manifest_scheduled", policy, "the measured image's manifest waits the registry's time lock", "wait until it is active (cocoon registry show)"},
+	ModelScheduled:       {"model_scheduled", policy, "the model waits the registry's time lock", "wait until it is active (cocoon registry show)"},
+	PolicyScheduled:      {"policy_scheduled", policy, "the policy waits the registry's time lock", "wait until it is accepted (cocoon registry show)"},
 	VerifierFeeLow:       {"verifier_fee_low", policy, "the verifiers' fee that the job offers is lower than the registry's", "offer the registry's fee (cocoon registry show)"},
 	ModelRetired:         {"model_retired", policy, "the model is no longer active in the registry", "use an active model"},
 	FeeOverCap:           {"fee_over_cap", policy, "the job's gateway fee is over the registry's cap", "open a job with a lower fee"},
@@ -212,6 +220,10 @@ var entries = map[Code]entry{
 	NoContradiction:      {"no_contradiction", refused, "the two verdicts can both be true", "only the same evidence with another receipt key, payout, manifest, model or trust class is a proof"},
 	VerifierInterval:     {"verifier_interval", refused, "the key's time would end before it begins", "correct the times"},
 	VerifierBondLow:      {"verifier_bond_low", refused, "the key has not the bond that the registry asks for", "post the bond first (cocoon registry bond)"},
+	OwnersPending:        {"owners_pending", refused, "an order for other owners is pending: nothing is scheduled until it is executed, vetoed or dropped", "order the entry instead (cocoon registry propose does), or wait"},
+	OwnersNotFirst:       {"owners_not_first", refused, "other owners must be the first entry of their order", "make the order anew (cocoon registry propose)"},
+	NotSchedulable:       {"not_schedulable", refused, "this entry cannot be scheduled", "order it instead"},
+	IDTaken:              {"id_taken", refused, "the id is that of an entry of another kind", "check the hash"},
 }
 
 // Known reports whether the contracts define the code.

@@ -139,7 +139,7 @@ func (w *world) workerMessages() {
 func (w *world) registryMessages() {
 	w.t.Helper()
 	w.ok(w.apply(registry.ManifestEntry{SHA256: sum("manifest 2"), State: registry.Active}))
-	w.vetoManifest()
+	w.schedules()
 	w.ok(w.apply(registry.ManifestEntry{SHA256: sum("manifest 3"), State: registry.Active}, registry.ManifestEntry{SHA256: sum("manifest 4"), State: registry.Active}))
 	w.ok(w.apply(registry.PausedEntry{Paused: true}))
 	s, st, err := w.ledger.Registry(w.ctx, w.registry)
@@ -176,25 +176,36 @@ func (w *world) registryMessages() {
 	w.ok(err)
 }
 
-// vetoManifest schedules a manifest and stops it.
-func (w *world) vetoManifest() {
+// schedules an entry of each kind, and stops it.
+func (w *world) schedules() {
 	w.t.Helper()
-	hash := sum("a bad manifest")
-	o, err := w.order(registry.ManifestEntry{SHA256: hash, State: registry.Active})
-	w.ok(err)
-	s, st, err := w.ledger.Registry(w.ctx, w.registry)
-	w.ok(err)
-	if s.Waiting[hash].Order != o.Number || s.Waiting[hash].Signers != 2 {
-		w.t.Fatalf("waiting: %+v", s.Waiting)
-	}
-	veto, err := s.Owners.SignVeto(key("owner 3"), st.GlobalID, w.registry, must(registry.ScheduledHash(o.Number, hash)))
-	w.ok(err)
-	_, err = w.ledger.VetoManifest(w.ctx, w.anyone, w.registry, hash, []registry.OwnerSignature{veto})
-	w.ok(err)
-	s, _, err = w.ledger.Registry(w.ctx, w.registry)
-	w.ok(err)
-	if len(s.Waiting) != 0 {
-		w.t.Fatalf("waiting after the veto: %+v", s.Waiting)
+	w.tell(w.anyone, 0)(registry.Fund(0)) // collects the storage fees until now
+	for _, e := range []registry.Entry{
+		registry.ManifestEntry{SHA256: sum("a bad manifest"), State: registry.Active}, registry.ModelEntry{Root: sum("bad"), NameHash: sum("name"), Active: true},
+		registry.PolicyEntry{SHA256: sum("bad"), Accepted: true}, registry.VerifierEntry{Public: public(key("bad")), Until: registry.Forever, Listed: true},
+		registry.GatewayEntry{ID: sum("bad"), Gateway: &registry.Gateway{Payout: w.payout, Endpoint: "gateway.example.org:443"}},
+	} {
+		before := w.balance(w.registry)
+		o, err := w.order(e)
+		w.ok(err)
+		if kept := w.balance(w.registry) - before; kept > coin.TON/5000 { // or less than there was
+			w.t.Errorf("%s: the registry kept %s TON", e, kept)
+		}
+		s, st, err := w.ledger.Registry(w.ctx, w.registry)
+		w.ok(err)
+		id, waiting, ok := s.Scheduled(o.Number)
+		if !ok || waiting.Signers != 2 {
+			w.t.Fatalf("waiting: %+v", s.Waiting)
+		}
+		veto, err := s.Owners.SignVeto(key("owner 3"), st.GlobalID, w.registry, must(registry.ScheduledHash(o.Number, id)))
+		w.ok(err)
+		_, err = w.ledger.VetoScheduled(w.ctx, w.anyone, w.registry, id, []registry.OwnerSignature{veto})
+		w.ok(err)
+		s, _, err = w.ledger.Registry(w.ctx, w.registry)
+		w.ok(err)
+		if len(s.Waiting) != 0 {
+			w.t.Fatalf("waiting after the veto: %+v", s.Waiting)
+		}
 	}
 }
 
@@ -212,22 +223,27 @@ func TestDevnetGasAndFeesOfEveryMessage(t *testing.T) {
 		nth  int
 		most uint64
 	}{
-		{"registry: CheckVerdict, k = 2", registry.OpCheckVerdict, 0, 11_500},
-		{"registry: CheckVerdict, k = 2, with a verifiers' fee", registry.OpCheckVerdict, 2, 15_300},
+		{"registry: CheckVerdict, k = 2", registry.OpCheckVerdict, 0, 12_900},
+		{"registry: CheckVerdict, k = 2, with a verifiers' fee", registry.OpCheckVerdict, 2, 14_900},
 		{"registry: a word that came back from a job", opReturned, 0, 2_300},
-		{"registry: Schedule, a new manifest", registry.OpSchedule, 0, 8_600},
-		{"registry: VetoManifest", registry.OpVetoManifest, 0, 8_800},
-		{"registry: Propose, to wait", registry.OpPropose, 0, 9_700},
-		{"registry: Propose, to pause at once", registry.OpPropose, 1, 12_200},
+		{"registry: Schedule, a manifest", registry.OpSchedule, 0, 7_900},
+		{"registry: Schedule, a model", registry.OpSchedule, 2, 8_200},
+		{"registry: Schedule, a policy", registry.OpSchedule, 3, 8_000},
+		{"registry: Schedule, a verifier", registry.OpSchedule, 4, 10_600},
+		{"registry: Schedule, a gateway", registry.OpSchedule, 5, 9_100},
+		{"registry: VetoScheduled, a manifest", registry.OpVetoScheduled, 0, 8_600},
+		{"registry: VetoScheduled, a verifier", registry.OpVetoScheduled, 3, 9_800},
+		{"registry: Propose, to wait", registry.OpPropose, 0, 10_500},
+		{"registry: Propose, to pause at once", registry.OpPropose, 1, 13_200},
 		{"registry: Execute, two new manifests", registry.OpExecute, 0, 15_600},
-		{"registry: Execute, parameters", registry.OpExecute, 1, 21_400},
-		{"registry: Veto", registry.OpVeto, 0, 7_700},
-		{"registry: Claim", registry.OpClaim, 0, 12_200},
-		{"registry: PostBond", registry.OpPostBond, 0, 9_600},
-		{"registry: Unbond", registry.OpUnbond, 0, 9_500},
-		{"registry: WithdrawBond", registry.OpWithdrawBond, 0, 11_400},
-		{"registry: Slash", registry.OpSlash, 0, 20_800},
-		{"registry: StakePaid", worker.OpStakePaid, 0, 4_900},
+		{"registry: Execute, parameters", registry.OpExecute, 1, 23_000},
+		{"registry: Veto", registry.OpVeto, 0, 8_300},
+		{"registry: Claim", registry.OpClaim, 0, 14_300},
+		{"registry: PostBond", registry.OpPostBond, 0, 10_400},
+		{"registry: Unbond", registry.OpUnbond, 0, 10_100},
+		{"registry: WithdrawBond", registry.OpWithdrawBond, 0, 12_000},
+		{"registry: Slash", registry.OpSlash, 0, 24_100},
+		{"registry: StakePaid", worker.OpStakePaid, 0, 5_400},
 		{"registry: Fund, which deploys", registry.OpFund, 0, 1_800},
 		{"job: Deposit, which deploys", job.OpDeposit, 0, 5_000},
 		{"job: VerdictGood", job.OpVerdictGood, 0, 6_300},

@@ -47,7 +47,15 @@ func (l *Ledger) Propose(ctx context.Context, w chain.Sender, o *registry.Order,
 	if err != nil {
 		return nil, err
 	}
-	return l.toRegistry(ctx, w, o.Registry, "sending the order", orderValue(o), body)
+	value := orderValue(o)
+	if o.Schedule {
+		s, _, err := l.Registry(ctx, o.Registry)
+		if err != nil {
+			return nil, err
+		}
+		value = coin.Nano(registry.ScheduleValue(s, o, len(sigs)))
+	}
+	return l.toRegistry(ctx, w, o.Registry, "sending the order", value, body)
 }
 
 // ExecuteOrder executes a pending order whose time has come. One whose time
@@ -84,13 +92,13 @@ func (l *Ledger) VetoOrder(ctx context.Context, w chain.Sender, addr toncell.Add
 	return l.toRegistry(ctx, w, addr, "vetoing the order", registry.MessageValue, body)
 }
 
-// VetoManifest takes a scheduled manifest off the dictionary.
-func (l *Ledger) VetoManifest(ctx context.Context, w chain.Sender, addr toncell.Address, manifest [32]byte, sigs []registry.OwnerSignature) (*Tx, error) {
-	body, err := registry.VetoManifest(0, manifest, sigs)
+// VetoScheduled takes a scheduled entry off its dictionary.
+func (l *Ledger) VetoScheduled(ctx context.Context, w chain.Sender, addr toncell.Address, id registry.ID, sigs []registry.OwnerSignature) (*Tx, error) {
+	body, err := registry.VetoScheduled(0, id, sigs)
 	if err != nil {
 		return nil, err
 	}
-	return l.toRegistry(ctx, w, addr, "vetoing the manifest", registry.MessageValue, body)
+	return l.toRegistry(ctx, w, addr, "vetoing the "+id.Kind.String(), registry.MessageValue, body)
 }
 
 // Tell sends any of the registry's messages (package registry) with what it

@@ -23,11 +23,15 @@ func TestDevnetOwnersAndVerifiersOfARegistry(t *testing.T) {
 	w.ok(err)
 	s, st, err := w.ledger.Registry(w.ctx, w.registry)
 	w.ok(err)
-	veto, err := s.Owners.SignVeto(key("owner 3"), st.GlobalID, w.registry, must(bad.Hash()))
+	who, _, ok := s.Scheduled(bad.Number)
+	if !ok || who != (registry.ID{Kind: registry.KindVerifier, Hash: id}) || s.Listed() != 1 {
+		t.Fatalf("scheduled: %+v", s.Waiting)
+	}
+	veto, err := s.Owners.SignVeto(key("owner 3"), st.GlobalID, w.registry, must(registry.ScheduledHash(bad.Number, who)))
 	w.ok(err)
-	_, err = w.ledger.VetoOrder(w.ctx, w.anyone, w.registry, bad.Number, []registry.OwnerSignature{veto})
+	_, err = w.ledger.VetoScheduled(w.ctx, w.anyone, w.registry, who, []registry.OwnerSignature{veto})
 	w.ok(err)
-	_, err = w.ledger.ExecuteOrder(w.ctx, w.anyone, w.registry, bad.Number)
+	_, err = w.ledger.VetoScheduled(w.ctx, w.anyone, w.registry, who, []registry.OwnerSignature{veto})
 	w.want(err, "contract.order_not_pending")
 	w.ok(w.apply(registry.ParametersEntry{Parameters: p}))
 	w.want(w.apply(registry.VerifierEntry{Public: second, Until: registry.Forever, Listed: true}), "contract.verifier_bond_low")
@@ -74,10 +78,10 @@ func TestDevnetOwnersAndVerifiersOfARegistry(t *testing.T) {
 	_, err = w.ledger.Tell(w.ctx, w.worker, w.registry, 0, body)
 	w.want(err, "contract.bond_locked")
 	other := w.signed(func(c *verdictcell.Common) { c.ReceiptKey = sum("another") }, key("second"), -10*time.Second, time.Minute)
-	body, who, err := registry.Slash(0, append(s.Keys(), second), v, other)
+	body, accused, err := registry.Slash(0, append(s.Keys(), second), v, other)
 	w.ok(err)
-	if who != id {
-		t.Errorf("accused %x", who)
+	if accused != id {
+		t.Errorf("accused %x", accused)
 	}
 	_, err = w.ledger.Tell(w.ctx, w.anyone, w.registry, 0, body)
 	w.ok(err)

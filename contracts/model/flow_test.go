@@ -96,7 +96,7 @@ func newDrive(t testing.TB, limit time.Duration) *drive {
 	for _, name := range []string{"model", "other"} {
 		reg.Models[sum(name)] = registry.Model{NameHash: sum("name"), Active: true}
 	}
-	reg.Policies[sum("policy")], reg.Policies[sum("other")] = d.began, d.began
+	reg.Policies[sum("policy")], reg.Policies[sum("other policy")] = d.began, d.began
 	d.feeCap = reg.FeeCapBps
 	w, err := d.chain.Wallet(ctx, key("anyone"))
 	d.ok(err)

@@ -54,7 +54,7 @@ func (r *run) release() {
 	case 1:
 		c.ModelRoot = sum("other")
 	case 2:
-		c.PolicyHash = sum("other")
+		c.PolicyHash = sum("other policy")
 	case 3:
 		if len(r.verdicts) > 0 {
 			*c = r.verdicts[r.rng.IntN(len(r.verdicts))]

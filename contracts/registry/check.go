@@ -53,9 +53,9 @@ func (s *State) reasons(q Question) []exitcode.Code {
 	refuse(c.Registry != q.Registry, exitcode.VerdictRegistry)
 	refuse(s.TrustClasses&c.TrustClass.Bit() == 0, exitcode.TrustClassRefused)
 	m, ok := s.Manifests[c.Manifest]
-	w, waits := s.Waiting[c.Manifest]
+	w, waits := s.Waiting[ID{KindManifest, c.Manifest}]
 	switch {
-	case waits && !s.dropped(w):
+	case waits:
 		refuse(q.Now.Before(w.From), exitcode.ManifestScheduled)
 	case !ok:
 		refuse(true, exitcode.ManifestUnknown)
@@ -65,10 +65,14 @@ func (s *State) reasons(q Question) []exitcode.Code {
 		refuse(m.State != Active && m.State != Grace, exitcode.ManifestRevoked)
 	}
 	model, ok := s.Models[c.ModelRoot]
-	refuse(!ok, exitcode.ModelUnknown)
+	w, waits = s.Waiting[ID{KindModel, c.ModelRoot}]
+	refuse(!ok && !waits, exitcode.ModelUnknown)
 	refuse(ok && !model.Active, exitcode.ModelRetired)
+	refuse(waits && q.Now.Before(w.From), exitcode.ModelScheduled)
 	_, ok = s.Policies[c.PolicyHash]
-	refuse(!ok, exitcode.PolicyNotAccepted)
+	w, waits = s.Waiting[ID{KindPolicy, c.PolicyHash}]
+	refuse(!ok && !waits, exitcode.PolicyNotAccepted)
+	refuse(waits && q.Now.Before(w.From), exitcode.PolicyScheduled)
 	refuse(s.VerifierFee > q.VerifierFee, exitcode.VerifierFeeLow)
 	return append(out, s.signatureReasons(q)...)
 }
@@ -80,8 +84,9 @@ func (s *State) signatureReasons(q Question) []exitcode.Code {
 	}
 	var out []exitcode.Code
 	var from, until uint64 = 0, 1<<32 - 1
+	verifiers := s.allVerifiers() // one that waits has a time that has not come
 	for _, sig := range q.Verdict.Signatures {
-		v, ok := s.Verifiers[sig.KeyID]
+		v, ok := verifiers[sig.KeyID]
 		switch {
 		case !ok:
 			out = append(out, exitcode.VerifierUnknown)

@@ -49,42 +49,6 @@ func bigHash(h [32]byte) *big.Int { return new(big.Int).SetBytes(h[:]) }
 
 func bigUint[T uint8 | uint32 | uint64](v T) *big.Int { return new(big.Int).SetUint64(uint64(v)) }
 
-func (s *State) catalog() (*cell.Cell, error) {
-	models, err1 := dict(256, s.Models, bigHash, func(_ [32]byte, m Model) (*cell.Cell, error) {
-		return toncell.NewBuilder().Bool(m.Active).Bits256(m.NameHash).Cell()
-	})
-	policies, err2 := dict(256, s.Policies, bigHash, func(_ [32]byte, since time.Time) (*cell.Cell, error) {
-		return toncell.NewBuilder().Uint(unix(since), 32).Cell()
-	})
-	gateways, err3 := dict(256, s.Gateways, bigHash, func(_ [32]byte, g Gateway) (*cell.Cell, error) {
-		b := toncell.NewBuilder()
-		return g.store(b).Cell()
-	})
-	checkpoints, err4 := dict(256, s.Checkpoints, bigHash, func(_ [32]byte, c Checkpoint) (*cell.Cell, error) {
-		return toncell.NewBuilder().Uint(c.Size, 64).Bits256(c.Root).Uint(unix(c.At), 32).Cell()
-	})
-	if err := errors.Join(err1, err2, err3, err4); err != nil {
-		return nil, err
-	}
-	changes, err5 := dict(64, s.OwnerChanges, bigUint[uint64], func(_ uint64, since time.Time) (*cell.Cell, error) {
-		return toncell.NewBuilder().Uint(unix(since), 32).Cell()
-	})
-	if err5 != nil {
-		return nil, err5
-	}
-	directory, err1 := toncell.NewBuilder().Dict(gateways).Dict(checkpoints).Dict(changes).Cell()
-	verifiers, err2 := dict(256, s.Verifiers, bigHash, func(id [32]byte, v Verifier) (*cell.Cell, error) {
-		if len(v.Public) != ed25519.PublicKeySize || verdictcell.KeyID(v.Public) != id {
-			return nil, fmt.Errorf("verifier %x is not listed under its own id", id)
-		}
-		return toncell.NewBuilder().Bytes(v.Public).Uint(unix(v.From), 32).Uint(unix(v.Until), 32).Uint(uint64(v.Account), 32).Bool(v.Listed).Cell()
-	})
-	if err := errors.Join(err1, err2); err != nil {
-		return nil, err
-	}
-	return toncell.NewBuilder().Dict(models).Dict(policies).Dict(verifiers).Uint(uint64(s.NextAccount), 32).Ref(directory).Cell()
-}
-
 // store writes a gateway; a bad endpoint is the builder's error.
 func (g Gateway) store(b *toncell.Builder) *toncell.Builder {
 	var endpoint *cell.Cell
@@ -136,66 +100,56 @@ func (s *State) admin() (*cell.Cell, error) {
 		return toncell.NewBuilder().Addr(v.Owner).Coins(v.Amount).Coins(v.Unbonding).Uint(unix(v.UnlockAt), 32).Cell()
 	})
 	pending, err3 := dict(64, s.Pending, bigUint[uint64], func(_ uint64, p Pending) (*cell.Cell, error) {
-		return toncell.NewBuilder().Uint(unix(p.ReadyAt), 32).Uint(uint64(p.Signers), 8).Ref(p.Order).Cell()
+		return toncell.NewBuilder().Uint(unix(p.ReadyAt), 32).Uint(uint64(p.Signers), 8).Bool(p.Owners).Ref(p.Order).Cell()
 	})
-	parameters, err4 := s.cold(toncell.NewBuilder()).Cell()
+	checkpoints, err4 := dict(256, s.Checkpoints, bigHash, func(_ [32]byte, c Checkpoint) (*cell.Cell, error) {
+		return toncell.NewBuilder().Uint(c.Size, 64).Bits256(c.Root).Uint(unix(c.At), 32).Cell()
+	})
 	if err := errors.Join(err1, err2, err3, err4); err != nil {
 		return nil, err
 	}
+	ownersPending := uint64(0)
+	for _, p := range s.Pending {
+		if p.Owners {
+			ownersPending++
+		}
+	}
 	o := &s.Owners
-	return toncell.NewBuilder().Uint(uint64(o.Threshold), 8).Uint(uint64(o.Veto), 8).Uint(uint64(o.Final), 8).
-		Uint(seconds(o.Delay), 32).Dict(owners).Uint(uint64(len(s.Pending)), 8).Dict(pending).Dict(bonds).Coins(s.Slashed).Ref(parameters).Cell()
+	b := toncell.NewBuilder().Uint(ownersPending, 8).Uint(uint64(o.Threshold), 8).Uint(uint64(o.Veto), 8).Uint(uint64(o.Final), 8).
+		Uint(seconds(o.Delay), 32).Dict(owners)
+	return s.cold(b).Dict(bonds).Uint(uint64(len(s.Pending)), 8).Dict(pending).Coins(s.Slashed).Dict(checkpoints).Cell()
 }
 
 // Data returns the data cell.
 func (s *State) Data() (*cell.Cell, error) {
 	admin, err1 := s.admin()
-	manifests, err2 := s.manifests()
-	accounts, err3 := s.accounts()
-	catalog, err4 := s.catalog()
-	if err := errors.Join(err1, err2, err3, err4, s.check()); err != nil {
+	manifests, lists, err2 := s.lists()
+	accounts, fees, err3 := s.accounts()
+	if err := errors.Join(err1, err2, err3, s.check()); err != nil {
 		return nil, fmt.Errorf("building registry data: %w", err)
 	}
+	n := s.counts()
 	data, err := toncell.NewBuilder().Uint(Layout, 16).Uint(uint64(s.Version), 32).Uint(s.NextOrder, 64).
-		Ref(admin).Dict(manifests).Dict(accounts).Ref(catalog).
+		Ref(admin).Dict(manifests).Dict(lists).Dict(accounts).
 		Bool(s.Paused).Bool(s.Devnet).Uint(uint64(s.TrustClasses), 32).
 		Uint(uint64(s.FeeCapBps), 16).Coins(s.VerifierFee).Uint(seconds(s.Freshness), 16).
-		Uint(uint64(s.Threshold), 8).Uint(uint64(s.Listed()), 8).Coins(s.Owed).
-		Uint(s.OwnersFrom, 64).Uint(unix(s.OwnersSince), 32).Cell()
+		Uint(uint64(s.Threshold), 8).Coins(s.Owed).Bits256(fees).
+		Uint(uint64(n.next), 32).Uint(uint64(n.listed), 8).Uint(uint64(n.waiting), 8).Uint(unix(n.until), 32).Cell()
 	if err != nil {
 		return nil, fmt.Errorf("building registry data: %w", err)
 	}
 	return data, nil
 }
 
-func (s *State) manifests() (*cell.Dictionary, error) {
-	d, err := dict(256, s.Manifests, bigHash, func(_ [32]byte, m Manifest) (*cell.Cell, error) {
-		return toncell.NewBuilder().Uint(uint64(m.State), 8).Uint(unix(m.GraceUntil), 32).Uint(0, 64).Uint(0, 8).Cell()
-	})
-	for hash, w := range s.Waiting {
-		if _, known := s.Manifests[hash]; known {
-			return nil, fmt.Errorf("manifest %x waits and does not", hash)
-		}
-		c, err1 := toncell.NewBuilder().Uint(stateWaits, 8).Uint(unix(w.From), 32).Uint(w.Order, 64).Uint(uint64(w.Signers), 8).Cell()
-		if err = errors.Join(err, err1); err == nil {
-			err = d.SetIntKey(bigHash(hash), c)
-		}
-		if err != nil {
-			return nil, err
-		}
-	}
-	return d, err
-}
-
 // perAccounts verifiers' fees are in one entry, 64 bits each, the first in the
-// lowest.
+// lowest. The first of these is in the root.
 const perAccounts = 4
 
-func (s *State) accounts() (*cell.Dictionary, error) {
+func (s *State) accounts() (others *cell.Dictionary, first [32]byte, err error) {
 	entries, taken := map[uint32]*big.Int{}, map[uint32]bool{}
-	for id, v := range s.Verifiers {
+	for id, v := range s.allVerifiers() {
 		if taken[v.Account] || v.Account >= s.NextAccount {
-			return nil, fmt.Errorf("verifier %x has account %d, which is not its own", id, v.Account)
+			return nil, first, fmt.Errorf("verifier %x has account %d, which is not its own", id, v.Account)
 		}
 		taken[v.Account] = true
 		if v.Earned == 0 {
@@ -208,9 +162,14 @@ func (s *State) accounts() (*cell.Dictionary, error) {
 		}
 		e.Or(e, new(big.Int).Lsh(new(big.Int).SetUint64(v.Earned), uint(v.Account%perAccounts)*64))
 	}
-	return dict(32, entries, bigUint[uint32], func(_ uint32, e *big.Int) (*cell.Cell, error) {
+	if e := entries[0]; e != nil {
+		e.FillBytes(first[:])
+		delete(entries, 0)
+	}
+	others, err = dict(32, entries, bigUint[uint32], func(_ uint32, e *big.Int) (*cell.Cell, error) {
 		return toncell.NewBuilder().Bytes(e.FillBytes(make([]byte, 32))).Cell()
 	})
+	return others, first, err
 }
 
 // earned gives every verifier what is in its account.
@@ -224,7 +183,7 @@ func (s *State) earned(accounts map[uint32][32]byte) error {
 		}
 	}
 	taken := map[uint32]bool{}
-	for id, v := range s.Verifiers {
+	for id, v := range s.allVerifiers() {
 		if taken[v.Account] || v.Account >= s.NextAccount {
 			return fmt.Errorf("verifier %x has account %d, which is not its own", id, v.Account)
 		}
@@ -233,7 +192,12 @@ func (s *State) earned(accounts map[uint32][32]byte) error {
 		if v.Earned = binary.BigEndian.Uint64(e[8*(perAccounts-1-v.Account%perAccounts):]); v.Earned > 0 {
 			left--
 		}
-		s.Verifiers[id] = v
+		if w, waits := s.Waiting[ID{KindVerifier, id}]; waits {
+			w.Earned = v.Earned
+			s.Waiting[ID{KindVerifier, id}] = w
+		} else {
+			s.Verifiers[id] = v
+		}
 	}
 	if left > 0 {
 		return fmt.Errorf("%d accounts hold money of no verifier", left)
@@ -262,84 +226,36 @@ func Decode(data *cell.Cell) (*State, error) {
 	s := New(Owners{Keys: map[uint8]ed25519.PublicKey{}}, false)
 	s.Version, s.NextOrder = uint32(r.Uint(32)), r.Uint(64)
 	admin := r.Ref()
-	r.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
-		state, at := v.Uint(8), timeOf(v.Uint(32))
-		w := Waiting{From: at, Order: v.Uint(64), Signers: uint8(v.Uint(8))}
-		if state == stateWaits {
-			s.Waiting[toncell.Key256(key)] = w
-		} else {
-			s.Manifests[toncell.Key256(key)] = Manifest{State: ManifestState(state), GraceUntil: at}
-		}
-		return v.End()
-	})
+	s.readManifests(r)
+	s.readLists(r)
 	accounts := map[uint32][32]byte{}
 	r.Dict(32, maxListed, func(key *big.Int, v *toncell.Reader) error {
+		if key.Sign() == 0 {
+			return errors.New("the first accounts are not in the root")
+		}
 		accounts[uint32(key.Uint64())] = v.Bits256()
 		return v.End()
 	})
-	catalog := r.Ref()
 	s.Paused, s.Devnet, s.TrustClasses = r.Bool(), r.Bool(), uint32(r.Uint(32))
 	s.FeeCapBps, s.VerifierFee = uint16(r.Uint(16)), r.Coins()
 	s.Freshness = time.Duration(r.Uint(16)) * time.Second
 	s.Threshold = uint8(r.Uint(8))
-	count := int(r.Uint(8))
 	s.Owed = r.Coins()
-	s.OwnersFrom, s.OwnersSince = r.Uint(64), timeOf(r.Uint(32))
-	if err := errors.Join(r.End(), s.readCatalog(catalog), s.readAdmin(admin), s.check()); err != nil {
+	if fees := r.Bits256(); fees != ([32]byte{}) {
+		accounts[0] = fees
+	}
+	n := counts{uint32(r.Uint(32)), uint8(r.Uint(8)), uint8(r.Uint(8)), timeOf(r.Uint(32))}
+	s.NextAccount, s.VerifiersWait, s.VerifiersWaitUntil = n.next, n.waiting, n.until
+	if err := errors.Join(r.End(), s.readAdmin(admin), s.check()); err != nil {
 		return nil, fmt.Errorf("decoding registry data: %w", err)
 	}
-	if count != s.Listed() {
-		return nil, fmt.Errorf("decoding registry data: %d verifiers stated, %d listed", count, s.Listed())
+	if got := s.counts(); got != n {
+		return nil, fmt.Errorf("decoding registry data: %d verifiers stated, %d listed", n.listed, got.listed)
 	}
 	if err := s.earned(accounts); err != nil {
 		return nil, fmt.Errorf("decoding registry data: %w", err)
 	}
-	for id, v := range s.Verifiers {
-		if verdictcell.KeyID(v.Public) != id {
-			return nil, fmt.Errorf("decoding registry data: verifier %x is not listed under its own id", id)
-		}
-	}
 	return s, nil
-}
-
-func (s *State) readCatalog(c *cell.Cell) error {
-	if c == nil {
-		return nil // the reader has the error
-	}
-	r := toncell.NewReader(c)
-	r.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
-		s.Models[toncell.Key256(key)] = Model{Active: v.Bool(), NameHash: v.Bits256()}
-		return v.End()
-	})
-	r.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
-		s.Policies[toncell.Key256(key)] = timeOf(v.Uint(32))
-		return v.End()
-	})
-	r.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
-		s.Verifiers[toncell.Key256(key)] = Verifier{
-			Public: v.Bytes(32), From: timeOf(v.Uint(32)), Until: timeOf(v.Uint(32)), Account: uint32(v.Uint(32)), Listed: v.Bool(),
-		}
-		return v.End()
-	})
-	s.NextAccount = uint32(r.Uint(32))
-	directory := r.Ref()
-	if r.Err() != nil {
-		return r.Err()
-	}
-	d := toncell.NewReader(directory)
-	d.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
-		s.Gateways[toncell.Key256(key)] = readGateway(v)
-		return v.End()
-	})
-	d.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
-		s.Checkpoints[toncell.Key256(key)] = Checkpoint{Size: v.Uint(64), Root: v.Bits256(), At: timeOf(v.Uint(32))}
-		return v.End()
-	})
-	d.Dict(64, maxListed, func(key *big.Int, v *toncell.Reader) error {
-		s.OwnerChanges[key.Uint64()] = timeOf(v.Uint(32))
-		return v.End()
-	})
-	return errors.Join(r.End(), d.End())
 }
 
 func (s *State) readAdmin(c *cell.Cell) error {
@@ -348,25 +264,33 @@ func (s *State) readAdmin(c *cell.Cell) error {
 	}
 	r := toncell.NewReader(c)
 	o := &s.Owners
+	owners := r.Uint(8)
 	o.Threshold, o.Veto, o.Final = uint8(r.Uint(8)), uint8(r.Uint(8)), uint8(r.Uint(8))
 	o.Delay = time.Duration(r.Uint(32)) * time.Second
 	readKeys(r, o)
-	pending := int(r.Uint(8))
-	r.Dict(64, MaxPending, func(key *big.Int, v *toncell.Reader) error {
-		s.Pending[key.Uint64()] = Pending{ReadyAt: timeOf(v.Uint(32)), Signers: uint8(v.Uint(8)), Order: v.Ref()}
-		return v.End()
-	})
-	if r.Err() == nil && pending != len(s.Pending) {
-		r.Fail("%d pending orders stated, %d there", pending, len(s.Pending))
-	}
+	s.readCold(r)
 	r.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
 		s.Bonds[toncell.Key256(key)] = Bond{Owner: v.Addr(), Amount: v.Coins(), Unbonding: v.Coins(), UnlockAt: timeOf(v.Uint(32))}
 		return v.End()
 	})
+	pending := int(r.Uint(8))
+	r.Dict(64, MaxPending, func(key *big.Int, v *toncell.Reader) error {
+		p := Pending{ReadyAt: timeOf(v.Uint(32)), Signers: uint8(v.Uint(8)), Owners: v.Bool(), Order: v.Ref()}
+		s.Pending[key.Uint64()] = p
+		if p.Owners {
+			owners--
+		}
+		return v.End()
+	})
+	if r.Err() == nil && (pending != len(s.Pending) || owners != 0) {
+		r.Fail("%d pending orders stated, %d there", pending, len(s.Pending))
+	}
 	s.Slashed = r.Coins()
-	p := toncell.NewReader(r.Ref())
-	s.readCold(p)
-	return errors.Join(r.End(), p.End())
+	r.Dict(256, maxListed, func(key *big.Int, v *toncell.Reader) error {
+		s.Checkpoints[toncell.Key256(key)] = Checkpoint{Size: v.Uint(64), Root: v.Bits256(), At: timeOf(v.Uint(32))}
+		return v.End()
+	})
+	return r.End()
 }
 
 func readKeys(r *toncell.Reader, o *Owners) {

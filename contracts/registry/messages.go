@@ -11,25 +11,29 @@ import (
 
 // Opcodes of the registry.
 const (
-	OpCheckVerdict = 0x43430001
-	OpVerdictGood  = 0x43430002
-	OpFund         = 0x43520007
-	OpPaid         = 0x43520008
-	OpPropose      = 0x43520010
-	OpExecute      = 0x43520011
-	OpVeto         = 0x43520012
-	OpVetoManifest = 0x43520013
-	OpSchedule     = 0x43520014
-	OpClaim        = 0x43520020
-	OpPostBond     = 0x43520021
-	OpUnbond       = 0x43520022
-	OpWithdrawBond = 0x43520023
-	OpSlash        = 0x43520024
+	OpCheckVerdict  = 0x43430001
+	OpVerdictGood   = 0x43430002
+	OpFund          = 0x43520007
+	OpPaid          = 0x43520008
+	OpPropose       = 0x43520010
+	OpExecute       = 0x43520011
+	OpVeto          = 0x43520012
+	OpVetoScheduled = 0x43520013
+	OpSchedule      = 0x43520014
+	OpClaim         = 0x43520020
+	OpPostBond      = 0x43520021
+	OpUnbond        = 0x43520022
+	OpWithdrawBond  = 0x43520023
+	OpSlash         = 0x43520024
 )
 
 // MessageValue is what a message should bring beside what it leaves there, in
 // nanoton; what its gas does not use comes back.
 const MessageValue = 50_000_000
+
+// GiveBack is the value from which on Schedule returns what its gas does not
+// use.
+const GiveBack = 20_000_000
 
 // EntryValue is what an order's entry may need beside MessageValue, at 10,000
 // entries.
@@ -60,10 +64,11 @@ func Propose(queryID uint64, o *Order, sigs []OwnerSignature) (*cell.Cell, error
 		return nil, fmt.Errorf("proposing an order: %w", err)
 	}
 	if o.Schedule {
-		// The list's first signature is in the message itself.
-		s := toncell.NewReader(list)
-		return body(OpSchedule, queryID).Uint(o.Number, 64).Uint(unix(o.ValidUntil), 32).Bits256(o.Entries[0].(ManifestEntry).SHA256).
-			Uint(s.Uint(8), 8).Bytes(s.Bytes(64)).MaybeRef(s.MaybeRef()).Cell()
+		b := body(OpSchedule, queryID).Ref(list).Uint(o.Number, 64).Uint(unix(o.ValidUntil), 32)
+		if err := storeScheduled(b, o.Entries[0]); err != nil {
+			return nil, fmt.Errorf("proposing an order: %w", err)
+		}
+		return b.Cell()
 	}
 	return body(OpPropose, queryID).Ref(order).Ref(list).Cell()
 }
@@ -83,14 +88,14 @@ func Veto(queryID, number uint64, sigs []OwnerSignature) (*cell.Cell, error) {
 	return body(OpVeto, queryID).Uint(number, 64).Ref(list).Cell()
 }
 
-// VetoManifest takes a scheduled manifest off the dictionary; the signatures
-// are of a veto of its ScheduledHash.
-func VetoManifest(queryID uint64, manifest [32]byte, sigs []OwnerSignature) (*cell.Cell, error) {
+// VetoScheduled takes a scheduled entry off its dictionary; the signatures are of
+// a veto of its ScheduledHash.
+func VetoScheduled(queryID uint64, id ID, sigs []OwnerSignature) (*cell.Cell, error) {
 	list, err := signatureCell(sigs)
 	if err != nil {
-		return nil, fmt.Errorf("vetoing a manifest: %w", err)
+		return nil, fmt.Errorf("vetoing a %s: %w", id.Kind, err)
 	}
-	return body(OpVetoManifest, queryID).Bits256(manifest).Ref(list).Cell()
+	return body(OpVetoScheduled, queryID).Uint(uint64(id.Kind), 8).Bits256(id.Hash).Ref(list).Cell()
 }
 
 // Fund leaves the message's value with the registry, for its storage. It is

@@ -10,6 +10,7 @@ import (
 
 	"github.com/xssnick/tonutils-go/tvm/cell"
 
+	"cocoon/contracts/exitcode"
 	"cocoon/internal/toncell"
 )
 
@@ -29,39 +30,10 @@ type Order struct {
 	Number     uint64    // used once; at least State.NextOrder
 	ValidUntil time.Time // not accepted from then on
 	Later      bool      // waits the time lock; without it every entry must narrow trust
-	// Schedule is for one new manifest, Later: it waits in the dictionary, and is
-	// active when the time lock is over without being executed.
+	// Schedule is for one new entry of a list, Later: it waits in its place, and
+	// counts when the time lock is over without being executed.
 	Schedule bool
 	Entries  []Entry
-}
-
-// Schedulable reports whether the order is one new manifest.
-func (o *Order) Schedulable(s *State) bool {
-	if len(o.Entries) != 1 {
-		return false
-	}
-	e, ok := o.Entries[0].(ManifestEntry)
-	_, known := s.Manifests[e.SHA256]
-	return ok && e.State == Active && !known
-}
-
-// scheduled writes what owners sign to schedule a manifest.
-func (o *Order) scheduled() (*cell.Cell, error) {
-	e, ok := o.Entries[0].(ManifestEntry)
-	if !ok || len(o.Entries) != 1 || e.State != Active || !o.Later {
-		return nil, errors.New("building an order: only one new manifest can be scheduled")
-	}
-	return toncell.NewBuilder().Uint(tagSchedule, 32).Int32(o.GlobalID).Addr(o.Registry).Uint(o.Number, 64).
-		Uint(unix(o.ValidUntil), 32).Bits256(e.SHA256).Cell()
-}
-
-// ScheduledHash stands for the order in the veto of a scheduled manifest.
-func ScheduledHash(number uint64, manifest [32]byte) ([32]byte, error) {
-	c, err := toncell.NewBuilder().Uint(tagScheduled, 32).Uint(number, 64).Bits256(manifest).Cell()
-	if err != nil {
-		return [32]byte{}, err
-	}
-	return [32]byte(c.Hash()), nil
 }
 
 // Cell returns the order cell.
@@ -71,6 +43,11 @@ func (o *Order) Cell() (*cell.Cell, error) {
 	}
 	if o.Schedule {
 		return o.scheduled()
+	}
+	for i, e := range o.Entries {
+		if _, ok := e.(OwnersEntry); ok && i > 0 {
+			return nil, exitcode.OwnersNotFirst.Fault("building an order")
+		}
 	}
 	var entries *cell.Cell
 	for _, e := range slices.Backward(o.Entries) {
@@ -98,10 +75,11 @@ func ReadOrder(c *cell.Cell) (*Order, error) {
 	if c != nil && c.BitsSize() >= 32 && toncell.NewReader(c).Uint(32) == tagSchedule {
 		r.Tag(tagSchedule)
 		o := &Order{GlobalID: r.Int32(), Registry: r.Addr(), Number: r.Uint(64), ValidUntil: timeOf(r.Uint(32)), Later: true, Schedule: true}
-		o.Entries = []Entry{ManifestEntry{SHA256: r.Bits256(), State: Active}}
-		if err := r.End(); err != nil {
+		e, err := readScheduled(r)
+		if err = errors.Join(err, r.End()); err != nil {
 			return nil, fmt.Errorf("reading an order: %w", err)
 		}
+		o.Entries = []Entry{e}
 		return o, nil
 	}
 	r.Tag(tagOrder)

@@ -26,7 +26,7 @@ func allEntries() []Entry {
 	code := cell.BeginCell().MustStoreUInt(7, 8).EndCell()
 	addr := toncell.Address{Hash: sum("to")}
 	return []Entry{
-		ManifestEntry{SHA256: sum("m"), State: Active},
+		OwnersEntry{owners("x", "y")}, ManifestEntry{SHA256: sum("m"), State: Active},
 		ManifestEntry{SHA256: sum("m"), State: Grace, GraceUntil: now},
 		ModelEntry{Root: sum("r"), NameHash: sum("n"), Active: true},
 		PolicyEntry{SHA256: sum("p"), Accepted: true},
@@ -34,7 +34,7 @@ func allEntries() []Entry {
 		ThresholdEntry{K: 3}, PausedEntry{Paused: true},
 		GatewayEntry{ID: sum("g"), Gateway: &Gateway{Payout: addr, Endpoint: "g:443"}}, GatewayEntry{ID: sum("g")},
 		CheckpointEntry{Origin: sum("log"), Size: 4, Root: sum("root")},
-		ParametersEntry{New(owners("a", "b"), false).Parameters}, OwnersEntry{owners("x", "y")},
+		ParametersEntry{New(owners("a", "b"), false).Parameters},
 		UpgradeEntry{Code: code}, WithdrawEntry{To: addr, Amount: 9},
 	}
 }
@@ -71,7 +71,8 @@ func TestOrdersThatNobodyShouldSign(t *testing.T) {
 	for name, o := range map[string]*Order{
 		"no entry": order(), "too many": order(long...), "a verifier without key": order(VerifierEntry{}),
 		"an upgrade without code": order(UpgradeEntry{}), "an endpoint of 128 bytes": order(GatewayEntry{Gateway: &Gateway{Endpoint: string(make([]byte, 128))}}),
-		"an owner without key": order(OwnersEntry{Owners{Keys: map[uint8]ed25519.PublicKey{0: nil}}}),
+		"owners after another change": order(PausedEntry{true}, OwnersEntry{owners("x", "y")}),
+		"an owner without key":        order(OwnersEntry{Owners{Keys: map[uint8]ed25519.PublicKey{0: nil}}}),
 	} {
 		if _, err := o.Cell(); err == nil {
 			t.Errorf("%s: a cell was built", name)
@@ -198,7 +199,9 @@ func TestSlashFindsWhoSignedBoth(t *testing.T) {
 
 func FuzzReadOrder(f *testing.F) {
 	for _, e := range allEntries() {
-		c, err := order(e).Cell()
+		o := order(e)
+		_, o.Schedule = idOf(e)
+		c, err := o.Cell()
 		if err != nil {
 			f.Fatal(err)
 		}

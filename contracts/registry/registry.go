@@ -21,7 +21,7 @@ import (
 )
 
 // Layout is the version of the data cell that this package writes and reads.
-const Layout = 4
+const Layout = 5
 
 // Limits that the contract keeps.
 const (
@@ -67,9 +67,6 @@ const (
 	Revoked ManifestState = 3
 )
 
-// stateWaits is the fourth: active when its time has come.
-const stateWaits = 4
-
 // String returns "active", "grace" or "revoked".
 func (s ManifestState) String() string {
 	switch s {
@@ -102,14 +99,6 @@ type Verifier struct {
 type Manifest struct {
 	State      ManifestState
 	GraceUntil time.Time // zero unless State is Grace
-}
-
-// Waiting is a manifest that is active from a time on, unless it is vetoed or
-// the owners change before.
-type Waiting struct {
-	From    time.Time
-	Order   uint64 // its number
-	Signers uint8
 }
 
 // Model is a model that the network serves.
@@ -166,6 +155,7 @@ type Owners struct {
 type Pending struct {
 	ReadyAt time.Time
 	Signers uint8
+	Owners  bool       // its first entry is other owners
 	Order   *cell.Cell // ReadOrder reads it
 }
 
@@ -180,7 +170,7 @@ type State struct {
 	Slashed     uint64                // nanoton that came as workers' slashed stakes
 	Verifiers   map[[32]byte]Verifier // by key id
 	Manifests   map[[32]byte]Manifest // by manifest hash
-	Waiting     map[[32]byte]Waiting  // manifests that are not in Manifests yet; Settle
+	Waiting     map[ID]Waiting        // entries of the lists that were scheduled: not there until Settle
 	Models      map[[32]byte]Model    // by verity root
 	Policies    map[[32]byte]time.Time
 	Gateways    map[[32]byte]Gateway
@@ -190,12 +180,9 @@ type State struct {
 	NextOrder   uint64
 	Pending     map[uint64]Pending
 	NextAccount uint32 // of a verifier that is listed for the first time
-	// What waits of the former owners does not count: orders with lower numbers
-	// than OwnersFrom that were to act after OwnersSince. OwnerChanges are the same
-	// of all owners before these: what they dropped stays dropped.
-	OwnersFrom   uint64
-	OwnersSince  time.Time
-	OwnerChanges map[uint64]time.Time
+	// At most so many verifiers wait, and none from then on.
+	VerifiersWait      uint8
+	VerifiersWaitUntil time.Time
 }
 
 // NewOwners returns owners of whom threshold must sign, any one can veto, and
@@ -223,9 +210,9 @@ func (o *Owners) Check() error {
 func New(owners Owners, devnet bool) *State {
 	s := &State{
 		Version: 1, Devnet: devnet, Threshold: 1, Owners: owners, NextOrder: 1,
-		Verifiers: map[[32]byte]Verifier{}, Manifests: map[[32]byte]Manifest{}, Waiting: map[[32]byte]Waiting{}, Models: map[[32]byte]Model{},
+		Verifiers: map[[32]byte]Verifier{}, Manifests: map[[32]byte]Manifest{}, Waiting: map[ID]Waiting{}, Models: map[[32]byte]Model{},
 		Policies: map[[32]byte]time.Time{}, Gateways: map[[32]byte]Gateway{}, Checkpoints: map[[32]byte]Checkpoint{},
-		Bonds: map[[32]byte]Bond{}, Pending: map[uint64]Pending{}, OwnerChanges: map[uint64]time.Time{},
+		Bonds: map[[32]byte]Bond{}, Pending: map[uint64]Pending{},
 		Parameters: Parameters{
 			TrustClasses: verdictcell.TDX.Bit() | verdictcell.SNP.Bit() | verdictcell.AzTDX.Bit() | verdictcell.AzSNP.Bit(),
 			FeeCapBps:    DefaultFeeBps, Freshness: MaxFreshness * time.Second,
@@ -244,36 +231,6 @@ func (s *State) AddVerifier(public ed25519.PublicKey, from time.Time) {
 		Public: public, From: from.UTC().Truncate(time.Second), Until: Forever, Listed: true, Account: s.NextAccount,
 	}
 	s.NextAccount++
-}
-
-// Settle takes the manifests whose time has come from the waiting ones to the
-// active ones, and forgets those that former owners had scheduled for later.
-func (s *State) Settle(now time.Time) {
-	for hash, m := range s.Waiting {
-		switch {
-		case s.dropped(m):
-		case now.Before(m.From):
-			continue
-		default:
-			s.Manifests[hash] = Manifest{State: Active}
-		}
-		delete(s.Waiting, hash)
-	}
-}
-
-// dropped says whether owners came before a manifest's time who had not
-// scheduled it: the first who came after its order.
-func (s *State) dropped(m Waiting) bool {
-	if m.Order >= s.OwnersFrom {
-		return false
-	}
-	first, since := s.OwnersFrom, s.OwnersSince
-	for from, at := range s.OwnerChanges {
-		if from > m.Order && from < first {
-			first, since = from, at
-		}
-	}
-	return m.From.After(since)
 }
 
 // Listed returns how many verifiers count: n of k of n.

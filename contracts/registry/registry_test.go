@@ -54,9 +54,22 @@ func full(t testing.TB) *State {
 	s := state()
 	s.Verifiers[verdictcell.KeyID(public("gone"))] = Verifier{Public: public("gone"), Account: s.NextAccount + 2, Earned: 7}
 	s.NextAccount += 5
-	s.Waiting[sum("soon")] = Waiting{From: now.Add(time.Hour), Order: 9, Signers: 3}
-	s.OwnersFrom, s.OwnersSince = 4, now
-	s.OwnerChanges = map[uint64]time.Time{2: now.Add(-time.Hour), 3: now.Add(-time.Minute)}
+	soon := Waiting{From: now.Add(time.Hour), Order: 9, Signers: 3}
+	gateway := Gateway{Payout: toncell.Address{Hash: sum("gw 2")}, Endpoint: "gw2.example.org:443"}
+	for _, e := range []Entry{
+		ManifestEntry{SHA256: sum("soon"), State: Active}, ModelEntry{Root: sum("model soon"), NameHash: sum("name"), Active: true},
+		PolicyEntry{SHA256: sum("policy soon"), Accepted: true}, GatewayEntry{ID: sum("gw soon"), Gateway: &gateway},
+		VerifierEntry{Public: public("soon"), From: now.Add(2 * time.Hour), Until: Forever, Listed: true},
+	} {
+		id, _ := idOf(e)
+		soon.Entry = e
+		if id.Kind == KindVerifier {
+			soon.Account, soon.Earned = s.NextAccount, 5
+			s.NextAccount++
+		}
+		s.Waiting[id] = soon
+	}
+	s.VerifiersWait, s.VerifiersWaitUntil = 1, soon.From
 	s.Gateways[sum("gw")] = Gateway{Payout: toncell.Address{Hash: sum("gw")}, Endpoint: "gw.example.org:443"}
 	s.Checkpoints[sum("log")] = Checkpoint{Size: 9, Root: sum("root"), At: now}
 	s.Bonds[verdictcell.KeyID(public("a"))] = Bond{Owner: toncell.Address{Hash: sum("bond")}, Amount: 5, Unbonding: 6, UnlockAt: now}

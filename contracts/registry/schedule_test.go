@@ -11,22 +11,40 @@ import (
 	"cocoon/internal/verdictcell"
 )
 
-func TestOnlyOneNewManifestIsScheduled(t *testing.T) {
-	s := state()
-	s.Waiting[sum("waits")] = Waiting{From: now.Add(time.Hour), Order: 3}
+func TestOneNewEntryIsScheduled(t *testing.T) {
+	s := full(t)
+	gateway := &Gateway{Endpoint: "g:1"}
+	verifier := func(name string) VerifierEntry {
+		return VerifierEntry{Public: public(name), From: now, Until: Forever, Listed: true}
+	}
 	fresh := ManifestEntry{SHA256: sum("new"), State: Active}
 	for name, c := range map[string]struct {
 		entries  []Entry
 		want, is bool // whether the state allows it, and whether it has the form
 	}{
-		"a new manifest":     {[]Entry{fresh}, true, true},
-		"one that waits":     {[]Entry{ManifestEntry{SHA256: sum("waits"), State: Active}}, true, true},
-		"an active one":      {[]Entry{ManifestEntry{SHA256: sum("manifest"), State: Active}}, false, true},
-		"one in grace":       {[]Entry{ManifestEntry{SHA256: sum("old"), State: Active}}, false, true},
-		"a revoked one":      {[]Entry{ManifestEntry{SHA256: sum("bad"), State: Active}}, false, true},
-		"a new one, revoked": {[]Entry{ManifestEntry{SHA256: sum("new"), State: Revoked}}, false, false},
-		"two":                {[]Entry{fresh, ManifestEntry{SHA256: sum("newer"), State: Active}}, false, false},
-		"a model":            {[]Entry{ModelEntry{Root: sum("new"), Active: true}}, false, false},
+		"a new manifest":            {[]Entry{fresh}, true, true},
+		"one that waits":            {[]Entry{ManifestEntry{SHA256: sum("soon"), State: Active}}, true, true},
+		"an active one":             {[]Entry{ManifestEntry{SHA256: sum("manifest"), State: Active}}, false, true},
+		"one in grace":              {[]Entry{ManifestEntry{SHA256: sum("old"), State: Active}}, false, true},
+		"a revoked one":             {[]Entry{ManifestEntry{SHA256: sum("bad"), State: Active}}, false, true},
+		"a new one, revoked":        {[]Entry{ManifestEntry{SHA256: sum("new"), State: Revoked}}, false, false},
+		"two":                       {[]Entry{fresh, ManifestEntry{SHA256: sum("newer"), State: Active}}, false, false},
+		"a model":                   {[]Entry{ModelEntry{Root: sum("new"), NameHash: sum("n"), Active: true}}, true, true},
+		"an active model":           {[]Entry{ModelEntry{Root: sum("model"), Active: true}}, false, true},
+		"a retired model":           {[]Entry{ModelEntry{Root: sum("retired"), Active: true}}, false, true},
+		"a model to retire":         {[]Entry{ModelEntry{Root: sum("new")}}, false, false},
+		"a policy":                  {[]Entry{PolicyEntry{SHA256: sum("new"), Accepted: true}}, true, true},
+		"an accepted policy":        {[]Entry{PolicyEntry{SHA256: sum("policy"), Accepted: true}}, false, true},
+		"a policy to drop":          {[]Entry{PolicyEntry{SHA256: sum("new")}}, false, false},
+		"a verifier":                {[]Entry{verifier("new")}, true, true},
+		"a listed verifier":         {[]Entry{verifier("a")}, false, true},
+		"one with money to claim":   {[]Entry{verifier("gone")}, false, true},
+		"a verifier that waits":     {[]Entry{verifier("soon")}, false, true},
+		"a gateway":                 {[]Entry{GatewayEntry{ID: sum("new"), Gateway: gateway}}, true, true},
+		"a listed gateway":          {[]Entry{GatewayEntry{ID: sum("gw"), Gateway: gateway}}, false, true},
+		"a gateway to remove":       {[]Entry{GatewayEntry{ID: sum("new")}}, false, false},
+		"a log, which is no such":   {[]Entry{CheckpointEntry{Origin: sum("new"), Size: 1}}, false, false},
+		"a pause, which is no list": {[]Entry{PausedEntry{true}}, false, false},
 	} {
 		o := order(c.entries...)
 		if got := o.Schedulable(s); got != c.want {
@@ -48,41 +66,79 @@ func TestOnlyOneNewManifestIsScheduled(t *testing.T) {
 			t.Errorf("%s: with one bit more it is read too", name)
 		}
 	}
+	s.Pending[12] = Pending{Owners: true}
+	if order(fresh).Schedulable(s) {
+		t.Error("scheduled while an order for other owners is pending")
+	}
 }
 
-func TestWhatWaitsIsActiveWhenItsTimeHasCome(t *testing.T) {
+func TestAVerifierIsScheduledUnderItsOwnID(t *testing.T) {
+	o := order(VerifierEntry{Public: public("new"), From: now, Until: Forever, Listed: true})
+	o.Schedule = true
+	body, err := o.Cell()
+	if err != nil {
+		t.Fatal(err)
+	}
+	bytes := body.BeginParse().MustLoadSlice(body.BitsSize())
+	bytes[len(bytes)-60] ^= 1 // of the id or the key
+	if _, err := ReadOrder(cell.BeginCell().MustStoreSlice(bytes, body.BitsSize()).EndCell()); err == nil {
+		t.Error("another id was read")
+	}
+}
+
+func TestWhatWaitsCountsWhenItsTimeHasCome(t *testing.T) {
 	for name, c := range map[string]struct {
-		w      Waiting
-		active bool // at now
-		waits  bool
-		code   exitcode.Code
+		entry Entry
+		code  exitcode.Code // before
 	}{
-		"later":                                {Waiting{From: now.Add(time.Second), Order: 9}, false, true, exitcode.ManifestScheduled},
-		"now":                                  {Waiting{From: now, Order: 9}, true, false, exitcode.OK},
-		"in force before the owners came":      {Waiting{From: now.Add(-time.Minute), Order: 3}, true, false, exitcode.OK},
-		"former owners', for after they went":  {Waiting{From: now.Add(-time.Second), Order: 3}, false, false, exitcode.ManifestUnknown},
-		"in force before their former owners":  {Waiting{From: now.Add(-time.Hour), Order: 1}, true, false, exitcode.OK},
-		"dropped by owners who are gone, too":  {Waiting{From: now.Add(-2 * time.Minute), Order: 1}, false, false, exitcode.ManifestUnknown},
-		"of owners between, in force":          {Waiting{From: now.Add(-2 * time.Minute), Order: 2}, true, false, exitcode.OK},
-		"former owners', and not its time yet": {Waiting{From: now.Add(time.Minute), Order: 3}, false, false, exitcode.ManifestUnknown},
+		"manifest": {ManifestEntry{SHA256: sum("manifest"), State: Active}, exitcode.ManifestScheduled},
+		"model":    {ModelEntry{Root: sum("model"), NameHash: sum("name"), Active: true}, exitcode.ModelScheduled},
+		"policy":   {PolicyEntry{SHA256: sum("policy"), Accepted: true}, exitcode.PolicyScheduled},
+		"verifier": {VerifierEntry{Public: public("a"), Until: Forever, Listed: true}, exitcode.VerdictNotYetValid},
+		"gateway":  {GatewayEntry{ID: sum("gw"), Gateway: &Gateway{Endpoint: "g:1"}}, exitcode.OK},
 	} {
-		s := state()
-		s.OwnersFrom, s.OwnersSince = 9, now.Add(-time.Minute)
-		s.OwnerChanges[2] = now.Add(-time.Hour)
-		delete(s.Manifests, sum("manifest"))
-		s.Waiting[sum("manifest")] = c.w
-		q := question(verdict(t, func(*verdictcell.Common) {}, -time.Minute, time.Minute, "a", "b"))
-		if got := s.Answer(q); got != c.code {
-			t.Errorf("%s: %v", name, got)
+		for from, there := range map[time.Duration]bool{-time.Hour: true, 0: true, time.Second: false} {
+			s := state()
+			id, _ := idOf(c.entry)
+			w := Waiting{From: now.Add(from), Order: 9, Signers: 2, Entry: c.entry}
+			if v, ok := c.entry.(VerifierEntry); ok {
+				v.From, w.Account = w.From, s.Verifiers[id.Hash].Account
+				w.Entry = v
+			}
+			delete(s.Manifests, id.Hash)
+			delete(s.Models, id.Hash)
+			delete(s.Policies, id.Hash)
+			delete(s.Verifiers, id.Hash)
+			s.Waiting[id] = w
+			want := c.code
+			if there {
+				want = exitcode.OK
+			}
+			q := question(verdict(t, func(*verdictcell.Common) {}, -time.Minute, time.Minute, "a", "b"))
+			if got := s.Answer(q); got != want {
+				t.Errorf("%s, %s: %v", name, from, got)
+			}
+			s.Settle(now)
+			if _, waits := s.Waiting[id]; waits == there || s.known(id) != there {
+				t.Errorf("%s, %s: waits %v, known %v", name, from, waits, s.known(id))
+			}
+			if got := s.Answer(q); got != want {
+				t.Errorf("%s, %s, settled: %v", name, from, got)
+			}
 		}
-		s.Settle(now)
-		_, waits := s.Waiting[sum("manifest")]
-		if m, ok := s.Manifests[sum("manifest")]; ok != c.active || ok && m.State != Active || waits != c.waits {
-			t.Errorf("%s: %+v %v, waits %v", name, m, ok, waits)
-		}
-		if got := s.Answer(q); got != c.code {
-			t.Errorf("%s, settled: %v", name, got)
-		}
+	}
+}
+
+func TestNoIDIsOfTwoKinds(t *testing.T) {
+	s := state()
+	s.Policies[sum("model")] = now
+	if _, err := s.Data(); err == nil {
+		t.Error("a model's root as a policy")
+	}
+	s = state()
+	s.Waiting[ID{KindPolicy, sum("x")}] = Waiting{From: now, Order: 1, Entry: PolicyEntry{SHA256: sum("y"), Accepted: true}}
+	if _, err := s.Data(); err == nil {
+		t.Error("an entry under another's id")
 	}
 }
 

@@ -6,7 +6,7 @@ import { readFileSync } from "node:fs";
 import { describe, test } from "node:test";
 import { beginCell, toNano } from "@ton/core";
 import { internal } from "@ton/sandbox";
-import { DAY, entry, exitCode, hash, HOUR, keyId, keys, num, op, OWNERS, ownerSignatures, released, txOf, txsOf, verdictCell, World } from "./world.mjs";
+import { DAY, entry, exitCode, fresh, hash, HOUR, keyId, keys, num, op, OWNERS, ownerSignatures, released, txOf, txsOf, verdictCell, World } from "./world.mjs";
 import { commonOver, DELAY, leave, releasedWithStake, signedReceipt, staked, wop } from "./worker_world.mjs";
 import { claimBody, grantBody, slashBody } from "./registry_helpers.mjs";
 
@@ -131,12 +131,25 @@ const orderSteps = {
   },
   "registry Schedule": async () => {
     const w = await registry();
-    return [w, w.registry, (value) => w.schedule(hash("m2"), { number: 1n, value })];
+    return [w, w.registry, (value) => w.schedule(fresh.manifest(hash("m2")), { number: 1n, value })];
   },
-  "registry VetoManifest": async () => {
+  "registry Schedule, a verifier": async () => {
     const w = await registry();
-    const p = await w.schedule(hash("m2"));
-    return [w, w.registry, (value) => w.vetoManifest(hash("m2"), p.number, undefined, value)];
+    return [w, w.registry, (value) => w.schedule(fresh.verifier(keys("c")), { number: 1n, value })];
+  },
+  "registry Schedule, a gateway": async () => {
+    const w = await registry();
+    return [w, w.registry, (value) => w.schedule(fresh.gateway(hash("g"), w.gateway.address, "g:1"), { number: 1n, value })];
+  },
+  "registry VetoScheduled": async () => {
+    const w = await registry();
+    const p = await w.schedule(fresh.manifest(hash("m2")));
+    return [w, w.registry, (value) => w.vetoScheduled(1, hash("m2"), p.number, undefined, value)];
+  },
+  "registry VetoScheduled, a verifier": async () => {
+    const w = await registry();
+    const p = await w.schedule(fresh.verifier(keys("c")));
+    return [w, w.registry, (value) => w.vetoScheduled(4, keyId(keys("c")), p.number, undefined, value)];
   },
   "registry WithdrawBond": async () => {
     const w = await registry();

@@ -12,7 +12,7 @@ import {
 const ceilings = {
   deposit: 5200, checkVerdict: 10200, recorded: 6400, redeem: 10500, redeemOwn: 9300, redeemNoFee: 9900,
   close: 5500, settle: 6500, finish: 7300, returned: 3800, refused: 3000, replayed: 4500,
-  recordedFull: 12500, redeemFull: 12500, checkSixteen: 75000,
+  recordedFull: 13500, redeemFull: 12500, checkSixteen: 75000,
 };
 const seen = new Map();
 const within = (tx, name) => {

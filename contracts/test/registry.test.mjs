@@ -1,12 +1,13 @@
-// Owners' orders and verdicts, with gas ceilings, and each refusal. Verifiers' money is in registry_accounts.test.mjs.
+// Owners' orders and verdicts, with gas ceilings, and each refusal. What is
+// scheduled is in registry_schedule.test.mjs, money in registry_accounts.test.mjs.
 import assert from "node:assert/strict";
 import { after, describe, test } from "node:test";
 import { beginCell, Cell, toNano } from "@ton/core";
 import {
-  code, DAY, entry, exitCode, FOREVER, gasOf, hash, HOUR, keyId, keys, manifestState, num, op, ownerSignatures,
+  code, DAY, entry, exitCode, hash, HOUR, keyId, keys, manifestState, num, op, ownerSignatures,
   OWNERS, trust, txOf, txsOf, verdictCell, World,
 } from "./world.mjs";
-import { ask, ceilings, within } from "./registry_helpers.mjs";
+import { ask, ceilings, spent, within } from "./registry_helpers.mjs";
 import { compile } from "../scripts/compile.mjs";
 
 const ok = (res, w) => assert.equal(exitCode(res, w.registry), 0);
@@ -39,154 +40,6 @@ describe("orders", () => {
     refused(await w.execute(p.number), w, "ORDER_NOT_PENDING");
     assert.ok(before - await w.balance(w.registry) < toNano("0.002"), "only two days of storage were paid by the registry");
     assert.ok(txsOf(done, w.anyone.address).at(-1).inMessage.info.value.coins > toNano("0.09"), "the rest came back");
-  });
-
-  test("a scheduled manifest is active when the time lock is over, by itself", async () => {
-    const w = await World.create();
-    const { version } = await w.registryState();
-    const m = hash("m2");
-    const p = await w.schedule(m);
-    ok(p, w);
-    within(txOf(p, w.registry), "schedule");
-    assert.ok(txsOf(p, w.anyone.address).at(-1).inMessage.info.value.coins > toNano("0.09"), "the rest came back");
-    const st = await w.registryState();
-    assert.deepEqual([st.version, st.nextOrder, st.pendingCount], [version + 1, p.number + 1n, 0]);
-    const said = async () => (await w.chain.runGetMethod(w.registry, "manifest_state", [{ type: "int", value: m }])).stack.map((x) => Number(x.value));
-    const ready = w.chain.now + 2 * DAY;
-    assert.deepEqual(await said(), [0, ready]);
-    assert.equal((await ask(w, w.verdict({ manifest: m }))).code, code.MANIFEST_SCHEDULED);
-    w.chain.now = ready - 1;
-    assert.equal((await ask(w, w.verdict({ manifest: m }))).code, code.MANIFEST_SCHEDULED);
-    w.chain.now = ready;
-    const got = await ask(w, w.verdict({ manifest: m }));
-    assert.deepEqual([got.code, got.renewalsOnly], [0, false]);
-    assert.deepEqual(await said(), [1, 0]);
-    refused(await w.vetoManifest(m, p.number), w, "ORDER_NOT_PENDING");
-    // It is active like any other: grace acts at once, and so does revocation, for good.
-    refused(await w.schedule(m), w, "ORDER_MUST_WAIT");
-    ok(await w.setManifest(m, manifestState.grace, ready + 100), w);
-    ok(await w.setManifest(m, manifestState.revoked), w);
-    refused(await w.schedule(m), w, "MANIFEST_REVOKED_FINAL");
-  });
-
-  test("what waits is unknown: it can be revoked at once, and nothing less", async () => {
-    const w = await World.create();
-    for (const n of ["a", "b"]) ok(await w.schedule(hash(n)), w);
-    refused(await w.setManifest(hash("a"), manifestState.grace, w.chain.now + 9), w, "ORDER_MUST_WAIT");
-    refused(await w.setManifest(hash("a"), manifestState.active), w, "ORDER_MUST_WAIT");
-    ok(await w.setManifest(hash("a"), manifestState.revoked), w);
-    w.chain.now += DAY;
-    ok(await w.schedule(hash("b")), w); // anew: it waits again
-    w.chain.now += DAY;
-    assert.equal((await ask(w, w.verdict({ manifest: hash("a") }))).code, code.MANIFEST_REVOKED);
-    assert.equal((await ask(w, w.verdict({ manifest: hash("b") }))).code, code.MANIFEST_SCHEDULED);
-    w.chain.now += DAY;
-    assert.equal((await ask(w, w.verdict({ manifest: hash("b") }))).code, 0);
-  });
-
-  test("one owner vetoes a scheduled manifest; a veto is for that schedule only", async () => {
-    const w = await World.create();
-    const m = hash("m2");
-    const first = await w.schedule(m);
-    const { version } = await w.registryState();
-    refused(await w.vetoManifest(hash("other"), first.number), w, "ORDER_NOT_PENDING");
-    refused(await w.vetoManifest(w.manifest, first.number), w, "ORDER_NOT_PENDING");
-    refused(await w.vetoManifest(m, first.number + 1n), w, "OWNER_SIGNATURE");
-    refused(await w.vetoManifest(m, first.number, [[2, keys("stranger")]]), w, "OWNER_SIGNATURE");
-    const v = await w.vetoManifest(m, first.number);
-    ok(v, w);
-    within(txOf(v, w.registry), "veto a manifest");
-    const st = await w.registryState();
-    assert.ok(!st.manifests.has(m) && st.version === version + 1);
-    ok(await w.schedule(m), w);
-    refused(await w.vetoManifest(m, first.number), w, "OWNER_SIGNATURE");
-    w.chain.now += 2 * DAY;
-    assert.equal((await ask(w, w.verdict({ manifest: m }))).code, 0);
-  });
-
-  test("a manifest that enough owners scheduled cannot be vetoed by fewer", async () => {
-    const five = ["a", "b", "c", "d", "e"].map((n) => keys("owner " + n));
-    const w = await World.create({ registry: { owners: five, ownerThreshold: 3, finalThreshold: 4 } });
-    const by = (n) => five.slice(0, n).map((kp, i) => [i, kp]);
-    const few = await w.schedule(hash("few"), { signers: by(3) });
-    const many = await w.schedule(hash("many"), { signers: by(4) });
-    ok(await w.vetoManifest(hash("few"), few.number, [[4, five[4]]]), w);
-    refused(await w.vetoManifest(hash("many"), many.number, [[4, five[4]]]), w, "ORDER_FINAL");
-  });
-
-  test("new owners: what the old ones had scheduled and was not active yet is gone", async () => {
-    const w = await World.create({ registry: { delay: 1000 } });
-    const next = ["x", "y"].map((n) => keys("new owner " + n));
-    const by = next.map((kp, i) => [i, kp]);
-    ok(await w.schedule(hash("in force")), w);
-    const p = await w.propose([entry.owners({ owners: next, delay: 1000 })]);
-    w.chain.now += 500;
-    const late = await w.schedule(hash("late"));
-    ok(late, w);
-    w.chain.now += 500;
-    ok(await w.execute(p.number), w);
-    ok(await w.schedule(hash("new"), { signers: by }), w);
-    refused(await w.vetoManifest(hash("late"), late.number, [[0, next[0]]]), w, "ORDER_NOT_PENDING");
-    w.chain.now += 1000;
-    for (const [m, want] of [["in force", 0], ["late", code.MANIFEST_UNKNOWN], ["new", 0]]) {
-      assert.equal((await ask(w, w.verdict({ manifest: hash(m) }))).code, want, m);
-    }
-    ok(await w.schedule(hash("late"), { signers: by }), w);
-    w.chain.now += 1000;
-    assert.equal((await ask(w, w.verdict({ manifest: hash("late") }))).code, 0);
-  });
-
-  test("what new owners dropped stays dropped when owners come after them, and what was active stays active", async () => {
-    const w = await World.create({ registry: { delay: 1000 } });
-    const people = ["x", "y"].map((n) => [n + "1", n + "2"].map((m) => keys("owner " + m)));
-    const by = people.map((kps) => kps.map((kp, i) => [i, kp]));
-    const change = async (i, signers) => {
-      const p = await w.propose([entry.owners({ owners: people[i], delay: 1000 })], signers ? { signers } : {});
-      w.chain.now += 1000;
-      return p;
-    };
-    const first = await w.propose([entry.owners({ owners: people[0], delay: 1000 })]);
-    w.chain.now += 999;
-    const stale = await w.schedule(hash("stale"));
-    ok(stale, w);
-    w.chain.now += 1;
-    ok(await w.execute(first.number), w);
-    ok(await w.schedule(hash("theirs"), { signers: by[0] }), w);
-    const second = await change(1, by[0]);
-    ok(await w.execute(second.number), w);
-    w.chain.now += 5000;
-    for (const [m, want] of [["stale", code.MANIFEST_UNKNOWN], ["theirs", 0]]) {
-      assert.equal((await ask(w, w.verdict({ manifest: hash(m) }))).code, want, m);
-    }
-    refused(await w.vetoManifest(hash("stale"), stale.number, [[0, people[1][0]]]), w, "ORDER_NOT_PENDING");
-    ok(await w.schedule(hash("stale"), { signers: by[1] }), w);
-  });
-
-  test("forged, replayed, misdirected, expired and thin schedules are refused", async () => {
-    const w = await World.create();
-    const m = hash("m2");
-    const before = await w.data(w.registry);
-    const [one, two] = OWNERS.map((kp, i) => [i, kp]);
-    for (const [what, want, opts] of [
-      ["one signature", "OWNERS_TOO_FEW", { signers: [one] }],
-      ["the same owner twice", "OWNER_LIST_INVALID", { signers: [one, one] }],
-      ["a stranger", "OWNER_SIGNATURE", { signers: [one, [1, keys("stranger")]] }],
-      ["an index that nobody has", "OWNER_UNKNOWN", { signers: [one, two, [3, keys("stranger")]] }],
-      ["another network", "OWNER_SIGNATURE", { globalId: -3 }],
-      ["another registry", "OWNER_SIGNATURE", { registry: w.job }],
-      ["its last second", "ORDER_EXPIRED", { validUntil: w.chain.now }],
-      ["a number that is used up", "ORDER_NUMBER", { number: 0n }],
-      ["a number far ahead", "ORDER_NUMBER", { number: 1025n }],
-    ]) {
-      const res = await w.schedule(m, opts);
-      assert.equal(exitCode(res, w.registry), code[want], what);
-      within(txOf(res, w.registry), "refused order");
-    }
-    assert.ok(before.equals(await w.data(w.registry)));
-    const good = await w.schedule(m, { number: 5n });
-    ok(good, w);
-    refused(await w.schedule(m, { number: 5n }), w, "ORDER_NUMBER");
-    refused(await w.schedule(hash("other"), { number: 6n, signatures: good.list }), w, "OWNER_SIGNATURE");
   });
 
   test("every entry works, in one order", async () => {
@@ -450,7 +303,7 @@ describe("orders", () => {
     const contract = await w.chain.getContract(w.registry);
     assert.ok(contract.account.account.storage.state.state.code.equals(next));
     const s = (await w.data(w.registry)).beginParse();
-    assert.equal(s.loadUint(16), 5);
+    assert.equal(s.loadUint(16), 6);
     assert.equal(s.loadUint(32), 2, "the version goes on");
     const marked = await w.send(w.anyone, w.registry, w.body(0x43520099));
     ok(marked, w);
@@ -458,51 +311,6 @@ describe("orders", () => {
     const { stack } = await w.chain.runGetMethod(w.registry, "manifest_state", [{ type: "int", value: w.manifest }]);
     assert.equal(stack[0].value, 1n, "manifests were kept");
   });
-
-  // What a new manifest costs in all. Its path in the dictionary is not always
-  // as long: so the mean of many, and the dearest.
-  for (const [name, n, goal, most, times] of [["64", 64, 0.005, 0.006, 32], ["10000", 10_000, 0.008, 0.0085, 6]]) {
-    test(`an entry at ${name} entries: gas and fees, scheduled alone and ordered in a batch`, async () => {
-      const manifests = Array.from({ length: n }, (_, i) => ({ hash: hash("listed " + i) }));
-      const w = await World.create({ registry: { manifests, verifiers: ["verifier", "b"].map(keys), threshold: 2 } });
-      const fresh = w.chain.snapshot();
-      const paid = [];
-      let gas = 0n;
-      for (let i = 0; i < times; i++) {
-        await w.chain.loadFrom(fresh);
-        const res = await w.schedule(hash(`scheduled ${i}`), { number: 1n });
-        ok(res, w);
-        const tx = txOf(res, w.registry);
-        let fees = tx.totalFees.coins - (tx.description.storagePhase?.storageFeesCollected ?? 0n);
-        for (const m of tx.outMessages.values()) fees += m.info.forwardFee;
-        paid.push(Number(fees) / 1e9);
-        gas += gasOf(tx);
-      }
-      const mean = paid.reduce((a, b) => a + b) / paid.length;
-      ceilings.note(`entry at ${name}, scheduled: ${gas / BigInt(times)} gas, ${mean.toFixed(6)} TON, at most ${Math.max(...paid).toFixed(6)}`);
-      assert.ok(mean <= goal, `at most ${goal} TON each, not ${mean}`);
-      assert.ok(Math.max(...paid) <= most, `none over ${most} TON`);
-      const cost = async (count) => {
-        const p = await w.propose(Array.from({ length: count }, (_, i) => entry.manifest(hash(`new ${count} ${i}`))));
-        ok(p, w);
-        w.chain.now += 2 * DAY;
-        const e = await w.execute(p.number);
-        ok(e, w);
-        const txs = [txOf(p, w.registry), txOf(e, w.registry)];
-        let fees = 0n;
-        for (const tx of txs) {
-          fees += tx.totalFees.coins - (tx.description.storagePhase?.storageFeesCollected ?? 0n);
-          for (const m of tx.outMessages.values()) fees += m.info.forwardFee;
-        }
-        const each = Number(fees) / 1e9 / count;
-        ceilings.note(`entry at ${name}, ${count} in an order: ${gasOf(txs[0])} + ${gasOf(txs[1])} gas, ${each.toFixed(6)} TON each`);
-        return each;
-      };
-      await cost(1);
-      assert.ok(await cost(4) <= goal, `at most ${goal} TON in an order of four`);
-      await cost(16);
-    });
-  }
 });
 
 describe("a verdict", () => {
@@ -649,5 +457,47 @@ describe("k of n", () => {
     const got = await ask(w, v);
     assert.equal(got.code, 0);
     within(txOf(got.res, w.registry), "checkVerdict, k = 2, 10000 manifests");
+  });
+
+  test("a release with a verifiers' fee costs at most 0.01 TON in the mean, also at ten thousand manifests", async () => {
+    const manifests = Array.from({ length: 10_000 }, (_, i) => ({ hash: hash("listed " + i) }));
+    const fee = toNano("0.01");
+    const w = await World.create({ registry: { verifiers: three.slice(0, 2), threshold: 2, manifests, verifierFee: fee } });
+    await w.deposit();
+    const start = w.chain.snapshot();
+    const paid = [];
+    for (let i = 0; i < 24; i++) {
+      await w.chain.loadFrom(start);
+      const v = verdictCell(w.common({ manifest: hash("listed " + i) }), [three[0], three[1]].map((kp) =>
+        ({ kp, issuedAt: w.chain.now - 5, expiresAt: w.chain.now + 600 })));
+      const before = await w.balance(w.registry);
+      const res = await w.release(v, { verifierFee: fee });
+      assert.deepEqual([exitCode(res, w.registry), exitCode(res, w.job)], [0, 0]);
+      const tx = txOf(res, w.registry);
+      within(tx, "checkVerdict, k = 2, with a fee, 10000 manifests");
+      const stored = tx.description.storagePhase?.storageFeesCollected ?? 0n;
+      assert.equal(await w.balance(w.registry) - before + stored, fee, "the registry keeps the fee, to the nanoton");
+      paid.push(spent(tx) + spent(txOf(res, w.job)));
+    }
+    const mean = paid.reduce((a, b) => a + b) / paid.length;
+    ceilings.note(`a release with a fee at 10000: ${mean.toFixed(6)} TON, at most ${Math.max(...paid).toFixed(6)}`);
+    assert.ok(mean <= 0.01 && Math.max(...paid) <= 0.0103, `${mean} TON, at most ${Math.max(...paid)}`);
+  });
+
+  test("verifiers beyond the first four are credited, too", async () => {
+    const nine = Array.from({ length: 9 }, (_, i) => keys("v" + i));
+    const fee = 1_000_000_002n;
+    const w = await World.create({ registry: { verifiers: nine, threshold: 3, verifierFee: fee } });
+    const now = w.chain.now;
+    for (const signers of [[0, 4, 8], [4, 5, 8], [1, 2, 3]]) {
+      const before = await w.balance(w.registry);
+      const v = verdictCell(w.common({ evidence: hash(String(signers)) }), signers.map((i) => ({ kp: nine[i], issuedAt: now, expiresAt: now + 60 })));
+      assert.equal((await ask(w, v, { verifierFee: fee, value: toNano("1.1") })).code, 0);
+      assert.equal(await w.balance(w.registry) - before, fee);
+    }
+    const st = await w.registryState();
+    const part = fee / 3n;
+    assert.deepEqual(nine.map((kp) => st.verifiers.get(keyId(kp)).earned), [part, part, part, part, 2n * part, part, 0n, 0n, 2n * part]);
+    assert.equal(st.owed, 9n * part);
   });
 });

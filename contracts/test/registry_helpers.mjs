@@ -5,9 +5,10 @@ import { sign } from "@ton/crypto";
 import { exitCode, GLOBAL_ID, gasOf, HOUR, keyId, num, op, txsOf } from "./world.mjs";
 
 const most = {
-  "schedule": 8700, "veto a manifest": 9200, "propose": 9700, "execute": 11500, "act at once": 21000, "veto": 8500, "refused order": 6500,
-  "propose, sixteen dropped": 54000, "checkVerdict, k = 1": 9700, "checkVerdict, k = 2": 11500, "checkVerdict, k = 2, 10000 manifests": 13400,
-  "checkVerdict, k = 2, with a fee": 15800, "stakePaid": 4900, "claim": 12300, "postBond": 9700, "unbond": 13200, "withdrawBond": 11300, "slash": 20900,
+  "schedule a manifest": 9100, "schedule a model": 9400, "schedule a policy": 9200, "schedule a verifier": 11800, "schedule a gateway": 10300,
+  "veto what is scheduled": 9700, "propose": 10500, "execute": 11900, "act at once": 21000, "veto": 9000, "refused order": 6500,
+  "propose, sixteen dropped": 55000, "checkVerdict, k = 1": 10500, "checkVerdict, k = 2": 12900, "checkVerdict, k = 2, 10000 manifests": 14400,
+  "checkVerdict, k = 2, with a fee": 14400, "checkVerdict, k = 2, with a fee, 10000 manifests": 16100, "stakePaid": 5300, "claim": 14300, "postBond": 10400, "unbond": 15400, "withdrawBond": 11900, "slash": 24100,
 };
 const seen = new Map();
 const notes = [];
@@ -25,6 +26,13 @@ export const ceilings = {
     for (const [name, gas] of seen) console.log(`gas registry: ${name}: ${gas} (ceiling ${most[name]})`);
     for (const line of notes) console.log(line);
   },
+};
+
+/** A transaction's fees and those of its messages, in TON, without storage. */
+export const spent = (tx) => {
+  let fees = tx.totalFees.coins - (tx.description.storagePhase?.storageFeesCollected ?? 0n);
+  for (const m of tx.outMessages.values()) fees += m.info.forwardFee;
+  return Number(fees) / 1e9;
 };
 
 /** Sends a verdict for its sender to know; code is the registry's exit code. */

@@ -17,7 +17,7 @@ export const FOREVER = 0xffffffff;
 
 export const op = {
   checkVerdict: 0x43430001, verdictGood: 0x43430002, stakePaid: 0x43570006, excesses: 0xd53276db,
-  fund: 0x43520007, registryPaid: 0x43520008, propose: 0x43520010, execute: 0x43520011, veto: 0x43520012, vetoManifest: 0x43520013, schedule: 0x43520014,
+  fund: 0x43520007, registryPaid: 0x43520008, propose: 0x43520010, execute: 0x43520011, veto: 0x43520012, vetoScheduled: 0x43520013, schedule: 0x43520014,
   claim: 0x43520020, postBond: 0x43520021, unbond: 0x43520022, withdrawBond: 0x43520023, slash: 0x43520024,
   deposit: 0x434a0001, redeem: 0x434a0003, close: 0x434a0004,
   finish: 0x434a0005, paid: 0x434a0006, accuse: 0x434a0007,
@@ -64,9 +64,12 @@ export const parametersCell = (p = {}) => beginCell()
   .storeCoins(p.minWorkerStake ?? 0n).storeCoins(p.minBond ?? 0n)
   .storeUint(p.unbondDelay ?? 7 * DAY, 32).endCell();
 
+/** The begin of an entry that waits for nothing. */
+const settled = (kind) => beginCell().storeUint(kind, 8).storeUint(0, 104);
+
 const verifierCell = (v, account) => {
   const kp = v.kp ?? v;
-  return [keyId(kp), beginCell().storeUint(num(kp.publicKey), 256).storeUint(v.validFrom ?? 0, 32)
+  return [keyId(kp), settled(4).storeUint(num(kp.publicKey), 256).storeUint(v.validFrom ?? 0, 32)
     .storeUint(v.validUntil ?? FOREVER, 32).storeUint(account, 32).storeBit(true).endCell()];
 };
 
@@ -77,26 +80,28 @@ export const ownersDict = (owners) => {
 };
 
 export function registryData(r) {
-  const verifiers = dict256((r.verifiers ?? []).map(verifierCell));
+  const verifiers = r.verifiers ?? [];
+  const lists = dict256([
+    ...verifiers.map(verifierCell),
+    ...(r.models ?? []).map((m) => [m.root, settled(m.active ?? true ? 2 : 0x82).storeUint(m.nameHash ?? 7n, 256).endCell()]),
+    ...(r.policies ?? []).map((p) => [p, settled(3).endCell()]),
+    ...(r.gateways ?? []).map((id) => [id, settled(7).storeAddress(new Address(0, sha256("gateway")))
+      .storeRef(beginCell().storeStringTail("g:1").endCell()).endCell()]),
+  ]);
   const manifests = dict256((r.manifests ?? []).map((m) =>
     [m.hash, beginCell().storeUint(m.state ?? 1, 8).storeUint(m.graceUntil ?? 0, 32).storeUint(0, 72).endCell()]));
-  const models = dict256((r.models ?? []).map((m) =>
-    [m.root, beginCell().storeBit(m.active ?? true).storeUint(m.nameHash ?? 7n, 256).endCell()]));
-  const policies = dict256((r.policies ?? []).map((p) => [p, beginCell().storeUint(START, 32).endCell()]));
-  const directory = beginCell().storeBit(0).storeBit(0).storeBit(0).endCell();
-  const admin = beginCell().storeUint(r.ownerThreshold ?? 2, 8).storeUint(r.vetoThreshold ?? 1, 8)
+  const admin = beginCell().storeUint(0, 8).storeUint(r.ownerThreshold ?? 2, 8).storeUint(r.vetoThreshold ?? 1, 8)
     .storeUint(r.finalThreshold ?? 0, 8).storeUint(r.delay ?? 2 * DAY, 32)
-    .storeDict(ownersDict(r.owners ?? OWNERS)).storeUint(0, 8).storeBit(0).storeBit(0).storeCoins(0).storeRef(parametersCell(r)).endCell();
-  const catalog = beginCell().storeDict(models).storeDict(policies).storeDict(verifiers)
-    .storeUint((r.verifiers ?? []).length, 32).storeRef(directory).endCell();
+    .storeDict(ownersDict(r.owners ?? OWNERS)).storeSlice(parametersCell(r).beginParse()).storeDict(dict256(r.bonds ?? [])).storeUint(0, 8).storeBit(0).storeCoins(0).storeBit(0).endCell();
   return beginCell()
-    .storeUint(4, 16).storeUint(r.version ?? 1, 32).storeUint(r.nextOrder ?? 1, 64).storeRef(admin)
-    .storeDict(manifests).storeBit(0).storeRef(catalog)
+    .storeUint(5, 16).storeUint(r.version ?? 1, 32).storeUint(r.nextOrder ?? 1, 64)
+    .storeRef(admin).storeDict(manifests).storeDict(lists).storeBit(0)
     .storeBit(r.paused ?? false).storeBit(r.devnet ?? true)
     .storeUint(r.trustClasses ?? (1 << trust.vtpm) | (1 << trust.tdx), 32)
     .storeUint(r.feeCapBps ?? 1000, 16).storeCoins(r.verifierFee ?? 0n)
-    .storeUint(r.freshness ?? HOUR, 16).storeUint(r.threshold ?? 1, 8).storeUint((r.verifiers ?? []).length, 8)
-    .storeCoins(0).storeUint(0, 64).storeUint(0, 32)
+    .storeUint(r.freshness ?? HOUR, 16).storeUint(r.threshold ?? 1, 8)
+    .storeCoins(0).storeUint(0, 256)
+    .storeUint(verifiers.length, 32).storeUint(verifiers.length, 8).storeUint(0, 40)
     .endCell();
 }
 
@@ -108,44 +113,51 @@ export function readRegistry(data) {
   };
   const a = s.loadRef().beginParse();
   out.manifests = d256(s);
+  const lists = d256(s);
   const accounts = s.loadDict(Dictionary.Keys.Uint(32), Dictionary.Values.BigUint(256));
-  const earned = (account) => ((accounts.get(account >>> 2) ?? 0n) >> BigInt(64 * (account & 3))) & ((1n << 64n) - 1n);
-  const c = s.loadRef().beginParse();
+  const earned = (account) => ((account < 4 ? out.fees : accounts.get(account >>> 2) ?? 0n) >> BigInt(64 * (account & 3))) & ((1n << 64n) - 1n);
   Object.assign(out, {
     paused: s.loadBit(), devnet: s.loadBit(), trustClasses: s.loadUint(32),
     feeCapBps: s.loadUint(16), verifierFee: s.loadCoins(),
-    freshness: s.loadUint(16), threshold: s.loadUint(8), verifierCount: s.loadUint(8), owed: s.loadCoins(),
-    ownersFrom: s.loadUintBig(64), ownersSince: s.loadUint(32),
+    freshness: s.loadUint(16), threshold: s.loadUint(8), owed: s.loadCoins(), fees: s.loadUintBig(256),
+    nextAccount: s.loadUint(32), verifierCount: s.loadUint(8), waiting: s.loadUint(8), waitsUntil: s.loadUint(32),
   });
   s.endParse();
-  out.models = d256(c);
-  out.policies = d256(c);
-  out.verifiers = new Map([...d256(c)].map(([id, cell]) => {
-    const v = cell.beginParse();
-    const e = { publicKey: v.loadUintBig(256), validFrom: v.loadUint(32), validUntil: v.loadUint(32), account: v.loadUint(32), listed: v.loadBit() };
+  const of = (...kinds) => new Map([...lists].filter(([, cell]) => kinds.includes(cell.beginParse().loadUint(8))));
+  Object.assign(out, { models: of(2, 0x82), policies: of(3), gateways: of(7) });
+  out.verifiers = new Map([...of(4)].map(([id, cell]) => {
+    const v = cell.beginParse().skip(8);
+    const since = v.loadUint(32);
+    v.skip(72);
+    const e = { since, publicKey: v.loadUintBig(256), validFrom: v.loadUint(32), validUntil: v.loadUint(32), account: v.loadUint(32), listed: v.loadBit() };
+    v.endParse();
     return [id, { ...e, earned: earned(e.account) }];
   }));
-  out.nextAccount = c.loadUint(32);
-  const directory = c.loadRef().beginParse();
-  out.gateways = d256(directory);
-  out.checkpoints = d256(directory);
   Object.assign(out, {
-    ownerThreshold: a.loadUint(8), vetoThreshold: a.loadUint(8), finalThreshold: a.loadUint(8), delay: a.loadUint(32),
-    owners: a.loadDict(Dictionary.Keys.Uint(8), Dictionary.Values.BigUint(256)), pendingCount: a.loadUint(8),
-    pending: a.loadDict(Dictionary.Keys.BigUint(64), cellValue),
+    ownersPending: a.loadUint(8), ownerThreshold: a.loadUint(8), vetoThreshold: a.loadUint(8), finalThreshold: a.loadUint(8), delay: a.loadUint(32),
+    owners: a.loadDict(Dictionary.Keys.Uint(8), Dictionary.Values.BigUint(256)),
+    minCloseDelay: a.loadUint(32), minWorkerStake: a.loadCoins(), minBond: a.loadCoins(), unbondDelay: a.loadUint(32),
   });
   out.bonds = new Map([...d256(a)].map(([id, cell]) => {
     const v = cell.beginParse();
     return [id, { owner: v.loadAddress(), amount: v.loadCoins(), unbonding: v.loadCoins(), unlockAt: v.loadUint(32) }];
   }));
-  out.slashed = a.loadCoins();
-  const p = a.loadRef().beginParse();
   Object.assign(out, {
-    minCloseDelay: p.loadUint(32), minWorkerStake: p.loadCoins(),
-    minBond: p.loadCoins(), unbondDelay: p.loadUint(32),
+    pendingCount: a.loadUint(8), pending: a.loadDict(Dictionary.Keys.BigUint(64), cellValue), slashed: a.loadCoins(), checkpoints: d256(a),
   });
+  a.endParse();
   return out;
 }
+
+/** New entries to schedule: kind, id, and what the list says about them. */
+export const fresh = {
+  manifest: (hash) => (b) => b.storeUint(1, 8).storeUint(hash, 256),
+  model: (root) => (b) => b.storeUint(2, 8).storeUint(root, 256).storeUint(5n, 256),
+  policy: (hash) => (b) => b.storeUint(3, 8).storeUint(hash, 256),
+  verifier: (kp, { from = 0, until = FOREVER, id = keyId(kp) } = {}) => (b) =>
+    b.storeUint(4, 8).storeUint(id, 256).storeUint(num(kp.publicKey), 256).storeUint(from, 32).storeUint(until, 32),
+  gateway: (id, payout, endpoint) => (b) => b.storeUint(7, 8).storeUint(id, 256).storeAddress(payout).storeRef(beginCell().storeStringTail(endpoint).endCell()),
+};
 
 /** Entries of an order, each a function that fills its cell behind the next entry's reference. */
 export const entry = {
@@ -367,22 +379,22 @@ export class World {
     return Object.assign(res, { order, number });
   }
 
-  /** Schedules a manifest, signed by the first two owners unless told otherwise. */
-  async schedule(manifest, { number, validUntil = this.chain.now + HOUR, signers = [[0, OWNERS[0]], [1, OWNERS[1]]], globalId = GLOBAL_ID,
+  /** Schedules an entry, signed by the first two owners unless told otherwise. */
+  async schedule(change, { number, validUntil = this.chain.now + HOUR, signers = [[0, OWNERS[0]], [1, OWNERS[1]]], globalId = GLOBAL_ID,
     registry = this.registry, signatures, value } = {}) {
     number ??= (await this.registryState()).nextOrder;
-    const signed = (b) => b.storeUint(number, 64).storeUint(validUntil, 32).storeUint(manifest, 256);
+    const signed = (b) => change(b.storeUint(number, 64).storeUint(validUntil, 32));
     const hash = signed(beginCell().storeUint(0x434f5331, 32).storeInt(globalId, 32).storeAddress(registry)).endCell().hash();
     const list = signatures ?? ownerSignatures(hash, signers);
-    const res = await this.send(this.anyone, this.registry, this.body(op.schedule, (b) => signed(b).storeSlice(list.beginParse())), { value });
+    const res = await this.send(this.anyone, this.registry, this.body(op.schedule, (b) => signed(b.storeRef(list))), { value });
     return Object.assign(res, { number, list });
   }
 
-  vetoManifest(manifest, number, signers = [[2, OWNERS[2]]], value) {
-    const vetoed = beginCell().storeUint(0x434f5632, 32).storeUint(number, 64).storeUint(manifest, 256).endCell();
+  vetoScheduled(kind, id, number, signers = [[2, OWNERS[2]]], value) {
+    const vetoed = beginCell().storeUint(0x434f5632, 32).storeUint(number, 64).storeUint(kind, 8).storeUint(id, 256).endCell();
     const statement = beginCell().storeUint(0x434f5631, 32).storeInt(GLOBAL_ID, 32).storeAddress(this.registry).storeBuffer(vetoed.hash()).endCell();
-    return this.send(this.anyone, this.registry, this.body(op.vetoManifest, (b) =>
-      b.storeUint(manifest, 256).storeRef(ownerSignatures(statement.hash(), signers))), { value });
+    return this.send(this.anyone, this.registry, this.body(op.vetoScheduled, (b) =>
+      b.storeUint(kind, 8).storeUint(id, 256).storeRef(ownerSignatures(statement.hash(), signers))), { value });
   }
 
   /** An order that acts at once. */

@@ -59,7 +59,7 @@ type schema struct {
 }
 
 var (
-	structRE = regexp.MustCompile(`(?ms)^struct (?:\(0x([0-9a-fA-F]{8})\) )?(\w+) \{\n(.*?)^\}`)
+	structRE = regexp.MustCompile(`(?ms)^struct (?:\(0x([0-9a-fA-F]{8}|[0-9a-fA-F]{2})\) )?(\w+) \{\n(.*?)^\}`)
 	memberRE = regexp.MustCompile(`^(\w+): ([\w<>?]+(?:, \w+>)?)`)
 )
 
@@ -82,7 +82,7 @@ var load = sync.OnceValues(func() (*schema, error) {
 				}
 			}
 			s.byName[st.name] = st
-			if m[1] != "" {
+			if len(m[1]) == 8 { // a byte marks data
 				op, err := strconv.ParseUint(m[1], 16, 32)
 				if err != nil {
 					return nil, err
@@ -235,6 +235,13 @@ func (d *decoder) field(m member, r *cell.Slice, depth int) (f Field, err error)
 		f.Fields, err = d.structure(st, s, depth+1)
 	case d.schema.byName[kind] != nil:
 		f.Fields, err = d.structure(d.schema.byName[kind], r, depth+1)
+	case kind == "RemainingBitsAndRefs":
+		bits := r.BitsLeft()
+		b, err2 := r.LoadSlice(bits)
+		for err2 == nil && r.RefsNum() > 0 {
+			_, err2 = r.LoadRefCell()
+		}
+		f.Value, err = fmt.Sprintf("%d bits %s", bits, hex.EncodeToString(b)), err2
 	default:
 		err = number(&f, kind, r)
 	}
