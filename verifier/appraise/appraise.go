@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 	"time"
 
 	"cocoon/measurements/digest"
@@ -25,7 +26,7 @@ func Appraise(ev *evidence.Evidence, o *Options) *result.Result {
 	r := &result.Result{Time: a.now.UTC().Truncate(time.Second), Claims: ev.Claims, TestRoots: a.roots,
 		Measurements: map[string]string{}, Submods: map[string]*result.Submod{}}
 	for _, n := range []string{result.SubCPU, result.SubImage, result.SubConfig, result.SubModel} {
-		a.subs[n] = room(n)
+		a.subs[n] = lists.Get().(*[]result.Check)
 	}
 	if h, err := hashOf(ev, o); err == nil {
 		r.EvidenceSHA256 = h
@@ -113,10 +114,30 @@ type appraisal struct {
 func room(sub string) *[]result.Check {
 	n := 12
 	if sub == result.SubCPU {
-		n = 48
+		n = usualChecks
 	}
 	list := make([]result.Check, 0, n)
 	return &list
+}
+
+// lists are those of appraisals that are over: their results have copies.
+var lists = sync.Pool{New: func() any { return room(result.SubCPU) }}
+
+const (
+	usualChecks = 48
+	mostPooled  = 4 * usualChecks
+)
+
+// free gives an appraisal's lists back.
+func (a *appraisal) free() {
+	for _, list := range a.subs {
+		if n := cap(*list); usualChecks <= n && n <= mostPooled {
+			clear(*list)
+			*list = (*list)[:0]
+			lists.Put(list)
+		}
+	}
+	a.subs = nil
 }
 
 func (a *appraisal) add(sub string, c ...result.Check) {
@@ -317,6 +338,7 @@ func (a *appraisal) finish(r *result.Result) *result.Result {
 		r.Submods[name] = s
 		r.Accepted = r.Accepted && good && len(s.Checks) > 0
 	}
+	a.free()
 	r.Development = policy.DevelopmentClass(r.TrustClass)
 	r.Accepted = r.Accepted && total > 0 && r.Manifest != nil && r.NotAfter.After(a.now)
 	r.NotAfter = r.NotAfter.UTC().Truncate(time.Second)

@@ -124,3 +124,27 @@ func stagesOf(checks []result.Check) []result.Stage {
 	}
 	return out
 }
+
+// TestResultsOutliveTheirAppraisal: what one writes to is used by others after it.
+func TestResultsOutliveTheirAppraisal(t *testing.T) {
+	w := tpmtest.NewWorld(t)
+	challenge := d("challenge")
+	o := options(t, w)
+	o.Challenges, o.TLSSPKI = []digest.SHA256{challenge}, &w.TLSSPKI
+	ev := w.Evidence(t, challenge)
+	first := appraise.Appraise(ev, o)
+	before := slices.Clone(first.Checks())
+	other := *o
+	other.Policy = nil
+	for range 8 {
+		if r := appraise.Appraise(ev, &other); r.Accepted || len(r.Checks()) >= len(before) {
+			t.Fatalf("without a policy: accepted %v, %d checks", r.Accepted, len(r.Checks()))
+		}
+		if r := appraise.Appraise(ev, o); !r.Accepted || !slices.Equal(r.Checks(), before) {
+			t.Fatalf("the same evidence again: %v", r.Err())
+		}
+	}
+	if !slices.Equal(first.Checks(), before) {
+		t.Error("a result changed after its appraisal")
+	}
+}
