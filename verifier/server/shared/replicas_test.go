@@ -111,6 +111,54 @@ func TestAVerdictOfOneReplicaIsHadFromAnother(t *testing.T) {
 	}
 }
 
+// fewBytes puts verdicts of 4 KiB where 12 KiB are kept, one of them twice, and
+// looks which are there.
+func fewBytes(t *testing.T, s shared.Verdicts) {
+	t.Helper()
+	hash := func(i int) digest.SHA256 { return digest.Sum256([]byte{byte(i)}) }
+	put := func(i, size int) {
+		t.Helper()
+		if err := s.Put(t.Context(), &server.Given{EvidenceSHA256: hash(i), EAR: strings.Repeat("x", size), NotAfter: tpmtest.Now}, time.Minute); err != nil {
+			t.Fatal(err)
+		}
+	}
+	there := func() (list []int) {
+		for i := range 10 {
+			if _, ok, err := s.Get(t.Context(), hash(i)); err != nil {
+				t.Fatal(err)
+			} else if ok {
+				list = append(list, i)
+			}
+		}
+		return list
+	}
+	want := func(want ...int) {
+		t.Helper()
+		if got := there(); !slices.Equal(got, want) {
+			t.Errorf("%v are kept, want %v", got, want)
+		}
+	}
+	for i := range 5 {
+		put(i, 4<<10)
+	}
+	want(3, 4)
+	put(3, 4<<10) // counted once
+	want(3, 4)
+	put(5, 4<<10)
+	want(3, 5)
+	put(6, 100) // small ones have room
+	put(7, 100)
+	want(3, 5, 6, 7)
+	put(8, 64<<10) // alone there is always room
+	want(8)
+	put(9, 4<<10)
+	want(9)
+}
+
+func TestSharedVerdictsAreBoundedInBytes(t *testing.T) {
+	fewBytes(t, shared.Verdicts{Store: open(t, newFake(t), shared.Options{MaxVerdictBytes: 12 << 10})})
+}
+
 // TestSharedVerdictsAreBounded keeps the latest ones.
 func TestSharedVerdictsAreBounded(t *testing.T) {
 	s := shared.Verdicts{Store: open(t, newFake(t), shared.Options{MaxVerdicts: 3})}

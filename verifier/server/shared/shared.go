@@ -45,14 +45,17 @@ type Options struct {
 	Timeout  time.Duration // 0: DefaultTimeout
 	// MaxVerdicts is how many of the latest verdicts are kept; 0: MaxVerdicts.
 	MaxVerdicts int
+	// MaxVerdictBytes is what they take at most; 0: MaxVerdictBytes.
+	MaxVerdictBytes int64
 }
 
 // Store is the shared state. It implements server.Challenges.
 type Store struct {
-	rdb         *redis.Client
-	prefix      string
-	maxVerdicts int
-	run         atomic.Pointer[string] // of the server that the latest connection reached
+	rdb             *redis.Client
+	prefix          string
+	maxVerdicts     int
+	maxVerdictBytes int64
+	run             atomic.Pointer[string] // of the server that the latest connection reached
 }
 
 var _ server.Challenges = (*Store)(nil)
@@ -83,7 +86,10 @@ func Open(ctx context.Context, o Options) (*Store, error) {
 	if o.MaxVerdicts <= 0 {
 		o.MaxVerdicts = MaxVerdicts
 	}
-	s := &Store{prefix: o.Prefix, maxVerdicts: o.MaxVerdicts}
+	if o.MaxVerdictBytes <= 0 {
+		o.MaxVerdictBytes = MaxVerdictBytes
+	}
+	s := &Store{prefix: o.Prefix, maxVerdicts: o.MaxVerdicts, maxVerdictBytes: o.MaxVerdictBytes}
 	ro.DialTimeout, ro.ReadTimeout, ro.WriteTimeout, ro.PoolTimeout = o.Timeout, o.Timeout, o.Timeout, o.Timeout
 	ro.ContextTimeoutEnabled = true
 	// A command whose answer is lost may have been carried out: sent again, it

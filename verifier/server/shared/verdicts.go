@@ -16,10 +16,11 @@ import (
 	"cocoon/verifier/server"
 )
 
-// Bounds of the verdicts that replicas share, as those of a replica's own: the
-// latest ones, and each until it ends.
+// Bounds of the verdicts that replicas share: the latest ones, by number and, as
+// those of a replica's own, by what they take, and each until it ends.
 const (
-	MaxVerdicts = 1 << 14
+	MaxVerdicts     = 1 << 14
+	MaxVerdictBytes = 256 << 20
 	// With the largest checks there are, as base64, beside the token and the rest.
 	maxVerdict = result.MaxChecks/3*4 + 256<<10
 )
@@ -30,14 +31,24 @@ type Verdicts struct{ *Store }
 
 var _ server.Verdicts = Verdicts{}
 
-// putVerdict keeps a verdict and forgets the oldest beyond the bound. KEYS: the
-// verdict, their order, a counter. ARGV: evidence, verdict, milliseconds, most,
-// prefix of verdicts.
+// putVerdict keeps a verdict and forgets the oldest beyond the bounds. KEYS: the
+// verdict, their order, a counter, the sizes of those in the order and their
+// total. ARGV: evidence, verdict, milliseconds, most, prefix of verdicts, most
+// bytes. One that has ended counts until it is the oldest.
 var putVerdict = redis.NewScript(`
+local size = #ARGV[2]
+local before = tonumber(redis.call('HGET', KEYS[4], ARGV[1]) or '0')
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
 redis.call('ZADD', KEYS[2], redis.call('INCR', KEYS[3]), ARGV[1])
-while redis.call('ZCARD', KEYS[2]) > tonumber(ARGV[4]) do
-  redis.call('DEL', ARGV[5] .. redis.call('ZPOPMIN', KEYS[2])[1])
+redis.call('HSET', KEYS[4], ARGV[1], size)
+local total = redis.call('HINCRBY', KEYS[4], 'total', size - before)
+local n = redis.call('ZCARD', KEYS[2])
+while n > tonumber(ARGV[4]) or (n > 1 and total > tonumber(ARGV[6])) do
+  local oldest = redis.call('ZPOPMIN', KEYS[2])[1]
+  redis.call('DEL', ARGV[5] .. oldest)
+  total = redis.call('HINCRBY', KEYS[4], 'total', -tonumber(redis.call('HGET', KEYS[4], oldest) or '0'))
+  redis.call('HDEL', KEYS[4], oldest)
+  n = n - 1
 end
 return 1`)
 
@@ -54,8 +65,8 @@ func (s Verdicts) Put(ctx context.Context, g *server.Given, ttl time.Duration) e
 	}
 	if err == nil {
 		id := hex.EncodeToString(g.EvidenceSHA256[:])
-		err = putVerdict.Run(ctx, s.rdb, []string{s.base() + "of:" + id, s.base() + "order", s.base() + "count"},
-			id, doc, ttl.Milliseconds(), s.maxVerdicts, s.base()+"of:").Err()
+		err = putVerdict.Run(ctx, s.rdb, []string{s.base() + "of:" + id, s.base() + "order", s.base() + "count", s.base() + "sizes"},
+			id, doc, ttl.Milliseconds(), s.maxVerdicts, s.base()+"of:", s.maxVerdictBytes).Err()
 	}
 	if err != nil {
 		return fmt.Errorf("sharing verdict: %w", err)
