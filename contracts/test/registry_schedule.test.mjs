@@ -75,6 +75,14 @@ describe("what is scheduled", () => {
     assert.equal((await ask(w, w.verdict({ manifest: m }))).code, 0);
   });
 
+  test("a manifest in grace does not wait: fewer owners than an order needs do not end it", async () => {
+    const w = await World.create();
+    ok(await w.setManifest(w.manifest, manifestState.grace, w.chain.now + DAY), w);
+    refused(await w.vetoScheduled(1, w.manifest, 0n), w, "ORDER_NOT_PENDING");
+    const got = await ask(w, w.verdict({}));
+    assert.deepEqual([got.code, got.renewalsOnly], [0, true]);
+  });
+
   test("a manifest that enough owners scheduled cannot be vetoed by fewer", async () => {
     const five = ["a", "b", "c", "d", "e"].map((n) => keys("owner " + n));
     const w = await World.create({ registry: { owners: five, ownerThreshold: 3, finalThreshold: 4 } });
