@@ -68,6 +68,7 @@ func drains(resp *http.Response) bool {
 
 type failedReader struct{ err error }
 
+// Read implements io.Reader.
 func (r failedReader) Read([]byte) (int, error) { return 0, r.err }
 
 // retire makes new requests use new connections, if these are still in use.

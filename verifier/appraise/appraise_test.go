@@ -460,32 +460,6 @@ func TestFailuresSayWhatDiffers(t *testing.T) {
 	t.Error("image.initrd did not fail")
 }
 
-// TestOfSeveralManifestsTheFittingOneCounts boots an older release while a
-// newer one is accepted, too.
-func TestOfSeveralManifestsTheFittingOneCounts(t *testing.T) {
-	w := tpmtest.NewWorld(t)
-	old := w.Manifests(t)[0]
-	w.Boot.Components.InitrdSHA256 = d("newer initrd")
-	fw, err := manifest.NewTPMFirmware(w.Boot.Firmware, w.Boot.Components, w.Boot.Cmdline)
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.Manifest.Image.Version = 2
-	w.Manifest.TPM = &manifest.TPM{Components: w.Boot.Components, Firmwares: []manifest.TPMFirmware{fw}}
-	newer := w.Manifests(t)[0]
-	o := &appraise.Options{Policy: w.Policy, Manifests: []*manifest.Verified{old, newer}, Now: tpmtest.Now}
-	for _, c := range []struct {
-		initrd digest.SHA256
-		want   digest.SHA256
-	}{{old.Manifest.TPM.Components.InitrdSHA256, old.SHA256}, {newer.Manifest.TPM.Components.InitrdSHA256, newer.SHA256}} {
-		w.Boot.Components.InitrdSHA256 = c.initrd
-		r := appraise.Appraise(w.Evidence(t), o)
-		if !r.Accepted || r.Manifest.SHA256 != c.want {
-			t.Errorf("initrd %s: accepted %v by %v, want %s: %v", c.initrd, r.Accepted, r.Manifest, c.want, r.Err())
-		}
-	}
-}
-
 func TestResultIsJSONThatSaysTheSame(t *testing.T) {
 	w := tpmtest.NewWorld(t)
 	w.Boot.Cmdline += " x"
@@ -504,22 +478,5 @@ func TestResultIsJSONThatSaysTheSame(t *testing.T) {
 	var refused *result.RefusedError
 	if err := back.Err(); !errors.As(err, &refused) || !strings.Contains(err.Error(), "image.cmdline") {
 		t.Errorf("error is %v", err)
-	}
-}
-
-// TestEachOfSeveralModelsMayBeClaimed: the verdict is then for that one.
-func TestEachOfSeveralModelsMayBeClaimed(t *testing.T) {
-	w := tpmtest.NewWorld(t)
-	more := evidence.ConfigModel{Name: "more", Verity: evidence.Verity{Root: d("more"), DataBlocks: 1}}
-	w.Manifest.Models = append(w.Manifest.Models, manifest.Model{Name: more.Name, VerityRoot: more.Verity.Root})
-	w.Config.Models = []evidence.ConfigModel{more}
-	for _, m := range w.Config.ServedModels() {
-		ev := w.Evidence(t)
-		ev.Claims.Model = evidence.Model{Name: m.Name, VerityRoot: m.Verity.Root}
-		w.Requote(t, ev)
-		r := appraise.Appraise(ev, options(t, w))
-		if !r.Accepted || r.Claims.Model.Name != m.Name {
-			t.Errorf("%s: accepted %v, %v", m.Name, r.Accepted, r.Err())
-		}
 	}
 }

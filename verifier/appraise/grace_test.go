@@ -4,6 +4,7 @@ import (
 	"testing"
 	"time"
 
+	"cocoon/measurements/digest"
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
 	"cocoon/verifier/policy"
@@ -53,6 +54,32 @@ func TestASupersededManifestEndsWithItsGrace(t *testing.T) {
 		}
 		if f := r.Failed(); !c.want && (len(f) != 1 || f[0].ID != "manifest.grace") {
 			t.Errorf("%s: failed checks are %v", name, f)
+		}
+	}
+}
+
+// TestOfSeveralManifestsTheFittingOneCounts boots an older release while a
+// newer one is accepted, too.
+func TestOfSeveralManifestsTheFittingOneCounts(t *testing.T) {
+	w := tpmtest.NewWorld(t)
+	old := w.Manifests(t)[0]
+	w.Boot.Components.InitrdSHA256 = d("newer initrd")
+	fw, err := manifest.NewTPMFirmware(w.Boot.Firmware, w.Boot.Components, w.Boot.Cmdline)
+	if err != nil {
+		t.Fatal(err)
+	}
+	w.Manifest.Image.Version = 2
+	w.Manifest.TPM = &manifest.TPM{Components: w.Boot.Components, Firmwares: []manifest.TPMFirmware{fw}}
+	newer := w.Manifests(t)[0]
+	o := &appraise.Options{Policy: w.Policy, Manifests: []*manifest.Verified{old, newer}, Now: tpmtest.Now}
+	for _, c := range []struct {
+		initrd digest.SHA256
+		want   digest.SHA256
+	}{{old.Manifest.TPM.Components.InitrdSHA256, old.SHA256}, {newer.Manifest.TPM.Components.InitrdSHA256, newer.SHA256}} {
+		w.Boot.Components.InitrdSHA256 = c.initrd
+		r := appraise.Appraise(w.Evidence(t), o)
+		if !r.Accepted || r.Manifest.SHA256 != c.want {
+			t.Errorf("initrd %s: accepted %v by %v, want %s: %v", c.initrd, r.Accepted, r.Manifest, c.want, r.Err())
 		}
 	}
 }
