@@ -124,18 +124,21 @@ func (o *Order) Schedulable(s *State) bool {
 }
 
 // storeScheduled writes what the contract's Schedule says about the entry: kind,
-// id and fields.
+// id (of a verifier its key) and fields.
 func storeScheduled(b *toncell.Builder, e Entry) error {
 	id, ok := idOf(e)
 	if !ok {
 		return errors.New("only a new entry of a list can be scheduled")
 	}
-	b.Uint(uint64(id.Kind), 8).Bits256(id.Hash)
+	b.Uint(uint64(id.Kind), 8)
+	if v, ok := e.(VerifierEntry); ok { // by its key, whose hash is the id
+		b.Bytes(v.Public).Uint(unix(v.From), 32).Uint(unix(v.Until), 32)
+		return nil
+	}
+	b.Bits256(id.Hash)
 	switch e := e.(type) {
 	case ModelEntry:
 		b.Bits256(e.NameHash)
-	case VerifierEntry:
-		b.Bytes(e.Public).Uint(unix(e.From), 32).Uint(unix(e.Until), 32)
 	case GatewayEntry:
 		e.Gateway.store(b)
 	}
@@ -152,11 +155,7 @@ func readScheduled(r *toncell.Reader) (Entry, error) {
 	case KindPolicy:
 		return PolicyEntry{SHA256: hash, Accepted: true}, nil
 	case KindVerifier:
-		e := VerifierEntry{Public: r.Bytes(32), From: timeOf(r.Uint(32)), Until: timeOf(r.Uint(32)), Listed: true}
-		if r.Err() == nil && verdictcell.KeyID(e.Public) != hash {
-			return nil, errors.New("the verifier's id is not that of its key")
-		}
-		return e, nil
+		return VerifierEntry{Public: hash[:], From: timeOf(r.Uint(32)), Until: timeOf(r.Uint(32)), Listed: true}, nil
 	case KindGateway:
 		g := readGateway(r)
 		return GatewayEntry{ID: hash, Gateway: &g}, nil
@@ -234,7 +233,7 @@ const (
 	gasPrice     = 400 // nanoton, mainnet's
 )
 
-var scheduleGas = map[Kind]int{KindManifest: 6959, KindModel: 7251, KindPolicy: 7060, KindVerifier: 9569, KindGateway: 8112}
+var scheduleGas = map[Kind]int{KindManifest: 6601, KindModel: 7045, KindPolicy: 7076, KindVerifier: 8372, KindGateway: 7825}
 
 // ScheduleValue is what the message that schedules the order should bring, in
 // nanoton: the few that the registry does not use of it pay for the entry's

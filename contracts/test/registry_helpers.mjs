@@ -5,7 +5,7 @@ import { sign } from "@ton/crypto";
 import { exitCode, GLOBAL_ID, gasOf, HOUR, keyId, num, op, txsOf } from "./world.mjs";
 
 const most = {
-  "schedule a manifest": 9100, "schedule a model": 9400, "schedule a policy": 9200, "schedule a verifier": 11800, "schedule a gateway": 10300,
+  "schedule a manifest": 8800, "schedule a model": 9200, "schedule a policy": 9200, "schedule a verifier": 10600, "schedule a gateway": 10000,
   "veto what is scheduled": 9700, "propose": 10500, "execute": 11900, "act at once": 21000, "veto": 9000, "refused order": 6500,
   "propose, sixteen dropped": 55000, "checkVerdict, k = 1": 10500, "checkVerdict, k = 2": 12900, "checkVerdict, k = 2, 10000 manifests": 14400,
   "checkVerdict, k = 2, with a fee": 14400, "checkVerdict, k = 2, with a fee, 10000 manifests": 16100, "stakePaid": 5300, "claim": 14300, "postBond": 10400, "unbond": 15400, "withdrawBond": 11900, "slash": 24100,

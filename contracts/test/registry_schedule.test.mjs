@@ -232,7 +232,7 @@ describe("what is scheduled", () => {
   });
 
   test("what is retired, known, of another kind, or changed in shape is not scheduled", async () => {
-    const w = await World.create({ registry: { gateways: [hash("g")] } });
+    const w = await World.create({ registry: { gateways: [hash("g")], policies: [hash("policy"), keyId(keys("taken"))] } });
     ok(await w.now([entry.model(w.modelRoot, false)]), w);
     const before = await w.data(w.registry);
     const address = w.gateway.address;
@@ -243,7 +243,7 @@ describe("what is scheduled", () => {
       ["a listed verifier", "ORDER_MUST_WAIT", fresh.verifier(w.verifier)],
       ["a policy's hash as a model", "ID_TAKEN", fresh.model(w.policyHash)],
       ["a verifier's id as a policy", "ID_TAKEN", fresh.policy(keyId(w.verifier))],
-      ["a key under another's id", "NOT_SCHEDULABLE", fresh.verifier(keys("new"), { id: 7n })],
+      ["a key whose id is a policy's", "ID_TAKEN", fresh.verifier(keys("taken"))],
       ["a key whose time ends before its lock does", "VERIFIER_INTERVAL", fresh.verifier(keys("new"), { until: w.chain.now + 2 * DAY })],
       ["a log", "NOT_SCHEDULABLE", (b) => b.storeUint(8, 8).storeUint(hash("log"), 256)],
       ["no kind", "NOT_SCHEDULABLE", (b) => b.storeUint(0, 8).storeUint(hash("?"), 256)],
@@ -347,8 +347,8 @@ describe("the cost of an entry", () => {
     verifier: (w, i) => fresh.verifier(keys(`scheduled ${i}`)),
   };
   for (const [name, n, goal, dearest, times] of [
-    ["64", 64, 0.005, { manifest: 0.0053, model: 0.0053, policy: 0.0053, gateway: 0.0058, verifier: 0.0066 }, 32],
-    ["10000", 10_000, 0.008, { manifest: 0.008, model: 0.008, policy: 0.008, gateway: 0.008, verifier: 0.0088 }, 5],
+    ["64", 64, 0.005, { manifest: 0.0047, model: 0.005, policy: 0.005, gateway: 0.0053, verifier: 0.0056 }, 32],
+    ["10000", 10_000, 0.008, { manifest: 0.0061, model: 0.0065, policy: 0.0065, gateway: 0.0068, verifier: 0.007 }, 5],
   ]) {
     test(`an entry at ${name} entries: gas and fees, scheduled alone and ordered in a batch`, async () => {
       const ids = (what, count) => Array.from({ length: count }, (_, i) => hash(`${what} ${i}`));
@@ -373,7 +373,7 @@ describe("the cost of an entry", () => {
         const max = Math.max(...paid);
         ceilings.note(`entry at ${name}, a ${kind} scheduled: ${gas / BigInt(times)} gas, ${mean.toFixed(6)} TON, at most ${max.toFixed(6)}, ${paid.filter((x) => x > goal).length} of ${times} over ${goal}`);
         assert.ok(max <= dearest[kind], `a ${kind}: ${max} TON`);
-        assert.ok(mean <= goal || kind === "verifier", `a ${kind}: ${mean} TON in the mean`);
+        assert.ok(mean <= goal, `a ${kind}: ${mean} TON in the mean`);
       }
       const cost = async (count) => {
         const p = await w.propose(Array.from({ length: count }, (_, i) => entry.manifest(hash(`new ${count} ${i}`))));

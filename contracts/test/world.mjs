@@ -154,8 +154,8 @@ export const fresh = {
   manifest: (hash) => (b) => b.storeUint(1, 8).storeUint(hash, 256),
   model: (root) => (b) => b.storeUint(2, 8).storeUint(root, 256).storeUint(5n, 256),
   policy: (hash) => (b) => b.storeUint(3, 8).storeUint(hash, 256),
-  verifier: (kp, { from = 0, until = FOREVER, id = keyId(kp) } = {}) => (b) =>
-    b.storeUint(4, 8).storeUint(id, 256).storeUint(num(kp.publicKey), 256).storeUint(from, 32).storeUint(until, 32),
+  verifier: (kp, { from = 0, until = FOREVER } = {}) => (b) =>
+    b.storeUint(4, 8).storeUint(num(kp.publicKey), 256).storeUint(from, 32).storeUint(until, 32),
   gateway: (id, payout, endpoint) => (b) => b.storeUint(7, 8).storeUint(id, 256).storeAddress(payout).storeRef(beginCell().storeStringTail(endpoint).endCell()),
 };
 
