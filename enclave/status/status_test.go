@@ -183,8 +183,8 @@ func TestTheNewestVoucherOfEachJobReachesAHostThatReadsLate(t *testing.T) {
 	var console bytes.Buffer
 	r, _ := reporter(t, &console)
 	doc := func(n int) []byte { return fmt.Appendf(nil, `{"seq":%d}`, n) }
-	r.Voucher("early", doc(1))
-	r.Voucher("early", doc(2))
+	r.Voucher("early", doc(20_001))
+	r.Voucher("early", doc(20_002))
 	port := &gated{open: make(chan struct{})}
 	r.Attach(port)
 	for n := range 10_000 {
@@ -194,15 +194,17 @@ func TestTheNewestVoucherOfEachJobReachesAHostThatReadsLate(t *testing.T) {
 	}
 	close(port.open)
 	r.Flush(time.Minute)
-	last := map[string]int{}
+	last, all := map[string]int{}, 0
 	for l := range strings.Lines(port.buf.String()) {
 		if p, err := Parse([]byte(l)); err != nil {
 			t.Fatal(err)
 		} else if p.Type == TypeVoucher {
 			last[string(p.Voucher)]++
+			all++
 		}
 	}
-	if last[`{"seq":2}`] != 1 || last[`{"seq":1}`] != 0 || last[`{"seq":9999}`] != 2 {
+	// One of each job may have been on its way before the host looked away.
+	if last[`{"seq":20002}`] != 1 || last[`{"seq":20001}`] != 0 || last[`{"seq":9999}`] != 2 || all > 5 {
 		t.Errorf("the host got %v", last)
 	}
 	if console.Len() != 0 {

@@ -139,10 +139,23 @@ func (c *Collection) all() [][]byte {
 	return out
 }
 
+// settled reports whether a manifest is here, or has lately failed and why.
+func (c *Collection) settled(hash digest.SHA256) (bool, error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if f, ok := c.failed[hash]; ok && time.Since(f.at) < fetchAgain {
+		return true, f.err
+	}
+	return c.fetched[hash] != nil, nil
+}
+
 // bring fetches one manifest from the first fetcher that has it.
 func (c *Collection) bring(ctx context.Context, hash digest.SHA256) error {
 	c.places <- struct{}{}
 	defer func() { <-c.places }()
+	if ok, err := c.settled(hash); ok {
+		return err // another fetch has ended since it was missing
+	}
 	errs := []error{fault.New(fault.ExitNetwork, "manifest.unavailable", "name a verifier that has it, or give its file",
 		"fetching manifest %s, which the registry lists", hash)}
 	for _, f := range c.from {
