@@ -24,7 +24,7 @@ func TestTheUnitIsOneThatSystemdTakes(t *testing.T) {
 	}
 	unit := filepath.Join(t.TempDir(), "cocoon-verifier.service")
 	text := strings.ReplaceAll(string(b), "/usr/bin/cocoon-verifier", program(t))
-	for _, want := range []string{"Type=notify\n", "ExecReload=/bin/kill -HUP $MAINPID\n", "AF_UNIX"} {
+	for _, want := range []string{"Type=notify\n", "ExecReload=/bin/sh -c 'kill -HUP $$MAINPID'\n", "AF_UNIX"} {
 		if !strings.Contains(text, want) {
 			t.Errorf("the unit has no %q", want)
 		}
