@@ -77,15 +77,7 @@ func TestDrainingWorkerIsChosenNoMoreAndItsStreamsFinish(t *testing.T) {
 	_, addr := start(t, Options{})
 	key, id := newWorkerKey(t)
 	tun := join(t, addr, key, tunnel.State{Models: []tunnel.Offer{{Name: "m"}}})
-	go func() {
-		for {
-			c, err := tun.Accept()
-			if err != nil {
-				return
-			}
-			go func() { defer c.Close(); io.Copy(c, c) }()
-		}
-	}()
+	go echo(tun)
 	awaitListed(t, addr, []digest.SHA256{id}, nil)
 	c, br, resp := connectTo(t, addr, id.String()+":443")
 	if resp.StatusCode != 200 {

@@ -94,15 +94,7 @@ func TestRelayCarriesLargeStreamsBothWays(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer tun.Close()
-	go func() {
-		for {
-			c, err := tun.Accept()
-			if err != nil {
-				return
-			}
-			go func() { defer c.Close(); io.Copy(c, c) }()
-		}
-	}()
+	go echo(tun)
 	waitWorkers(t, g, 1)
 	c, br, resp := connectTo(t, addr, id.String()+":443")
 	if resp.StatusCode != 200 {
@@ -216,5 +208,16 @@ func TestTheListHasEachModelWithItsPrice(t *testing.T) {
 	waitWorkers(t, g, 1)
 	if w := g.Workers()[0]; w.Model != "m" || !slices.Equal(w.Models, []tunnel.Offer{{Name: "m"}}) {
 		t.Errorf("an older worker is listed as %+v", w)
+	}
+}
+
+// echo sends back on each of a worker's streams what comes.
+func echo(tun net.Listener) {
+	for {
+		c, err := tun.Accept()
+		if err != nil {
+			return
+		}
+		go func() { defer c.Close(); io.Copy(c, c) }()
 	}
 }
