@@ -51,6 +51,12 @@ const (
 	gcPercent    = 50
 )
 
+// processorsEach is how many of Go's processors there are for one CPU. A thread that
+// waits for the disk holds one until the runtime's monitor takes it, up to ten
+// milliseconds later, and there are hundreds of writes a second; and with no more
+// than CPUs, who comes back from the disk stands behind all that is ready to run.
+const processorsEach = 2
+
 // patience is how long a client may take.
 type patience struct{ header, read, write, idle time.Duration }
 
@@ -59,6 +65,9 @@ var defaultPatience = patience{header: 5 * time.Second, read: readTimeout, write
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
+	if os.Getenv("GOMAXPROCS") == "" {
+		runtime.GOMAXPROCS(processorsEach * runtime.GOMAXPROCS(0))
+	}
 	if err := run(ctx, os.Args[1:], os.Stdout, os.Stderr); err != nil {
 		fault.Print(os.Stderr, err)
 		os.Exit(fault.ExitCode(err))

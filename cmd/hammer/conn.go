@@ -18,7 +18,6 @@ import (
 
 	"cocoon/api/verifier/v1/verifierv1connect"
 	"cocoon/internal/fault"
-	"cocoon/verifier/testfleet"
 )
 
 // Limits of the connections.
@@ -66,7 +65,7 @@ type conn struct {
 	a    answer    // the latest
 	sent time.Time // when the deadline was set
 
-	again *testfleet.Bound // evidence that was turned away
+	again bool // the latest request was turned away
 }
 
 func (c *conn) dial(ctx context.Context) error {
@@ -93,9 +92,27 @@ type answer struct {
 	body     []byte // until the next request
 }
 
-// appraise sends evidence, which appendEvidence appends, and reads the answer:
-// the Connect protocol's unary form with protobuf.
+// appraise sends evidence, which appendEvidence appends, and reads the answer.
 func (c *conn) appraise(ctx context.Context, size int, appendEvidence func([]byte) []byte) (*answer, error) {
+	// The Connect protocol's unary form with protobuf: field 1 of AppraiseRequest,
+	// length-delimited.
+	var head [1 + binary.MaxVarintLen64]byte
+	head[0] = 1<<3 | 2
+	n := 1 + binary.PutUvarint(head[1:], uint64(size))
+	b := append(c.buf[:0], "POST "...)
+	b = append(b, c.t.path...)
+	b = append(b, " HTTP/1.1\r\nHost: "...)
+	b = append(b, c.t.host...)
+	b = append(b, "\r\nContent-Type: application/proto\r\nConnect-Protocol-Version: 1\r\nContent-Length: "...)
+	b = strconv.AppendInt(b, int64(n+size), 10)
+	b = append(b, "\r\n\r\n"...)
+	b = append(b, head[:n]...)
+	c.buf = appendEvidence(b)
+	return c.send(ctx)
+}
+
+// send sends the latest request and reads the answer.
+func (c *conn) send(ctx context.Context) (*answer, error) {
 	for try := 0; ; try++ {
 		fresh := c.c == nil
 		if fresh {
@@ -103,27 +120,13 @@ func (c *conn) appraise(ctx context.Context, size int, appendEvidence func([]byt
 				return nil, err
 			}
 		}
-		// Field 1 of AppraiseRequest, length-delimited.
-		var head [1 + binary.MaxVarintLen64]byte
-		head[0] = 1<<3 | 2
-		n := 1 + binary.PutUvarint(head[1:], uint64(size))
-		b := append(c.buf[:0], "POST "...)
-		b = append(b, c.t.path...)
-		b = append(b, " HTTP/1.1\r\nHost: "...)
-		b = append(b, c.t.host...)
-		b = append(b, "\r\nContent-Type: application/proto\r\nConnect-Protocol-Version: 1\r\nContent-Length: "...)
-		b = strconv.AppendInt(b, int64(n+size), 10)
-		b = append(b, "\r\n\r\n"...)
-		b = append(b, head[:n]...)
-		b = appendEvidence(b)
-		c.buf = b
 		if now := time.Now(); fresh || now.Sub(c.sent) > answerTimeout/10 { // a timer costs more than a look at the clock
 			if err := c.c.SetDeadline(now.Add(answerTimeout)); err != nil {
 				return nil, unreachable(err)
 			}
 			c.sent = now
 		}
-		_, err := c.c.Write(b)
+		_, err := c.c.Write(c.buf)
 		var a *answer
 		if err == nil {
 			a, err = c.read()

@@ -131,18 +131,18 @@ var errEmpty = errors.New("there is no more evidence")
 // next sends the next evidence. What was turned away was not looked at: it answers
 // its challenge still, and is sent again.
 func (c *conn) next(ctx context.Context, s *stock) (*answer, error) {
-	b := c.again
-	if b == nil {
-		b = s.take()
+	var a *answer
+	var err error
+	if c.again {
+		a, err = c.send(ctx)
+	} else {
+		b := s.take()
+		if b == nil {
+			return nil, errEmpty
+		}
+		a, err = c.appraise(ctx, s.machine.Size(), func(dst []byte) []byte { return s.machine.AppendEvidence(dst, b) })
 	}
-	if b == nil {
-		return nil, errEmpty
-	}
-	c.again = nil
-	a, err := c.appraise(ctx, s.machine.Size(), func(dst []byte) []byte { return s.machine.AppendEvidence(dst, b) })
-	if err == nil && a.status == http.StatusTooManyRequests {
-		c.again = b
-	}
+	c.again = err == nil && a.status == http.StatusTooManyRequests
 	return a, err
 }
 

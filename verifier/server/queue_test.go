@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"runtime"
 	"testing"
 	"time"
 )
@@ -59,5 +60,38 @@ func TestAHeldSlotIsTimed(t *testing.T) {
 	done()
 	if got := time.Duration(a.held.Load()); got >= time.Hour || got < time.Hour*(heldWeight-2)/heldWeight {
 		t.Errorf("held for %v after one that was short", got)
+	}
+}
+
+// TestWhoFindsNoPlaceWaitsForAMoment, with moments that do not end: as many as may,
+// until they give up; nobody beyond them.
+func TestWhoFindsNoPlaceWaitsForAMoment(t *testing.T) {
+	s := &Server{admission: newAdmission(1, 0, time.Minute, time.Minute), pause: time.Hour}
+	ctx, cancel := context.WithCancel(context.Background())
+	if !s.enter(ctx) || s.paused.Load() != 0 {
+		t.Fatal("who finds a place waits")
+	}
+	let := make(chan bool)
+	for range maxPaused {
+		go func() { let <- s.enter(ctx) }()
+	}
+	for s.paused.Load() < maxPaused {
+		runtime.Gosched()
+	}
+	if s.enter(ctx) {
+		t.Error("let in beyond the places")
+	}
+	cancel()
+	for range maxPaused {
+		if <-let {
+			t.Error("let in after a moment")
+		}
+	}
+	if n := s.paused.Load(); n != 0 {
+		t.Errorf("%d wait still", n)
+	}
+	s.admission.leave()
+	if !s.enter(ctx) {
+		t.Error("turned away though there is a place")
 	}
 }

@@ -1,8 +1,10 @@
 package server
 
 import (
+	"context"
 	"maps"
 	"net/http"
+	"time"
 
 	"connectrpc.com/connect"
 
@@ -48,6 +50,33 @@ func (w *written) WriteHeader(status int) { w.status = status }
 func (w *written) Write(b []byte) (int, error) {
 	w.body = append(w.body, b...)
 	return len(b), nil
+}
+
+// Who repeats at once, whatever Retry-After says, would be answered thousands of
+// times a second, on the processors that those who were let in are waiting for: an
+// answer is cheap, and so is the next. So it comes after a moment, to as many as may
+// wait for it; to all others at once.
+const (
+	turnAwayPause = 20 * time.Millisecond
+	maxPaused     = 1024
+)
+
+// enter takes a place, which admission.leave gives back. Who finds none is to be
+// turned away: his answer's moment is over.
+func (s *Server) enter(ctx context.Context) bool {
+	if s.admission.enter() {
+		return true
+	}
+	if s.paused.Add(1) <= maxPaused {
+		t := time.NewTimer(s.pause)
+		defer t.Stop()
+		select {
+		case <-t.C:
+		case <-ctx.Done():
+		}
+	}
+	s.paused.Add(-1)
+	return false
 }
 
 // turnAway answers without reading the request.

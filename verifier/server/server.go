@@ -104,14 +104,16 @@ type Server struct {
 	draining   atomic.Bool
 	mux        *http.ServeMux
 	errors     *connect.ErrorWriter
-	busy, slow *rejection // errBusy and errTooManyRequests, written once
+	busy, slow *rejection    // errBusy and errTooManyRequests, written once
+	pause      time.Duration // turnAwayPause
+	paused     atomic.Int64
 }
 
 // New returns a Server.
 func New(o Options) (*Server, error) {
 	setDefaults(&o)
 	s := &Server{o: o, log: o.Log, limiter: newLimiter(o.PerSecond, o.Burst, DefaultMaxClients), admission: newAdmission(o.Concurrent, o.Queue, o.Wait, o.Delay),
-		receiving: newReceiving(o.Burst), challenges: o.Challenges, journal: o.Journal, mux: http.NewServeMux(), errors: connect.NewErrorWriter()}
+		receiving: newReceiving(o.Burst), challenges: o.Challenges, journal: o.Journal, mux: http.NewServeMux(), errors: connect.NewErrorWriter(), pause: turnAwayPause}
 	m, err := newMaterial(o.Trust, o.Clock())
 	if err != nil {
 		return nil, fmt.Errorf("making verifier: %w", err)

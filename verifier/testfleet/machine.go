@@ -5,6 +5,7 @@ import (
 	"crypto/sha512"
 	"crypto/x509"
 	"encoding/base64"
+	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -272,7 +273,7 @@ func (m *Machine) cut(doc []byte, b *Bound) error {
 		first, at := field(-1), len(doc)
 		var text []byte
 		for f := fieldGPUHash; f <= fieldGPUReport; f++ {
-			t := m.text(f, b)
+			t := m.appendText(nil, f, b)
 			if i := bytes.Index(doc, t); len(t) > 0 && i >= 0 && i < at {
 				first, at, text = f, i, t
 			}
@@ -290,18 +291,18 @@ func (m *Machine) cut(doc []byte, b *Bound) error {
 	return nil
 }
 
-func (m *Machine) text(f field, b *Bound) []byte {
+func (m *Machine) appendText(dst []byte, f field, b *Bound) []byte {
 	switch f {
 	case fieldGPUHash:
-		return []byte(b.gpuHash.String())
+		return hex.AppendEncode(dst, b.gpuHash[:])
 	case fieldNonce:
-		return []byte(b.nonce.String())
+		return hex.AppendEncode(dst, b.nonce[:])
 	case fieldChallenge:
-		return []byte(b.challenge.String())
+		return hex.AppendEncode(dst, b.challenge[:])
 	case fieldQuote:
-		return base64.StdEncoding.AppendEncode(nil, m.quoteOf(b))
+		return base64.StdEncoding.AppendEncode(dst, m.quoteOf(b))
 	default:
-		return base64.StdEncoding.AppendEncode(nil, b.gpuReport)
+		return base64.StdEncoding.AppendEncode(dst, b.gpuReport)
 	}
 }
 
@@ -313,7 +314,7 @@ func (m *Machine) AppendEvidence(dst []byte, b *Bound) []byte {
 	for i, p := range m.parts {
 		dst = append(dst, p...)
 		if i < len(m.order) {
-			dst = append(dst, m.text(m.order[i], b)...)
+			dst = m.appendText(dst, m.order[i], b)
 		}
 	}
 	return dst
