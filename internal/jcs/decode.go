@@ -6,6 +6,8 @@ import (
 	"encoding/base64"
 	"reflect"
 	"strconv"
+
+	"cocoon/internal/recent"
 )
 
 // decodeFast is Decode in one pass, for documents that are as most are, into
@@ -64,7 +66,7 @@ func (s *scanner) decode(p *plan, v reflect.Value) bool {
 		return n >= 0 && !v.OverflowUint(uint64(n))
 	case kindRaw:
 		start := s.i
-		if !s.check() || s.b[start] == 'n' {
+		if !s.raw() || s.b[start] == 'n' {
 			return false
 		}
 		v.SetBytes(append([]byte(nil), s.b[start:s.i]...))
@@ -81,6 +83,40 @@ func (s *scanner) decode(p *plan, v reflect.Value) bool {
 		return s.decodeObject(p, v)
 	}
 	return false
+}
+
+// Bounds of the raw JSON that is remembered, in number and bytes. Less is checked
+// faster than it is looked for.
+const (
+	mostRemembered  = 16
+	leastRemembered = 1 << 10
+	largestRaw      = 256 << 10
+)
+
+// checked are objects that check took, by their depth, in a form that leaves
+// nothing loose. What check says of an object it says of the bytes up to the last
+// brace, whatever follows: where a document has these bytes again, there is nothing
+// to look at again.
+var checked = recent.New[int, struct{}](mostRemembered, largestRaw)
+
+// raw is check for what is kept as it stands: most of a document may be of that
+// kind, and the same in each.
+func (s *scanner) raw() bool {
+	start, before := s.i, s.loose
+	object := s.i < len(s.b) && s.b[s.i] == '{'
+	if object && len(s.b)-s.i >= leastRemembered {
+		if n := checked.Prefix(s.depth, s.b[s.i:]); n > 0 {
+			s.i += n
+			return true
+		}
+	}
+	s.loose = false
+	ok := s.check()
+	if ok && object && !s.loose && s.i-start >= leastRemembered {
+		checked.Put(s.depth, s.b[start:s.i], struct{}{})
+	}
+	s.loose = s.loose || before
+	return ok
 }
 
 // set sets what JSON has as a string.
@@ -180,7 +216,10 @@ func (s *scanner) decodeObject(p *plan, v reflect.Value) bool {
 			}
 			v.SetMapIndex(reflect.ValueOf(string(key)), one)
 		} else {
-			i, known := p.byName[string(key)]
+			i, known := next, next < len(p.fields) && p.fields[next].name == string(key)
+			if !known { // canonical JSON may have left some out
+				i, known = p.byName[string(key)]
+			}
 			if !known || seen&(1<<i) != 0 {
 				return false
 			}

@@ -3,6 +3,7 @@ package dcap
 import (
 	"crypto/sha256"
 
+	"cocoon/internal/recent"
 	"cocoon/verifier/collateral"
 	"cocoon/verifier/internal/ecsig"
 	"cocoon/verifier/internal/lru"
@@ -21,6 +22,10 @@ const (
 // that strangers can fill: Intel's are a tenth of it.
 const maxKeptSet = 256 << 10
 
+// keptLatest is the number of documents that are kept to be compared, where the
+// others are hashed.
+const keptLatest = 16
+
 // Cache keeps what need not be verified twice: collateral, PCK chains, and QE
 // reports where CacheOptions.Reports allows. An entry's key is the SHA-256 of
 // everything that its verification depended on, the hash of the collateral
@@ -33,6 +38,7 @@ type Cache struct {
 	chains  *lru.Cache[*Entry]
 	reports *lru.Cache[*ecsig.Known]
 	sets    *lru.Cache[*collateral.Set]
+	latest  *recent.List[[32]byte, *collateral.Set] // of sets, by roots and document
 	keys    *ecsig.Tables
 }
 
@@ -55,7 +61,7 @@ func NewCache(o CacheOptions) *Cache {
 		o.Keys = DefaultKeys
 	}
 	return &Cache{chains: lru.New[*Entry](o.Chains), reports: lru.New[*ecsig.Known](o.Reports), sets: lru.New[*collateral.Set](DefaultSets),
-		keys: ecsig.NewTables(o.Keys)}
+		latest: recent.New[[32]byte, *collateral.Set](keptLatest, maxKeptSet), keys: ecsig.NewTables(o.Keys)}
 }
 
 // tables returns the keys' tables, nil without a cache.
@@ -73,12 +79,16 @@ func (c *Cache) OpenJSON(doc []byte, roots *pck.Roots, parse func([]byte) (*coll
 	if roots == nil {
 		roots = pck.IntelRoots()
 	}
-	h := sha256.New()
 	under := roots.Hash()
+	if set, ok := c.latest.Get(under, doc); ok {
+		return set, nil
+	}
+	h := sha256.New()
 	h.Write(under[:])
 	h.Write(doc)
 	key := [32]byte(h.Sum(nil))
 	if set, ok := c.sets.Get(&key); ok {
+		c.latest.Put(under, doc, set)
 		return set, nil
 	}
 	raw, err := parse(doc)
@@ -88,6 +98,7 @@ func (c *Cache) OpenJSON(doc []byte, roots *pck.Roots, parse func([]byte) (*coll
 	set, err := collateral.Open(raw, roots)
 	if err == nil && len(doc) <= maxKeptSet {
 		c.sets.Put(&key, set)
+		c.latest.Put(under, doc, set)
 	}
 	return set, err
 }
