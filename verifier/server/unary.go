@@ -69,7 +69,10 @@ func (s *Server) unary(next http.Handler) http.Handler {
 		}
 		out := buffers.Get().(*[]byte)
 		defer release(out)
-		b, err := proto.MarshalOptions{}.MarshalAppend((*out)[:0], msg)
+		b, ok := wire.AppendAnswer((*out)[:0], msg)
+		if !ok {
+			b, err = proto.MarshalOptions{}.MarshalAppend((*out)[:0], msg)
+		}
 		if err != nil {
 			s.log.ErrorContext(r.Context(), "encoding answer failed", "error", err)
 			_ = s.errors.Write(w, r, wire.Error(err)) // likewise
