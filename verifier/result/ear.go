@@ -177,7 +177,7 @@ func Sign(r *Result, key crypto.Signer, build string) (*Signed, error) {
 	if !ok {
 		return fail(errors.New("not an Ed25519 key"))
 	}
-	out, hash, err := signJWT(KeyID(public), e, key)
+	out, hash, err := signJWT(public, e, key)
 	if err != nil {
 		return fail(err)
 	}

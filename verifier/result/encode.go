@@ -1,6 +1,7 @@
 package result
 
 import (
+	"bytes"
 	"crypto"
 	"crypto/ed25519"
 	"crypto/rand"
@@ -10,6 +11,7 @@ import (
 	"slices"
 	"strconv"
 	"sync"
+	"sync/atomic"
 
 	"github.com/golang-jwt/jwt/v5"
 
@@ -24,14 +26,37 @@ type earHeader struct {
 	Type      string `json:"typ"`
 }
 
+// lastHeader is the header of the key that signed last: a verifier has one at a
+// time.
+var lastHeader atomic.Pointer[keyHeader]
+
+type keyHeader struct {
+	public  ed25519.PublicKey
+	encoded string
+}
+
+// headerOf returns the header of a key's tokens, as it stands in them.
+func headerOf(public ed25519.PublicKey) (string, error) {
+	if h := lastHeader.Load(); h != nil && bytes.Equal(h.public, public) {
+		return h.encoded, nil
+	}
+	head, err := jcs.Marshal(&earHeader{Algorithm: jwt.SigningMethodEdDSA.Alg(), KeyID: KeyID(public), Type: EARType})
+	if err != nil {
+		return "", err
+	}
+	h := &keyHeader{bytes.Clone(public), base64.RawURLEncoding.EncodeToString(head)}
+	lastHeader.Store(h)
+	return h.encoded, nil
+}
+
 // tokens are buffers for signJWT.
 var tokens = sync.Pool{New: func() any { return new([2][]byte) }}
 
 // signJWT returns a token (RFC 7515, section 7.1), and its SHA-256, whose header and claims are
 // canonical JSON. Package jwt copies the claims five times on the way, which is
 // most of what signing costs.
-func signJWT(keyID string, claims *EAR, key crypto.Signer) (string, digest.SHA256, error) {
-	head, err := jcs.Marshal(&earHeader{Algorithm: jwt.SigningMethodEdDSA.Alg(), KeyID: keyID, Type: EARType})
+func signJWT(public ed25519.PublicKey, claims *EAR, key crypto.Signer) (string, digest.SHA256, error) {
+	head, err := headerOf(public)
 	if err != nil {
 		return "", digest.SHA256{}, err
 	}
@@ -44,7 +69,7 @@ func signJWT(keyID string, claims *EAR, key crypto.Signer) (string, digest.SHA25
 		}
 	}
 	b64 := base64.RawURLEncoding
-	out := append(b64.AppendEncode(buf[1][:0], head), '.')
+	out := append(append(buf[1][:0], head...), '.')
 	out = b64.AppendEncode(out, body)
 	sig, err := key.Sign(rand.Reader, out, crypto.Hash(0))
 	if err != nil {

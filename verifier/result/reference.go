@@ -1,6 +1,10 @@
 package result
 
-import "strings"
+import (
+	"maps"
+	"strings"
+	"sync"
+)
 
 // Reference is the document with its edition, and the section of it, that a
 // check follows. Of the project's own documents it is the path in the repository
@@ -259,26 +263,30 @@ var references = map[string]cited{
 	"ocsp.nonce":            {docNonce, "2, OCSP Extensions"},
 }
 
-// References returns the whole table, for readers of verdicts that do not have
-// it. An ID that ends in a dot stands for all that begin with it; the longest
-// counts.
-func References() map[string]Reference {
+// written is references as checks have them: the texts are made once.
+var written = sync.OnceValue(func() map[string]Reference {
 	out := make(map[string]Reference, len(references))
 	for id, c := range references {
 		out[id] = c.reference()
 	}
 	return out
-}
+})
+
+// References returns the whole table, for readers of verdicts that do not have
+// it. An ID that ends in a dot stands for all that begin with it; the longest
+// counts.
+func References() map[string]Reference { return maps.Clone(written()) }
 
 // ReferenceOf returns what a check follows; the zero value for an ID that no
 // check has.
 func ReferenceOf(id string) Reference {
-	if c, ok := references[id]; ok {
-		return c.reference()
+	table := written()
+	if r, ok := table[id]; ok {
+		return r
 	}
 	for n := strings.LastIndexByte(id, '.'); n > 0; n = strings.LastIndexByte(id[:n], '.') {
-		if c, ok := references[id[:n+1]]; ok {
-			return c.reference()
+		if r, ok := table[id[:n+1]]; ok {
+			return r
 		}
 	}
 	return Reference{}

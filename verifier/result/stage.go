@@ -20,29 +20,20 @@ const (
 	stages
 )
 
-// exceptions are IDs whose first word does not say it.
-var exceptions = map[string]Stage{
-	"claims.nonce":               StageNonce,
-	"claims.gpu_evidence_sha256": StageGPU,
-	"tdx.report_data":            StageClaims,
-	"tdx.mrconfigid":             StageClaims,
-	"snp.report_data":            StageClaims,
-	"snp.host_data":              StageClaims,
-	"sgx.report_data":            StageClaims,
-	"tpm.quote.extra_data":       StageClaims,
-	"tpm.quote.pcr_digest":       StageLog,
-	"tdx.runtime_events":         StageLog,
-	"tpm.runtime_events":         StageLog,
-	"evidence.cpu.type":          StageCPU,
-	"evidence.cpu.refused":       StageCPU,
-	"evidence.cpu.unchecked":     StageCPU,
-}
-
 // StageOf returns the stage of a check by its ID; one that is not known comes
 // last.
 func StageOf(id string) Stage {
-	if s, ok := exceptions[id]; ok {
-		return s
+	switch id { // those whose first word does not say it
+	case "claims.nonce":
+		return StageNonce
+	case "claims.gpu_evidence_sha256":
+		return StageGPU
+	case "tdx.report_data", "tdx.mrconfigid", "snp.report_data", "snp.host_data", "sgx.report_data", "tpm.quote.extra_data":
+		return StageClaims
+	case "tpm.quote.pcr_digest", "tdx.runtime_events", "tpm.runtime_events":
+		return StageLog
+	case "evidence.cpu.type", "evidence.cpu.refused", "evidence.cpu.unchecked":
+		return StageCPU
 	}
 	word, rest, _ := strings.Cut(id, ".")
 	switch word {

@@ -61,8 +61,22 @@ func Tier(v int) Status {
 }
 
 // rank orders tiers from best to worst. "None" says nothing, which is less
-// bad than a warning and no better than that.
-var rank = map[Status]int{Affirming: 0, None: 1, Warning: 2, Contraindicated: 3}
+// bad than a warning and no better than that. What it does not know is unknown.
+func rank(s Status) int {
+	switch s {
+	case Affirming:
+		return 0
+	case None:
+		return 1
+	case Warning:
+		return 2
+	case Contraindicated:
+		return 3
+	}
+	return unknown
+}
+
+const unknown = -1
 
 // Worst returns the worst of the given tiers, None without any. An unknown
 // tier counts as Contraindicated.
@@ -70,14 +84,14 @@ func Worst(of ...Status) Status {
 	if len(of) == 0 {
 		return None
 	}
-	worst := Affirming
+	worst, least := Affirming, rank(Affirming)
 	for _, s := range of {
-		r, known := rank[s]
-		if !known {
+		r := rank(s)
+		if r == unknown {
 			return Contraindicated
 		}
-		if r > rank[worst] {
-			worst = s
+		if r > least {
+			worst, least = s, r
 		}
 	}
 	return worst
@@ -85,7 +99,8 @@ func Worst(of ...Status) Status {
 
 // Status returns the worst tier of the vector.
 func (v Vector) Status() Status {
-	tiers := make([]Status, 0, len(v))
+	var room [8]Status // as many as there are categories
+	tiers := room[:0]
 	for _, x := range v {
 		tiers = append(tiers, Tier(x))
 	}
