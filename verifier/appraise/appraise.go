@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -196,10 +197,11 @@ func (a *appraisal) checkProfile() {
 // that ours is among them (DESIGN section 2, freshness).
 func (a *appraisal) checkNonce() {
 	n, err := evidence.NonceOf(a.ev.NonceInputs)
+	count := strconv.Itoa(len(a.ev.NonceInputs)) + " values"
 	if err != nil {
-		a.fail(result.SubCPU, "nonce.inputs", "1 to 64 values, sorted and distinct", fmt.Sprint(len(a.ev.NonceInputs), " values"), oneLine(err), "sort the contributions")
+		a.fail(result.SubCPU, "nonce.inputs", "1 to 64 values, sorted and distinct", count, oneLine(err), "sort the contributions")
 	} else {
-		a.pass(result.SubCPU, "nonce.inputs", fmt.Sprint(len(a.ev.NonceInputs), " values"))
+		a.pass(result.SubCPU, "nonce.inputs", count)
 		a.equal(result.SubCPU, "claims.nonce", n.String(), a.ev.Claims.Nonce.String(), "claims carry another nonce than the contributions give", "quote anew")
 	}
 	switch {
@@ -303,7 +305,7 @@ func (a *appraisal) checkGPUs() {
 	if a.ev.Config.GPUs.Mode == modePPCIE && got > want && a.o.GPUs != nil {
 		a.pass(result.SubConfig, "gpu.count", fmt.Sprintf("%d GPUs and switches", got))
 	} else {
-		a.equal(result.SubConfig, "gpu.count", fmt.Sprint(want), fmt.Sprint(got), "evidence has not as many GPUs as the config", "check the machine's GPUs")
+		a.equal(result.SubConfig, "gpu.count", strconv.Itoa(want), strconv.Itoa(got), "evidence has not as many GPUs as the config", "check the machine's GPUs")
 	}
 	for i := range a.ev.GPUs {
 		for j := range i {

@@ -20,21 +20,32 @@ import (
 // candidate is the outcome of holding the evidence against one manifest.
 type candidate struct {
 	m        *manifest.Verified
-	subs     map[string][]result.Check
+	own      *appraisal // of image, config and model against the manifest
 	gpus     [][]result.Check
 	gpuFacts []any
 	cpu      CPUResult
 	notAfter time.Time
 }
 
+// ofManifest are the submodules that have checks against a manifest alone.
+var ofManifest = [...]string{result.SubImage, result.SubConfig, result.SubModel}
+
 func (c *candidate) failures() (n int) {
-	for _, l := range append(slices.Collect(maps.Values(c.subs)), slices.Concat(c.gpus, [][]result.Check{c.cpu.CPU, c.cpu.Image})...) {
+	count := func(l []result.Check) {
 		for i := range l {
 			if l[i].Status == result.Fail {
 				n++
 			}
 		}
 	}
+	for _, l := range c.own.subs {
+		count(*l)
+	}
+	for _, l := range c.gpus {
+		count(l)
+	}
+	count(c.cpu.CPU)
+	count(c.cpu.Image)
 	return n
 }
 
@@ -57,7 +68,10 @@ func (a *appraisal) checkAgainstManifests(r *result.Result) *manifest.Verified {
 		c := a.try(cpu, m)
 		if best == nil || c.failures() < best.failures() ||
 			c.failures() == best.failures() && m.Manifest.Image.Version > best.m.Manifest.Image.Version {
-			best = c
+			best, c = c, best
+		}
+		if c != nil {
+			c.own.free()
 		}
 	}
 	if best == nil {
@@ -70,9 +84,10 @@ func (a *appraisal) checkAgainstManifests(r *result.Result) *manifest.Verified {
 	if cpu != nil {
 		a.takeCPU(r, best.cpu)
 	}
-	for _, sub := range []string{result.SubImage, result.SubConfig, result.SubModel} {
-		a.add(sub, best.subs[sub]...)
+	for _, sub := range ofManifest {
+		a.add(sub, *best.own.subs[sub]...)
 	}
+	best.own.free()
 	a.gpuFacts = best.gpuFacts
 	for i, g := range best.gpus {
 		a.add(result.SubGPU(i), g...)
@@ -130,27 +145,27 @@ func accepted(p *policy.Policy) string {
 }
 
 func (a *appraisal) try(cpu CPU, m *manifest.Verified) *candidate {
-	c := &candidate{m: m, subs: map[string][]result.Check{}, notAfter: m.Manifest.Sunset}
+	sub := &appraisal{ev: a.ev, o: a.o, now: a.now, subs: make(map[string]*[]result.Check, len(ofManifest))}
+	for _, n := range ofManifest {
+		sub.subs[n] = lists.Get().(*[]result.Check)
+	}
+	c := &candidate{m: m, own: sub, notAfter: m.Manifest.Sunset}
 	if end := graceEnd(a.o.Registry, m.SHA256); !end.IsZero() && end.Before(c.notAfter) {
 		c.notAfter = end
 	}
 	if end := a.superseded(m); !end.IsZero() && end.Before(c.notAfter) {
 		c.notAfter = end
 	}
-	sub := &appraisal{ev: a.ev, o: a.o, now: a.now, subs: map[string]*[]result.Check{}}
 	sub.checkManifest(m)
 	sub.checkConfig(m.Manifest)
 	sub.checkModels(m.Manifest)
-	for name, checks := range sub.subs {
-		c.subs[name] = *checks
-	}
 	if cpu != nil {
 		c.cpu = cpu.AppraiseCPU(a.ev, m, a.o.Policy, a.now)
 	}
 	if a.o.GPUs != nil && len(a.ev.GPUs) > 0 {
 		g := a.o.GPUs.AppraiseGPUs(a.ev, m, a.o.Policy, a.now)
 		c.gpus, c.gpuFacts = g.GPUs, g.Facts
-		c.subs[result.SubConfig] = append(c.subs[result.SubConfig], g.Machine...)
+		sub.add(result.SubConfig, g.Machine...)
 		if !g.NotAfter.IsZero() && g.NotAfter.Before(c.notAfter) {
 			c.notAfter = g.NotAfter
 		}

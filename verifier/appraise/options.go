@@ -72,7 +72,7 @@ type Rooted interface {
 // TestRoots returns every root of these appraisers that is not the maker's own,
 // sorted. Every appraisal by any of them says so: see policy.Class.
 func TestRoots(cpus map[string]CPU, gpus GPU) []string {
-	var out []string
+	out := make([]string, 0, 4) // as many as there are makers' roots
 	add := func(r Rooted) {
 		for _, root := range r.TestRoots() { // mostly the same for each
 			if !slices.Contains(out, root) {
@@ -87,6 +87,9 @@ func TestRoots(cpus map[string]CPU, gpus GPU) []string {
 	}
 	if gpus != nil {
 		add(gpus)
+	}
+	if len(out) == 0 {
+		return nil
 	}
 	slices.Sort(out)
 	return out

@@ -2,6 +2,7 @@ package journal
 
 import (
 	"bytes"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"strings"
@@ -79,7 +80,7 @@ func (e *Entry) Text() ([]byte, error) {
 		b = append(b, '\n')
 		b = append(b, f.name...)
 		b = append(b, ' ')
-		b = append(b, f.hash.String()...)
+		b = hex.AppendEncode(b, f.hash[:])
 	}
 	b = append(b, '\n')
 	if len(b) != EntrySize {

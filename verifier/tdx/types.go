@@ -38,38 +38,57 @@ const (
 // Measurements returns the TD's registers by name, in lower-case hex.
 func (r *Result) Measurements() map[string]string {
 	t := &r.TD
-	m := map[string]string{
-		"tee_tcb_svn":     hex.EncodeToString(t.TEETCBSVN[:]),
-		"mrseam":          hex.EncodeToString(t.MRSEAM[:]),
-		"mrsignerseam":    hex.EncodeToString(t.MRSignerSEAM[:]),
-		"seam_attributes": hex.EncodeToString(t.SEAMAttributes[:]),
-		"td_attributes":   hex.EncodeToString(t.Attributes[:]),
-		"xfam":            hex.EncodeToString(t.XFAM[:]),
-		"mrtd":            hex.EncodeToString(t.MRTD[:]),
-		"mrconfigid":      hex.EncodeToString(t.MRConfigID[:]),
-		"mrowner":         hex.EncodeToString(t.MROwner[:]),
-		"mrownerconfig":   hex.EncodeToString(t.MROwnerConfig[:]),
-		"rtmr0":           hex.EncodeToString(t.RTMR[0][:]),
-		"rtmr1":           hex.EncodeToString(t.RTMR[1][:]),
-		"rtmr2":           hex.EncodeToString(t.RTMR[2][:]),
-		"rtmr3":           hex.EncodeToString(t.RTMR[3][:]),
-		"report_data":     hex.EncodeToString(t.ReportData[:]),
-	}
+	var room [32]register
+	list := append(room[:0],
+		register{"tee_tcb_svn", t.TEETCBSVN[:]},
+		register{"mrseam", t.MRSEAM[:]},
+		register{"mrsignerseam", t.MRSignerSEAM[:]},
+		register{"seam_attributes", t.SEAMAttributes[:]},
+		register{"td_attributes", t.Attributes[:]},
+		register{"xfam", t.XFAM[:]},
+		register{"mrtd", t.MRTD[:]},
+		register{"mrconfigid", t.MRConfigID[:]},
+		register{"mrowner", t.MROwner[:]},
+		register{"mrownerconfig", t.MROwnerConfig[:]},
+		register{"rtmr0", t.RTMR[0][:]},
+		register{"rtmr1", t.RTMR[1][:]},
+		register{"rtmr2", t.RTMR[2][:]},
+		register{"rtmr3", t.RTMR[3][:]},
+		register{"report_data", t.ReportData[:]},
+	)
 	if t.BodyType >= quote.BodyTD15 {
-		m["tee_tcb_svn2"] = hex.EncodeToString(t.TEETCBSVN2[:])
-		m["mrservicetd"] = hex.EncodeToString(t.MRServiceTD[:])
+		list = append(list, register{"tee_tcb_svn2", t.TEETCBSVN2[:]}, register{"mrservicetd", t.MRServiceTD[:]})
 	}
 	if s := t.ServiceTD; s != nil {
-		m["vmid"] = hex.EncodeToString([]byte{s.VMID})
-		m["td_id"] = hex.EncodeToString(s.TDID[:])
-		m["devinfo"] = hex.EncodeToString(s.DevInfo[:])
-		m["init_servtd_hash"] = hex.EncodeToString(s.InitHash[:])
-		m["init_servtd_attributes"] = hex.EncodeToString(s.InitAttributes[:])
-		m["init_cpusvn"] = hex.EncodeToString(s.InitCPUSVN[:])
-		m["init_tee_tcb_svn"] = hex.EncodeToString(s.InitTEETCBSVN[:])
-		m["init_fmspc"] = hex.EncodeToString(s.InitFMSPC[:])
-		m["curr_servtd_hash"] = hex.EncodeToString(s.CurrHash[:])
-		m["curr_servtd_attributes"] = hex.EncodeToString(s.CurrAttributes[:])
+		list = append(list,
+			register{"vmid", []byte{s.VMID}},
+			register{"td_id", s.TDID[:]},
+			register{"devinfo", s.DevInfo[:]},
+			register{"init_servtd_hash", s.InitHash[:]},
+			register{"init_servtd_attributes", s.InitAttributes[:]},
+			register{"init_cpusvn", s.InitCPUSVN[:]},
+			register{"init_tee_tcb_svn", s.InitTEETCBSVN[:]},
+			register{"init_fmspc", s.InitFMSPC[:]},
+			register{"curr_servtd_hash", s.CurrHash[:]},
+			register{"curr_servtd_attributes", s.CurrAttributes[:]},
+		)
+	}
+	// One text has all the digits.
+	var digits [2 << 10]byte
+	b := digits[:0]
+	for i := range list {
+		b = hex.AppendEncode(b, list[i].value)
+	}
+	text := string(b)
+	m := make(map[string]string, len(list))
+	for i := range list {
+		n := hex.EncodedLen(len(list[i].value))
+		m[list[i].name], text = text[:n], text[n:]
 	}
 	return m
+}
+
+type register struct {
+	name  string
+	value []byte
 }

@@ -16,7 +16,7 @@ import (
 // AppraiseForeign verifies a recorded TD quote and holds its TCB against the
 // policy; where there is a log, it is replayed to the registers. What the quote
 // was made over is anyone's.
-func (a tdxCPU) AppraiseForeign(f *evidence.Foreign, p *policy.Policy, now time.Time) appraise.CPUResult {
+func (a *tdxCPU) AppraiseForeign(f *evidence.Foreign, p *policy.Policy, now time.Time) appraise.CPUResult {
 	out := &outcome{appraise.CPUResult{TrustClass: policy.ClassTDX}}
 	d := a.o.DCAP
 	d.Now = now

@@ -53,12 +53,15 @@ type fetched struct {
 // prepare gets what the evidence of a type needs, within the context and the
 // sources' timeout. What cannot be had is a failed check.
 func (o *Options) prepare(ctx context.Context, cpu *evidence.CPU, brought json.RawMessage, p *policy.Policy, now time.Time) *fetched {
-	timeout := o.Sources.Timeout
-	if timeout <= 0 {
-		timeout = DefaultFetchTimeout
+	if o.Sources.PCS != nil || o.Sources.KDS != nil {
+		timeout := o.Sources.Timeout
+		if timeout <= 0 {
+			timeout = DefaultFetchTimeout
+		}
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, timeout)
+		defer cancel()
 	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
-	defer cancel()
 	f := &fetched{}
 	switch cpu.Type {
 	case evidence.TypeTDX:

@@ -7,7 +7,7 @@ import (
 	"encoding/hex"
 	"encoding/json"
 	"fmt"
-	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -26,11 +26,11 @@ import (
 type tdxCPU struct{ o Options }
 
 // TestRoots names the roots that are not the makers' own.
-func (a tdxCPU) TestRoots() []string { return a.o.TestRoots() }
+func (a *tdxCPU) TestRoots() []string { return a.o.TestRoots() }
 
 // Prepare fetches what this evidence does not bring.
-func (a tdxCPU) Prepare(ctx context.Context, cpu *evidence.CPU, collateral json.RawMessage, p *policy.Policy, now time.Time) appraise.CPU {
-	return tdxCPU{a.o.with(ctx, cpu, collateral, p, now)}
+func (a *tdxCPU) Prepare(ctx context.Context, cpu *evidence.CPU, collateral json.RawMessage, p *policy.Policy, now time.Time) appraise.CPU {
+	return &tdxCPU{a.o.with(ctx, cpu, collateral, p, now)}
 }
 
 // usualChecks is about how many there are of a CPU.
@@ -38,7 +38,7 @@ const usualChecks = 40
 
 // AppraiseCPU verifies the quote, binds it to the claims, holds it against
 // the policy, and replays the event log to its registers.
-func (a tdxCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *policy.Policy, now time.Time) appraise.CPUResult {
+func (a *tdxCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *policy.Policy, now time.Time) appraise.CPUResult {
 	out := &outcome{appraise.CPUResult{TrustClass: policy.ClassTDX, CPU: make([]result.Check, 0, usualChecks)}}
 	d := a.o.DCAP
 	d.Now = now
@@ -116,19 +116,22 @@ const (
 // runtime events.
 func eventLog(o *Options, ev *evidence.Evidence, res *tdx.Result, out *outcome) *eventlog.Log {
 	before := len(out.CPU)
-	good := !slices.ContainsFunc(out.CPU, func(c result.Check) bool { return c.Status == result.Fail }) // the quote
+	good := true // the quote
+	for i := range out.CPU {
+		good = good && out.CPU[i].Status != result.Fail
+	}
 	l, err := o.logs.read(ev.CPU.EventLog)
 	if err != nil {
 		out.fail(checkLog, "a CCEL with a SHA-384 bank", oneLine(err), "event log does not parse", "send the CCEL as the firmware left it")
 	} else {
-		out.pass(checkLog, fmt.Sprintf("%d events", len(l.Events)))
+		out.pass(checkLog, strconv.Itoa(len(l.Events))+" events")
 		structure(l.violations, out)
 		replay(l.Log, l.traces, res, firmwareRegisters, out)
 	}
 	runtimeRegister(ev, res, out)
 	out.CPU = append(out.CPU, appraise.CheckRuntimeEvents(checkEvents, ev))
-	for _, c := range out.CPU[before:] {
-		if c.Status != result.Pass {
+	for i := before; i < len(out.CPU); i++ {
+		if out.CPU[i].Status != result.Pass {
 			return nil
 		}
 	}
@@ -161,15 +164,18 @@ func structure(vs []eventlog.Violation, out *outcome) {
 // firmwareRegisters are those that a CCEL is held against: RTMR0 to RTMR2.
 const firmwareRegisters = 3
 
+// unextended is what a register has that no event was measured into.
+var unextended [48]byte
+
 // replay holds the first registers against the quote's and names those that
 // differ.
 func replay(l *eventlog.Log, traces []eventlog.Trace, res *tdx.Result, registers int, out *outcome) {
 	var want, got []string
 	for i := range registers {
-		value := make([]byte, 48)
-		for _, t := range traces {
-			if t.Register == i+1 {
-				value = t.Value
+		value := unextended[:]
+		for k := range traces {
+			if traces[k].Register == i+1 {
+				value = traces[k].Value
 			}
 		}
 		if !bytes.Equal(value, res.TD.RTMR[i][:]) {
@@ -181,13 +187,14 @@ func replay(l *eventlog.Log, traces []eventlog.Trace, res *tdx.Result, registers
 		out.fail(checkReplay, strings.Join(want, " "), strings.Join(got, " "), "event log does not replay to the quote's registers", "send the log of the same boot")
 		return
 	}
-	out.pass(checkReplay, fmt.Sprintf("rtmr0 to rtmr%d", registers-1))
+	out.pass(checkReplay, "rtmr0 to rtmr"+strconv.Itoa(registers-1))
 }
 
 // runtimeRegister holds RTMR3 against the runtime events, each extended with
 // the SHA-384 of its RFC 8785 form (DESIGN section 4).
 func runtimeRegister(ev *evidence.Evidence, res *tdx.Result, out *outcome) {
 	var v [48]byte
+	var extend [2 * len(v)]byte
 	for _, e := range ev.CPU.RuntimeEvents {
 		b, err := e.Bytes()
 		if err != nil {
@@ -195,7 +202,9 @@ func runtimeRegister(ev *evidence.Evidence, res *tdx.Result, out *outcome) {
 			return
 		}
 		d := sha512.Sum384(b)
-		v = sha512.Sum384(append(v[:], d[:]...))
+		copy(extend[:], v[:])
+		copy(extend[len(v):], d[:])
+		v = sha512.Sum384(extend[:])
 	}
 	if v != res.TD.RTMR[3] {
 		out.fail(checkRuntime, hex.EncodeToString(res.TD.RTMR[3][:]), hex.EncodeToString(v[:]), "runtime events do not replay to RTMR3", "send the events of the same boot")

@@ -64,7 +64,7 @@ func CPUs(o Options) map[string]appraise.CPU {
 	roots := o.TestRoots()
 	o.roots = &roots
 	return map[string]appraise.CPU{
-		evidence.TypeTDX:   tdxCPU{o},
+		evidence.TypeTDX:   &tdxCPU{o},
 		evidence.TypeSNP:   snpCPU{o},
 		evidence.TypeSGX:   sgxCPU{o},
 		evidence.TypeAzTDX: azureCPU{o},
@@ -100,9 +100,9 @@ func (out *outcome) faults(err error) {
 // policy takes over a policy's checks. What the policy does not ask for it
 // skips; that is no gap in the appraisal.
 func (out *outcome) policy(checks []result.Check) {
-	for _, c := range checks {
-		if c.Status != result.Skip {
-			out.CPU = append(out.CPU, c)
+	for i := range checks {
+		if checks[i].Status != result.Skip {
+			out.CPU = append(out.CPU, checks[i])
 		}
 	}
 }
