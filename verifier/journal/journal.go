@@ -40,11 +40,10 @@ import (
 const (
 	DefaultInterval = time.Second // between checkpoints
 	maxGroup        = 1024        // entries of one write
-	// Where a group had as many entries, the next waits for more: a sync costs the
-	// machine as much as a verdict or two, and on a fast disk there would be one for
-	// every few entries.
-	busyGroup   = 4
-	settle      = time.Millisecond
+	// Commits begin that far apart: a sync costs the machine as much as a verdict or
+	// two, and on a fast disk there would be one for every few entries. Who comes when
+	// there was none lately waits for nobody.
+	pace        = 2 * time.Millisecond
 	queueLength = 4096 // appends that wait
 )
 
@@ -190,7 +189,7 @@ func (j *Journal) await(p *pending) bool {
 // run commits what is appended, as much at a time as there is.
 func (j *Journal) run() {
 	defer close(j.done)
-	latest := 0 // the size of the latest group
+	var latest time.Time // when the latest commit began
 	for {
 		var first *pending
 		select {
@@ -202,9 +201,8 @@ func (j *Journal) run() {
 				return
 			}
 		}
-		if latest >= busyGroup {
-			time.Sleep(settle)
-		}
+		time.Sleep(time.Until(latest.Add(pace)))
+		latest = time.Now()
 		batch := []*pending{first}
 		room := int(min(maxGroup, SegmentEntries-j.size%SegmentEntries))
 	gather:
@@ -216,7 +214,6 @@ func (j *Journal) run() {
 				break gather
 			}
 		}
-		latest = len(batch)
 		err := j.commit(batch)
 		if err != nil {
 			j.o.Log.Error("journal cannot append", "entries", len(batch), "error", err)

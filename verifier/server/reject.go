@@ -57,7 +57,7 @@ func (w *written) Write(b []byte) (int, error) {
 // answer is cheap, and so is the next. So it comes after a moment, to as many as may
 // wait for it; to all others at once.
 const (
-	turnAwayPause = 20 * time.Millisecond
+	turnAwayPause = 30 * time.Millisecond
 	maxPaused     = 1024
 )
 
