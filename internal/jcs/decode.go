@@ -5,7 +5,6 @@ import (
 	"encoding"
 	"encoding/base64"
 	"reflect"
-	"strconv"
 
 	"cocoon/internal/recent"
 )
@@ -54,10 +53,7 @@ func (s *scanner) decode(p *plan, v reflect.Value) bool {
 		if !s.number() {
 			return false
 		}
-		n, err := strconv.ParseInt(string(s.b[start:s.i]), 10, 64)
-		if err != nil {
-			return false
-		}
+		n := integer(s.b[start:s.i])
 		if p.kind == kindInt {
 			v.SetInt(n)
 			return !v.OverflowInt(n)
@@ -159,7 +155,9 @@ func (s *scanner) decodeSlice(p *plan, v reflect.Value) bool {
 		return true
 	}
 	for n := 0; ; n++ {
-		v.Grow(1)
+		if n == v.Cap() {
+			v.Grow(max(n, 4)) // mostly there are a few
+		}
 		v.SetLen(n + 1)
 		v.Index(n).SetZero()
 		if !s.decode(p.elem, v.Index(n)) {
@@ -216,10 +214,7 @@ func (s *scanner) decodeObject(p *plan, v reflect.Value) bool {
 			}
 			v.SetMapIndex(reflect.ValueOf(string(key)), one)
 		} else {
-			i, known := next, next < len(p.fields) && p.fields[next].name == string(key)
-			if !known { // canonical JSON may have left some out
-				i, known = p.byName[string(key)]
-			}
+			i, known := p.field(next, key)
 			if !known || seen&(1<<i) != 0 {
 				return false
 			}
@@ -243,6 +238,30 @@ func (s *scanner) decodeObject(p *plan, v reflect.Value) bool {
 			return false
 		}
 	}
+}
+
+// field finds a field by its key: from the one on that comes next in canonical
+// JSON, which may leave some out.
+func (p *plan) field(next int, key []byte) (int, bool) {
+	for i := next; i < len(p.fields); i++ {
+		if p.fields[i].name == string(key) {
+			return i, true
+		}
+	}
+	i, known := p.byName[string(key)]
+	return i, known
+}
+
+// integer is the value of what number scans: maxExact digits at most.
+func integer(text []byte) (n int64) {
+	digits := bytes.TrimPrefix(text, []byte{'-'})
+	for _, c := range digits {
+		n = 10*n + int64(c-'0')
+	}
+	if len(digits) < len(text) {
+		return -n
+	}
+	return n
 }
 
 // leftOut notes that a struct has no members for some of its fields. Canonical
