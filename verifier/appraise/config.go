@@ -28,7 +28,7 @@ func (a *appraisal) checkConfig(m *manifest.Manifest) {
 	oneOf(a, "config.registry", m.Config.Registries, c.Registry, "the registry is not allowed")
 	a.checkInitBlock(m)
 	a.checkSealer(m)
-	var kinds, digests []string
+	kinds, digests := make([]string, 0, 4), make([]digest.SHA256, 0, 4)
 	var engine *manifest.Engine
 	for i := range m.Engines {
 		e := &m.Engines[i]
@@ -36,13 +36,13 @@ func (a *appraisal) checkConfig(m *manifest.Manifest) {
 		if e.Kind != c.Engine.Kind {
 			continue
 		}
-		digests = append(digests, e.ImageDigest.String())
+		digests = append(digests, e.ImageDigest)
 		if engine == nil || e.ImageDigest == c.Engine.Verity.Root {
 			engine = e
 		}
 	}
 	oneOf(a, "config.engine.kind", kinds, c.Engine.Kind, "the engine is not allowed")
-	oneOf(a, "config.engine.image_digest", digests, c.Engine.Verity.Root.String(), "the engine's image is not one of the manifest's")
+	oneOf(a, "config.engine.image_digest", digests, c.Engine.Verity.Root, "the engine's image is not one of the manifest's")
 	if engine == nil {
 		a.fail(sub, "config.engine.args", "an engine of the manifest", truncate(c.Engine.Kind, 64), "no rules for this engine's arguments", remedyConfig)
 		return
@@ -141,14 +141,27 @@ func (a *appraisal) checkModel(m *manifest.Manifest, c *evidence.ConfigModel) {
 // nothing.
 func oneOf[T comparable](a *appraisal, id string, allowed []T, got T, reason string) {
 	if slices.Contains(allowed, got) {
-		a.pass(result.SubConfig, id, fmt.Sprint(got))
+		a.pass(result.SubConfig, id, textOf(got))
 		return
 	}
 	text := make([]string, len(allowed))
 	for i, v := range allowed {
-		text[i] = quoteEmpty(fmt.Sprint(v))
+		text[i] = quoteEmpty(textOf(v))
 	}
-	a.fail(result.SubConfig, id, strings.Join(text, " or "), quoteEmpty(truncate(fmt.Sprint(got), 128)), reason, remedyConfig)
+	a.fail(result.SubConfig, id, strings.Join(text, " or "), quoteEmpty(truncate(textOf(got), 128)), reason, remedyConfig)
+}
+
+// textOf is fmt.Sprint, without its detours for what a config has.
+func textOf(v any) string {
+	switch v := v.(type) {
+	case string:
+		return v
+	case int32:
+		return strconv.Itoa(int(v))
+	case digest.SHA256:
+		return v.String()
+	}
+	return fmt.Sprint(v)
 }
 
 func quoteEmpty(s string) string {

@@ -86,21 +86,31 @@ func appendChecks(b []byte, subs map[string]*Submod) ([]byte, bool) {
 }
 
 func (w *writer) check(c *Check) {
-	sep := `{`
-	optional := func(name, s string) {
-		if s != "" {
-			w.raw(sep)
-			w.text(name, s)
-			sep = `,`
-		}
+	switch { // the first member has no comma
+	case c.Actual != "" && c.Expected != "":
+		w.text(`{"actual":`, c.Actual)
+		w.text(`,"expected":`, c.Expected)
+		w.raw(`,"id":`)
+	case c.Actual != "":
+		w.text(`{"actual":`, c.Actual)
+		w.raw(`,"id":`)
+	case c.Expected != "":
+		w.text(`{"expected":`, c.Expected)
+		w.raw(`,"id":`)
+	default:
+		w.raw(`{"id":`)
 	}
-	optional(`"actual":`, c.Actual)
-	optional(`"expected":`, c.Expected)
-	w.raw(sep)
-	w.text(`"id":`, c.ID)
-	sep = `,`
-	optional(`"reason":`, c.Reason)
-	optional(`"remedy":`, c.Remedy)
+	w.text("", c.ID)
+	if c.Reason != "" {
+		w.text(`,"reason":`, c.Reason)
+	}
+	if c.Remedy != "" {
+		w.text(`,"remedy":`, c.Remedy)
+	}
+	if c.Status == Pass { // nearly every one
+		w.raw(`,"status":"` + Pass + `"}`)
+		return
+	}
 	w.text(`,"status":`, c.Status)
 	w.raw(`}`)
 }

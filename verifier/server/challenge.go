@@ -8,6 +8,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"hash"
 	"sync"
 	"time"
 
@@ -45,9 +46,10 @@ var ErrTooManyUsed = errors.New("a challenge, but too many are in use")
 // of before is unknown. Used ones are kept until they expire. Time is the
 // process's age, which is monotonic: it takes no part in jumps of the clock.
 type memoryChallenges struct {
-	key [32]byte
-	age func() time.Duration
-	max int
+	key  [32]byte
+	macs sync.Pool // hash.Hash: HMACs under the key
+	age  func() time.Duration
+	max  int
 
 	mu sync.Mutex
 	n  int
@@ -70,7 +72,12 @@ func newMemoryChallenges(age func() time.Duration, max int) (*memoryChallenges, 
 }
 
 func (m *memoryChallenges) mac(purpose verifierv1.Purpose, body []byte) []byte {
-	h := hmac.New(sha256.New, m.key[:])
+	h, ok := m.macs.Get().(hash.Hash)
+	if !ok {
+		h = hmac.New(sha256.New, m.key[:])
+	}
+	defer m.macs.Put(h)
+	h.Reset()
 	h.Write([]byte{byte(purpose)})
 	h.Write(body)
 	return h.Sum(nil)[:challengeBody]

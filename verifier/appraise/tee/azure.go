@@ -73,7 +73,7 @@ func (a azureCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *po
 	out.Measurements = map[string]string{}
 	switch {
 	case r.TDX != nil:
-		out.policy(appraiseTDX(p, r.TDX, now))
+		out.policyTDX(p, r.TDX, now)
 		floor(m, r.TDX, out)
 		out.Measurements, out.Facts = r.TDX.Measurements(), &r.TDX.Result
 		if end := r.TDX.Dates.EarliestExpiry; !end.IsZero() {

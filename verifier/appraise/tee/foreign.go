@@ -25,7 +25,7 @@ func (a *tdxCPU) AppraiseForeign(f *evidence.Foreign, p *policy.Policy, now time
 		return out.CPUResult
 	}
 	out.CPU = append(out.CPU, res.Checks...)
-	out.policy(appraiseTDX(p, res, now))
+	out.policyTDX(p, res, now)
 	if len(f.CPU.EventLog) > 0 {
 		foreignLog(f.CPU.EventLog, res, out)
 	}
@@ -120,7 +120,7 @@ func (a azureCPU) AppraiseForeign(f *evidence.Foreign, p *policy.Policy, now tim
 	}
 	switch {
 	case r.TDX != nil:
-		out.policy(appraiseTDX(p, r.TDX, now))
+		out.policyTDX(p, r.TDX, now)
 		out.Measurements = r.TDX.Measurements()
 	case r.SNP != nil:
 		out.policy(p.SNP.Appraise(r.SNP))

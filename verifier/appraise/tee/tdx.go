@@ -9,6 +9,7 @@ import (
 	"fmt"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"cocoon/measurements/eventlog"
@@ -48,7 +49,7 @@ func (a *tdxCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *pol
 		return out.CPUResult
 	}
 	out.CPU = append(out.CPU, res.Checks...)
-	out.policy(appraiseTDX(p, res, now))
+	out.policyTDX(p, res, now)
 	floor(m, res, out)
 	want, err := ev.Claims.ReportData()
 	if err != nil {
@@ -78,14 +79,21 @@ func verifyTDX(o *Options, d *dcap.Options, ev *evidence.Evidence, quote []byte,
 	return res
 }
 
-// appraiseTDX holds a quote against the policy; without a section for it
-// nothing is accepted.
-func appraiseTDX(p *policy.Policy, res *tdx.Result, now time.Time) []result.Check {
+// scratch has lists for a policy's checks, most of which it skips.
+var scratch = sync.Pool{New: func() any { return new([]result.Check) }}
+
+// policyTDX holds a quote against the policy; without a section for it nothing is
+// accepted.
+func (out *outcome) policyTDX(p *policy.Policy, res *tdx.Result, now time.Time) {
 	if p.DCAP == nil {
-		return []result.Check{{ID: "policy.tdx", Status: result.Fail, Expected: "a dcap section", Actual: "none",
-			Reason: "the policy does not say which TDX platforms are accepted", Remedy: "give the policy a dcap section with tdx"}}
+		out.fail("policy.tdx", "a dcap section", "none", "the policy does not say which TDX platforms are accepted", "give the policy a dcap section with tdx")
+		return
 	}
-	return p.DCAP.AppraiseTDX(res, now)
+	list := scratch.Get().(*[]result.Check)
+	*list = p.DCAP.AppendTDX((*list)[:0], res, now)
+	out.policy(*list)
+	clear(*list)
+	scratch.Put(list)
 }
 
 // floor holds the collateral's evaluation against the manifest's TCB floor.

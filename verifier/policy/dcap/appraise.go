@@ -20,7 +20,12 @@ import (
 // Its checks have IDs "policy.tdx.<what>", "tdx.tcb.<status>" for a status
 // that is not accepted, and "tdx.report_data" for the binding. What the policy does not ask for is a check that is skipped.
 func (p *Policy) AppraiseTDX(r *tdx.Result, now time.Time) []result.Check {
-	a := &appraisal{tee: "tdx", checks: make([]result.Check, 0, maxChecks)}
+	return p.AppendTDX(make([]result.Check, 0, maxChecks), r, now)
+}
+
+// AppendTDX is AppraiseTDX, and appends the checks.
+func (p *Policy) AppendTDX(checks []result.Check, r *tdx.Result, now time.Time) []result.Check {
+	a := &appraisal{tee: "tdx", checks: checks}
 	t := p.TDX
 	if t == nil {
 		return a.noSection()
@@ -180,7 +185,7 @@ func (a *appraisal) tcb(p *Platform, r *verify.Result, now time.Time) {
 	}
 
 	limit := r.Dates.EarliestExpiry.Add(p.CollateralGrace())
-	if slices.ContainsFunc(r.Checks, func(c result.Check) bool { return c.ID == "dcap.collateral.expired" }) {
+	if refused(r, "dcap.collateral.expired") {
 		a.skip("collateral_age", "the verification refused it already")
 	} else {
 		a.judge(!now.After(limit), "collateral_age", "expiry at or after "+stamp(now.Add(-p.CollateralGrace())), stamp(r.Dates.EarliestExpiry),
@@ -208,6 +213,17 @@ func (a *appraisal) tcb(p *Platform, r *verify.Result, now time.Time) {
 		a.judge(len(rejected) == 0, "advisories", "none of "+strings.Join(p.RejectedAdvisories, ", "), list(rejected),
 			"an advisory that the policy rejects applies to the platform", "update the platform as the advisory says")
 	}
+}
+
+// refused reports whether a verification has a check that is there only where it
+// failed.
+func refused(r *verify.Result, id string) bool {
+	for i := range r.Checks {
+		if r.Checks[i].ID == id {
+			return true
+		}
+	}
+	return false
 }
 
 // status appraises the TCB status. As in a verification, a failed check has
