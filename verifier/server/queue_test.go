@@ -66,7 +66,7 @@ func TestAHeldSlotIsTimed(t *testing.T) {
 // TestWhoFindsNoPlaceWaitsForAMoment, with moments that do not end: as many as may,
 // until they give up; nobody beyond them.
 func TestWhoFindsNoPlaceWaitsForAMoment(t *testing.T) {
-	s := &Server{admission: newAdmission(1, 0, time.Minute, time.Minute), pause: time.Hour}
+	s := &Server{admission: newAdmission(1, 0, time.Minute, time.Minute), pace: time.Hour}
 	ctx, cancel := context.WithCancel(context.Background())
 	if !s.enter(ctx) || s.paused.Load() != 0 {
 		t.Fatal("who finds a place waits")

@@ -52,23 +52,24 @@ func (w *written) Write(b []byte) (int, error) {
 	return len(b), nil
 }
 
-// Who repeats at once, whatever Retry-After says, would be answered thousands of
+// Who repeats at once, whatever Retry-After says, would be answered many thousand
 // times a second, on the processors that those who were let in are waiting for: an
-// answer is cheap, and so is the next. So it comes after a moment, to as many as may
-// wait for it; to all others at once.
+// answer costs a fifth of a verdict. So it comes after a moment, and to many at a pace;
+// who finds maxPaused that wait for theirs is answered at once.
 const (
-	turnAwayPause = 30 * time.Millisecond
+	turnAwayPause = 20 * time.Millisecond
+	turnAwayEach  = 500 * time.Microsecond // of each CPU
 	maxPaused     = 1024
 )
 
 // enter takes a place, which admission.leave gives back. Who finds none is to be
-// turned away: his answer's moment is over.
+// turned away: his moment is over.
 func (s *Server) enter(ctx context.Context) bool {
 	if s.admission.enter() {
 		return true
 	}
-	if s.paused.Add(1) <= maxPaused {
-		t := time.NewTimer(s.pause)
+	if n := s.paused.Add(1); n <= maxPaused {
+		t := time.NewTimer(max(turnAwayPause, time.Duration(n)*s.pace))
 		defer t.Stop()
 		select {
 		case <-t.C:

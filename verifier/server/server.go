@@ -105,7 +105,7 @@ type Server struct {
 	mux        *http.ServeMux
 	errors     *connect.ErrorWriter
 	busy, slow *rejection    // errBusy and errTooManyRequests, written once
-	pause      time.Duration // turnAwayPause
+	pace       time.Duration // turnAwayEach, of all CPUs
 	paused     atomic.Int64
 }
 
@@ -113,7 +113,7 @@ type Server struct {
 func New(o Options) (*Server, error) {
 	setDefaults(&o)
 	s := &Server{o: o, log: o.Log, limiter: newLimiter(o.PerSecond, o.Burst, DefaultMaxClients), admission: newAdmission(o.Concurrent, o.Queue, o.Wait, o.Delay),
-		receiving: newReceiving(o.Burst), challenges: o.Challenges, journal: o.Journal, mux: http.NewServeMux(), errors: connect.NewErrorWriter(), pause: turnAwayPause}
+		receiving: newReceiving(o.Burst), challenges: o.Challenges, journal: o.Journal, mux: http.NewServeMux(), errors: connect.NewErrorWriter(), pace: turnAwayEach / time.Duration(runtime.NumCPU())}
 	m, err := newMaterial(o.Trust, o.Clock())
 	if err != nil {
 		return nil, fmt.Errorf("making verifier: %w", err)
