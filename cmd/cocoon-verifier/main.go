@@ -152,6 +152,7 @@ func serve(ctx context.Context, path string, log *slog.Logger) (err error) {
 	if err != nil {
 		return fault.New(fault.ExitInternal, "verifier.listen", "free the address, or choose another in the config", "listening on %s: %w", s.cfg.Listen, err)
 	}
+	ln = server.Listen(ln)
 	srv := httpServer(s, defaultPatience, log)
 	hups := make(chan os.Signal, 1)
 	signal.Notify(hups, syscall.SIGHUP)
@@ -208,7 +209,7 @@ func httpServer(s *service, p patience, log *slog.Logger) *http.Server {
 	protocols.SetUnencryptedHTTP2(true)
 	return &http.Server{
 		Handler: s, Protocols: protocols, ReadHeaderTimeout: p.header, ReadTimeout: p.read, WriteTimeout: p.write,
-		IdleTimeout: p.idle, MaxHeaderBytes: maxHeader, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
+		IdleTimeout: p.idle, MaxHeaderBytes: maxHeader, ConnContext: server.ConnContext, ErrorLog: slog.NewLogLogger(log.Handler(), slog.LevelWarn),
 		TLSConfig: &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.certificate},
 	}
 }

@@ -81,7 +81,7 @@ func (s *Server) unary(next http.Handler) http.Handler {
 		*out = b
 		h := w.Header()
 		h["Content-Type"], h["Content-Length"] = protoType, []string{strconv.Itoa(len(b))}
-		_, _ = w.Write(b) // likewise
+		together(w, r, b)
 	})
 }
 
