@@ -54,7 +54,8 @@ const (
 // processorsEach is how many of Go's processors there are for one CPU. A thread that
 // waits for the disk holds one until the runtime's monitor takes it, up to ten
 // milliseconds later, and there are hundreds of writes a second; and with no more
-// than CPUs, who comes back from the disk stands behind all that is ready to run.
+// than CPUs, who comes back from the disk stands behind all that is ready to run. It
+// is set once: a quota of CPUs that changes later is not followed.
 const processorsEach = 2
 
 // patience is how long a client may take.

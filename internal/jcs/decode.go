@@ -92,7 +92,8 @@ const (
 // checked are objects that check took, by their depth, in a form that leaves
 // nothing loose. What check says of an object it says of the bytes up to the last
 // brace, whatever follows: where a document has these bytes again, there is nothing
-// to look at again.
+// to look at again. They are every user's of this package, and stay in memory:
+// nothing that is a secret may be kept as raw JSON.
 var checked = recent.New[int, struct{}](mostRemembered, largestRaw)
 
 // raw is check for what is kept as it stands: most of a document may be of that
@@ -156,7 +157,11 @@ func (s *scanner) decodeSlice(p *plan, v reflect.Value) bool {
 	}
 	for n := 0; ; n++ {
 		if n == v.Cap() {
-			v.Grow(max(n, 4)) // mostly there are a few
+			more := 1
+			if n == 0 {
+				more = 4 // mostly there are a few
+			}
+			v.Grow(more)
 		}
 		v.SetLen(n + 1)
 		v.Index(n).SetZero()

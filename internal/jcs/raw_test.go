@@ -43,6 +43,9 @@ func TestRawJSONIsRememberedByAllOfIt(t *testing.T) {
 			clear(got.Q) // it is the caller's
 		}
 	}
+	if n := checked.Prefix(1, []byte(raw+"}")); n != len(raw) {
+		t.Errorf("%d bytes of %d are remembered", n, len(raw))
+	}
 	// What is taken at one depth may be too deep at another.
 	deep := func(n int) string { return strings.Repeat(`{"q":`, n) + whole + strings.Repeat(`}`, n) }
 	type level struct {

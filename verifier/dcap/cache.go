@@ -28,7 +28,8 @@ const keptLatest = 16
 
 // Cache keeps what need not be verified twice: collateral, PCK chains, and QE
 // reports where CacheOptions.Reports allows. An entry's key is the SHA-256 of
-// everything that its verification depended on, the hash of the collateral
+// everything that its verification depended on (of the latest collateral, the roots'
+// hash and the document itself), the hash of the collateral
 // set (and so the CRLs) and of the roots among it: an entry made under other
 // collateral is never found again. Times are checked at each verification. Of
 // keys that were certified and sign often it keeps tables, with which their

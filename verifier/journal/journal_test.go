@@ -229,6 +229,23 @@ func TestJournalKeepsFindsAndProves(t *testing.T) {
 	}
 }
 
+// TestCommitsBeginApart appends one after the other: each is a commit, and two that
+// follow at once would cost more than the entries.
+func TestCommitsBeginApart(t *testing.T) {
+	j := open(t, options(t.TempDir()))
+	const commits = 20
+	start := time.Now()
+	for i := range uint64(commits) {
+		if _, err := j.Append(context.Background(), entry(i)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if took := time.Since(start); took < (commits-1)*pace {
+		t.Errorf("%d commits in %v", commits, took)
+	}
+	closed(t, j)
+}
+
 func TestOnlyOneProcessAppends(t *testing.T) {
 	dir := t.TempDir()
 	open(t, options(dir))

@@ -42,6 +42,33 @@ func opts(pub ed25519.PublicKey) result.EAROptions {
 	return result.EAROptions{Keys: []ed25519.PublicKey{pub}, Now: tpmtest.Now, AllowDevelopment: true}
 }
 
+// TestTwoKeysSignInTurn: each token names the key that signed it.
+func TestTwoKeysSignInTurn(t *testing.T) {
+	r, _, pub, key := verdict(t)
+	otherPub, other, err := ed25519.GenerateKey(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		for _, c := range []struct {
+			pub ed25519.PublicKey
+			key ed25519.PrivateKey
+		}{{pub, key}, {otherPub, other}} {
+			token, err := result.SignEAR(r, c.key, "test")
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := result.VerifyEAR(token, opts(c.pub)); err != nil {
+				t.Error(err)
+			}
+			head, err := base64.RawURLEncoding.DecodeString(token[:strings.IndexByte(token, '.')])
+			if err != nil || !strings.Contains(string(head), result.KeyID(c.pub)) {
+				t.Errorf("%s does not name its key: %v", head, err)
+			}
+		}
+	}
+}
+
 func TestVerdictSaysWhatTheAppraisalFound(t *testing.T) {
 	r, token, pub, _ := verdict(t)
 	e, err := result.VerifyEAR(token, opts(pub))

@@ -10,7 +10,7 @@ import (
 )
 
 // admission bounds the appraisals under way and those that wait. Who would wait
-// for long, or finds every place taken, is turned away at once, before his
+// for long, or finds every place taken, is turned away before his
 // evidence is read: under overload memory and the waiting of those who were let
 // in stay bounded.
 //

@@ -100,9 +100,9 @@ func (s *service) evidence(t *testing.T) string {
 	return `{"evidence":"` + base64.StdEncoding.EncodeToString(b) + `"}`
 }
 
-// TestAFullQueueTurnsAwayAtOnce fills slot and queue: who comes then is told to
+// TestAFullQueueTurnsAway fills slot and queue: who comes then is told to
 // come back, everything else is answered, and who was let in gets his verdict.
-func TestAFullQueueTurnsAwayAtOnce(t *testing.T) {
+func TestAFullQueueTurnsAway(t *testing.T) {
 	g := newGate()
 	s := start(t, tpmtest.NewWorld(t), func(o *server.Options) { o.Challenges, o.Concurrent, o.Queue, o.Wait = g, 1, 1, time.Minute })
 	var wg sync.WaitGroup

@@ -28,7 +28,7 @@ func (s *Server) attestTDX(w http.ResponseWriter, r *http.Request) {
 		s.attestFailed(w, r, errTooManyRequests, nil)
 		return
 	}
-	if !s.enter(r.Context()) {
+	if !s.enter(r) {
 		s.metrics.turned.WithLabelValues(turnedQueue).Inc()
 		s.attestFailed(w, r, errBusy, nil)
 		return

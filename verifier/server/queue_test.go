@@ -2,9 +2,11 @@ package server
 
 import (
 	"context"
-	"runtime"
+	"net/http"
 	"testing"
 	"time"
+
+	"golang.org/x/time/rate"
 )
 
 // TestTheQueueIsShortInTime: how many are let in follows from how long a slot is
@@ -63,25 +65,35 @@ func TestAHeldSlotIsTimed(t *testing.T) {
 	}
 }
 
-// TestWhoFindsNoPlaceWaitsForAMoment, with moments that do not end: as many as may,
-// until they give up; nobody beyond them.
+// TestWhoFindsNoPlaceWaitsForAMoment: each longer than who came before; nobody
+// beyond as many as may, nobody whose connection has other requests, nobody who finds
+// a place.
 func TestWhoFindsNoPlaceWaitsForAMoment(t *testing.T) {
-	s := &Server{admission: newAdmission(1, 0, time.Minute, time.Minute), pace: time.Hour}
-	ctx, cancel := context.WithCancel(context.Background())
-	if !s.enter(ctx) || s.paused.Load() != 0 {
-		t.Fatal("who finds a place waits")
+	const turn = time.Hour
+	over, waits := make(chan struct{}), make(chan time.Duration, maxPaused)
+	s := &Server{admission: newAdmission(1, 0, time.Minute, time.Minute), turns: rate.NewLimiter(rate.Every(turn), 1), wait: func(d time.Duration) {
+		waits <- d
+		<-over
+	}}
+	http1, http2 := &http.Request{ProtoMajor: 1}, &http.Request{ProtoMajor: 2}
+	if !s.enter(http1) {
+		t.Fatal("who finds a place is turned away")
+	}
+	if s.enter(http2) {
+		t.Error("HTTP/2 was let in beyond the places")
 	}
 	let := make(chan bool)
-	for range maxPaused {
-		go func() { let <- s.enter(ctx) }()
+	for i := range maxPaused {
+		go func() { let <- s.enter(http1) }()
+		want := time.Duration(i) * turn
+		if d := <-waits; d < leastPause || d > want+leastPause || d < want-turn/2 {
+			t.Fatalf("the wait of number %d is %v", i, d)
+		}
 	}
-	for s.paused.Load() < maxPaused {
-		runtime.Gosched()
+	if s.enter(http1) || len(waits) != 0 {
+		t.Error("beyond as many as may: let in, or waited")
 	}
-	if s.enter(ctx) {
-		t.Error("let in beyond the places")
-	}
-	cancel()
+	close(over)
 	for range maxPaused {
 		if <-let {
 			t.Error("let in after a moment")
@@ -91,7 +103,7 @@ func TestWhoFindsNoPlaceWaitsForAMoment(t *testing.T) {
 		t.Errorf("%d wait still", n)
 	}
 	s.admission.leave()
-	if !s.enter(ctx) {
+	if !s.enter(http1) {
 		t.Error("turned away though there is a place")
 	}
 }

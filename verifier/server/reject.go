@@ -1,7 +1,6 @@
 package server
 
 import (
-	"context"
 	"maps"
 	"net/http"
 	"time"
@@ -54,27 +53,27 @@ func (w *written) Write(b []byte) (int, error) {
 
 // Who repeats at once, whatever Retry-After says, would be answered many thousand
 // times a second, on the processors that those who were let in are waiting for: an
-// answer costs a fifth of a verdict. So it comes after a moment, and to many at a pace;
-// who finds maxPaused that wait for theirs is answered at once.
+// answer costs a fifth of a verdict. So it comes after a moment, and to many in turn, at
+// a pace; who finds maxPaused that wait for theirs is answered at once. That is for HTTP/1,
+// where it holds the caller's connection, and his evidence is where the system keeps
+// what was not read; on HTTP/2 it would hold neither.
 const (
-	turnAwayPause = 20 * time.Millisecond
-	turnAwayEach  = 500 * time.Microsecond // of each CPU
-	maxPaused     = 1024
+	leastPause   = 20 * time.Millisecond
+	turnAwayEach = 500 * time.Microsecond // of each CPU
+	maxPaused    = 4096
 )
 
 // enter takes a place, which admission.leave gives back. Who finds none is to be
-// turned away: his moment is over.
-func (s *Server) enter(ctx context.Context) bool {
+// turned away: his moment is over. Package http notices no hang-up during it.
+func (s *Server) enter(r *http.Request) bool {
 	if s.admission.enter() {
 		return true
 	}
-	if n := s.paused.Add(1); n <= maxPaused {
-		t := time.NewTimer(max(turnAwayPause, time.Duration(n)*s.pace))
-		defer t.Stop()
-		select {
-		case <-t.C:
-		case <-ctx.Done():
-		}
+	if r.ProtoMajor != 1 {
+		return false
+	}
+	if s.paused.Add(1) <= maxPaused {
+		s.wait(max(leastPause, s.turns.Reserve().Delay()))
 	}
 	s.paused.Add(-1)
 	return false

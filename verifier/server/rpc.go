@@ -62,7 +62,7 @@ func (s *Server) rpc(next http.Handler) http.Handler {
 			limit = maxTCB
 		}
 		if limit > maxSmall { // what takes a slot
-			if !s.enter(r.Context()) {
+			if !s.enter(r) {
 				s.turnAway(w, r, turnedQueue, s.busy)
 				return
 			}

@@ -14,6 +14,7 @@ import (
 	"time"
 
 	"connectrpc.com/connect"
+	"golang.org/x/time/rate"
 
 	"cocoon/api/verifier/v1/verifierv1connect"
 	"cocoon/measurements/digest"
@@ -104,8 +105,9 @@ type Server struct {
 	draining   atomic.Bool
 	mux        *http.ServeMux
 	errors     *connect.ErrorWriter
-	busy, slow *rejection    // errBusy and errTooManyRequests, written once
-	pace       time.Duration // turnAwayEach, of all CPUs
+	busy, slow *rejection          // errBusy and errTooManyRequests, written once
+	turns      *rate.Limiter       // one each turnAwayEach
+	wait       func(time.Duration) // time.Sleep
 	paused     atomic.Int64
 }
 
@@ -113,7 +115,7 @@ type Server struct {
 func New(o Options) (*Server, error) {
 	setDefaults(&o)
 	s := &Server{o: o, log: o.Log, limiter: newLimiter(o.PerSecond, o.Burst, DefaultMaxClients), admission: newAdmission(o.Concurrent, o.Queue, o.Wait, o.Delay),
-		receiving: newReceiving(o.Burst), challenges: o.Challenges, journal: o.Journal, mux: http.NewServeMux(), errors: connect.NewErrorWriter(), pace: turnAwayEach / time.Duration(runtime.NumCPU())}
+		receiving: newReceiving(o.Burst), challenges: o.Challenges, journal: o.Journal, mux: http.NewServeMux(), errors: connect.NewErrorWriter(), turns: rate.NewLimiter(rate.Every(turnAwayEach/time.Duration(runtime.NumCPU())), 1), wait: time.Sleep}
 	m, err := newMaterial(o.Trust, o.Clock())
 	if err != nil {
 		return nil, fmt.Errorf("making verifier: %w", err)
