@@ -81,8 +81,15 @@ func TestOneBadServerOfTwoIsNamedAndDoesNoHarm(t *testing.T) {
 	lie.Store(honest)
 	d := start(t, devnet.Options{Alter: func(q, a any) any { return lie.Load().(func(_, a any) any)(q, a) },
 		More: []func(_, a any) any{nil}})
-	other := start(t, devnet.Options{})
+	// A devnet whose newest block is old makes another when it is asked, and a
+	// chain is refused in another way before its second block than after: the
+	// one's clock stands still, the other has its second block already.
+	began := time.Now()
+	young, older := start(t, devnet.Options{Clock: func() time.Time { return began }}), start(t, devnet.Options{})
 	ctx := testContext(t)
+	if err := older.Advance(ctx, 0); err != nil {
+		t.Fatal(err)
+	}
 	w := funded(t, ctx, d, open(t, d), 1, nano(10))
 	if _, err := w.Send(ctx, chain.Message{To: address100(7), Nano: nano(1)}, chain.Message{To: address100(200), Nano: nano(1)}); err != nil {
 		t.Fatal(err)
@@ -101,11 +108,12 @@ func TestOneBadServerOfTwoIsNamedAndDoesNoHarm(t *testing.T) {
 		"deaf":                           {config: first(deaf(t)), code: "ton.network.unreachable"},
 		"cut in the middle of an answer": {config: first(relay(t, d.Addr(), 300)), code: "ton.network.unreachable"},
 		"another key": {config: func(cfg *liteclient.GlobalConfig) {
-			cfg.Liteservers[0].ID.Key = other.Config().Liteservers[0].ID.Key
+			cfg.Liteservers[0].ID.Key = older.Config().Liteservers[0].ID.Key
 		}, code: "ton.network.unreachable"},
-		"another chain": {config: func(cfg *liteclient.GlobalConfig) { cfg.Liteservers[0] = other.Config().Liteservers[0] }, code: "ton.proof.invalid"},
-		"slow":          {lie: func(_, a any) any { <-stuck; return a }, code: "ton.network.unreachable"},
-		"huge":          {lie: func(_, a any) any { return tl.Raw(make([]byte, 9<<20)) }, code: "ton.network.unreachable"},
+		"another chain":                    {config: func(cfg *liteclient.GlobalConfig) { cfg.Liteservers[0] = older.Config().Liteservers[0] }, code: "ton.server.error"},
+		"another chain at its first block": {config: func(cfg *liteclient.GlobalConfig) { cfg.Liteservers[0] = young.Config().Liteservers[0] }, code: "ton.proof.invalid"},
+		"slow":                             {lie: func(_, a any) any { <-stuck; return a }, code: "ton.network.unreachable"},
+		"huge":                             {lie: func(_, a any) any { return tl.Raw(make([]byte, 9<<20)) }, code: "ton.network.unreachable"},
 		"hiding an account": {lie: func(_, a any) any {
 			if s, ok := a.(ton.AccountState); ok {
 				s.Proof = append([]*cell.Cell(nil), s.Proof...)
