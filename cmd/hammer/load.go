@@ -12,7 +12,6 @@ import (
 	"sync/atomic"
 	"time"
 
-	"golang.org/x/time/rate"
 	"google.golang.org/protobuf/proto"
 
 	verifierv1 "cocoon/api/verifier/v1"
@@ -163,8 +162,9 @@ func closedLoop(ctx context.Context, t *target, s *stock, connections int, d tim
 }
 
 // openLoop sends requests at a rate, whether or not answers come. The time of
-// each counts from when it was due. Where every connection waits for an answer
-// the arrival is missed, and counted.
+// each counts from when it was due, and one that is due already is sent at once: a
+// sleep that took too long must not lower the rate. Where every connection waits
+// for an answer the arrival is missed, and counted.
 func openLoop(ctx context.Context, t *target, s *stock, connections int, perSecond float64, d time.Duration, out *tally) time.Duration {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
@@ -182,31 +182,32 @@ func openLoop(ctx context.Context, t *target, s *stock, connections int, perSeco
 		}
 	})
 	start := time.Now()
-	limit := rate.NewLimiter(rate.Limit(perSecond), 1)
-	sent, missed := 0, 0
-	for ctx.Err() == nil && time.Since(start) < d {
-		r := limit.Reserve()
-		at := time.Now().Add(r.Delay())
-		if wait := time.Until(at); wait > 0 {
-			time.Sleep(wait)
+	due <- start // when a connection is there
+	for n := 1; ctx.Err() == nil; n++ {
+		after := time.Duration(float64(n) / perSecond * float64(time.Second))
+		if after >= d {
+			break
 		}
+		at := start.Add(after)
+		sleepUntil(ctx, at)
 		select {
 		case due <- at:
-			sent++
 		default:
-			if sent == 0 { // the connections are on their way up
-				due <- at
-				sent++
-				continue
-			}
-			missed++
+			out.missed++
 		}
 	}
+	sleepUntil(ctx, start.Add(d))
 	took := time.Since(start)
 	close(due)
 	wait()
-	out.missed = missed
 	return took
+}
+
+// sleepUntil returns soon after the context's end, too.
+func sleepUntil(ctx context.Context, at time.Time) {
+	for wait := time.Until(at); wait > 0 && ctx.Err() == nil; wait = time.Until(at) {
+		time.Sleep(min(wait, 100*time.Millisecond))
+	}
 }
 
 // accepted makes sure that the verifier accepts the machines at all.

@@ -115,6 +115,25 @@ func TestOverloadIsTurnedAway(t *testing.T) {
 	}
 }
 
+// TestEveryArrivalOfARateIsAccountedFor holds however slow the machine is: what was
+// due was answered or missed.
+func TestEveryArrivalOfARateIsAccountedFor(t *testing.T) {
+	url := start(t, nil)
+	for _, c := range []struct {
+		rate, duration string
+		seconds, want  float64
+	}{{"2000", "500ms", 0.5, 1000}, {"3", "1s", 1, 3}} {
+		rep := hammered(t, "-verifier", url, "-rate", c.rate, "-duration", c.duration)
+		sum := 0.0
+		for _, key := range []string{"verdicts", "shed", "errors", "missed"} {
+			sum += rep[key].(float64)
+		}
+		if sum != c.want || rep["errors"] != 0.0 || rep["seconds"].(float64) < c.seconds {
+			t.Errorf("%s/s for %s: %.0f of %.0f arrivals are accounted for", c.rate, c.duration, sum, c.want)
+		}
+	}
+}
+
 func TestWhatIsWrittenConfiguresAVerifier(t *testing.T) {
 	dir := t.TempDir()
 	if err := run(t.Context(), []string{"-write-files", dir}, os.Stdout, os.Stderr); err != nil {
