@@ -77,21 +77,29 @@ func hammer(ctx context.Context, o *options, fleet *testfleet.Fleet, say func(st
 		return nil, fault.New(fault.ExitInternal, "usage", "see --help", "%w", err)
 	}
 	rep := &report{Type: o.kind, EvidenceBytes: m.Size(), Connections: o.concurrency, CPUs: runtime.NumCPU(), AskedPerSec: o.rate}
-	// Warm, then measured, to know how much evidence the interval needs.
-	s, err := fill(ctx, o.verifier, m, warmUp)
-	if err != nil {
-		return nil, err
-	}
-	if err := accepted(ctx, t, s); err != nil {
-		return nil, err
-	}
-	var warm tally
+	// Warm, then measured for a moment, to know how much evidence the interval needs:
+	// the first requests are slower than those that follow.
+	var s *stock
+	var speed float64
 	first := min(calibration, o.duration)
-	took := closedLoop(ctx, t, s, o.concurrency, first, &warm)
-	speed := float64(len(warm.latencies)) / took.Seconds()
-	rep.ChallengesInAll += warmUp
-	if speed == 0 {
-		return nil, fault.New(fault.ExitInternal, "hammer.answers", "see the verifier's log", "no verdict was given: %s", warm.first)
+	for _, n := range []int{warmUp, 0} {
+		if n == 0 {
+			n = min(maxStock, int(speed*first.Seconds()/4)+warmUp)
+		}
+		if s, err = fill(ctx, o.verifier, m, n); err != nil {
+			return nil, err
+		}
+		rep.ChallengesInAll += n
+		if speed == 0 {
+			if err := accepted(ctx, t, s); err != nil {
+				return nil, err
+			}
+		}
+		var warm tally
+		took := closedLoop(ctx, t, s, o.concurrency, first, &warm)
+		if speed = float64(len(warm.latencies)) / took.Seconds(); speed == 0 {
+			return nil, fault.New(fault.ExitInternal, "hammer.answers", "see the verifier's log", "no verdict was given: %s", warm.first)
+		}
 	}
 	if o.load > 0 {
 		say("measuring the capacity")
