@@ -84,7 +84,14 @@ func look(t *testing.T, ctx context.Context, text string) (head, all string) {
 	if text != "" { // which clearing has done
 		act(t, ctx, chromedp.SetValue("#text", text))
 	}
-	act(t, ctx, chromedp.Click("#show"), chromedp.WaitVisible("#outcome:not([aria-busy]) #verdict h2"))
+	act(t, ctx, chromedp.Click("#show"))
+	return outcome(t, ctx)
+}
+
+// outcome waits for headline and the whole outcome.
+func outcome(t *testing.T, ctx context.Context) (head, all string) {
+	t.Helper()
+	act(t, ctx, chromedp.WaitVisible("#outcome:not([aria-busy]) #verdict h2"))
 	return get(t, ctx, chromedp.Text("#verdict h2")), get(t, ctx, chromedp.TextContent("#outcome"))
 }
 

@@ -1,7 +1,7 @@
 // The page: input, and the chain of trust as a tree. Text from outside only
 // ever becomes text nodes.
 
-import { InputError, appraise, cite, dates, openChecks, pinned, read, verify } from "./read.js";
+import { InputError, appraise, cite, dates, failed, openChecks, pinned, read, verify } from "./read.js";
 
 const $ = (id) => document.getElementById(id);
 const outcome = $("outcome");
@@ -13,7 +13,7 @@ function el(tag, attrs = {}, ...children) {
   return e;
 }
 
-const names = { cpu0: "CPU: hardware, platform, quote", image: "Image: firmware, kernel, root", config: "Config: what the guest was told", model: "Model: which weights", verdict: "Verdict: signature and dates" };
+const names = { cpu0: "CPU: hardware, platform, quote", image: "Image: firmware, kernel, root", config: "Config: what the guest was told", model: "Model: which weights", verdict: "Verdict: signature and dates", own: "As evidence of ours: refused" };
 const title = (n) => names[n] ?? (/^gpu\d+$/.test(n) ? `GPU ${n.slice(3)}` : n);
 const tone = { pass: "pass", fail: "fail", skip: "", affirming: "pass", warning: "warn", contraindicated: "fail", none: "" };
 const badge = (s) => el("span", { class: `badge ${tone[s] ?? "fail"}` }, s);
@@ -35,7 +35,7 @@ function checkNode(c) {
 }
 
 function partNode(p) {
-  const bad = p.checks.filter((c) => c.status !== "pass" && c.status !== "skip").length;
+  const bad = failed([p]).length;
   const d = el("details", { class: "part" },
     el("summary", {}, badge(p.status), el("span", { class: "id" }, title(p.name)), el("span", { class: "count" }, bad ? `${bad} of ${p.checks.length} failed` : p.checks.length ? `${p.checks.length} checks` : "checks not at hand")),
     el("ul", {}, ...p.checks.map(checkNode)));
@@ -66,7 +66,8 @@ function complain(e) {
   outcome.focus();
 }
 
-const failures = (parts) => parts.flatMap((p) => p.checks).filter((c) => c.status !== "pass" && c.status !== "skip").length;
+const failures = (parts) => failed(parts).length;
+const count = (n) => `${n} ${n === 1 ? "check" : "checks"} failed`;
 const development = (roots) => roots?.length ? `The verifier trusts test roots (${roots.join(", ")}): this shows nothing of hardware.` : "Development class: it shows which image booted, not confidentiality.";
 
 async function showVerdict(v) {
@@ -94,20 +95,25 @@ async function showVerdict(v) {
 
 function showResult(r) {
   const bad = failures(r.parts);
-  const lines = ["A result is not signed: it shows what was found and proves nothing to others."];
-  if (r.foreign) lines.push("Foreign evidence: a machine that is none of ours. No verdict is given on it.");
+  const lines = r.foreign
+    ? ["Recorded evidence, or that of a machine that is none of ours: nothing binds it to a key, and it answers no challenge. Never accepted, never affirming: no verdict is given on it, and what is shown is its TCB and its registers."]
+    : ["A result is not signed: it shows what was found and proves nothing to others."];
+  if (r.own) lines.push("It came as evidence of ours and was refused as such, for it answers no challenge of this verifier. A challenge serves one attempt.");
   if (r.development || r.testRoots.length) lines.push(development(r.testRoots));
-  const good = r.accepted && bad === 0;
-  render(good ? (r.development || r.foreign ? "warn" : "pass") : "fail", good ? "Accepted" : `Refused: ${bad} ${bad === 1 ? "check" : "checks"} failed`, lines, [
+  const good = bad === 0 && (r.accepted || r.foreign);
+  const head = r.foreign ? `Foreign evidence, not accepted${bad ? `: ${count(bad)}` : ""}` : good ? "Accepted" : `Refused: ${count(bad)}`;
+  const own = r.own ? [{ name: "own", status: "contraindicated", checks: r.own }] : [];
+  render(good ? (r.development || r.foreign ? "warn" : "pass") : "fail", head, lines, [
     ["trust class", r.trustClass], ["image", r.manifest ? `${r.manifest.name} version ${r.manifest.version}` : ""], ["manifest", r.manifest?.sha256, true], ["model", r.model],
-    ["not after", r.notAfter], ["policy", r.policy, true], ["evidence", r.evidence, true]], r.parts);
+    ["as of", r.foreign ? r.time : ""], ["not after", r.notAfter], ["policy", r.policy, true], ["evidence", r.evidence, true],
+    ...(r.foreign ? r.measurements.map(([name, value]) => [name, value, true]) : [])], [...r.parts, ...own]);
 }
 
 async function show() {
   outcome.setAttribute("aria-busy", "true");
   try {
     let v = read($("text").value);
-    if (v.kind === "evidence") v = await appraise(v.text);
+    if (v.kind === "evidence") v = await appraise(v, $("foreign").checked, $("at").value.trim());
     if (v.kind === "verdict") await showVerdict(v);
     else showResult(v.result);
   } catch (e) {
@@ -126,15 +132,31 @@ async function open(file) {
   await show();
 }
 
+function clear() {
+  for (const id of ["text", "file", "at"]) $(id).value = "";
+  $("foreign").checked = false; // one bundle's tick is not the next one's
+  outcome.replaceChildren();
+  $("text").focus();
+}
+
 $("show").addEventListener("click", show);
-$("clear").addEventListener("click", () => { $("text").value = ""; $("file").value = ""; outcome.replaceChildren(); $("text").focus(); });
+$("clear").addEventListener("click", clear);
 $("file").addEventListener("change", (e) => open(e.target.files[0]));
 $("text").addEventListener("keydown", (e) => { if (e.key === "Enter" && (e.ctrlKey || e.metaKey)) show(); });
-const drop = $("drop");
+
+// dropped takes one file or a text, anywhere on the page: beside the field a
+// browser would leave the page for the file.
+function dropped(data) {
+  if (data.files.length > 1) return complain(new InputError("more than one file: drop one"));
+  if (data.files.length === 1) return open(data.files[0]);
+  const text = data.getData("text/plain");
+  if (text) { $("text").value = text; show(); }
+}
+
 for (const type of ["dragover", "dragleave", "drop"]) {
-  drop.addEventListener(type, (e) => {
+  document.addEventListener(type, (e) => {
     e.preventDefault();
-    drop.classList.toggle("over", type === "dragover");
-    if (type === "drop") open(e.dataTransfer.files[0]);
+    $("drop").classList.toggle("over", type === "dragover");
+    if (type === "drop") dropped(e.dataTransfer);
   });
 }

@@ -3,6 +3,9 @@
 
 const profile = "tag:ietf.org,2026:rats/ear#04";
 
+const live = "urn:cocoon:evidence:1";
+const recorded = "urn:cocoon:evidence:foreign:1";
+
 export class InputError extends Error {}
 
 const bytes = (b64url) => Uint8Array.from(atob(b64url.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
@@ -32,7 +35,8 @@ export function read(text) {
   if (typeof doc.ear === "string" && doc.ear !== "") return verdict(doc.ear.trim(), doc.checks);
   if (isObject(doc.result) && isObject(doc.result.submods)) doc = doc.result;
   if (isObject(doc.submods) && doc.eat_profile === undefined) return { kind: "result", result: result(doc) };
-  if (typeof doc.profile === "string" && isObject(doc.cpu)) return { kind: "evidence", text };
+  const gpus = Array.isArray(doc.gpus) && doc.gpus.length > 0;
+  if (typeof doc.profile === "string" && (isObject(doc.cpu) || gpus)) return { kind: "evidence", text, doc, foreign: doc.profile === recorded };
   throw new InputError("this JSON is neither a result of an appraisal nor evidence");
 }
 
@@ -90,14 +94,18 @@ export function result(r) {
   const pick = (a, b) => r[a] ?? r[b];
   const claims = r.claims ?? {};
   return {
-    accepted: r.accepted === true, foreign: r.foreign === true, development: r.development === true,
+    accepted: r.accepted === true && r.foreign !== true, foreign: r.foreign === true, development: r.development === true,
     testRoots: Array.isArray(pick("test_roots", "testRoots")) ? pick("test_roots", "testRoots").map(String) : [],
     trustClass: pick("trust_class", "trustClass") ?? "", notAfter: pick("not_after", "notAfter") ?? "",
     evidence: pick("evidence_sha256", "evidenceSha256") ?? "", policy: pick("policy_sha256", "policySha256") ?? "",
-    manifest: r.manifest, model: claims.model?.name ?? claims.modelName ?? "",
-    parts: submods(r.submods, "status", "trustworthiness_vector", (s) => s.checks),
+    manifest: r.manifest, model: claims.model?.name ?? claims.modelName ?? "", time: r.time ?? "",
+    measurements: isObject(r.measurements) ? Object.entries(r.measurements).sort(([a], [b]) => a.localeCompare(b, "en", { numeric: true })) : [],
+    parts: submods(r.submods, "status", "trustworthiness_vector", (s) => s.checks)
+      .map((p) => (r.foreign === true && p.status === "affirming" ? { ...p, status: "warning" } : p)), // whatever it says of itself
   };
 }
+
+export const failed = (parts) => parts.flatMap((p) => p.checks).filter((c) => c.status !== "pass" && c.status !== "skip");
 
 function submods(all, status, vector, checks) {
   const rank = (n) => ["cpu0", "gpu", "image", "config", "model"].findIndex((p) => n.startsWith(p));
@@ -129,17 +137,39 @@ export async function cite(parts) {
   for (const c of parts.flatMap((p) => p.checks)) ({ document: c.document, section: c.section } = reference(String(c.id)));
 }
 
-// appraise sends evidence to this verifier (docs/verifier-api.md, Appraise).
-export async function appraise(text) {
+// appraise sends evidence to this verifier (docs/verifier-api.md, Appraise). What
+// was recorded, or is to be looked at as if, is sent as foreign, and so is what
+// turns out to answer no challenge: the result then has as own what failed of it
+// as evidence of ours.
+export async function appraise(v, foreign, at) {
+  if (v.foreign) return { kind: "result", result: await askForeign(v.text, at) };
+  if (foreign) return { kind: "result", result: await askForeign(unbound(v.doc), at) };
+  const doc = await ask({}, v.text);
+  if (doc.ear) return verdict(doc.ear, doc.checks);
+  const own = result(doc.result);
+  const bad = failed(own.parts);
+  if (!bad.some((c) => c.id === "nonce.challenge") || v.doc.cpu?.type === "tpm") return { kind: "result", result: own }; // a TPM alone has no TCB
+  return { kind: "result", result: { ...await askForeign(unbound(v.doc), at), own: bad } };
+}
+
+// unbound leaves of evidence what a foreign machine's has.
+function unbound(doc) {
+  if (doc.profile !== live) throw new InputError(`evidence of profile ${doc.profile} cannot be looked at as recorded`);
+  return JSON.stringify({ profile: recorded, cpu: doc.cpu, gpus: doc.gpus?.length ? doc.gpus : undefined, collateral: doc.collateral });
+}
+
+const askForeign = async (text, at) => result((await ask(at ? { foreign: true, at } : { foreign: true }, text)).result);
+
+async function ask(request, text) {
   const raw = new TextEncoder().encode(text);
   let bin = "";
   for (let i = 0; i < raw.length; i += 0x8000) bin += String.fromCharCode(...raw.subarray(i, i + 0x8000));
   const answer = await fetch("/cocoon.verifier.v1.VerifierService/Appraise", {
-    method: "POST", headers: { "Content-Type": "application/json", "Connect-Protocol-Version": "1" }, body: JSON.stringify({ evidence: btoa(bin) }),
+    method: "POST", headers: { "Content-Type": "application/json", "Connect-Protocol-Version": "1" }, body: JSON.stringify({ ...request, evidence: btoa(bin) }),
   });
   const doc = await answer.json().catch(() => ({}));
   if (!answer.ok) throw new Error(`the verifier decided nothing (HTTP ${answer.status}): ${doc.message ?? "no reason given"}`);
-  return doc.ear ? verdict(doc.ear, doc.checks) : { kind: "result", result: result(doc.result) };
+  return doc;
 }
 
 // pinned reads keys that the user trusts; null without any.
