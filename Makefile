@@ -23,8 +23,8 @@ demo: deps bin ## run the whole job on this machine (build/demo)
 
 test: deps image bin ## run all tests
 	@cd contracts && npm test --silent
-	@COCOON_IMAGE_REQUIRED=1 go test -timeout 20m ./...
-	@go test $(RACE) -short -timeout 20m $$(scripts/raced)
+	@COCOON_IMAGE_REQUIRED=1 go test -timeout 60m ./...
+	@go test $(RACE) -short -timeout 60m $$(scripts/raced)
 
 bin: ## build the programs (build/bin)
 	@mkdir -p build/bin

@@ -43,7 +43,10 @@ func (p *process) until(t *testing.T, text string) {
 func TestReloadsDropNoRequest(t *testing.T) {
 	f := newFleet(t)
 	var cfg map[string]any
-	dir := installFleet(t, f, func(m map[string]any) { cfg = m })
+	dir := installFleet(t, f, func(m map[string]any) {
+		cfg = m
+		m["limits"].(map[string]any)["concurrent"] = 4 // more than ask: nobody waits for a place
+	})
 	p := startProcess(t, dir, "--config", "config.yaml")
 	c := dial(t, p.url)
 	ctx, cancel := context.WithCancel(t.Context())

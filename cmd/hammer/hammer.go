@@ -61,6 +61,7 @@ const (
 	calibration = 2 * time.Second
 	warmUp      = 300
 	maxStock    = 400_000
+	smallStock  = 5000 // costs little, however slow the first requests were
 	// Connections at a rate: enough that none of them is waited for, also where some
 	// hold an answer that is late. With more, what grows is the hammer's own queue.
 	loaded     = 128
@@ -119,7 +120,7 @@ func hammer(ctx context.Context, o *options, fleet *testfleet.Fleet, say func(st
 	}
 	need := 1.6*speed*o.duration.Seconds() + warmUp
 	if rep.AskedPerSec > 0 {
-		need = min(1.05*rep.AskedPerSec, 1.6*max(speed, rep.CapacityPerSec))*o.duration.Seconds() + warmUp
+		need = min(rep.AskedPerSec*o.duration.Seconds(), max(1.6*max(speed, rep.CapacityPerSec)*o.duration.Seconds(), smallStock)) + warmUp
 	}
 	n := min(maxStock, int(need))
 	say("fetching %d challenges and signing evidence", n)

@@ -59,7 +59,7 @@ func start(t testing.TB, change func(*server.Options)) string {
 		CPUs: tee.CPUs(tee.Options{DCAP: dcap.Options{Roots: f.TDXPKI().Roots(), Cache: dcap.NewCache(dcap.CacheOptions{})},
 			SNP: snp.Options{Roots: f.SNPPKI().Roots(), Cache: snp.NewCache(snp.CacheOptions{})}}),
 		GPUs: gpus.New(gpus.Options{Roots: f.GPUPKI().Roots(), RIMRoots: f.GPUPKI().RIMRoots(), Cache: nvgpu.NewCache(nvgpu.CacheOptions{})})},
-		Journal: server.NewDurable(log, time.Now), PerSecond: 1e6, Burst: 1e6}
+		Journal: server.NewDurable(log, time.Now), PerSecond: 1e6, Burst: 1e6, Wait: time.Minute, Concurrent: 4}
 	if change != nil {
 		change(&o)
 	}

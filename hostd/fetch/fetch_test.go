@@ -300,7 +300,7 @@ func TestAServerThatFailsIsAskedAgain(t *testing.T) {
 
 func TestAServerThatFallsSilentIsLeft(t *testing.T) {
 	s, o := serve(t)
-	o.Stall = 50 * time.Millisecond
+	o.Stall = time.Second
 	s.before = func(w http.ResponseWriter, r *http.Request) bool {
 		if r.Header.Get("Range") != "" {
 			return false

@@ -93,6 +93,9 @@ func TestAsk(t *testing.T) {
 			if (err == nil) != (tc.code == "") || tc.code != "" && (!fault.Has(err, tc.code) || fault.ExitCode(err) != tc.exit) {
 				t.Fatalf("Ask() = %q, %v, want %q", fmspc, err, tc.code)
 			}
+			if asked == nil {
+				t.Fatal("nothing was asked for")
+			}
 			if asked.Path != "/sgx/certification/v4/pckcert" || asked.Query().Get("encrypted_ppid") != id.EncryptedPPID || asked.Query().Get("qeid") != id.QEID {
 				t.Errorf("asked for %s", asked)
 			}

@@ -34,7 +34,7 @@ import (
 
 // Timeout bounds one boot up to the kernel, on a busy machine without
 // hardware acceleration.
-const Timeout = 3 * time.Minute
+const Timeout = 6 * time.Minute
 
 // exitMark is what PCR 5 is extended with when ExitBootServices has returned
 // (TCG PC Client Platform Firmware Profile 1.06, section 3.3.4.6); it is the

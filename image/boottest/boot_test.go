@@ -35,7 +35,7 @@ import (
 const enable = "COCOON_VM_TESTS"
 
 // bootTimeout is long because a busy machine emulates slowly.
-const bootTimeout = 4 * time.Minute
+const bootTimeout = 15 * time.Minute
 
 // machine is one boot: copies of the artefacts, free to be changed.
 type machine struct {
