@@ -47,7 +47,7 @@ func Appraise(ev *evidence.Evidence, o *Options) *result.Result {
 		}
 		r.PolicySHA256 = h
 	}
-	r.NotAfter = a.now.Add(time.Duration(o.Policy.Freshness.VerdictSeconds) * time.Second)
+	r.NotAfter = a.now.Add(verdictLife(o.Policy))
 	a.checkRoots(result.SubCPU)
 	a.checkProfile()
 	a.checkNonce()
@@ -59,6 +59,12 @@ func Appraise(ev *evidence.Evidence, o *Options) *result.Result {
 	}
 	a.checkRules(r)
 	return a.finish(r)
+}
+
+// verdictLife is the longest that a verdict lives: what the policy says, and an
+// hour at most (DESIGN section 2).
+func verdictLife(p *policy.Policy) time.Duration {
+	return time.Duration(min(p.Freshness.VerdictSeconds, policy.MaxVerdictSeconds)) * time.Second
 }
 
 func hashOf(ev *evidence.Evidence, o *Options) (digest.SHA256, error) {

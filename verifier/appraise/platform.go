@@ -48,7 +48,7 @@ func AppraisePlatform(ev *evidence.Foreign, o *Options, bind func(map[string]str
 		a.cpuFacts = facts
 		a.checkRules(r)
 		// From the policy's time to the collateral's end, whichever is first.
-		end := a.now.Add(time.Duration(o.Policy.Freshness.VerdictSeconds) * time.Second)
+		end := a.now.Add(verdictLife(o.Policy))
 		if !bound.IsZero() && bound.Before(end) {
 			end = bound
 		}

@@ -49,6 +49,16 @@ type Result struct {
 	Platform Platform           `json:"platform"`
 	Dates    collateral.Summary `json:"collateral"`
 	Checks   []result.Check     `json:"checks"`
+	// NotAfter is the end of what the checks rest on: the collateral, with the
+	// options' grace, and the PCK chain. Zero where both were refused.
+	NotAfter time.Time `json:"-"`
+}
+
+// until shortens the time that the result is good for.
+func (r *Result) until(t time.Time) {
+	if r.NotAfter.IsZero() || t.Before(r.NotAfter) {
+		r.NotAfter = t
+	}
 }
 
 // TCB is the converged TCB status and what it was made from. Its Verdict is

@@ -141,6 +141,7 @@ func (r *Run) collateral() {
 	}
 	r.Set = set
 	r.Result.Dates = set.Summary()
+	r.Result.until(r.Result.Dates.EarliestExpiry.Add(max(r.o.CollateralGrace, 0)))
 	r.Pass(idCollateralSignature)
 	if set.ValidAt(r.now, r.o.CollateralGrace) {
 		r.Pass(idCollateralCurrent)
@@ -192,6 +193,7 @@ func (r *Run) chain() *[32]byte {
 		}
 	}
 	r.Result.Platform = r.Platform.Platform
+	r.Result.until(r.Platform.Chain.NotAfter)
 	r.Pass("dcap.pck.chain")
 	r.checkPlatform()
 	return &key

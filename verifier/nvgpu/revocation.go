@@ -121,7 +121,7 @@ func (s *ocspSet) judge(r *run, cert, parent *x509.Certificate) verdict {
 			continue
 		}
 		s.used[i] = true
-		v := verdict{status: result.Pass, until: resp.NextUpdate}
+		v := verdict{status: result.Pass, until: resp.Until}
 		switch {
 		case resp.Status == ocsp.Good, resp.Status == ocsp.Hold && r.o.AllowHold:
 		case resp.Status == ocsp.Hold:

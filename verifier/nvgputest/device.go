@@ -41,6 +41,7 @@ type Device struct {
 	Identity     string         // product of the identity's certificate; empty: that of Chip
 	Extensions   []string       // chips in whose form the leaf has its firmware ID; nil: Chip
 	NotBefore    time.Time      // of the leaf; zero: Now less three years
+	NotAfter     time.Time      // of the leaf; zero: Now and thirty years
 }
 
 // GPU returns a Hopper GPU in single GPU passthrough.
@@ -169,8 +170,12 @@ func (p *PKI) chain(d *Device) ([]*authority, error) {
 	if from.IsZero() {
 		from = Now.AddDate(-3, 0, 0)
 	}
+	to := d.NotAfter
+	if to.IsZero() {
+		to = Now.AddDate(30, 0, 0)
+	}
 	leaf, err := p.issue("leaf "+d.Name, &x509.Certificate{SerialNumber: serial("leaf " + d.Name), Subject: subject(d.Chip + " A01 " + unit + " FMC LF"),
-		KeyUsage: x509.KeyUsageDigitalSignature, NotBefore: from, NotAfter: Now.AddDate(30, 0, 0), ExtraExtensions: exts}, brom)
+		KeyUsage: x509.KeyUsageDigitalSignature, NotBefore: from, NotAfter: to, ExtraExtensions: exts}, brom)
 	if err != nil {
 		return nil, err
 	}

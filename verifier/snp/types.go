@@ -66,6 +66,9 @@ type Result struct {
 	Certificate Certificate    `json:"certificate"`
 	CRL         *CRLDates      `json:"crl,omitempty"` // verified
 	Checks      []result.Check `json:"checks"`
+	// NotAfter is the end of what the checks rest on: the certificate and those above
+	// it, and the CRL as the options take it. Zero where there is no certificate.
+	NotAfter time.Time `json:"-"`
 
 	// Report is the parsed report.
 	Report report.Report `json:"-"`

@@ -137,6 +137,7 @@ func (v *run) certificate(table *report.Table) {
 	}
 	v.res.Certificate = v.entry.info
 	v.res.CRL = v.entry.list
+	v.res.NotAfter = v.entry.info.NotAfter
 	v.times()
 	v.revocation()
 }
@@ -226,6 +227,9 @@ func (v *run) revocation() {
 		if t := c.ThisUpdate.Add(v.o.CRLMaxAge); t.Before(until) {
 			until = t
 		}
+	}
+	if until.Before(v.res.NotAfter) {
+		v.res.NotAfter = until
 	}
 	if v.now.Before(c.ThisUpdate) || v.now.After(until) {
 		v.fail("snp.crl.current", c.ThisUpdate.Format(time.RFC3339)+" to "+until.UTC().Format(time.RFC3339), v.now.UTC().Format(time.RFC3339),

@@ -68,8 +68,14 @@ type authority struct {
 	cert *x509.Certificate
 }
 
+// Ends are when the authorities' certificates end; zero: in 2049.
+type Ends struct{ ARK, ASK, ASVK time.Time }
+
 // New makes a PKI. The seed decides the leaves' keys.
-func New(seed string) (*PKI, error) {
+func New(seed string) (*PKI, error) { return NewEnding(seed, Ends{}) }
+
+// NewEnding is New, with other ends of the authorities' certificates.
+func NewEnding(seed string, ends Ends) (*PKI, error) {
 	p := &PKI{seed: seed, lines: map[report.Product]*line{}}
 	keys := make([]*rsa.PrivateKey, 3)
 	for i, b := range [][]byte{arkPEM, askPEM, asvkPEM} {
@@ -83,13 +89,13 @@ func New(seed string) (*PKI, error) {
 	for _, name := range []report.Product{report.Milan, report.Genoa, report.Turin} {
 		l := &line{}
 		var err error
-		if l.ark, err = issueCA("ARK-"+string(name), SerialARK, keys[0], nil); err != nil {
+		if l.ark, err = issueCA("ARK-"+string(name), SerialARK, keys[0], nil, ends.ARK); err != nil {
 			return nil, err
 		}
-		if l.ask, err = issueCA("SEV-"+string(name), SerialASK, keys[1], l.ark); err != nil {
+		if l.ask, err = issueCA("SEV-"+string(name), SerialASK, keys[1], l.ark, ends.ASK); err != nil {
 			return nil, err
 		}
-		if l.asvk, err = issueCA("SEV-VLEK-"+string(name), SerialASVK, keys[2], l.ark); err != nil {
+		if l.asvk, err = issueCA("SEV-VLEK-"+string(name), SerialASVK, keys[2], l.ark, ends.ASVK); err != nil {
 			return nil, err
 		}
 		p.lines[name] = l
@@ -129,10 +135,13 @@ func subject(name string) pkix.Name {
 	return pkix.Name{CommonName: name, Organization: []string{Organization}, Country: []string{"XX"}}
 }
 
-func issueCA(name string, serial int64, key *rsa.PrivateKey, issuer *authority) (*authority, error) {
+func issueCA(name string, serial int64, key *rsa.PrivateKey, issuer *authority, end time.Time) (*authority, error) {
+	if end.IsZero() {
+		end = time.Date(2049, 12, 31, 0, 0, 0, 0, time.UTC)
+	}
 	tmpl := &x509.Certificate{
 		SerialNumber: big.NewInt(serial), Subject: subject(name), SignatureAlgorithm: x509.SHA384WithRSAPSS,
-		NotBefore: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: time.Date(2049, 12, 31, 0, 0, 0, 0, time.UTC),
+		NotBefore: time.Date(2020, 1, 1, 0, 0, 0, 0, time.UTC), NotAfter: end,
 		BasicConstraintsValid: true, IsCA: true, KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
 	}
 	a := &authority{key: key, cert: tmpl}

@@ -32,7 +32,10 @@ type world struct {
 	nonce   *[32]byte // that the devices sign; nil: the right one
 	late    func(*evidence.Evidence)
 	o       gpus.Options
-	keep    bool // the evidence brings its RIMs and OCSP responses
+	keep    bool                 // the evidence brings its RIMs and OCSP responses
+	ocspAt  time.Time            // of the responses
+	signed  func(*nvgputest.RIM) // changes RIMs; nil: none
+	now     time.Time            // of the appraisal
 }
 
 func newWorld(t *testing.T, devices []nvgputest.Device, count int, mode string) *world {
@@ -41,7 +44,7 @@ func newWorld(t *testing.T, devices []nvgputest.Device, count int, mode string) 
 	if err != nil {
 		t.Fatal(err)
 	}
-	w := &world{World: tpmtest.NewWorld(t), p: p, devices: devices, keep: true, o: gpus.Options{Roots: p.Roots(), RIMRoots: p.RIMRoots(), Cache: nvgpu.NewCache(nvgpu.CacheOptions{})}}
+	w := &world{World: tpmtest.NewWorld(t), p: p, devices: devices, keep: true, ocspAt: tpmtest.Now.Add(-time.Hour), now: tpmtest.Now, o: gpus.Options{Roots: p.Roots(), RIMRoots: p.RIMRoots(), Cache: nvgpu.NewCache(nvgpu.CacheOptions{})}}
 	w.Config.GPUs = evidence.ConfigGPUs{Count: count, Mode: mode}
 	w.Manifest.Config.GPUModes = []string{"on", "ppcie"}
 	w.Manifest.GPUs = []manifest.GPUFloor{{Arch: "hopper", Driver: "550.54", VBIOS: "96.00.9F.00.01"}}
@@ -78,7 +81,7 @@ func (w *world) result(t *testing.T) *result.Result {
 	if w.late != nil {
 		w.late(ev)
 	}
-	o := &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tpmtest.Now, GPUs: gpus.New(w.o)}
+	o := &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: w.now, GPUs: gpus.New(w.o)}
 	r := appraise.Appraise(ev, o)
 	for _, c := range r.Checks() {
 		if c.Document == "" || c.Section == "" {
@@ -96,7 +99,7 @@ func (w *world) bring(t *testing.T, ev *evidence.Evidence, items []nvgpu.Item) {
 	answer := func(cert *x509.Certificate) {
 		if !seen[string(cert.Raw)] {
 			seen[string(cert.Raw)] = true
-			der, err := w.p.OCSP(cert, nvgputest.Good, tpmtest.Now.Add(-time.Hour), nil)
+			der, err := w.p.OCSP(cert, nvgputest.Good, w.ocspAt, nil)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -116,6 +119,9 @@ func (w *world) bring(t *testing.T, ev *evidence.Evidence, items []nvgpu.Item) {
 				continue
 			}
 			seen[r.Edition+r.Version] = true
+			if w.signed != nil {
+				w.signed(&r)
+			}
 			doc, err := w.p.Sign(&r)
 			if err != nil {
 				t.Fatal(err)
@@ -252,14 +258,51 @@ func TestEvidenceWithGPUs(t *testing.T) {
 	}
 }
 
-// TestNoVerdictOutlivesItsOCSPResponses appraises shortly before they end.
-func TestNoVerdictOutlivesItsOCSPResponses(t *testing.T) {
-	w := newWorld(t, one(), 1, "on")
-	w.late = func(*evidence.Evidence) {}
-	r := w.result(t)
-	end := tpmtest.Now.Add(23 * time.Hour)
-	if !r.Accepted || r.NotAfter.After(end) {
-		t.Fatalf("accepted %v until %s", r.Accepted, r.NotAfter)
+// TestAVerdictEndsWithTheFirstOfItsGPUsBounds has each thing that a GPU's
+// appraisal rests on end first in turn. A second after it the evidence is refused.
+func TestAVerdictEndsWithTheFirstOfItsGPUsBounds(t *testing.T) {
+	const bound = 10 * time.Minute
+	end := tpmtest.Now.Add(bound)
+	for name, c := range map[string]struct {
+		change func(*world)
+		want   time.Duration
+	}{
+		"an hour":            {want: time.Hour},
+		"device certificate": {func(w *world) { w.devices[0].NotAfter = end }, bound},
+		"OCSP responses": {func(w *world) {
+			w.ocspAt = end.AddDate(0, 0, -1)
+			w.Policy.NVGPU.OCSP.MaxAgeSeconds = 7 * 24 * 3600
+		}, bound},
+		"their age": {func(w *world) { w.Policy.NVGPU.OCSP.MaxAgeSeconds = int64((time.Hour + bound) / time.Second) }, bound},
+		"driver's RIM": {func(w *world) {
+			w.signed = func(r *nvgputest.RIM) {
+				if r.Version == w.devices[0].Driver {
+					r.NotAfter = end
+				}
+			}
+		}, bound},
+		"VBIOS's RIM": {func(w *world) {
+			w.signed = func(r *nvgputest.RIM) {
+				if r.Version == w.devices[0].VBIOS {
+					r.NotAfter = end
+				}
+			}
+		}, bound},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWorld(t, one(), 1, "on")
+			if c.change != nil {
+				c.change(w)
+			}
+			r := w.result(t)
+			if want := tpmtest.Now.Add(c.want); !r.Accepted || !r.NotAfter.Equal(want) {
+				t.Fatalf("accepted %v until %s, want %s: %v", r.Accepted, r.NotAfter, want, r.Err())
+			}
+			w.now = r.NotAfter.Add(time.Second)
+			if after := w.result(t); after.Accepted != (c.want == time.Hour) {
+				t.Errorf("a second after it: accepted %v, failed %q", after.Accepted, failed(after))
+			}
+		})
 	}
 }
 

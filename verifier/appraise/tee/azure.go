@@ -76,13 +76,11 @@ func (a azureCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *po
 		out.policyTDX(p, r.TDX, now)
 		floor(m, r.TDX, out)
 		out.Measurements, out.Facts = r.TDX.Measurements(), &r.TDX.Result
-		if end := r.TDX.Dates.EarliestExpiry; !end.IsZero() {
-			out.until(end.Add(d.CollateralGrace))
-		}
+		out.until(r.TDX.NotAfter)
 	case r.SNP != nil:
 		out.policy(p.SNP.Appraise(r.SNP))
 		out.Measurements, out.Facts = r.SNP.Measurements(), r.SNP
-		out.until(r.SNP.Certificate.NotAfter)
+		out.until(r.SNP.NotAfter)
 	}
 	for n, v := range r.TPM.Registers {
 		out.Measurements[fmt.Sprintf("pcr%d", n)] = v.String()

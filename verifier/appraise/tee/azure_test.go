@@ -74,6 +74,17 @@ func (w *world) azTDX(t testing.TB) *evidence.Evidence {
 	if ev.CPU.TDQuote, w.raw, err = w.pki.Make(&w.c); err != nil {
 		t.Fatal(err)
 	}
+	q, err := ev.Claims.QualifyingData()
+	if err != nil {
+		t.Fatal(err)
+	}
+	ev.CPU.Quote, ev.CPU.Signature = ak.Quote(t, q[:], tpm.Selection(), w.banks(t, ev))
+	return ev
+}
+
+// banks returns the registers of the VM's TPM after what the evidence says.
+func (w *world) banks(t testing.TB, ev *evidence.Evidence) tpm.Banks {
+	t.Helper()
 	l, err := eventlog.ParseTPM(ev.CPU.EventLog)
 	if err != nil {
 		t.Fatal(err)
@@ -99,12 +110,7 @@ func (w *world) azTDX(t testing.TB) *evidence.Evidence {
 	}
 	v := pcr.Runtime(events)
 	values[pcr.RuntimeConfig] = v[:]
-	q, err := ev.Claims.QualifyingData()
-	if err != nil {
-		t.Fatal(err)
-	}
-	ev.CPU.Quote, ev.CPU.Signature = ak.Quote(t, q[:], tpm.Selection(), tpm.Banks{eventlog.SHA256: values})
-	return ev
+	return tpm.Banks{eventlog.SHA256: values}
 }
 
 // anotherKey changes a letter of the key's modulus.

@@ -84,7 +84,7 @@ func (a snpCPU) AppraiseForeign(f *evidence.Foreign, p *policy.Policy, now time.
 	out.CPU = append(out.CPU, res.Checks...)
 	out.policy(p.SNP.Appraise(res))
 	out.Measurements = res.Measurements()
-	out.until(res.Certificate.NotAfter)
+	out.until(res.NotAfter)
 	return out.CPUResult
 }
 
@@ -122,10 +122,11 @@ func (a azureCPU) AppraiseForeign(f *evidence.Foreign, p *policy.Policy, now tim
 	case r.TDX != nil:
 		out.policyTDX(p, r.TDX, now)
 		out.Measurements = r.TDX.Measurements()
+		out.until(r.TDX.NotAfter)
 	case r.SNP != nil:
 		out.policy(p.SNP.Appraise(r.SNP))
 		out.Measurements = r.SNP.Measurements()
-		out.until(r.SNP.Certificate.NotAfter)
+		out.until(r.SNP.NotAfter)
 	}
 	return out.CPUResult
 }

@@ -64,15 +64,16 @@ func (a sgxCPU) verify(cpu *evidence.CPU, brought json.RawMessage, p *policy.Pol
 		out.faults(err)
 		return nil
 	}
-	if end := res.Dates.EarliestExpiry; !end.IsZero() {
-		out.until(end.Add(d.CollateralGrace))
-	}
+	out.until(res.NotAfter)
 	out.CPU = append(out.CPU, res.Checks...)
 	if p.DCAP == nil {
 		out.CPU = append(out.CPU, result.Check{ID: "policy.sgx.section", Status: result.Fail, Expected: "a dcap section", Actual: "none",
 			Reason: "the policy does not say which SGX platforms are accepted", Remedy: "give the policy a dcap section with sgx"})
 	} else {
 		out.policy(p.DCAP.AppraiseSGX(res, now))
+		if p.DCAP.SGX != nil {
+			out.until(p.DCAP.SGX.PlatformEnd(&res.Result))
+		}
 	}
 	out.Measurements, out.Facts = res.Measurements(), &res.Result
 	return res

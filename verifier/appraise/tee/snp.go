@@ -70,10 +70,7 @@ func (a snpCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *poli
 		out.pass(checkNoLog, "")
 	}
 	out.Measurements, out.Facts = res.Measurements(), res
-	out.until(res.Certificate.NotAfter)
-	if res.CRL != nil {
-		out.until(res.CRL.NextUpdate)
-	}
+	out.until(res.NotAfter)
 	return out.CPUResult
 }
 

@@ -63,8 +63,8 @@ func (a *tdxCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *pol
 	return out.CPUResult
 }
 
-// verifyTDX verifies a quote; nil where it does not parse. The end of the
-// collateral, or the start of time where there is none, is the result's.
+// verifyTDX verifies a quote; nil where it does not parse. The end of what that
+// rests on is the result's.
 func verifyTDX(o *Options, d *dcap.Options, ev *evidence.Evidence, quote []byte, p *policy.Policy, out *outcome) *tdx.Result {
 	d.CollateralGrace = tdxGrace(p)
 	o.material(&ev.CPU, ev.Collateral, p, d.Now).takeIntel(d, out)
@@ -73,9 +73,7 @@ func verifyTDX(o *Options, d *dcap.Options, ev *evidence.Evidence, quote []byte,
 		out.faults(err)
 		return nil
 	}
-	if end := res.Dates.EarliestExpiry; !end.IsZero() {
-		out.until(end.Add(d.CollateralGrace))
-	}
+	out.until(res.NotAfter)
 	return res
 }
 
@@ -94,6 +92,9 @@ func (out *outcome) policyTDX(p *policy.Policy, res *tdx.Result, now time.Time) 
 	out.policy(*list)
 	clear(*list)
 	scratch.Put(list)
+	if p.DCAP.TDX != nil {
+		out.until(p.DCAP.TDX.PlatformEnd(&res.Result))
+	}
 }
 
 // floor holds the collateral's evaluation against the manifest's TCB floor.

@@ -100,3 +100,41 @@ func TestMintedAnswersGiveTheirVerdict(t *testing.T) {
 		}
 	}
 }
+
+// TestAnAnswerEndsWithTheFirstOfItsBounds has each of them end first in turn.
+func TestAnAnswerEndsWithTheFirstOfItsBounds(t *testing.T) {
+	p, err := rimtest.NewPKI()
+	if err != nil {
+		t.Fatal(err)
+	}
+	issue := func(pr rimtest.Profile) *rimtest.Authority {
+		a, err := rimtest.Issue(p.L3, pr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return a
+	}
+	leaf, now := issue(rimtest.Profile{Name: "leaf"}), rimtest.Now
+	end, ago := now.Add(10*time.Minute), now.Add(-time.Hour)
+	short := issue(rimtest.Profile{Name: "short", EKU: []x509.ExtKeyUsage{x509.ExtKeyUsageOCSPSigning}, To: end})
+	for name, c := range map[string]struct {
+		answer rimtest.Answer
+		maxAge time.Duration
+		want   time.Time
+	}{
+		"next update":            {rimtest.Answer{This: ago, Next: end}, 24 * time.Hour, end},
+		"no next update":         {rimtest.Answer{This: now.Add(-time.Minute), NoNext: true}, 0, now.Add(-time.Minute).Add(ocsp.DefaultValidity)},
+		"age":                    {rimtest.Answer{This: ago, Next: now.Add(time.Hour)}, time.Hour + 10*time.Minute, end},
+		"responder":              {rimtest.Answer{This: ago, Next: now.Add(time.Hour), Responder: short}, 0, end},
+		"nothing before the end": {rimtest.Answer{This: ago, Next: now.Add(time.Hour)}, 0, now.Add(time.Hour)},
+	} {
+		der, err := rimtest.OCSP(leaf.Cert, p.L3, c.answer)
+		if err != nil {
+			t.Fatal(err)
+		}
+		r, err := ocsp.Verify(der, leaf.Cert, p.L3.Cert, &ocsp.Options{Now: now, MaxAge: c.maxAge})
+		if err != nil || !r.Until.Equal(c.want) {
+			t.Errorf("%s: %+v, want an end at %s: %v", name, r, c.want, err)
+		}
+	}
+}

@@ -59,14 +59,17 @@ const ReasonHold = 6
 // Response is a verified answer. That it verified says nothing of the
 // certificate: look at Status, or call Err.
 type Response struct {
-	Status        Status
-	RevokedAt     time.Time // zero unless revoked or on hold
-	Reason        int       // CRLReason, 0 where none is stated
-	ProducedAt    time.Time
-	ThisUpdate    time.Time
-	NextUpdate    time.Time // ThisUpdate + DefaultValidity where none is stated
-	Nonce         []byte    // as echoed, or nil
-	ResponderName string    // common name of the signer
+	Status     Status
+	RevokedAt  time.Time // zero unless revoked or on hold
+	Reason     int       // CRLReason, 0 where none is stated
+	ProducedAt time.Time
+	ThisUpdate time.Time
+	NextUpdate time.Time // ThisUpdate + DefaultValidity where none is stated
+	// Until is when these options stop taking it: NextUpdate, ThisUpdate + MaxAge, or
+	// the end of the signer's certificate, whichever is first.
+	Until         time.Time
+	Nonce         []byte // as echoed, or nil
+	ResponderName string // common name of the signer
 }
 
 // Err returns nil for a good certificate and otherwise a fault with the code
@@ -216,7 +219,13 @@ func Verify(der []byte, cert, issuer *x509.Certificate, o *Options) (*Response, 
 		return nil, errors.Join(errs...)
 	}
 	r := a.Response
-	r.ResponderName = signer.Subject.CommonName
+	r.ResponderName, r.Until = signer.Subject.CommonName, a.NextUpdate
+	if end := a.ThisUpdate.Add(o.MaxAge); o.MaxAge > 0 && end.Before(r.Until) {
+		r.Until = end
+	}
+	if signer.NotAfter.Before(r.Until) {
+		r.Until = signer.NotAfter
+	}
 	return &r, nil
 }
 

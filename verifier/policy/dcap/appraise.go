@@ -179,7 +179,7 @@ func (a *appraisal) tcb(p *Platform, r *verify.Result, now time.Time) {
 	case !outOfDate(r.TCB.Status):
 		a.skip("platform_age", "the platform is not out of date")
 	default:
-		limit := r.TCB.Date.Add(time.Duration(*p.PlatformGraceSeconds) * time.Second)
+		limit := p.PlatformEnd(r)
 		a.judge(!now.After(limit), "platform_age", "TCB date at or after "+stamp(now.Add(-limit.Sub(r.TCB.Date))), stamp(r.TCB.Date),
 			"the platform has been out of date for longer than the policy's grace", r.TCB.Status.Remedy())
 	}
@@ -213,6 +213,15 @@ func (a *appraisal) tcb(p *Platform, r *verify.Result, now time.Time) {
 		a.judge(len(rejected) == 0, "advisories", "none of "+strings.Join(p.RejectedAdvisories, ", "), list(rejected),
 			"an advisory that the policy rejects applies to the platform", "update the platform as the advisory says")
 	}
+}
+
+// PlatformEnd returns when an out-of-date platform is no longer accepted, zero
+// where nothing says so: its TCB date and the policy's grace.
+func (p *Platform) PlatformEnd(r *verify.Result) time.Time {
+	if p.PlatformGraceSeconds == nil || !outOfDate(r.TCB.Status) {
+		return time.Time{}
+	}
+	return r.TCB.Date.Add(time.Duration(*p.PlatformGraceSeconds) * time.Second)
 }
 
 // refused reports whether a verification has a check that is there only where it
