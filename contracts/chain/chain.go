@@ -47,6 +47,9 @@ type Options struct {
 	// DefaultMaxAge, less any age. It ends the power of servers that agree on
 	// showing an old chain.
 	MaxAge time.Duration
+	// Patience is how long one server may take where there are others; 0 means
+	// DefaultPatience.
+	Patience time.Duration
 	// Clock is this machine's; nil means time.Now.
 	Clock func() time.Time
 	// Logger may be nil.
@@ -56,6 +59,9 @@ type Options struct {
 // DefaultMaxAge is the default of Options.MaxAge: the masterchain has a block
 // every few seconds.
 const DefaultMaxAge = 10 * time.Minute
+
+// DefaultPatience is the default of Options.Patience.
+const DefaultPatience = 4 * time.Second
 
 // Client reads and writes one TON network. It is safe for concurrent use.
 type Client struct {
@@ -104,6 +110,9 @@ func open(cfg *netconfig.Config, o Options) *Client {
 	}
 	if c.opts.Clock == nil {
 		c.opts.Clock = time.Now
+	}
+	if c.opts.Patience == 0 {
+		c.opts.Patience = DefaultPatience
 	}
 	if c.opts.MaxAge == 0 {
 		c.opts.MaxAge = DefaultMaxAge

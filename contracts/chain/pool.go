@@ -17,8 +17,6 @@ import (
 )
 
 const (
-	// patience is how long one server may take where there are others.
-	patience = 4 * time.Second
 	// blamedFor is how long a server that failed is asked only after the rest.
 	blamedFor = time.Minute
 	// compareEvery is how often the head is compared with another server's, and
@@ -114,7 +112,7 @@ func (c *Client) each(ctx context.Context, slack time.Duration, do func(context.
 	for i, m := range order {
 		one, cancel := ctx, context.CancelFunc(func() {})
 		if i < len(order)-1 {
-			one, cancel = context.WithTimeout(ctx, patience+slack)
+			one, cancel = context.WithTimeout(ctx, c.opts.Patience+slack)
 		}
 		err := do(one, m)
 		cancel()
@@ -254,7 +252,7 @@ func (c *Client) compare(ctx context.Context, from *member, head ton.BlockIDExt)
 		if m == from || time.Since(m.blamed) < blamedFor {
 			continue
 		}
-		one, cancel := context.WithTimeout(ctx, patience)
+		one, cancel := context.WithTimeout(ctx, c.opts.Patience)
 		other, err := c.headOf(one, m, ton.GetMasterchainInf{})
 		wrong := m
 		if err == nil {

@@ -34,6 +34,9 @@ func openWith(t testing.TB, d *devnet.Devnet, change func(*liteclient.GlobalConf
 		t.Fatal(err)
 	}
 	o.TVM = engine
+	if o.Patience == 0 {
+		o.Patience = time.Minute // no good server is blamed for a slow machine
+	}
 	c, err := chain.Open(doc, o)
 	if err != nil {
 		t.Fatal(err)
@@ -84,8 +87,7 @@ func TestOneBadServerOfTwoIsNamedAndDoesNoHarm(t *testing.T) {
 	// A devnet whose newest block is old makes another when it is asked, and a
 	// chain is refused in another way before its second block than after: the
 	// one's clock stands still, the other has its second block already.
-	began := time.Now()
-	young, older := start(t, devnet.Options{Clock: func() time.Time { return began }}), start(t, devnet.Options{})
+	young, older := start(t, devnet.Options{Clock: stands()}), start(t, devnet.Options{})
 	ctx := testContext(t)
 	if err := older.Advance(ctx, 0); err != nil {
 		t.Fatal(err)
@@ -103,6 +105,7 @@ func TestOneBadServerOfTwoIsNamedAndDoesNoHarm(t *testing.T) {
 		config func(*liteclient.GlobalConfig)
 		lie    func(_, a any) any
 		code   string
+		wait   time.Duration
 	}{
 		"down":                           {config: first(1), code: "ton.network.unreachable"},
 		"deaf":                           {config: first(deaf(t)), code: "ton.network.unreachable"},
@@ -112,7 +115,7 @@ func TestOneBadServerOfTwoIsNamedAndDoesNoHarm(t *testing.T) {
 		}, code: "ton.network.unreachable"},
 		"another chain":                    {config: func(cfg *liteclient.GlobalConfig) { cfg.Liteservers[0] = older.Config().Liteservers[0] }, code: "ton.server.error"},
 		"another chain at its first block": {config: func(cfg *liteclient.GlobalConfig) { cfg.Liteservers[0] = young.Config().Liteservers[0] }, code: "ton.proof.invalid"},
-		"slow":                             {lie: func(_, a any) any { <-stuck; return a }, code: "ton.network.unreachable"},
+		"slow":                             {lie: func(_, a any) any { <-stuck; return a }, code: "ton.network.unreachable", wait: 4 * time.Second},
 		"huge":                             {lie: func(_, a any) any { return tl.Raw(make([]byte, 9<<20)) }, code: "ton.network.unreachable"},
 		"hiding an account": {lie: func(_, a any) any {
 			if s, ok := a.(ton.AccountState); ok {
@@ -156,7 +159,7 @@ func TestOneBadServerOfTwoIsNamedAndDoesNoHarm(t *testing.T) {
 				lie.Store(tc.lie)
 				defer lie.Store(honest)
 			}
-			c := openWith(t, d, tc.config, chain.Options{})
+			c := openWith(t, d, tc.config, chain.Options{Patience: tc.wait})
 			for range 2 {
 				st, err := c.Account(ctx, address100(7))
 				if err != nil || st.Balance.Cmp(nano(1)) != 0 {
@@ -232,7 +235,7 @@ func TestAnOvertakenAnswerIsNotStale(t *testing.T) {
 	ctx := testContext(t)
 	var hold atomic.Bool
 	held, release := make(chan struct{}), make(chan struct{})
-	d := start(t, devnet.Options{Alter: func(_, a any) any {
+	d := start(t, devnet.Options{Clock: stands(), Alter: func(_, a any) any {
 		if _, ok := a.(ton.MasterchainInfo); ok && hold.CompareAndSwap(true, false) {
 			close(held)
 			<-release

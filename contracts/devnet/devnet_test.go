@@ -30,7 +30,9 @@ func start(t testing.TB, o devnet.Options) *devnet.Devnet {
 func library(t testing.TB, d *devnet.Devnet, policy ton.ProofCheckPolicy) *ton.APIClient {
 	t.Helper()
 	pool := liteclient.NewConnectionPool()
-	if err := pool.AddConnectionsFromConfig(context.Background(), d.Config()); err != nil {
+	ctx, cancel := context.WithTimeout(t.Context(), time.Minute) // without a limit it has one of 3 s
+	defer cancel()
+	if err := pool.AddConnectionsFromConfig(ctx, d.Config()); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(pool.Stop)

@@ -172,7 +172,7 @@ func TestTenThousandTransactionsAndARestart(t *testing.T) {
 // send and read at the same time.
 func TestClientsAtOnce(t *testing.T) {
 	const clients, sends = 6, 8
-	ctx, cancel := context.WithTimeout(context.Background(), 2*time.Minute)
+	ctx, cancel := context.WithTimeout(context.Background(), 15*time.Minute)
 	defer cancel()
 	d := start(t, devnet.Options{TVM: engine, Wallets: clients})
 	all := wallets(t, ctx, d, open(t, d))

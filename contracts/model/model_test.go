@@ -100,7 +100,7 @@ func (r *run) step() {
 // long.
 func TestModelIsWhatTheContractsDo(t *testing.T) {
 	const alone = 100_000
-	onTVM, through, kills, limit := uint64(2_200), uint64(200), 5, 10*time.Minute
+	onTVM, through, kills, limit := uint64(2_200), uint64(200), 5, 30*time.Minute
 	if os.Getenv("COCOON_SOAK") != "" {
 		onTVM, through, kills, limit = alone, 2_000, 100, 100*time.Minute
 	}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/google/go-cmp/cmp"
@@ -77,14 +78,16 @@ func TestAStageThatTakesTooLongIsAFailure(t *testing.T) {
 }
 
 func TestALateFaultKeepsItsOwnCode(t *testing.T) {
-	var l log
-	err := Run(context.Background(), clock(), &l, []Stage{{Name: "a", Timeout: time.Millisecond, Run: func(ctx context.Context) error {
-		<-ctx.Done()
-		return fault.New(fault.ExitNetwork, "verifier.unreachable", "", "calling: %w", ctx.Err())
-	}}})
-	if !fault.Has(err, "verifier.unreachable") || fault.Has(err, CodeTimeout) {
-		t.Errorf("got %v, want the stage's own fault", err)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		var l log
+		err := Run(t.Context(), clock(), &l, []Stage{{Name: "a", Timeout: time.Millisecond, Run: func(ctx context.Context) error {
+			<-ctx.Done()
+			return fault.New(fault.ExitNetwork, "verifier.unreachable", "", "calling: %w", ctx.Err())
+		}}})
+		if !fault.Has(err, "verifier.unreachable") || fault.Has(err, CodeTimeout) {
+			t.Errorf("got %v, want the stage's own fault", err)
+		}
+	})
 }
 
 func TestAStopIsNotATimeout(t *testing.T) {

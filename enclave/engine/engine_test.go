@@ -289,7 +289,7 @@ func manager(t *testing.T, r *fakeRuntime, changes chan bool) *Manager {
 	t.Helper()
 	return New(Options{
 		Runtime: r, Adapter: llama(t), Container: Container{SocketDir: filepath.Join(t.TempDir(), "e")}, Model: "m", UID: os.Getuid(),
-		Deadline: 5 * time.Second, OnChange: func(up bool) { changes <- up }, Log: slog.New(slog.DiscardHandler),
+		Deadline: time.Minute, OnChange: func(up bool) { changes <- up }, Log: slog.New(slog.DiscardHandler),
 	})
 }
 

@@ -98,7 +98,7 @@ func worker(t *testing.T, b imagetest.Build) *spec.Spec {
 	dir := t.TempDir()
 	s := &spec.Spec{Version: 1, Name: "e2e", TEE: spec.TEEVTPM, MemoryMiB: 1024, CPUs: 2, Image: b.Image,
 		Packs:  spec.Packs{Engine: filepath.Join(b.Packs, "engine.img"), Model: filepath.Join(b.Packs, "model.img")},
-		Config: filepath.Join(dir, "config.json"), Operator: filepath.Join(dir, "operator.json")}
+		Config: filepath.Join(dir, "config.json"), Operator: filepath.Join(dir, "operator.json"), StopGrace: 240}
 	for path, v := range map[string]any{s.Config: cfg, s.Operator: evidence.Operator{Version: 1, Verifier: "http://10.0.2.100:80", Gateways: []string{}}} {
 		doc, err := jcs.Marshal(v)
 		if err != nil {

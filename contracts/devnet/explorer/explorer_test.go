@@ -45,7 +45,8 @@ func newWorld(t *testing.T) *world {
 			t.Fatal(err)
 		}
 	}
-	d, err := devnet.Start(ctx, devnet.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", Wallets: 1})
+	began := time.Now() // its clock stands: no block comes because the newest is old
+	d, err := devnet.Start(ctx, devnet.Options{Dir: t.TempDir(), Listen: "127.0.0.1:0", Wallets: 1, Clock: func() time.Time { return began }})
 	ok(err)
 	t.Cleanup(func() { _ = d.Close() })
 	cfg, err := d.ConfigJSON()
