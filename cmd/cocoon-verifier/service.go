@@ -78,18 +78,18 @@ func newService(path string, log *slog.Logger) (s *service, err error) {
 	if err := c.makeKeys(log); err != nil {
 		return s, err
 	}
+	if err := s.openShared(c); err != nil {
+		return s, err
+	}
 	if c.GPUCache != nil {
 		roots, err := c.rimRoots()
 		if err != nil {
 			return s, err
 		}
-		if s.cache, err = c.GPUCache.Open(c.dir, roots, log); err != nil {
+		if s.cache, err = c.GPUCache.Open(c.dir, roots, s.fetched(), log); err != nil {
 			return s, err
 		}
 		s.ended = append(s.ended, closer(func() error { s.cache.Close(); return nil }))
-	}
-	if err := s.openShared(c); err != nil {
-		return s, err
 	}
 	if s.loaded, err = s.load(c, nil); err != nil {
 		return s, err
@@ -164,6 +164,14 @@ func (s *service) openShared(c *Config) error {
 	s.ended = append(s.ended, store)
 	s.shared = store
 	return nil
+}
+
+// fetched is what replicas share of what they fetched; nil without a store.
+func (s *service) fetched() services.Shared {
+	if s.shared == nil {
+		return nil
+	}
+	return shared.Fetched{Store: s.shared}
 }
 
 func (s *service) routes() http.Handler {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"log/slog"
+	"slices"
 	"sync"
 	"time"
 
@@ -40,18 +41,24 @@ func (c *Client) build(ctx context.Context, req Request, refresh bool) (*collate
 			kept = append(kept, i)
 		}
 	}
-	if err := c.fetchAll(refs, entries, fetch); err != nil {
+	if err := c.fetchAll(refs, entries, fetch, true); err != nil {
 		return nil, err
 	}
 	set, err := c.verify(entries, now)
-	if err != nil && len(kept) > 0 {
+	again := slices.Clone(kept)
+	for _, i := range fetch {
+		if entries[i].common {
+			again = append(again, i)
+		}
+	}
+	if err != nil && len(again) > 0 {
 		// A held part may be the bad one (a tampered cache file, dates that
 		// lie): try once without anything that was held.
 		c.log.LogAttrs(ctx, slog.LevelWarn, "held collateral does not verify, fetching all of it", slog.Any("error", err))
-		if err := c.fetchAll(refs, entries, kept); err != nil {
+		if err := c.fetchAll(refs, entries, again, false); err != nil {
 			return nil, err
 		}
-		fetch, kept = append(fetch, kept...), nil
+		fetch = append(fetch, kept...)
 		set, err = c.verify(entries, now)
 	}
 	if err != nil {
@@ -104,7 +111,7 @@ func (c *Client) stale(e *entry, now time.Time) bool {
 	return now.Before(e.Fetched) || now.Sub(e.Fetched) >= c.opts.RefreshAfter
 }
 
-// heldPart returns a part from memory or disk, or nil.
+// heldPart returns a part from memory, disk or the shared store, or nil.
 func (c *Client) heldPart(ctx context.Context, ref partRef) *entry {
 	c.mu.Lock()
 	e, ok := c.parts.Get(ref)
@@ -113,27 +120,31 @@ func (c *Client) heldPart(ctx context.Context, ref partRef) *entry {
 		own := *e // entries in memory are shared and never written to
 		return &own
 	}
-	if c.disk == nil {
-		return nil
-	}
-	e, err := c.disk.Load(ref.String(), ref.diskLimit())
-	if err != nil {
+	if c.disk != nil {
+		e, err := c.disk.Load(ref.String(), ref.diskLimit())
+		if err == nil {
+			return e
+		}
 		if !errors.Is(err, fetch.ErrMiss) {
 			c.log.LogAttrs(ctx, slog.LevelWarn, "ignoring a cache file", slog.String("part", ref.String()), slog.Any("error", err))
 		}
-		return nil
 	}
-	return e
+	return c.common.Load(ctx, ref.String(), ref.diskLimit())
 }
 
 // fetchAll fetches the parts at the given indices at once. Its error joins
 // the failures, one of each code: a service that is down is one problem, not
-// four.
-func (c *Client) fetchAll(refs []partRef, entries []*entry, indices []int) error {
+// four. With shared, what another replica fetched lately is not asked for.
+func (c *Client) fetchAll(refs []partRef, entries []*entry, indices []int, shared bool) error {
 	errs := make([]error, len(indices))
 	var wg sync.WaitGroup
 	for n, i := range indices {
 		wg.Go(func() {
+			if shared {
+				if entries[i] = c.elsewhere(refs[i]); entries[i] != nil {
+					return
+				}
+			}
 			v, err, _ := c.gets.Do(refs[i].String(), func() (any, error) { return c.fetchPart(refs[i]) })
 			if err != nil {
 				errs[n] = err
@@ -153,6 +164,18 @@ func (c *Client) fetchAll(refs []partRef, entries []*entry, indices []int) error
 		}
 	}
 	return all
+}
+
+// elsewhere returns a part that another replica fetched more lately than a
+// refresh is due, or nil.
+func (c *Client) elsewhere(ref partRef) *entry {
+	now := c.opts.Clock()
+	e := c.common.Load(c.ctx, ref.String(), ref.diskLimit())
+	if e == nil || !e.covers(now) || c.stale(e, now) {
+		return nil
+	}
+	e.common = true
+	return e
 }
 
 // fetchPart fetches one part, unless it failed so recently that the service
@@ -228,7 +251,8 @@ func date(set *collateral.Set, refs []partRef, entries []*entry) {
 	}
 }
 
-// keep stores a verified set, and its fetched parts on disk.
+// keep stores a verified set, and its fetched parts on disk and with the other
+// replicas.
 func (c *Client) keep(ctx context.Context, req Request, set *collateral.Set, refs []partRef, entries []*entry, fetched []int) {
 	h := &held{set: set, kept: len(fetched) == 0, refreshAt: entries[0].Fetched.Add(c.opts.RefreshAfter)}
 	for _, e := range entries {
@@ -246,10 +270,13 @@ func (c *Client) keep(ctx context.Context, req Request, set *collateral.Set, ref
 	c.sets.Put(req, h)
 	c.bad.Remove(req)
 	c.mu.Unlock()
-	if c.disk == nil {
-		return
-	}
 	for _, i := range fetched {
+		if !entries[i].common {
+			c.common.Store(ctx, refs[i].String(), entries[i], entries[i].Next.Sub(c.opts.Clock()))
+		}
+		if c.disk == nil {
+			continue
+		}
 		if err := c.disk.Store(refs[i].String(), entries[i]); err != nil {
 			c.log.LogAttrs(ctx, slog.LevelWarn, "collateral could not be kept on disk", slog.Any("error", err))
 		}

@@ -10,6 +10,8 @@ type entry struct {
 	Fetched time.Time `json:"fetched"`
 	Issue   time.Time `json:"issue"`
 	Next    time.Time `json:"next"`
+
+	common bool // it is the shared store's, not the service's
 }
 
 // covers reports whether the entry's own times include now.

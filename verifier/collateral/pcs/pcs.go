@@ -63,6 +63,7 @@ type Options struct {
 	RootCRLURL string
 	Roots      *pck.Roots // trusted roots; nil: Intel's
 	CacheDir   string     // where parts are kept between runs; empty: nowhere
+	Shared     Shared     // what other replicas fetched; nil: nothing
 	// RefreshAfter is the age from which held collateral is asked for again in
 	// the background, while it is still valid and still returned.
 	RefreshAfter time.Duration
@@ -94,6 +95,7 @@ type Client struct {
 	http    *http.Client
 	log     *slog.Logger
 	disk    *fetch.Disk[entry] // nil: no disk cache
+	common  *fetch.Common[entry]
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -118,6 +120,10 @@ type held struct {
 	failed     error // the last of them
 	kept       bool  // no part of it was fetched for it
 }
+
+// Shared is a store that replicas have in common. What it has is verified as an
+// answer of the service is.
+type Shared = fetch.Shared
 
 // Origin says where a set came from.
 type Origin = fetch.Origin
@@ -181,9 +187,11 @@ func New(opts Options) (*Client, error) {
 		bad:   fetch.NewLRU[Request, *failure](opts.MemorySets),
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
+	rootsHash := opts.Roots.Hash()
+	scope := base + " " + c.rootCRL + " " + hex.EncodeToString(rootsHash[:])
+	c.common = fetch.NewCommon[entry](opts.Shared, "pcs "+scope, opts.Logger)
 	if opts.CacheDir != "" {
-		rootsHash := opts.Roots.Hash()
-		c.disk = &fetch.Disk[entry]{Dir: opts.CacheDir, Scope: base + " " + c.rootCRL + " " + hex.EncodeToString(rootsHash[:])}
+		c.disk = &fetch.Disk[entry]{Dir: opts.CacheDir, Scope: scope}
 	}
 	return c, nil
 }

@@ -19,15 +19,17 @@ const maxEntry = 2 << 20
 type entry struct {
 	Fetched time.Time `json:"fetched"`
 	Data    []byte    `json:"data"`
+
+	common bool // it is the shared store's: believed once it verified
 }
 
 // maxFile bounds its file: base64 in JSON is a third longer than what it
 // holds.
 const maxFile = 2*maxEntry + 1<<10
 
-// candidates returns the entries of a key from memory or disk, and from the
-// bundle, the one that was fetched last first. One from the future is a
-// clock's mistake and is left out.
+// candidates returns the entries of a key from memory, disk or another replica,
+// and from the bundle, the one that was fetched last first. One from the future is
+// a clock's mistake and is left out.
 func (c *Client) candidates(key string) []*entry {
 	c.mu.Lock()
 	e, ok := c.mem.Get(key)
@@ -39,6 +41,9 @@ func (c *Client) candidates(key string) []*entry {
 		}
 		e = d
 	}
+	if e == nil {
+		e = c.elsewhere(key)
+	}
 	var out []*entry
 	for _, e := range []*entry{e, c.opts.Bundle.find(key)} {
 		if e != nil && !e.Fetched.After(c.opts.Clock().Add(time.Minute)) {
@@ -49,6 +54,41 @@ func (c *Client) candidates(key string) []*entry {
 	return out
 }
 
+// elsewhere returns what another replica fetched of a key, or nil. The list of ids
+// is nobody's word but the service's.
+func (c *Client) elsewhere(key string) *entry {
+	if key == keyIDs {
+		return nil
+	}
+	e := c.common.Load(c.ctx, key, maxFile)
+	if e != nil {
+		e.common = true
+	}
+	return e
+}
+
+// fresher returns what another replica fetched of a key within ttl, where good
+// says that it verifies and is no older than what is held. It is kept in memory.
+func (c *Client) fresher(key string, ttl time.Duration, good func(*entry) bool) *entry {
+	e := c.elsewhere(key)
+	if e == nil {
+		return nil
+	}
+	if age := c.opts.Clock().Sub(e.Fetched); age < 0 || age >= ttl || !good(e) {
+		return nil
+	}
+	return c.believe(key, e)
+}
+
+// believe keeps in memory what another replica fetched and verified here.
+func (c *Client) believe(key string, e *entry) *entry {
+	own := &entry{Fetched: e.Fetched, Data: e.Data}
+	c.mu.Lock()
+	c.mem.Put(key, own)
+	c.mu.Unlock()
+	return own
+}
+
 // held returns the entry of a key that was fetched last, or nil.
 func (c *Client) held(key string) *entry {
 	if list := c.candidates(key); len(list) > 0 {
@@ -57,11 +97,13 @@ func (c *Client) held(key string) *entry {
 	return nil
 }
 
-// keep stores an entry in memory and on disk.
-func (c *Client) keep(key string, e *entry) {
+// keep stores an entry in memory, on disk, and for the other replicas for a time;
+// 0: not for them.
+func (c *Client) keep(key string, e *entry, share time.Duration) {
 	c.mu.Lock()
 	c.mem.Put(key, e)
 	c.mu.Unlock()
+	c.common.Store(c.ctx, key, e, share)
 	if c.disk == nil {
 		return
 	}

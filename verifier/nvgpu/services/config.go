@@ -38,8 +38,8 @@ func (c *Config) Validate() error {
 }
 
 // Open makes the client that the section describes; Dir is relative to base,
-// nil roots are NVIDIA's.
-func (c *Config) Open(base string, roots *rim.Roots, log *slog.Logger) (*Client, error) {
+// nil roots are NVIDIA's, and a nil store is shared with nobody.
+func (c *Config) Open(base string, roots *rim.Roots, store Shared, log *slog.Logger) (*Client, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
@@ -47,6 +47,6 @@ func (c *Config) Open(base string, roots *rim.Roots, log *slog.Logger) (*Client,
 	if dir != "" && !filepath.IsAbs(dir) {
 		dir = filepath.Join(base, dir)
 	}
-	return New(Options{RIMURL: c.RIM, OCSPURL: c.OCSP, Roots: roots, CacheDir: dir, TTL: time.Duration(c.TTLSeconds) * time.Second,
+	return New(Options{RIMURL: c.RIM, OCSPURL: c.OCSP, Roots: roots, CacheDir: dir, Shared: store, TTL: time.Duration(c.TTLSeconds) * time.Second,
 		Timeout: time.Duration(c.TimeoutSeconds) * time.Second, Logger: log})
 }

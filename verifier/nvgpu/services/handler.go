@@ -91,7 +91,7 @@ func (h *handler) ocsp(w http.ResponseWriter, r *http.Request) {
 		h.write(w, http.StatusRequestEntityTooLarge, map[string]string{"message": "TOO_LARGE"})
 		return
 	}
-	raw, _, err := h.c.rawOCSP(r.Context(), der)
+	raw, _, err := h.c.rawOCSP(r.Context(), der, nil)
 	if err != nil {
 		h.fail(w, r, err)
 		return

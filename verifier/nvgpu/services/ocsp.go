@@ -23,16 +23,26 @@ func (c *Client) OCSP(ctx context.Context, cert, issuer *x509.Certificate, nonce
 	if err != nil {
 		return nil, fault.New(fault.ExitInternal, "ocsp.request", "", "%w", err)
 	}
-	raw, _, err := c.rawOCSP(ctx, der)
+	raw, _, err := c.rawOCSP(ctx, der, c.signed(cert, issuer))
 	if err != nil {
 		return nil, err
 	}
 	return ocsp.Verify(raw, cert, issuer, &ocsp.Options{Now: c.opts.Clock(), Nonce: nonce})
 }
 
+// signed says of answers whether they verify. One that another replica fetched is
+// not taken for the responder's without: it would stand in the way of that.
+func (c *Client) signed(cert, issuer *x509.Certificate) func([]byte) bool {
+	return func(raw []byte) bool {
+		_, err := ocsp.Verify(raw, cert, issuer, &ocsp.Options{Now: c.opts.Clock()})
+		return err == nil
+	}
+}
+
 // rawOCSP returns the answer to a request in DER. It answers the request's
-// certificate; nothing else is verified, since the issuer is not known here.
-func (c *Client) rawOCSP(ctx context.Context, der []byte) ([]byte, Origin, error) {
+// certificate; nothing else is verified of the responder's, since the issuer is
+// not known here. Other replicas' are taken where signed says so; nil: none.
+func (c *Client) rawOCSP(ctx context.Context, der []byte, signed func([]byte) bool) ([]byte, Origin, error) {
 	req, err := ocsp.ParseRequest(der)
 	if err != nil {
 		return nil, Origin{}, err
@@ -49,14 +59,22 @@ func (c *Client) rawOCSP(ctx context.Context, der []byte) ([]byte, Origin, error
 	}
 	key := "ocsp " + req.Key()
 	now := c.opts.Clock()
+	believed := func(e *entry) bool { return signed != nil && validOCSP(e.Data, req.Key(), now) && signed(e.Data) }
 	have := c.held(key)
-	if have != nil && !validOCSP(have.Data, req.Key(), now) {
+	switch {
+	case have == nil:
+	case have.common && believed(have):
+		have = c.believe(key, have)
+	case have.common || !validOCSP(have.Data, req.Key(), now):
 		have = nil
 	}
 	if have != nil && now.Sub(have.Fetched) < c.opts.OCSPTTL {
 		return have.Data, Origin{Held: true}, nil
 	}
 	e, err := c.once(ctx, key, func(ctx context.Context) (*entry, error) {
+		if e := c.fresher(key, c.opts.OCSPTTL, func(e *entry) bool { return believed(e) && !older(e.Data, have) }); e != nil {
+			return e, nil
+		}
 		e, err := c.fetchOCSP(ctx, der, req.Key())
 		if err != nil {
 			return nil, err
@@ -65,7 +83,11 @@ func (c *Client) rawOCSP(ctx context.Context, der []byte) ([]byte, Origin, error
 			e.Data = have.Data
 		}
 		if validOCSP(e.Data, req.Key(), now) {
-			c.keep(key, e)
+			share := time.Duration(0)
+			if c.common != nil && signed != nil && signed(e.Data) { // others need not find that it is not
+				share = c.opts.OCSPTTL
+			}
+			c.keep(key, e, share)
 		}
 		return e, nil
 	})

@@ -15,5 +15,5 @@ func (c *Client) RawOCSP(ctx context.Context, cert, issuer *x509.Certificate, no
 	if err != nil {
 		return nil, Origin{}, fault.New(fault.ExitInternal, "ocsp.request", "", "%w", err)
 	}
-	return c.rawOCSP(ctx, der)
+	return c.rawOCSP(ctx, der, c.signed(cert, issuer))
 }

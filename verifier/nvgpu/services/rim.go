@@ -95,6 +95,9 @@ func (c *Client) heldRIM(ctx context.Context, id string, now time.Time) *RIM {
 		}
 		if best == nil || (d.SignerNotBefore().After(best.Doc.SignerNotBefore()) && now.Before(d.NotAfter) && !now.Before(d.NotBefore)) {
 			best = &RIM{ID: id, Raw: e.Data, Doc: d, Fetched: e.Fetched}
+			if e.common {
+				c.believe("rim "+id, e)
+			}
 		}
 	}
 	return best
@@ -111,6 +114,12 @@ type rimAnswer struct {
 }
 
 func (c *Client) fetchRIM(ctx context.Context, id string, have *RIM) (*entry, error) {
+	if e := c.fresher("rim "+id, c.opts.TTL, func(e *entry) bool {
+		d, err := c.verify(id, e.Data)
+		return err == nil && (have == nil || !d.SignerNotBefore().Before(have.Doc.SignerNotBefore()))
+	}); e != nil {
+		return e, nil
+	}
 	r, ferr := c.get.Do(ctx, fetch.Request{URL: c.rim + "/v1/rim/" + id, Accept: "application/json", Limit: maxRIMAnswer})
 	if ferr != nil {
 		return nil, ferr
@@ -131,7 +140,7 @@ func (c *Client) fetchRIM(ctx context.Context, id string, have *RIM) (*entry, er
 			slog.Time("held", have.Doc.SignerNotBefore()), slog.Time("answered", d.SignerNotBefore()))
 		e.Data = have.Raw
 	}
-	c.keep("rim "+id, e)
+	c.keep("rim "+id, e, c.opts.MaxStale)
 	return e, nil
 }
 
@@ -196,6 +205,8 @@ func (c *Client) verify(id string, raw []byte) (*rim.Document, error) {
 	return d, nil
 }
 
+const keyIDs = "ids"
+
 // IDs are the ids that the service has.
 type IDs struct {
 	IDs     []string // sorted
@@ -205,7 +216,7 @@ type IDs struct {
 
 // IDs returns the list of ids, from the cache as RIM does.
 func (c *Client) IDs(ctx context.Context) (*IDs, error) {
-	const key = "ids"
+	const key = keyIDs
 	now := c.opts.Clock()
 	open := func(e *entry) *IDs {
 		var ids []string
@@ -255,7 +266,7 @@ func (c *Client) fetchIDs(ctx context.Context) (*entry, error) {
 		return nil, err
 	}
 	e := &entry{Fetched: c.fetchedAt(r), Data: data}
-	c.keep("ids", e)
+	c.keep(keyIDs, e, 0)
 	return e, nil
 }
 

@@ -64,6 +64,7 @@ type Options struct {
 	Roots    *rim.Roots // nil: NVIDIA's
 	Docs     *rim.Cache // shared with whoever verifies the manifests again; nil: an own one
 	CacheDir string     // where answers are kept between runs; empty: nowhere
+	Shared   Shared     // what other replicas fetched; nil: nothing
 	Bundle   *Bundle    // answers brought along; nil: none
 
 	// TTL is the age from which a manifest, and the list of ids, is asked for
@@ -86,6 +87,9 @@ type Options struct {
 	Logger *slog.Logger   // nil: nothing is logged
 }
 
+// Shared is a store that replicas have in common.
+type Shared = fetch.Shared
+
 // Client is safe for concurrent use.
 type Client struct {
 	opts      Options
@@ -93,6 +97,7 @@ type Client struct {
 	get       fetch.Getter
 	log       *slog.Logger
 	disk      *fetch.Disk[entry] // nil: none
+	common    *fetch.Common[entry]
 
 	ctx    context.Context // ends with Close
 	cancel context.CancelFunc
@@ -166,9 +171,11 @@ func New(o Options) (*Client, error) {
 	if o.Token != "" {
 		c.get.Header = http.Header{"Authorization": {"Bearer " + o.Token}}
 	}
+	h := o.Roots.Hash()
+	scope := c.rim + " " + c.ocsp + " " + hex.EncodeToString(h[:])
+	c.common = fetch.NewCommon[entry](o.Shared, "nvidia "+scope, o.Logger)
 	if o.CacheDir != "" {
-		h := o.Roots.Hash()
-		c.disk = &fetch.Disk[entry]{Dir: o.CacheDir, Scope: c.rim + " " + c.ocsp + " " + hex.EncodeToString(h[:])}
+		c.disk = &fetch.Disk[entry]{Dir: o.CacheDir, Scope: scope}
 	}
 	c.ctx, c.cancel = context.WithCancel(context.Background())
 	return c, nil

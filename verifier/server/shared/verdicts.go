@@ -31,11 +31,11 @@ type Verdicts struct{ *Store }
 
 var _ server.Verdicts = Verdicts{}
 
-// putVerdict keeps a verdict and forgets the oldest beyond the bounds. KEYS: the
-// verdict, their order, a counter, the sizes of those in the order and their
-// total. ARGV: evidence, verdict, milliseconds, most, prefix of verdicts, most
+// putLatest keeps a value and forgets the oldest beyond the bounds. KEYS: the
+// value, their order, a counter, the sizes of those in the order and their
+// total. ARGV: id, value, milliseconds, most, prefix of values, most
 // bytes. One that has ended counts until it is the oldest.
-var putVerdict = redis.NewScript(`
+var putLatest = redis.NewScript(`
 local size = #ARGV[2]
 local before = tonumber(redis.call('HGET', KEYS[4], ARGV[1]) or '0')
 redis.call('SET', KEYS[1], ARGV[2], 'PX', ARGV[3])
@@ -52,7 +52,26 @@ while n > tonumber(ARGV[4]) or (n > 1 and total > tonumber(ARGV[6])) do
 end
 return 1`)
 
-func (s Verdicts) base() string { return s.prefix + ":verdict:" }
+// latest are the values of a kind that were put last: at most so many, of at most
+// so many bytes.
+type latest struct {
+	*Store
+	kind     string
+	max      int
+	maxBytes int64
+}
+
+func (l latest) key(id string) string { return l.prefix + ":" + l.kind + ":of:" + id }
+
+func (l latest) put(ctx context.Context, id string, value []byte, ttl time.Duration) error {
+	base := l.prefix + ":" + l.kind + ":"
+	return putLatest.Run(ctx, l.rdb, []string{l.key(id), base + "order", base + "count", base + "sizes"},
+		id, value, ttl.Milliseconds(), l.max, base+"of:", l.maxBytes).Err()
+}
+
+func (s Verdicts) latest() latest {
+	return latest{s.Store, "verdict", s.maxVerdicts, s.maxVerdictBytes}
+}
 
 // Put implements server.Verdicts.
 func (s Verdicts) Put(ctx context.Context, g *server.Given, ttl time.Duration) error {
@@ -64,9 +83,7 @@ func (s Verdicts) Put(ctx context.Context, g *server.Given, ttl time.Duration) e
 		return nil // it has ended
 	}
 	if err == nil {
-		id := hex.EncodeToString(g.EvidenceSHA256[:])
-		err = putVerdict.Run(ctx, s.rdb, []string{s.base() + "of:" + id, s.base() + "order", s.base() + "count", s.base() + "sizes"},
-			id, doc, ttl.Milliseconds(), s.maxVerdicts, s.base()+"of:", s.maxVerdictBytes).Err()
+		err = s.latest().put(ctx, hex.EncodeToString(g.EvidenceSHA256[:]), doc, ttl)
 	}
 	if err != nil {
 		return fmt.Errorf("sharing verdict: %w", err)
@@ -76,7 +93,7 @@ func (s Verdicts) Put(ctx context.Context, g *server.Given, ttl time.Duration) e
 
 // Get implements server.Verdicts.
 func (s Verdicts) Get(ctx context.Context, evidence digest.SHA256) (server.Given, bool, error) {
-	doc, err := s.rdb.Get(ctx, s.base()+"of:"+hex.EncodeToString(evidence[:])).Bytes()
+	doc, err := s.rdb.Get(ctx, s.latest().key(hex.EncodeToString(evidence[:]))).Bytes()
 	if errors.Is(err, redis.Nil) {
 		return server.Given{}, false, nil
 	}

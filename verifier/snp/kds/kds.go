@@ -57,6 +57,7 @@ type Options struct {
 	BaseURL  string     // empty: AMD
 	Roots    *vek.Roots // nil: AMD's
 	CacheDir string     // where documents are kept between runs; empty: nowhere
+	Shared   Shared     // what other replicas fetched; nil: nothing
 	// RefreshAfter is the age from which a held CRL is asked for again. If that
 	// fails, the held one is used as long as it is current.
 	RefreshAfter time.Duration
@@ -82,6 +83,8 @@ type Client struct {
 	http fetch.Getter
 	disk *fetch.Disk[entry] // nil: no disk cache
 
+	common *fetch.Common[entry]
+
 	gets singleflight.Group // by document
 
 	mu    sync.Mutex
@@ -89,8 +92,11 @@ type Client struct {
 	fails map[string]*failure
 }
 
-// entry is a held document. What the disk holds of one is verified as an answer
-// of the service is.
+// Shared is a store that replicas have in common.
+type Shared = fetch.Shared
+
+// entry is a held document. What disk and shared store have of one is verified as
+// an answer of the service is.
 type entry struct {
 	Body    []byte    `json:"body"`
 	Fetched time.Time `json:"fetched"` // a hint: it decides when to ask again
@@ -150,9 +156,11 @@ func New(o Options) (*Client, error) {
 			Unreachable: "check the network and the address, or give certificate and CRL as files",
 			TooLarge:    "use AMD's service or another cache: this one does not answer as the specification says",
 		}}
+	sum := o.Roots.Hash()
+	scope := c.base + " " + hex.EncodeToString(sum[:])
+	c.common = fetch.NewCommon[entry](o.Shared, "kds "+scope, o.Logger)
 	if o.CacheDir != "" {
-		sum := o.Roots.Hash()
-		c.disk = &fetch.Disk[entry]{Dir: o.CacheDir, Scope: c.base + " " + hex.EncodeToString(sum[:])}
+		c.disk = &fetch.Disk[entry]{Dir: o.CacheDir, Scope: scope}
 	}
 	return c, nil
 }
@@ -224,7 +232,8 @@ type answer struct {
 	from Origin
 }
 
-// get returns a document: from memory, from disk, or from the service.
+// get returns a document: from memory, from disk, from another replica, or from
+// the service.
 func (c *Client) get(ctx context.Context, d document) ([]byte, Origin, error) {
 	if e := c.usable(ctx, d); e != nil && !c.stale(d, e) {
 		return e.Body, Origin{Held: true}, nil
@@ -254,7 +263,21 @@ func (c *Client) usable(ctx context.Context, d document) *entry {
 	if e != nil && d.current(e.Body, now) {
 		return e
 	}
-	if e != nil || c.disk == nil {
+	if e != nil {
+		return nil
+	}
+	if e = c.onDisk(ctx, d, now); e == nil {
+		e = c.elsewhere(ctx, d, now)
+	}
+	if e != nil {
+		c.keep(d, e)
+	}
+	return e
+}
+
+// onDisk returns what the disk has of a document, if it verifies and is current.
+func (c *Client) onDisk(ctx context.Context, d document, now time.Time) *entry {
+	if c.disk == nil {
 		return nil
 	}
 	e, err := c.disk.Load(d.path(), fileLimit(d))
@@ -270,7 +293,22 @@ func (c *Client) usable(ctx context.Context, d document) *entry {
 	if !d.current(e.Body, now) {
 		return nil
 	}
-	c.keep(d, e)
+	return e
+}
+
+// elsewhere returns what another replica fetched of a document, likewise.
+func (c *Client) elsewhere(ctx context.Context, d document, now time.Time) *entry {
+	e := c.common.Load(ctx, d.path(), fileLimit(d))
+	if e == nil {
+		return nil
+	}
+	if err := d.verify(e.Body, c.opts.Roots); err != nil {
+		c.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "ignoring what the shared store has", slog.String("document", d.path()), slog.Any("error", err))
+		return nil
+	}
+	if !d.current(e.Body, now) {
+		return nil
+	}
 	return e
 }
 
@@ -304,6 +342,12 @@ func (c *Client) fetchDocument(ctx context.Context, d document) (answer, error) 
 		return answer{body: held.Body}, nil // another fetch brought it
 	}
 	now := c.opts.Clock()
+	if held != nil { // which is stale, and another replica's may be newer
+		if e := c.elsewhere(ctx, d, now); e != nil && !c.stale(d, e) && !d.older(e.Body, held.Body) {
+			c.keep(d, e)
+			return answer{e.Body, Origin{Held: true}}, nil
+		}
+	}
 	c.mu.Lock()
 	last := c.fails[d.path()]
 	c.mu.Unlock()
@@ -322,6 +366,7 @@ func (c *Client) fetchDocument(ctx context.Context, d document) (answer, error) 
 			}
 			e := &entry{Body: body, Fetched: now}
 			c.keep(d, e)
+			c.common.Store(ctx, d.path(), e, fetch.SharedFor)
 			if c.disk != nil {
 				if err := c.disk.Store(d.path(), e); err != nil {
 					c.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "document could not be kept on disk", slog.Any("error", err))
