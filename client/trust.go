@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"cocoon/measurements/digest"
+	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
 	gpus "cocoon/verifier/appraise/nvgpu"
 	"cocoon/verifier/appraise/tee"
@@ -20,7 +21,7 @@ import (
 // accepts.
 type Trust struct {
 	Policy    *policy.Policy
-	Envelopes [][]byte // DSSE envelopes of manifests, from anywhere
+	Manifests []manifest.Published // from anywhere
 	// Registry returns the proven state of the registry that the policy
 	// names; it may be nil where the policy names none.
 	Registry func(context.Context) (*appraise.Registry, error)
@@ -62,7 +63,7 @@ func (t *Trust) options(ctx context.Context) (*appraise.Options, error) {
 	}
 	// An envelope that cannot be opened is as good as absent, as long as
 	// another one can: evidence then says which it meets.
-	ms, err := appraise.OpenManifests(t.Policy, t.Envelopes)
+	ms, err := appraise.OpenManifests(t.Policy, t.Manifests)
 	if err != nil && len(ms) == 0 {
 		return nil, fmt.Errorf("opening manifests: %w", err)
 	}

@@ -82,7 +82,7 @@ func newWorld(t *testing.T) *world {
 	env, err := f.Envelope()
 	ok(t, err)
 	w := &world{t: t, payout: "EQowner", log: filepath.Join(t.TempDir(), "releases"), host: func(_ string, b []byte) []byte { return b },
-		trust: &client.Trust{Policy: f.Policy(), Envelopes: [][]byte{env}, Clock: func() time.Time { return snptest.Now },
+		trust: &client.Trust{Policy: f.Policy(), Manifests: []manifest.Published{{Envelope: env}}, Clock: func() time.Time { return snptest.Now },
 			CPUs: tee.CPUs(tee.Options{DCAP: dcap.Options{Roots: f.TDXPKI().Roots()}, SNP: verify.Options{Roots: f.SNPPKI().Roots()}})}}
 	launched, err := template()
 	ok(t, err)
@@ -208,7 +208,7 @@ func TestAKeyIsReleasedToAnAcceptedEnclave(t *testing.T) {
 	if len(log) != 1 {
 		t.Fatalf("%d releases in the log", len(log))
 	}
-	env, err := manifest.Read(w.trust.Envelopes[0], nil)
+	env, err := manifest.Read(w.trust.Manifests[0].Envelope, nil)
 	ok(t, err)
 	config, err := w.config.Hash()
 	ok(t, err)
@@ -314,7 +314,7 @@ func (w *world) registry(change func(*appraise.Registry)) {
 		r := &appraise.Registry{Address: "0:11", NetworkID: -777, Time: snptest.Now,
 			Manifests: map[digest.SHA256]appraise.ManifestState{}, Models: map[digest.SHA256]bool{w.config.Model.Verity.Root: true}}
 		if change != nil {
-			env, err := manifest.Read(w.trust.Envelopes[0], nil)
+			env, err := manifest.Read(w.trust.Manifests[0].Envelope, nil)
 			if err != nil {
 				return nil, err
 			}
@@ -327,7 +327,7 @@ func (w *world) registry(change func(*appraise.Registry)) {
 
 func (w *world) revoke() {
 	w.t.Helper()
-	env, err := manifest.Read(w.trust.Envelopes[0], nil)
+	env, err := manifest.Read(w.trust.Manifests[0].Envelope, nil)
 	ok(w.t, err)
 	p := *w.trust.Policy
 	p.Manifests.Revoked = []digest.SHA256{env.SHA256}
@@ -337,13 +337,13 @@ func (w *world) revoke() {
 // listed publishes a manifest that names one more model.
 func (w *world) listed(more evidence.ConfigModel) {
 	w.t.Helper()
-	env, err := manifest.Read(w.trust.Envelopes[0], nil)
+	env, err := manifest.Read(w.trust.Manifests[0].Envelope, nil)
 	ok(w.t, err)
 	m := *env.Manifest
 	m.Models = append(slices.Clone(m.Models), manifest.Model{Name: more.Name, VerityRoot: more.Verity.Root})
 	public, key, err := ed25519.GenerateKey(nil)
 	ok(w.t, err)
-	w.trust.Envelopes[0], err = manifest.Sign(&m, key)
+	w.trust.Manifests[0].Envelope, err = manifest.Sign(&m, key)
 	ok(w.t, err)
 	p := *w.trust.Policy
 	p.Manifests.Keys = []digest.SHA256{digest.SHA256(public)}

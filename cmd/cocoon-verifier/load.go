@@ -14,6 +14,7 @@ import (
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
 	"cocoon/internal/keyfile"
+	"cocoon/internal/manifestfile"
 	"cocoon/internal/registrysource"
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
@@ -105,6 +106,9 @@ func (s *service) load(c *Config, before *loaded) (l *loaded, err error) {
 func announce(log *slog.Logger, p *policy.Policy, manifests []*manifest.Verified) {
 	for _, m := range manifests {
 		log.Info("manifest accepted", "sha256", m.SHA256.String(), "image", m.Manifest.Image.Name, "version", m.Manifest.Image.Version)
+		if m.Logged != nil && m.Logged.Err != nil {
+			log.Warn("manifest is refused: no proof shows that a log of the policy's has it", "sha256", m.SHA256.String(), "error", m.Logged.Err)
+		}
 	}
 	if p.Environment == policy.Development {
 		log.Warn("development policy: no verdict of it says that a machine is confidential", "policy", p.Name, "trust_classes", p.TrustClasses)
@@ -124,19 +128,23 @@ func (c *Config) readPolicy() (*policy.Policy, error) {
 }
 
 func (c *Config) manifests(p *policy.Policy, registry *registrysource.Source) ([]*manifest.Verified, error) {
-	var envelopes [][]byte
+	var published []manifest.Published
 	for _, f := range c.Manifests {
 		e, err := c.readFile(f, manifest.MaxEnvelope)
 		if err != nil {
 			return nil, fault.New(fault.ExitInternal, "verifier.manifest", "check \"manifests\" in the config", "reading manifest: %w", err)
 		}
-		envelopes = append(envelopes, e)
+		proof, err := manifestfile.Inclusion(c.path(f))
+		if err != nil {
+			return nil, fault.New(fault.ExitInternal, "verifier.manifest", "check the file beside the manifest", "%w", err)
+		}
+		published = append(published, manifest.Published{Envelope: e, Inclusion: proof})
 	}
-	envelopes, err := c.listed(registry, envelopes)
+	published, err := c.listed(registry, published)
 	if err != nil {
 		return nil, err
 	}
-	out, err := appraise.OpenManifests(p, envelopes)
+	out, err := appraise.OpenManifests(p, published)
 	if err != nil {
 		return nil, fault.New(fault.ExitPolicy, "verifier.manifest", "name the manifest's hash or its signers in the policy", "%w", err)
 	}
@@ -180,9 +188,9 @@ const maxNetwork = 4 << 20
 // listed adds what the registry lists beside the files, from other verifiers.
 // A manifest that none of them has is an error: this verifier would refuse
 // workers that the registry accepts.
-func (c *Config) listed(registry *registrysource.Source, envelopes [][]byte) ([][]byte, error) {
+func (c *Config) listed(registry *registrysource.Source, published []manifest.Published) ([]manifest.Published, error) {
 	if len(c.Sources) == 0 {
-		return envelopes, nil
+		return published, nil
 	}
 	var from []registrysource.Fetcher
 	for _, u := range c.Sources {
@@ -198,7 +206,7 @@ func (c *Config) listed(registry *registrysource.Source, envelopes [][]byte) ([]
 	if err != nil {
 		return nil, err
 	}
-	return registrysource.Manifests(ctx, state, envelopes, from)
+	return registrysource.Manifests(ctx, state, published, from)
 }
 
 func (s *service) enroller(c *Config, p *policy.Policy, l, before *loaded) error {

@@ -15,6 +15,8 @@ import (
 	"github.com/spf13/cobra"
 
 	"cocoon/internal/fault"
+	"cocoon/internal/manifestfile"
+	"cocoon/measurements/manifest"
 	"cocoon/verifier/collateral"
 	"cocoon/verifier/collateral/bundle"
 	"cocoon/verifier/collateral/pcs"
@@ -167,6 +169,17 @@ func readInput(flag, path string, limit int) ([]byte, error) {
 			"reading %s: %s has more than %d bytes", flag, path, limit)
 	}
 	return b, nil
+}
+
+// readManifest reads a manifest, and the proof of a log that lies beside it.
+func readManifest(path string) (p manifest.Published, err error) {
+	if p.Envelope, err = readInput("--manifest", path, manifest.MaxEnvelope); err != nil {
+		return p, err
+	}
+	if p.Inclusion, err = manifestfile.Inclusion(path); err != nil {
+		return p, fault.New(fault.ExitInternal, "file.unreadable", "check the file beside the manifest", "%w", err)
+	}
+	return p, nil
 }
 
 // readQuote reads a quote: raw bytes, or text in hex or base64.

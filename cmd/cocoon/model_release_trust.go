@@ -14,6 +14,7 @@ import (
 	"cocoon/internal/fault"
 	"cocoon/internal/registrysource"
 	"cocoon/measurements/digest"
+	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
 	gpus "cocoon/verifier/appraise/nvgpu"
 	"cocoon/verifier/appraise/tee"
@@ -94,15 +95,15 @@ func (f *ownerTrustFlags) open(ctx context.Context, log *slog.Logger) (_ *ownerT
 		if err != nil {
 			return nil, err
 		}
-		o.listed = registrysource.NewCollection(o.trust.Envelopes, from)
+		o.listed = registrysource.NewCollection(o.trust.Manifests, from)
 	}
 	if err := f.sources(o, log); err != nil {
 		return nil, err
 	}
 	// A policy or manifest that accepts nobody is better found now.
-	if envelopes, err := o.envelopes(ctx); err != nil {
+	if manifests, err := o.manifests(ctx); err != nil {
 		return nil, err
-	} else if ms, err := appraise.OpenManifests(o.trust.Policy, envelopes); err != nil && (len(ms) == 0 || len(f.verifiers) == 0) {
+	} else if ms, err := appraise.OpenManifests(o.trust.Policy, manifests); err != nil && (len(ms) == 0 || len(f.verifiers) == 0) {
 		return nil, manifestFault(err)
 	}
 	return o, nil
@@ -148,18 +149,18 @@ func (o *ownerTrust) policy() *policy.Policy { return o.trust.Policy }
 func (o *ownerTrust) Fresh(ctx context.Context, ev *evidence.Evidence, hash, challenge digest.SHA256) (*result.Result, error) {
 	t := o.trust
 	var err error
-	if t.Envelopes, err = o.envelopes(ctx); err != nil {
+	if t.Manifests, err = o.manifests(ctx); err != nil {
 		return nil, err
 	}
 	return t.Fresh(ctx, ev, hash, challenge)
 }
 
-// envelopes returns the manifests that files gave, and those that the registry
+// manifests returns the manifests that files gave, and those that the registry
 // lists now. Nothing is locked meanwhile: a verifier or a ledger that answers
 // slowly holds up who waits for it, and for a stated time.
-func (o *ownerTrust) envelopes(ctx context.Context) ([][]byte, error) {
+func (o *ownerTrust) manifests(ctx context.Context) ([]manifest.Published, error) {
 	if o.listed == nil {
-		return o.trust.Envelopes, nil
+		return o.trust.Manifests, nil
 	}
 	state, err := o.source.State(ctx)
 	if err != nil {

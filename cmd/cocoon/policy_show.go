@@ -11,6 +11,7 @@ import (
 
 	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
+	"cocoon/measurements/log"
 	"cocoon/verifier/pck"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/policy/builtin"
@@ -20,6 +21,7 @@ import (
 type policyShowFlags struct {
 	keys, manifests          []string
 	threshold                int
+	logs, witnesses          []string
 	registry                 string
 	network                  int32
 	maxAge                   int64
@@ -41,6 +43,7 @@ GPUs in confidential mode. development accepts vtpm: measured boot without
 confidentiality.`,
 		Example: `  cocoon policy show production --manifest-key 3b6a… >policy.json
   cocoon policy show production --registry 0:4bd1… --network -239 --cpu-only
+  cocoon policy show production --manifest-key 3b6a… --manifest-log log.example.org/cocoon+1f2e3d4c+AQ…
   cocoon policy show development --manifest ef13… --ak-root ak-ca.crt --development-ek-root ek-ca.crt`,
 		Args:      cobra.MatchAll(cobra.ExactArgs(1), cobra.OnlyValidArgs),
 		ValidArgs: builtin.Names(),
@@ -50,6 +53,8 @@ confidentiality.`,
 	fs.StringArrayVar(&f.keys, "manifest-key", nil, "accept manifests signed by this Ed25519 key, `hex`; may be repeated")
 	fs.IntVar(&f.threshold, "threshold", 0, "how many of the keys must have signed (default all)")
 	fs.StringArrayVar(&f.manifests, "manifest", nil, "accept the manifest with this SHA-256, `hex`; may be repeated")
+	fs.StringArrayVar(&f.logs, "manifest-log", nil, "want manifests proven to be in the log of this verifier `key`; may be repeated: in one of them")
+	fs.StringArrayVar(&f.witnesses, "manifest-witness", nil, "want the log's checkpoint cosigned by the witness of this verifier `key`; may be repeated: by all of them")
 	fs.StringVar(&f.registry, "registry", "", "want manifest and model listed by the registry at this TON `address`")
 	fs.Int32Var(&f.network, "network", 0, "the registry's TON global `id`")
 	fs.Int64Var(&f.maxAge, "registry-max-age", 600, "how old the registry's state may be, in `seconds`")
@@ -101,6 +106,17 @@ func (f *policyShowFlags) site(name string) (*builtin.Site, error) {
 			}
 			*l.out = append(*l.out, d)
 		}
+	}
+	if len(f.logs)+len(f.witnesses) > 0 {
+		s.Log = &policy.Log{Witnesses: f.witnesses, Threshold: len(f.witnesses)}
+	}
+	for _, v := range f.logs {
+		k, err := log.ParseKey(v)
+		if err != nil {
+			errs = append(errs, usage("reading --manifest-log: %w", err))
+			continue
+		}
+		s.Log.Keys = append(s.Log.Keys, k)
 	}
 	if f.registry != "" {
 		s.Registry = &policy.Registry{Address: f.registry, NetworkID: f.network, MaxAgeSeconds: f.maxAge}

@@ -116,7 +116,7 @@ func (f *workerFlags) openInto(ctx context.Context, s *session, log *slog.Logger
 			return err
 		}
 		s.trust.Registry = s.source.State
-		if s.trust.Envelopes, err = listedManifests(ctx, s.source, s.trust.Envelopes, f.verifiers); err != nil {
+		if s.trust.Manifests, err = listedManifests(ctx, s.source, s.trust.Manifests, f.verifiers); err != nil {
 			return err
 		}
 	} else if len(f.verifiers) > 0 {
@@ -167,11 +167,11 @@ func (f *workerFlags) openPayment(ctx context.Context, s *session, log *slog.Log
 	return err
 }
 
-// listedManifests adds to envelopes what the registry lists beside them, from
+// listedManifests adds to manifests what the registry lists beside them, from
 // the verifiers at urls; without any, what files give is all.
-func listedManifests(ctx context.Context, source *registrysource.Source, envelopes [][]byte, urls []string) ([][]byte, error) {
+func listedManifests(ctx context.Context, source *registrysource.Source, manifests []manifest.Published, urls []string) ([]manifest.Published, error) {
 	if len(urls) == 0 {
-		return envelopes, nil
+		return manifests, nil
 	}
 	from, err := fetchers(urls)
 	if err != nil {
@@ -181,7 +181,7 @@ func listedManifests(ctx context.Context, source *registrysource.Source, envelop
 	if err != nil {
 		return nil, err
 	}
-	out, err := registrysource.Manifests(ctx, state, envelopes, from)
+	out, err := registrysource.Manifests(ctx, state, manifests, from)
 	if len(out) > 0 {
 		return out, nil // what could not be had is as good as not listed
 	}
@@ -212,11 +212,11 @@ func loadTrust(policyFile string, manifestFiles []string) (*client.Trust, error)
 	}
 	t := &client.Trust{Policy: p}
 	for _, name := range manifestFiles {
-		env, err := readInput("--manifest", name, manifest.MaxEnvelope)
+		m, err := readManifest(name)
 		if err != nil {
 			return nil, err
 		}
-		t.Envelopes = append(t.Envelopes, env)
+		t.Manifests = append(t.Manifests, m)
 	}
 	return t, nil
 }

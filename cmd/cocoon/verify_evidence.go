@@ -146,18 +146,18 @@ func (f *verifyEvidenceFlags) read(ctx context.Context, doc []byte) (*evidence.E
 			keep(fault.New(fault.ExitParse, "policy.parse", "correct the policy", "%w", err))
 		}
 	}
-	var envelopes [][]byte
+	var manifests []manifest.Published
 	for _, path := range f.manifests {
-		if doc, err := readInput("--manifest", path, manifest.MaxEnvelope); keep(err) {
-			envelopes = append(envelopes, doc)
+		if p, err := readManifest(path); keep(err) {
+			manifests = append(manifests, p)
 		}
 	}
 	if o.Policy != nil {
 		var err error
-		if o.Registry, envelopes, err = f.ledger(ctx, o.Policy, envelopes); err != nil {
+		if o.Registry, manifests, err = f.ledger(ctx, o.Policy, manifests); err != nil {
 			keep(err)
 		}
-		if o.Manifests, err = appraise.OpenManifests(o.Policy, envelopes); err != nil {
+		if o.Manifests, err = appraise.OpenManifests(o.Policy, manifests); err != nil {
 			keep(manifestFault(err))
 		}
 	}
@@ -182,24 +182,24 @@ func (f *verifyEvidenceFlags) read(ctx context.Context, doc []byte) (*evidence.E
 
 // ledger reads what the policy's registry says, and the manifests that it
 // lists. Without --ton-config the appraisal says what is missing.
-func (f *verifyEvidenceFlags) ledger(ctx context.Context, p *policy.Policy, envelopes [][]byte) (_ *appraise.Registry, _ [][]byte, err error) {
+func (f *verifyEvidenceFlags) ledger(ctx context.Context, p *policy.Policy, manifests []manifest.Published) (_ *appraise.Registry, _ []manifest.Published, err error) {
 	if p.Manifests.Registry == nil || f.ton == "" {
 		if f.ton != "" || len(f.verifiers) > 0 {
-			return nil, envelopes, usage("--ton-config and --manifests-from go together with a policy that names a registry (manifests.registry)")
+			return nil, manifests, usage("--ton-config and --manifests-from go together with a policy that names a registry (manifests.registry)")
 		}
-		return nil, envelopes, nil
+		return nil, manifests, nil
 	}
 	source, err := registrysource.Open(f.ton, p.Manifests.Registry, nil)
 	if err != nil {
-		return nil, envelopes, err
+		return nil, manifests, err
 	}
 	defer func() { err = errors.Join(err, source.Close()) }()
 	state, err := source.State(ctx)
 	if err != nil {
-		return nil, envelopes, err
+		return nil, manifests, err
 	}
-	envelopes, err = listedManifests(ctx, source, envelopes, f.verifiers)
-	return state, envelopes, err
+	manifests, err = listedManifests(ctx, source, manifests, f.verifiers)
+	return state, manifests, err
 }
 
 // manifestFault gives a failure to open manifests its code.

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cocoon/measurements/manifest"
 	"context"
 	"crypto/ed25519"
 	"encoding/json"
@@ -38,7 +39,7 @@ func start(t testing.TB, change func(*server.Options)) string {
 		t.Fatal(err)
 	}
 	p := f.Policy(policy.ClassTest, policy.ClassTDX, policy.ClassSNP)
-	ms, err := appraise.OpenManifests(p, [][]byte{env})
+	ms, err := appraise.OpenManifests(p, []manifest.Published{{Envelope: env}})
 	if err != nil {
 		t.Fatal(err)
 	}

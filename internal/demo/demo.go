@@ -332,7 +332,7 @@ func (r *run) runVerifier(ctx context.Context, dir string, clientPolicy *policy.
 		return err
 	}
 	r.closers = append(r.closers, src.Close)
-	r.trust = &client.Trust{Policy: clientPolicy, Envelopes: [][]byte{env}, Registry: src.State, Clock: r.Clock}
+	r.trust = &client.Trust{Policy: clientPolicy, Manifests: []manifest.Published{{Envelope: env}}, Registry: src.State, Clock: r.Clock}
 	r.note("policy %q: %s", "demo", Notice)
 	return nil
 }

@@ -13,6 +13,7 @@ import (
 	"cocoon/client"
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
+	"cocoon/measurements/manifest"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/result"
@@ -143,7 +144,7 @@ func (k *kept) manifest() (string, error) {
 	if err != nil {
 		return "", err
 	}
-	k.trust = &client.Trust{Policy: p, Envelopes: [][]byte{env}}
+	k.trust = &client.Trust{Policy: p, Manifests: []manifest.Published{{Envelope: env}}}
 	return fmt.Sprintf("%s is %s version %d", short(k.rep.ManifestSHA256.String()), m.Manifest.Image.Name, m.Manifest.Image.Version), nil
 }
 

@@ -27,33 +27,33 @@ const (
 	maxFetches = 8
 )
 
-// Fetcher returns the envelope of the manifest with a hash. It checks the
-// hash; *verifier/client.Client is one.
+// Fetcher returns the manifest with a hash. It checks the hash;
+// *verifier/client.Client is one.
 type Fetcher interface {
-	Manifest(ctx context.Context, hash digest.SHA256) ([]byte, error)
+	Manifest(ctx context.Context, hash digest.SHA256) (manifest.Published, error)
 }
 
-// Manifests returns the envelopes of every manifest that the registry lists:
+// Manifests returns every manifest that the registry lists:
 // those in have, and the rest from the first fetcher that has them. Trust lies
 // in the registry's proven state alone: the hash names the content. A manifest
 // that nobody has is an error beside those that were found.
-func Manifests(ctx context.Context, reg *appraise.Registry, have [][]byte, from []Fetcher) ([][]byte, error) {
+func Manifests(ctx context.Context, reg *appraise.Registry, have []manifest.Published, from []Fetcher) ([]manifest.Published, error) {
 	return NewCollection(have, from).Listed(ctx, reg)
 }
 
-// Collection has the envelopes of the manifests that a registry lists, for a
+// Collection has the manifests that a registry lists, for a
 // service whose registry changes while it runs. It is safe for concurrent use:
 // each manifest is fetched once, however many ask, and who waits for one holds
 // up nobody else.
 type Collection struct {
-	have   [][]byte // given
+	have   []manifest.Published // given
 	from   []Fetcher
 	flight singleflight.Group // by hash
 	places chan struct{}      // one for each fetch that runs
 
 	mu      sync.Mutex
 	known   map[digest.SHA256]bool // of have
-	fetched map[digest.SHA256][]byte
+	fetched map[digest.SHA256]manifest.Published
 	failed  map[digest.SHA256]failure
 }
 
@@ -63,13 +63,13 @@ type failure struct {
 	at  time.Time
 }
 
-// NewCollection returns a collection of these envelopes and of what the fetchers
+// NewCollection returns a collection of these manifests and of what the fetchers
 // bring, the first one first.
-func NewCollection(have [][]byte, from []Fetcher) *Collection {
+func NewCollection(have []manifest.Published, from []Fetcher) *Collection {
 	c := &Collection{have: have, from: from, places: make(chan struct{}, maxFetches),
-		known: map[digest.SHA256]bool{}, fetched: map[digest.SHA256][]byte{}, failed: map[digest.SHA256]failure{}}
-	for _, env := range have {
-		if v, err := manifest.Read(env, nil); err == nil {
+		known: map[digest.SHA256]bool{}, fetched: map[digest.SHA256]manifest.Published{}, failed: map[digest.SHA256]failure{}}
+	for _, p := range have {
+		if v, err := manifest.Read(p.Envelope, nil); err == nil {
 			c.known[v.SHA256] = true
 		}
 	}
@@ -78,7 +78,7 @@ func NewCollection(have [][]byte, from []Fetcher) *Collection {
 
 // Listed is Manifests. What does not come within fifteen seconds is an error,
 // too, and may be there for the next caller.
-func (c *Collection) Listed(ctx context.Context, reg *appraise.Registry) ([][]byte, error) {
+func (c *Collection) Listed(ctx context.Context, reg *appraise.Registry) ([]manifest.Published, error) {
 	missing, errs := c.missing(reg)
 	waiting, cancel := context.WithTimeout(ctx, fetchWait)
 	defer cancel()
@@ -108,7 +108,7 @@ func (c *Collection) missing(reg *appraise.Registry) (list []digest.SHA256, errs
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	for hash, m := range reg.Manifests {
-		if !m.Listed || c.known[hash] || c.fetched[hash] != nil {
+		if !m.Listed || c.known[hash] || c.has(hash) {
 			continue
 		}
 		if f, ok := c.failed[hash]; ok && time.Since(f.at) < fetchAgain {
@@ -121,10 +121,16 @@ func (c *Collection) missing(reg *appraise.Registry) (list []digest.SHA256, errs
 	return list, errs
 }
 
+// has is called with the lock held.
+func (c *Collection) has(hash digest.SHA256) bool {
+	_, ok := c.fetched[hash]
+	return ok
+}
+
 func compare(a, b digest.SHA256) int { return slices.Compare(a[:], b[:]) }
 
 // all returns what was given, then what was fetched, by hash.
-func (c *Collection) all() [][]byte {
+func (c *Collection) all() []manifest.Published {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	out := slices.Clone(c.have)
@@ -146,7 +152,7 @@ func (c *Collection) settled(hash digest.SHA256) (bool, error) {
 	if f, ok := c.failed[hash]; ok && time.Since(f.at) < fetchAgain {
 		return true, f.err
 	}
-	return c.fetched[hash] != nil, nil
+	return c.has(hash), nil
 }
 
 // bring fetches one manifest from the first fetcher that has it.
@@ -159,11 +165,11 @@ func (c *Collection) bring(ctx context.Context, hash digest.SHA256) error {
 	errs := []error{fault.New(fault.ExitNetwork, "manifest.unavailable", "name a verifier that has it, or give its file",
 		"fetching manifest %s, which the registry lists", hash)}
 	for _, f := range c.from {
-		env, err := ask(ctx, f, hash)
+		p, err := ask(ctx, f, hash)
 		if err == nil {
 			c.mu.Lock()
 			defer c.mu.Unlock()
-			c.fetched[hash] = env
+			c.fetched[hash] = p
 			delete(c.failed, hash)
 			return nil
 		}
@@ -176,7 +182,7 @@ func (c *Collection) bring(ctx context.Context, hash digest.SHA256) error {
 	return err
 }
 
-func ask(ctx context.Context, f Fetcher, hash digest.SHA256) ([]byte, error) {
+func ask(ctx context.Context, f Fetcher, hash digest.SHA256) (manifest.Published, error) {
 	ctx, cancel := context.WithTimeout(ctx, fetchTimeout)
 	defer cancel()
 	return f.Manifest(ctx, hash)

@@ -14,6 +14,7 @@ import (
 	"cocoon/internal/fault"
 	"cocoon/internal/toncell"
 	"cocoon/measurements/digest"
+	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
 	"cocoon/verifier/policy"
 )
@@ -24,17 +25,17 @@ type source struct {
 	asked atomic.Int32
 }
 
-func (s *source) Manifest(ctx context.Context, hash digest.SHA256) ([]byte, error) {
+func (s *source) Manifest(ctx context.Context, hash digest.SHA256) (manifest.Published, error) {
 	s.asked.Add(1)
 	d, ok := s.takes[hash]
 	if !ok {
-		return nil, errors.New("not found")
+		return manifest.Published{}, errors.New("not found")
 	}
 	select {
 	case <-time.After(d):
-		return []byte("envelope " + hash.String()), nil
+		return manifest.Published{Envelope: []byte("envelope " + hash.String())}, nil
 	case <-ctx.Done():
-		return nil, ctx.Err()
+		return manifest.Published{}, ctx.Err()
 	}
 }
 

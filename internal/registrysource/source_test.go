@@ -12,6 +12,7 @@ import (
 	"cocoon/contracts/registry"
 	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
+	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/tpmtest"
@@ -47,35 +48,38 @@ func TestAnAddressThatIsNoneIsRefused(t *testing.T) {
 }
 
 // shelf is a verifier that has some envelopes.
-type shelf map[digest.SHA256][]byte
+type shelf map[digest.SHA256]manifest.Published
 
-func (s shelf) Manifest(_ context.Context, hash digest.SHA256) ([]byte, error) {
-	if env, ok := s[hash]; ok {
-		return env, nil
+func (s shelf) Manifest(_ context.Context, hash digest.SHA256) (manifest.Published, error) {
+	if p, ok := s[hash]; ok {
+		return p, nil
 	}
-	return nil, errors.New("not here")
+	return manifest.Published{}, errors.New("not here")
 }
 
 func TestManifestsComeFromWhoeverHasThem(t *testing.T) {
 	w := tpmtest.NewWorld(t)
-	env := w.Envelope(t)
+	env := manifest.Published{Envelope: w.Envelope(t), Inclusion: []byte("proof")}
 	hash := w.Manifests(t)[0].SHA256
 	listed := &appraise.Registry{Manifests: map[digest.SHA256]appraise.ManifestState{hash: {Listed: true}}}
 	for name, c := range map[string]struct {
-		have [][]byte
+		have []manifest.Published
 		from []Fetcher
 		want int
 		code string
 	}{
-		"a file":                     {[][]byte{env}, nil, 1, ""},
+		"a file":                     {[]manifest.Published{env}, nil, 1, ""},
 		"the second verifier":        {nil, []Fetcher{shelf{}, shelf{hash: env}}, 1, ""},
-		"a file and a verifier":      {[][]byte{env}, []Fetcher{shelf{hash: env}}, 1, ""},
+		"a file and a verifier":      {[]manifest.Published{env}, []Fetcher{shelf{hash: env}}, 1, ""},
 		"nobody":                     {nil, []Fetcher{shelf{}}, 0, "manifest.unavailable"},
-		"nobody, beside a wrong one": {[][]byte{[]byte("{}")}, nil, 1, "manifest.unavailable"},
+		"nobody, beside a wrong one": {[]manifest.Published{{Envelope: []byte("{}")}}, nil, 1, "manifest.unavailable"},
 	} {
 		got, err := Manifests(context.Background(), listed, c.have, c.from)
 		if len(got) != c.want || (err == nil) != (c.code == "") || (c.code != "" && !fault.Has(err, c.code)) {
 			t.Errorf("%s: %d envelopes, %v", name, len(got), err)
+		}
+		if c.code == "" && string(got[0].Inclusion) != "proof" {
+			t.Errorf("%s: the proof has not come along: %q", name, got[0].Inclusion)
 		}
 	}
 	got, err := Manifests(context.Background(), &appraise.Registry{Manifests: map[digest.SHA256]appraise.ManifestState{hash: {}}}, nil, []Fetcher{shelf{hash: env}})

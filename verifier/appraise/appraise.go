@@ -74,14 +74,16 @@ func hashOf(ev *evidence.Evidence, o *Options) (digest.SHA256, error) {
 	return ev.Hash()
 }
 
-// OpenManifests opens envelopes under the policy's rules. Where the policy
+// OpenManifests opens manifests under the policy's rules. Where the policy
 // names a registry, whether a manifest is accepted is decided at each
-// appraisal, by what the registry says then. What cannot be opened is an error
-// for each, beside those that can.
-func OpenManifests(p *policy.Policy, envelopes [][]byte) ([]*manifest.Verified, error) {
+// appraisal, by what the registry says then; where it names a log, the proofs
+// are verified here, and each appraisal says what they showed. What cannot be
+// opened is an error for each, beside those that can.
+func OpenManifests(p *policy.Policy, published []manifest.Published) ([]*manifest.Verified, error) {
 	var out []*manifest.Verified
 	var errs []error
-	for i, e := range envelopes {
+	for i := range published {
+		e := published[i].Envelope
 		v, err := manifest.Read(e, p.Manifests.Keys)
 		if err == nil && p.Manifests.Registry == nil {
 			v, err = manifest.Open(e, p.Trust())
@@ -89,6 +91,10 @@ func OpenManifests(p *policy.Policy, envelopes [][]byte) ([]*manifest.Verified, 
 		if err != nil {
 			errs = append(errs, fmt.Errorf("manifest %d: %w", i, err))
 			continue
+		}
+		v.Inclusion = published[i].Inclusion
+		if p.Manifests.Log != nil {
+			v.Logged = openLogged(p.Manifests.Log, v.SHA256, v.Inclusion)
 		}
 		out = append(out, v)
 	}

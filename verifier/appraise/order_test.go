@@ -35,7 +35,7 @@ func TestEveryFailureIsReturnedInOrder(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := f.Policy()
-	manifests, err := appraise.OpenManifests(p, [][]byte{env})
+	manifests, err := appraise.OpenManifests(p, []manifest.Published{{Envelope: env}})
 	if err != nil {
 		t.Fatal(err)
 	}

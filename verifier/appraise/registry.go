@@ -45,9 +45,11 @@ func graceEnd(r *Registry, m digest.SHA256) time.Time {
 
 // checkTrust checks that the policy accepts the manifest: by its hash, by
 // enough of the keys, or by the registry; where a registry is named, it has to
-// list the manifest and the model whatever else holds.
+// list the manifest and the model whatever else holds, and where a log is named,
+// it has to have the manifest.
 func (a *appraisal) checkTrust(m *manifest.Verified) {
 	p := &a.o.Policy.Manifests
+	a.checkLogged(m)
 	signed := 0
 	for _, k := range m.Signers {
 		if slices.Contains(p.Keys, k) {

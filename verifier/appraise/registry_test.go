@@ -24,7 +24,7 @@ func TestARegistryDecidesAboutManifestAndModel(t *testing.T) {
 	if err := w.Policy.Validate(); err != nil {
 		t.Fatal(err)
 	}
-	manifests, err := appraise.OpenManifests(w.Policy, [][]byte{w.Envelope(t)})
+	manifests, err := appraise.OpenManifests(w.Policy, []manifest.Published{{Envelope: w.Envelope(t)}})
 	if err != nil {
 		t.Fatal(err)
 	}

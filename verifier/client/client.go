@@ -270,22 +270,24 @@ func (c *Client) Manifests(ctx context.Context) ([]result.ManifestRef, error) {
 	return out, nil
 }
 
-// Manifest returns the envelope of the manifest with this hash. The service is
-// not trusted: an envelope with another payload is an error. Whether the hash
-// is one to trust is the caller's affair.
-func (c *Client) Manifest(ctx context.Context, hash digest.SHA256) ([]byte, error) {
+// Manifest returns the manifest with this hash, and the proof of a log that the
+// service has of it. The service is not trusted: an envelope with another payload
+// is an error. Whether the hash is one to trust, and what the proof shows, is the
+// caller's affair.
+func (c *Client) Manifest(ctx context.Context, hash digest.SHA256) (manifest.Published, error) {
+	var none manifest.Published
 	m, err := call(ctx, c, c.rpc.GetManifest, &verifierv1.GetManifestRequest{Sha256: hash.String()})
 	if err != nil {
-		return nil, err
+		return none, err
 	}
 	v, err := manifest.Read(m.Envelope, nil)
 	if err != nil {
-		return nil, fault.New(fault.ExitParse, "verifier.response", "ask another verifier", "reading the verifier's answer: %w", err)
+		return none, fault.New(fault.ExitParse, "verifier.response", "ask another verifier", "reading the verifier's answer: %w", err)
 	}
 	if v.SHA256 != hash {
-		return nil, fault.Mismatch(fault.ExitRefused, "manifest.hash", "the manifest's hash", hash.String(), v.SHA256.String(), "ask another verifier")
+		return none, fault.Mismatch(fault.ExitRefused, "manifest.hash", "the manifest's hash", hash.String(), v.SHA256.String(), "ask another verifier")
 	}
-	return m.Envelope, nil
+	return manifest.Published{Envelope: m.Envelope, Inclusion: m.Inclusion}, nil
 }
 
 // Info returns what the service says of itself. Its keys are a claim: pin them

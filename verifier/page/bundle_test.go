@@ -15,6 +15,7 @@ import (
 	"github.com/chromedp/chromedp"
 
 	"cocoon/measurements/digest"
+	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
 	gpus "cocoon/verifier/appraise/nvgpu"
 	"cocoon/verifier/appraise/tee"
@@ -34,7 +35,7 @@ func fleetService(t *testing.T, f *testfleet.Fleet) string {
 		t.Fatal(err)
 	}
 	p := f.Policy(policy.ClassTest, policy.ClassTDX, policy.ClassSNP)
-	ms, err := appraise.OpenManifests(p, [][]byte{env})
+	ms, err := appraise.OpenManifests(p, []manifest.Published{{Envelope: env}})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -8,6 +8,7 @@ import (
 
 	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
+	"cocoon/measurements/log"
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/policy/rules"
 )
@@ -105,6 +106,44 @@ func (p *Policy) validateManifests() error {
 	}
 	if len(m.Keys) == 0 && m.Threshold != 0 || len(m.Keys) > 0 && (m.Threshold < 1 || m.Threshold > len(m.Keys)) {
 		bad("threshold %d of %d keys", m.Threshold, len(m.Keys))
+	}
+	if m.Log != nil {
+		if err := m.Log.validate(); err != nil {
+			bad("log: %w", err)
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (l *Log) validate() error {
+	var errs []error
+	bad := func(format string, args ...any) { errs = append(errs, fmt.Errorf(format, args...)) }
+	if len(l.Keys) == 0 || len(l.Keys) > maxEntries || len(l.Witnesses) > maxEntries {
+		return fmt.Errorf("%d keys and %d witnesses, want 1 to %d and at most as many", len(l.Keys), len(l.Witnesses), maxEntries)
+	}
+	for i, k := range l.Keys {
+		if _, err := log.NewKey(k.Origin, k.Public); err != nil {
+			bad("key %d: %w", i+1, err)
+		}
+		if slices.ContainsFunc(l.Keys[:i], func(o log.Key) bool { return o.Origin == k.Origin && o.Public.Equal(k.Public) }) {
+			bad("key of %s is repeated", k.ID())
+		}
+	}
+	// One witness under two names is one.
+	public := map[string]bool{}
+	for i, w := range l.Witnesses {
+		key, err := log.ParseWitness(w)
+		if err != nil {
+			bad("witness %d: %w", i+1, err)
+			continue
+		}
+		if public[string(key)] {
+			bad("witness %d is repeated", i+1)
+		}
+		public[string(key)] = true
+	}
+	if len(l.Witnesses) == 0 && l.Threshold != 0 || len(l.Witnesses) > 0 && (l.Threshold < 1 || l.Threshold > len(l.Witnesses)) {
+		bad("threshold %d of %d witnesses", l.Threshold, len(l.Witnesses))
 	}
 	return errors.Join(errs...)
 }

@@ -9,6 +9,7 @@ import (
 
 	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
+	"cocoon/measurements/log"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy/dcap"
 	"cocoon/verifier/policy/nvgpu"
@@ -105,6 +106,17 @@ type Manifests struct {
 	Threshold int             `json:"threshold"` // distinct keys that must have signed; 0 where Keys is empty
 	Revoked   []digest.SHA256 `json:"revoked"`   // hashes that are refused whatever else holds
 	Registry  *Registry       `json:"registry,omitempty"`
+	// Log is where a manifest must be beside all that: what is not in public is
+	// not accepted, whoever signed it.
+	Log *Log `json:"log,omitempty"`
+}
+
+// Log is a transparency log that a manifest must be in. The proof (C2SP
+// tlog-proof) comes with the manifest, from anyone.
+type Log struct {
+	Keys      []log.Key `json:"keys"`                // verifier keys, with origins; one of these logs must have it
+	Witnesses []string  `json:"witnesses,omitempty"` // verifier keys of witnesses (C2SP tlog-cosignature)
+	Threshold int       `json:"threshold,omitempty"` // of Witnesses, who must have cosigned the proof's checkpoint
 }
 
 // Registry is a registry on a ledger whose proven state an appraisal needs.

@@ -2,12 +2,16 @@ package policy_test
 
 import (
 	"bytes"
+	"crypto/ed25519"
 	"encoding/json"
 	"strings"
 	"testing"
 
+	fnote "github.com/transparency-dev/formats/note"
+
 	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
+	"cocoon/measurements/log"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/policy/snp"
 	"cocoon/verifier/tpmtest"
@@ -15,6 +19,11 @@ import (
 
 func TestPoliciesAreRefused(t *testing.T) {
 	leaf := tpmtest.NewWorld(t)
+	logKey, err := log.NewKey("log.example/cocoon", make([]byte, ed25519.PublicKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	witnessKey, sameWitness := cosigner(t, "first.example/w"), cosigner(t, "second.example/w")
 	for name, change := range map[string]func(*policy.Policy){
 		"another format":                      func(p *policy.Policy) { p.Format = 2 },
 		"no name":                             func(p *policy.Policy) { p.Name = "" },
@@ -36,8 +45,23 @@ func TestPoliciesAreRefused(t *testing.T) {
 			p.Environment, p.TrustClasses = policy.Production, []string{policy.ClassTDX}
 			p.TPM.DevelopmentEKRoots = p.TPM.EKRoots
 		},
-		"no verdict life":                    func(p *policy.Policy) { p.Freshness.VerdictSeconds = 0 },
-		"a verdict of more than an hour":     func(p *policy.Policy) { p.Freshness.VerdictSeconds = 3601 },
+		"no verdict life":                func(p *policy.Policy) { p.Freshness.VerdictSeconds = 0 },
+		"a verdict of more than an hour": func(p *policy.Policy) { p.Freshness.VerdictSeconds = 3601 },
+		"a log without a key":            func(p *policy.Policy) { p.Manifests.Log = &policy.Log{} },
+		"a log twice":                    func(p *policy.Policy) { p.Manifests.Log = &policy.Log{Keys: []log.Key{logKey, logKey}} },
+		"a log of no name":               func(p *policy.Policy) { p.Manifests.Log = &policy.Log{Keys: []log.Key{{Public: logKey.Public}}} },
+		"a witness that is none": func(p *policy.Policy) {
+			p.Manifests.Log = &policy.Log{Keys: []log.Key{logKey}, Witnesses: []string{logKey.String()}, Threshold: 1}
+		},
+		"witnesses of whom none is wanted": func(p *policy.Policy) {
+			p.Manifests.Log = &policy.Log{Keys: []log.Key{logKey}, Witnesses: []string{witnessKey}}
+		},
+		"more witnesses than there are": func(p *policy.Policy) {
+			p.Manifests.Log = &policy.Log{Keys: []log.Key{logKey}, Witnesses: []string{witnessKey}, Threshold: 2}
+		},
+		"one witness under two names": func(p *policy.Policy) {
+			p.Manifests.Log = &policy.Log{Keys: []log.Key{logKey}, Witnesses: []string{witnessKey, sameWitness}, Threshold: 2}
+		},
 		"an snp section that makes no sense": func(p *policy.Policy) { p.SNP = &snp.Policy{VMPLs: []uint32{4}} },
 	} {
 		p := tpmtest.NewWorld(t).Policy
@@ -52,6 +76,45 @@ func TestPoliciesAreRefused(t *testing.T) {
 		if _, err := policy.Parse(b); err == nil {
 			t.Errorf("%s: accepted", name)
 		}
+	}
+}
+
+// cosigner returns the verifier key of a witness under a name.
+func cosigner(t *testing.T, name string) string {
+	t.Helper()
+	k, err := log.NewKey(name, make([]byte, ed25519.PublicKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	v, err := fnote.VKeyToCosignatureV1(k.String())
+	if err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
+
+// TestAPolicyNamesLogs reads a policy with a log and two witnesses, and writes it
+// again: the keys are in it as logs and witnesses show them.
+func TestAPolicyNamesLogs(t *testing.T) {
+	p := tpmtest.NewWorld(t).Policy
+	k, err := log.NewKey("log.example/cocoon", make([]byte, ed25519.PublicKeySize))
+	if err != nil {
+		t.Fatal(err)
+	}
+	p.Manifests.Log = &policy.Log{Keys: []log.Key{k}, Witnesses: []string{cosigner(t, "first.example/w")}, Threshold: 1}
+	doc, err := p.Marshal()
+	if err != nil {
+		t.Fatal(err)
+	}
+	back, err := policy.Parse(doc)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := back.Manifests.Log; got.Keys[0].String() != k.String() || !bytes.Contains(doc, []byte(k.String())) {
+		t.Errorf("keys %v in %s", got.Keys, doc)
+	}
+	if again, err := back.Marshal(); err != nil || !bytes.Equal(again, doc) {
+		t.Errorf("written again: %s, %v", again, err)
 	}
 }
 

@@ -48,6 +48,7 @@ var (
 	docNonce   = document{"RFC 8954", "November 2020"}
 	docTLS     = document{"RFC 8446", "August 2018"}
 	docJCS     = document{"RFC 8785", "June 2020"}
+	docTree    = document{"RFC 9162", "December 2021"}
 	docEAT     = document{"RFC 9711", "April 2025"}
 	docCEL     = document{"Common Expression Language specification", "version 0.25"}
 	docVerdict = document{title: "docs/verifier-api.md"}
@@ -106,6 +107,7 @@ var references = map[string]cited{
 
 	// Manifest, registry, image, config, model.
 	"manifest.trusted":           {docVerdict, "Manifest"},
+	"manifest.logged":            {docTree, "2.1.3.2, Verifying an Inclusion Proof"},
 	"manifest.revoked":           {docVerdict, "Policy"},
 	"manifest.debug":             {docVerdict, "Manifest"},
 	"manifest.sunset":            {docVerdict, "Manifest"},

@@ -2,6 +2,7 @@ package server_test
 
 import (
 	"bytes"
+	"cocoon/measurements/manifest"
 	"crypto/ed25519"
 	"io"
 	"net/http"
@@ -38,7 +39,7 @@ func fleetServer(t testing.TB, f *testfleet.Fleet) *server.Server {
 		t.Fatal(err)
 	}
 	p := f.Policy(policy.ClassTest, policy.ClassTDX, policy.ClassSNP)
-	ms, err := appraise.OpenManifests(p, [][]byte{env})
+	ms, err := appraise.OpenManifests(p, []manifest.Published{{Envelope: env}})
 	if err != nil {
 		t.Fatal(err)
 	}

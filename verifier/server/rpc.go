@@ -216,7 +216,7 @@ func (s *service) Manifests(ctx context.Context, in *connect.Request[verifierv1.
 func (s *service) GetManifest(ctx context.Context, in *connect.Request[verifierv1.GetManifestRequest]) (*connect.Response[verifierv1.GetManifestResponse], error) {
 	for _, m := range s.trust.Load().Manifests {
 		if m.SHA256.String() == in.Msg.Sha256 {
-			return answer(ctx, s.Server, in.Spec().Procedure, &verifierv1.GetManifestResponse{Envelope: m.Envelope}, nil)
+			return answer(ctx, s.Server, in.Spec().Procedure, &verifierv1.GetManifestResponse{Envelope: m.Envelope, Inclusion: m.Inclusion}, nil)
 		}
 	}
 	return answer[verifierv1.GetManifestResponse](ctx, s.Server, in.Spec().Procedure, nil, errNoManifest)

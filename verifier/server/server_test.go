@@ -135,8 +135,8 @@ func TestTheWholeWay(t *testing.T) {
 	if err != nil || len(list) != 1 || list[0] != e.Manifest {
 		t.Errorf("manifests %+v, %v", list, err)
 	}
-	if env, err := s.client.Manifest(ctx, e.Manifest.SHA256); err != nil || string(env) != string(s.w.Envelope(t)) {
-		t.Errorf("manifest %s, %v", env, err)
+	if p, err := s.client.Manifest(ctx, e.Manifest.SHA256); err != nil || string(p.Envelope) != string(s.w.Envelope(t)) {
+		t.Errorf("manifest %s, %v", p.Envelope, err)
 	}
 	if _, err := s.client.Manifest(ctx, digest.Sum256(nil)); !fault.Has(err, wire.CodeNoManifest) {
 		t.Errorf("a manifest that is not there: %v", err)

@@ -28,7 +28,7 @@ func TestTheFleetIsAcceptedForItsChallenges(t *testing.T) {
 		t.Fatal(err)
 	}
 	p := f.Policy(policy.ClassTest, policy.ClassTDX, policy.ClassSNP)
-	ms, err := appraise.OpenManifests(p, [][]byte{env})
+	ms, err := appraise.OpenManifests(p, []manifest.Published{{Envelope: env}})
 	if err != nil {
 		t.Fatal(err)
 	}

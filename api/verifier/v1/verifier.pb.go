@@ -1560,7 +1560,10 @@ func (x *GetManifestRequest) GetSha256() string {
 type GetManifestResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// DSSE envelope.
-	Envelope      []byte `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"`
+	Envelope []byte `protobuf:"bytes,1,opt,name=envelope,proto3" json:"envelope,omitempty"`
+	// Proof that a log has it (C2SP tlog-proof), as it came with the manifest;
+	// empty where none did.
+	Inclusion     []byte `protobuf:"bytes,2,opt,name=inclusion,proto3" json:"inclusion,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1598,6 +1601,13 @@ func (*GetManifestResponse) Descriptor() ([]byte, []int) {
 func (x *GetManifestResponse) GetEnvelope() []byte {
 	if x != nil {
 		return x.Envelope
+	}
+	return nil
+}
+
+func (x *GetManifestResponse) GetInclusion() []byte {
+	if x != nil {
+		return x.Inclusion
 	}
 	return nil
 }
@@ -2049,9 +2059,10 @@ const file_verifier_v1_verifier_proto_rawDesc = "" +
 	"\x11ManifestsResponse\x12=\n" +
 	"\tmanifests\x18\x01 \x03(\v2\x1f.cocoon.verifier.v1.ManifestRefR\tmanifests\",\n" +
 	"\x12GetManifestRequest\x12\x16\n" +
-	"\x06sha256\x18\x01 \x01(\tR\x06sha256\"1\n" +
+	"\x06sha256\x18\x01 \x01(\tR\x06sha256\"O\n" +
 	"\x13GetManifestResponse\x12\x1a\n" +
-	"\benvelope\x18\x01 \x01(\fR\benvelope\"s\n" +
+	"\benvelope\x18\x01 \x01(\fR\benvelope\x12\x1c\n" +
+	"\tinclusion\x18\x02 \x01(\fR\tinclusion\"s\n" +
 	"\x10TCBStatusRequest\x12\x14\n" +
 	"\x05quote\x18\x01 \x01(\fR\x05quote\x12\x1e\n" +
 	"\n" +

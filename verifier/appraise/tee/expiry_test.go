@@ -159,7 +159,7 @@ func TestAnSNPGuestsVerdictEndsWithTheFirstOfItsBounds(t *testing.T) {
 			if c.policy != nil {
 				c.policy(p)
 			}
-			manifests, err := appraise.OpenManifests(p, [][]byte{env})
+			manifests, err := appraise.OpenManifests(p, []manifest.Published{{Envelope: env}})
 			if err != nil {
 				t.Fatal(err)
 			}

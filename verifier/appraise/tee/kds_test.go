@@ -1,6 +1,7 @@
 package tee_test
 
 import (
+	"cocoon/measurements/manifest"
 	"context"
 	"net/http/httptest"
 	"slices"
@@ -35,7 +36,7 @@ func TestCertificatesComeFromASourceWhereEvidenceBringsNone(t *testing.T) {
 	}
 	p := fleet.Policy()
 	p.SNP.RequireCRL = true
-	manifests, err := appraise.OpenManifests(p, [][]byte{env})
+	manifests, err := appraise.OpenManifests(p, []manifest.Published{{Envelope: env}})
 	if err != nil {
 		t.Fatal(err)
 	}

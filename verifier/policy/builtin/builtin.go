@@ -28,6 +28,7 @@ type Site struct {
 	ManifestKeys       []digest.SHA256  // raw Ed25519 keys whose manifests are accepted
 	Threshold          int              // of ManifestKeys that must have signed; 0: all of them
 	Registry           *policy.Registry // a ledger's registry that must list manifest and model
+	Log                *policy.Log      // that must have the manifest
 	AKRoots            [][]byte         // DER; development: authorities that enrol attestation keys
 	EKRoots            [][]byte         // DER; development: makers of TPMs
 	DevelopmentEKRoots [][]byte         // DER; development: authorities of software TPMs
@@ -54,7 +55,7 @@ func New(name string, s Site) (*policy.Policy, error) {
 }
 
 func (s *Site) manifests() policy.Manifests {
-	m := policy.Manifests{Hashes: some(s.Manifests), Keys: some(s.ManifestKeys), Threshold: s.Threshold, Revoked: []digest.SHA256{}, Registry: s.Registry}
+	m := policy.Manifests{Hashes: some(s.Manifests), Keys: some(s.ManifestKeys), Threshold: s.Threshold, Revoked: []digest.SHA256{}, Registry: s.Registry, Log: s.Log}
 	if m.Threshold == 0 {
 		m.Threshold = len(m.Keys)
 	}

@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"cocoon/measurements/digest"
+	"cocoon/measurements/log"
 	"cocoon/verifier/policy"
 )
 
@@ -109,12 +110,38 @@ func manifests(t *text, p *policy.Policy) {
 	if n := len(m.Keys); n > 0 {
 		t.say("accepts manifests that at least %d of %s signed: %s", m.Threshold, count(n, "key", "keys"), list(m.Keys))
 	}
+	if l := m.Log; l != nil {
+		t.say("a proof must come with a manifest that it is in %s: %s", logCount(len(l.Keys)), logs(l.Keys))
+		if n := len(l.Witnesses); n > 0 || l.Threshold > 0 {
+			t.say("the proof's checkpoint must be cosigned by at least %d of %s: %s", l.Threshold, count(n, "witness", "witnesses"), names(l.Witnesses))
+		} else {
+			t.say("no witness is asked for: the log could show others another history")
+		}
+	} else {
+		t.say("no transparency log is asked for: a manifest need not be public")
+	}
 	if n := len(m.Revoked); n > 0 {
 		t.say("refuses %s whatever else holds: %s", count(n, "manifest", "manifests"), list(m.Revoked))
 	} else {
 		t.say("revokes no manifest by itself")
 	}
 	t.say("image, config, engine and model are held against the manifest: nothing outside it is accepted")
+}
+
+func logCount(n int) string {
+	if n == 1 {
+		return "the transparency log"
+	}
+	return fmt.Sprintf("one of %d transparency logs", n)
+}
+
+// logs writes logs with their keys: two of one name are told apart.
+func logs(keys []log.Key) string {
+	var s []string
+	for _, k := range keys {
+		s = append(s, k.String())
+	}
+	return strings.Join(s, ", ")
 }
 
 func freshness(t *text, p *policy.Policy) {
