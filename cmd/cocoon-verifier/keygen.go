@@ -34,21 +34,28 @@ const (
 
 // keygen makes the signing key, the journal's and the AK authority in a directory, and
 // prints the public signing key in hex. With --next it makes the signing key of a
-// rotation alone, with --seal one that only this machine's TPM releases. It
-// replaces nothing.
-func keygen(args []string, stdout, stderr io.Writer) error {
+// rotation alone, with --seal one that only this machine releases: its TPM, or
+// what a config says of that key. It replaces nothing.
+func keygen(args []string, stdout, stderr io.Writer) (err error) {
 	fs := flag.NewFlagSet("cocoon-verifier keygen", flag.ContinueOnError)
 	fs.SetOutput(stderr)
 	dir := fs.String("dir", "", "`directory` for the keys")
 	next := fs.String("next", "", "make only the signing key that begins at this `time`, RFC 3339")
-	sealed := fs.String("seal", "", "make only a signing key, sealed to this boot by the TPM, in this `file`")
+	sealed := fs.String("seal", "", "make only a signing key, sealed to this machine, in this `file`")
+	config := fs.String("config", "", "with --seal: `file` of the config that names the key and says what seals it, instead of the TPM")
 	device := fs.String("tpm", DefaultTPM, "`device` of the TPM that seals")
 	name := fs.String("name", "cocoon verifier AK authority", "name in the AK authority's certificate")
 	if err := parseFlags(fs, args); err != nil {
 		return ignoreHelp(err)
 	}
 	if *sealed != "" && *dir == "" && *next == "" {
-		return sealKey(&keystore{}, *sealed, *device, stdout)
+		k := &Sealed{File: *sealed, TPM: *device}
+		if *config != "" {
+			if k, err = sealedBy(*config, *sealed); err != nil {
+				return err
+			}
+		}
+		return sealKey(&keystore{}, k, stdout)
 	}
 	if *dir == "" || *sealed != "" {
 		return fault.New(fault.ExitInternal, "usage", "give --dir, or --seal without it", "making keys: no directory")
@@ -114,19 +121,43 @@ func nextKey(dir, begin string, stdout io.Writer) error {
 	return nil
 }
 
+// sealedBy returns what a config says of a sealed key, by the path of its file.
+func sealedBy(config, file string) (*Sealed, error) {
+	c, err := readConfig(config)
+	if err != nil {
+		return nil, err
+	}
+	want, err := filepath.Abs(file)
+	if err != nil {
+		return nil, fault.New(fault.ExitInternal, "verifier.keygen", "give the file's path", "sealing a key: %w", err)
+	}
+	for i := range c.Signing {
+		k := c.Signing[i].Sealed
+		if k == nil {
+			continue
+		}
+		if at, err := filepath.Abs(c.path(k.File)); err == nil && at == want {
+			out := *k
+			out.File = want
+			return &out, nil
+		}
+	}
+	return nil, fault.New(fault.ExitInternal, "verifier.keygen", `name the file as "sealed" in "signing_keys" of the config`, "sealing a key: %s names no sealed key %s", config, file)
+}
+
 // sealKey makes a signing key that is in no file: its seed is sealed to what the
-// machine has booted.
-func sealKey(s *keystore, path, device string, stdout io.Writer) (err error) {
+// machine is and has booted.
+func sealKey(s *keystore, k *Sealed, stdout io.Writer) (err error) {
 	defer func() {
 		if err != nil {
-			err = fault.New(fault.ExitInternal, "verifier.keygen", "run it on the machine with the TPM, with a file that is not there yet", "sealing a key: %w", err)
+			err = fault.New(fault.ExitInternal, "verifier.keygen", "run it on the machine that is to have the key, with a file that is not there yet", "sealing a key: %w", err)
 		}
 	}()
 	public, key, err := ed25519.GenerateKey(rand.Reader)
 	if err != nil {
 		return err
 	}
-	sealer, dev, err := s.openSealer(device)
+	sealer, dev, err := s.openSealer(k)
 	if err != nil {
 		return err
 	}
@@ -134,7 +165,7 @@ func sealKey(s *keystore, path, device string, stdout io.Writer) (err error) {
 	if err := errors.Join(err, dev.Close()); err != nil {
 		return err
 	}
-	f, err := os.OpenFile(path, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
+	f, err := os.OpenFile(k.File, os.O_WRONLY|os.O_CREATE|os.O_EXCL, 0o600)
 	if err != nil {
 		return err
 	}

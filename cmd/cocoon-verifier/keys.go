@@ -11,10 +11,12 @@ import (
 	"time"
 
 	"cocoon/cmd/cocoon-verifier/internal/pkcs11key"
+	"cocoon/enclave/platform"
 	"cocoon/enclave/seal"
 	"cocoon/enclave/tpmdev"
 	"cocoon/internal/fault"
 	"cocoon/internal/keyfile"
+	"cocoon/verifier/pck"
 	"cocoon/verifier/server"
 )
 
@@ -37,12 +39,21 @@ type Token struct {
 	PINFile string `json:"pin_file"` // readable by its owner only
 }
 
-// Sealed is a key that the TPM of the machine releases only after the boot that
-// it was sealed in (package enclave/tpmdev; cocoon-verifier keygen --seal).
+// Sealed is a key that the machine releases only to what it was sealed in
+// (cocoon-verifier keygen --seal): its TPM after the same boot (package
+// enclave/tpmdev), or its TEE to the same launch (platform.ServiceSealer).
 type Sealed struct {
-	File string `json:"file"`
-	TPM  string `json:"tpm,omitempty"` // device; "": DefaultTPM
+	File    string          `json:"file"`
+	By      string          `json:"by,omitempty"`      // ByTPM or ByTEE; "": ByTPM
+	TPM     string          `json:"tpm,omitempty"`     // device; "": DefaultTPM
+	Enclave *SealingEnclave `json:"enclave,omitempty"` // that a TD needs, and an SNP guest does not
 }
+
+// Values of Sealed.By.
+const (
+	ByTPM = "tpm"
+	ByTEE = "tee"
+)
 
 // DefaultTPM is the device of a sealed key.
 const DefaultTPM = "/dev/tpmrm0"
@@ -62,8 +73,22 @@ func (k *SigningKey) validate() error {
 		return errors.New("one of file, pkcs11 and sealed is needed")
 	case t != nil && (t.Module == "" || t.Token == "" || t.Label == "" || t.PINFile == ""):
 		return errors.New("pkcs11 needs module, token, label and pin_file")
-	case k.Sealed != nil && k.Sealed.File == "":
+	case k.Sealed != nil:
+		return k.Sealed.validate()
+	}
+	return nil
+}
+
+func (k *Sealed) validate() error {
+	switch e := k.Enclave; {
+	case k.File == "":
 		return errors.New("sealed needs file")
+	case k.By != "" && k.By != ByTPM && k.By != ByTEE:
+		return fmt.Errorf("sealed by %.32q, want %s or %s", k.By, ByTPM, ByTEE)
+	case k.By == ByTEE && k.TPM != "", k.By != ByTEE && e != nil:
+		return errors.New("tpm is for keys that are sealed by a TPM, enclave for those by the TEE")
+	case e != nil && (e.Address == "" || e.Signer.IsZero() || e.MinSVN == 0):
+		return errors.New("a sealing enclave needs address, signer and min_svn")
 	}
 	return nil
 }
@@ -72,6 +97,8 @@ func (k *SigningKey) validate() error {
 type keystore struct {
 	modules pkcs11key.Modules
 	sealer  func(tpm string) (seal.Sealer, io.Closer, error) // nil: the machine's TPM
+	machine func() (platform.Platform, error)                // nil: the running one
+	roots   *pck.Roots                                       // of sealing enclaves; nil: Intel's
 }
 
 // open returns the signing keys of a config, and what to close when they are
@@ -114,10 +141,14 @@ func (s *keystore) open(c *Config) (keys []server.SigningKey, closers []io.Close
 	return keys, closers, nil
 }
 
-func (s *keystore) openSealer(tpm string) (seal.Sealer, io.Closer, error) {
-	if s.sealer != nil {
-		return s.sealer(tpm)
+func (s *keystore) openSealer(k *Sealed) (seal.Sealer, io.Closer, error) {
+	if k.By == ByTEE {
+		return s.teeSealer(k)
 	}
+	if s.sealer != nil {
+		return s.sealer(k.TPM)
+	}
+	tpm := k.TPM
 	if tpm == "" {
 		tpm = DefaultTPM
 	}
@@ -128,14 +159,14 @@ func (s *keystore) openSealer(tpm string) (seal.Sealer, io.Closer, error) {
 	return dev.Sealer(), dev, nil
 }
 
-// unseal has the TPM release a key's seed. The device is closed again: it is
+// unseal has the machine release a key's seed. The device is closed again: it is
 // not needed to sign.
 func (s *keystore) unseal(c *Config, k *Sealed) (crypto.Signer, error) {
 	blob, err := c.readFile(k.File, seal.MaxBlob)
 	if err != nil {
 		return nil, fmt.Errorf("reading sealed key: %w", err)
 	}
-	sealer, dev, err := s.openSealer(k.TPM)
+	sealer, dev, err := s.openSealer(k)
 	if err != nil {
 		return nil, err
 	}

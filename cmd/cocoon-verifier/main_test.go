@@ -194,6 +194,18 @@ func TestBadConfigsAreRefused(t *testing.T) {
 			delete(m, "signing_key")
 			m["signing_keys"] = []any{map[string]any{"file": "keys/verifier.key", "sealed": map[string]any{"file": "x"}}}
 		}, "verifier.config"},
+		"a key sealed by something else": {func(m map[string]any) {
+			delete(m, "signing_key")
+			m["signing_keys"] = []any{map[string]any{"sealed": map[string]any{"file": "x", "by": "cpu"}}}
+		}, "verifier.config"},
+		"a sealing enclave without a signer": {func(m map[string]any) {
+			delete(m, "signing_key")
+			m["signing_keys"] = []any{map[string]any{"sealed": map[string]any{"file": "x", "by": "tee", "enclave": map[string]any{"address": "h:1", "min_svn": 1}}}}
+		}, "verifier.config"},
+		"a sealing enclave beside a TPM": {func(m map[string]any) {
+			delete(m, "signing_key")
+			m["signing_keys"] = []any{map[string]any{"sealed": map[string]any{"file": "x", "enclave": map[string]any{"address": "h:1", "signer": strings.Repeat("1", 64), "min_svn": 1}}}}
+		}, "verifier.config"},
 		"keys that are all retired": {func(m map[string]any) {
 			delete(m, "signing_key")
 			m["signing_keys"] = []any{map[string]any{"file": "keys/verifier.key", "retire_at": "2020-01-01T00:00:00Z"}}

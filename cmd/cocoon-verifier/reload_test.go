@@ -198,10 +198,10 @@ func TestASealedKeySignsAfterTheSameBootAlone(t *testing.T) {
 		return dev, closer(func() error { opens--; return nil }), nil
 	}}
 	var out bytes.Buffer
-	if err := sealKey(s, filepath.Join(dir, "verifier.sealed"), "", &out); err != nil {
+	if err := sealKey(s, &Sealed{File: filepath.Join(dir, "verifier.sealed")}, &out); err != nil {
 		t.Fatal(err)
 	}
-	if err := sealKey(s, filepath.Join(dir, "verifier.sealed"), "", &out); err == nil {
+	if err := sealKey(s, &Sealed{File: filepath.Join(dir, "verifier.sealed")}, &out); err == nil {
 		t.Error("a sealed key was replaced")
 	}
 	c := &Config{Signing: []SigningKey{{Sealed: &Sealed{File: "verifier.sealed"}}}, dir: dir}

@@ -36,7 +36,7 @@ type service struct {
 	path string // of the config
 	log  *slog.Logger
 
-	keys   keystore
+	keys   *keystore
 	caches caches
 	cache  *services.Client // nil: none
 	shared *shared.Store    // nil: none
@@ -64,8 +64,13 @@ type closer func() error
 func (c closer) Close() error { return c() }
 
 // newService loads everything that the config names and makes the service.
-func newService(path string, log *slog.Logger) (s *service, err error) {
-	s = &service{path: path, log: log, caches: caches{dcap.NewCache(dcap.CacheOptions{}), snp.NewCache(snp.CacheOptions{}), nvgpu.NewCache(nvgpu.CacheOptions{})}}
+func newService(path string, log *slog.Logger) (*service, error) {
+	return newServiceOn(&keystore{}, path, log)
+}
+
+// newServiceOn is newService on a machine.
+func newServiceOn(machine *keystore, path string, log *slog.Logger) (s *service, err error) {
+	s = &service{path: path, log: log, keys: machine, caches: caches{dcap.NewCache(dcap.CacheOptions{}), snp.NewCache(snp.CacheOptions{}), nvgpu.NewCache(nvgpu.CacheOptions{})}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())

@@ -11,11 +11,12 @@ import (
 	"testing"
 	"time"
 
+	"cocoon/enclave/platform"
 	"cocoon/internal/needtool"
 )
 
 // TestTheUnitIsOneThatSystemdTakes has systemd read the unit, with the program
-// where it was built.
+// where it was built, alone and with each of its drop-ins.
 func TestTheUnitIsOneThatSystemdTakes(t *testing.T) {
 	analyze := needtool.Find(t, "systemd-analyze")
 	b, err := os.ReadFile(filepath.Join(exampleDir(t), "..", "docs", "systemd", "cocoon-verifier.service"))
@@ -32,8 +33,36 @@ func TestTheUnitIsOneThatSystemdTakes(t *testing.T) {
 	if err := os.WriteFile(unit, []byte(text), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if out, err := exec.CommandContext(t.Context(), analyze, "verify", "--man=no", unit).CombinedOutput(); err != nil || strings.Contains(string(out), "cocoon-verifier.service:") {
-		t.Errorf("systemd-analyze verify: %v\n%s", err, out)
+	verify := func(what string) {
+		t.Helper()
+		if out, err := exec.CommandContext(t.Context(), analyze, "verify", "--man=no", unit).CombinedOutput(); err != nil || strings.Contains(string(out), "cocoon-verifier.service:") || strings.Contains(string(out), "cocoon-verifier.service.d/") {
+			t.Errorf("systemd-analyze verify, %s: %v\n%s", what, err, out)
+		}
+	}
+	verify("alone")
+	dropin := filepath.Join(unit+".d", "x.conf")
+	if err := os.Mkdir(filepath.Dir(dropin), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for name, device := range map[string]string{"tee": platform.DeviceSNP, "tpm": DefaultTPM} {
+		b, err := os.ReadFile(filepath.Join(exampleDir(t), "..", "docs", "systemd", "cocoon-verifier-"+name+".conf"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(b), "PrivateDevices=no\nDeviceAllow="+device+" rw\n") {
+			t.Errorf("the drop-in %s does not allow %s", name, device)
+		}
+		if err := os.WriteFile(dropin, b, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		verify("with " + name)
+	}
+	// That they are read at all.
+	if err := os.WriteFile(dropin, []byte("[Service]\nNonsense=1\n"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if out, err := exec.CommandContext(t.Context(), analyze, "verify", "--man=no", unit).CombinedOutput(); err == nil && !strings.Contains(string(out), "Nonsense") {
+		t.Errorf("a drop-in that is none was not seen:\n%s", out)
 	}
 }
 

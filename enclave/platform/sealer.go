@@ -8,6 +8,7 @@ import (
 	"cocoon/enclave/seal"
 	"cocoon/enclave/seal/sgx"
 	"cocoon/internal/fault"
+	"cocoon/measurements/digest"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/pck"
 )
@@ -36,32 +37,42 @@ type Sealing struct {
 //	tdx               the SGX enclave of the measured config, none where it names none
 //	vtpm              its TPM
 func Sealer(ctx context.Context, p Platform, s Sealing) (seal.Sealer, error) {
-	debug, err := p.Debug(ctx)
-	if err != nil {
+	if err := undebugged(ctx, p); err != nil {
 		return nil, err
-	}
-	if debug {
-		return nil, fault.New(fault.ExitRefused, CodeDebug, "launch the machine without the debug policy", "looking for a sealer: the host may read this machine's memory")
 	}
 	hash, err := s.Config.Hash()
 	if err != nil {
 		return nil, err
 	}
+	if m, ok := p.(*vtpm); ok {
+		return m.tpm.Sealer(), nil
+	}
+	return sealer(ctx, p, hash, s.Config.Sealer, s.Enclave, s.Roots)
+}
+
+func undebugged(ctx context.Context, p Platform) error {
+	debug, err := p.Debug(ctx)
+	if err == nil && debug {
+		err = fault.New(fault.ExitRefused, CodeDebug, "launch the machine without the debug policy", "looking for a sealer: the host may read this machine's memory")
+	}
+	return err
+}
+
+// sealer is the TEE's own, bound to a hash beside what the TEE measured.
+func sealer(ctx context.Context, p Platform, bound digest.SHA256, enclave *evidence.SealingEnclave, dial func(ctx context.Context) (net.Conn, error), roots *pck.Roots) (seal.Sealer, error) {
 	switch m := p.(type) {
 	case *guest:
-		return m.Sealer(ctx, hash, rand.Reader)
+		return m.Sealer(ctx, bound, rand.Reader)
 	case *td:
 		switch {
-		case s.Config.Sealer == nil:
+		case enclave == nil:
 			return nil, fault.New(fault.ExitNotReady, CodeNoSeal, "start the machine without a data disk, or with a config that names a sealing enclave",
 				"looking for a sealer: a TD seals no keys by itself, and the config names no sealing enclave")
-		case s.Enclave == nil:
+		case dial == nil:
 			return nil, fault.New(fault.ExitNotReady, CodeNoSeal, `set "sealer" in operator.json to the sealing enclave's address`,
 				"looking for a sealer: nobody says where the sealing enclave of the config is")
 		}
-		return sgx.New(sgx.Options{Dial: s.Enclave, Quote: m.Quote, Enclave: *s.Config.Sealer, Config: hash, Roots: s.Roots}), nil
-	case *vtpm:
-		return m.tpm.Sealer(), nil
+		return sgx.New(sgx.Options{Dial: dial, Quote: m.Quote, Enclave: *enclave, Config: bound, Roots: roots}), nil
 	}
 	return nil, fault.New(fault.ExitNotReady, CodeNoSeal, "start the machine without a data disk", "looking for a sealer: a machine of kind %s has none", p.Kind())
 }

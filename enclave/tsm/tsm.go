@@ -29,8 +29,8 @@ const (
 	ProviderSNP = "sev_guest"
 )
 
-// ErrAbsent is returned where the kernel has no such interface, or no provider
-// for it.
+// ErrAbsent is returned where the kernel has no such interface, no provider for
+// it, or none for this user: who is not root may have the device alone.
 var ErrAbsent = errors.New("the kernel offers no configfs-tsm reports")
 
 // ErrService is returned where the kernel asked and the host's quoting service
@@ -87,7 +87,7 @@ func (r *Reporter) once(data [64]byte) (*Blob, error) {
 	resp, err := report.Get(w, &report.Request{InBlob: data[:], GetAuxBlob: r.Aux})
 	switch {
 	case err == nil:
-	case w.at == atMkdir && (errors.Is(w.err, fs.ErrNotExist) || errors.Is(w.err, unix.ENXIO)):
+	case w.at == atMkdir && (errors.Is(w.err, fs.ErrNotExist) || errors.Is(w.err, fs.ErrPermission) || errors.Is(w.err, unix.EROFS) || errors.Is(w.err, unix.ENXIO)):
 		return nil, fmt.Errorf("asking configfs-tsm: %w: %w", ErrAbsent, w.err)
 	case errors.Is(w.err, unix.EIO) || errors.Is(w.err, unix.ETIMEDOUT) || errors.Is(w.err, unix.ENODEV):
 		return nil, fmt.Errorf("asking configfs-tsm: %w: %w", ErrService, w.err)
