@@ -13,13 +13,18 @@ import (
 
 const maxConfig = 64 << 10
 
+// EvidenceTEE has the service collect evidence by the TEE that it runs in.
+const EvidenceTEE = "tee"
+
 // Config is the service's configuration file: one strict YAML document. Paths
 // are relative to its directory. What is marked so is read again at a reload;
 // everything else needs a restart.
 type Config struct {
-	Listen   string `json:"listen"`             // host:port
-	TLS      *TLS   `json:"tls,omitempty"`      // without it the service speaks plain HTTP; its files: reload
-	Evidence string `json:"evidence,omitempty"` // file with the evidence of the machine that this runs in; read at each request
+	Listen string `json:"listen"`        // host:port
+	TLS    *TLS   `json:"tls,omitempty"` // without it the service speaks plain HTTP; its files: reload
+	// Evidence of the machine that this runs in: EvidenceTEE, or a file that
+	// somebody writes, read at each request.
+	Evidence string `json:"evidence,omitempty"`
 
 	Policy     string       `json:"policy"`                     // policy document; reload
 	Manifests  []string     `json:"manifests"`                  // DSSE envelopes; reload

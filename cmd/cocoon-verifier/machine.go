@@ -17,6 +17,12 @@ import (
 // serviceName is what the TEE's keys are bound to beside the machine.
 const serviceName = "cocoon-verifier"
 
+// The fault of a machine without a TEE.
+const (
+	codeTEE   = "verifier.tee"
+	remedyTEE = "run the service in a TDX or SEV-SNP guest, or leave the TEE out of its config"
+)
+
 // SealingEnclave is the SGX enclave that seals a TD's keys (enclave/seal/ego).
 // The address only finds it: which one is believed is the rest.
 type SealingEnclave struct {
@@ -33,8 +39,7 @@ func thisMachine() (platform.Platform, error) {
 		return nil, err
 	}
 	if kind != platform.TDX && kind != platform.SNP {
-		return nil, fault.New(fault.ExitNotReady, "verifier.tee", "run the service in a TDX or SEV-SNP guest, or leave the TEE out of its config",
-			"opening the machine's TEE: it has none that the CPU speaks of")
+		return nil, fault.New(fault.ExitNotReady, codeTEE, remedyTEE, "opening the machine's TEE: it has none that the CPU speaks of")
 	}
 	root := os.DirFS("/")
 	var host func(context.Context, uint32) (net.Conn, error)

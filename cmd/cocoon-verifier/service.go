@@ -106,8 +106,8 @@ func newServiceOn(machine *keystore, path string, log *slog.Logger) (s *service,
 		ChallengeTTL: time.Duration(c.Limits.ChallengeSeconds) * time.Second,
 		ArchiveBytes: c.Limits.ArchiveBytes, ArchiveAge: time.Duration(c.Limits.ArchiveDays) * 24 * time.Hour,
 	}
-	if c.Evidence != "" {
-		o.Own = server.EvidenceFile(c.path(c.Evidence))
+	if err := s.own(c, &o); err != nil {
+		return s, err
 	}
 	if err := s.durable(c, &o); err != nil {
 		return s, err
@@ -118,8 +118,30 @@ func newServiceOn(machine *keystore, path string, log *slog.Logger) (s *service,
 	if s.server, err = server.New(o); err != nil {
 		return s, err
 	}
+	if c.Evidence == EvidenceTEE {
+		if err := s.server.CheckOwn(context.Background()); err != nil {
+			return s, fault.New(fault.ExitInternal, "verifier.evidence", `see docs/verifier-api.md, "The verifier's own evidence", or leave "evidence" out`, "collecting own evidence: %w", err)
+		}
+	}
 	s.mux = s.routes()
 	return s, nil
+}
+
+// own is the evidence of the machine that the config wants to be shown.
+func (s *service) own(c *Config, o *server.Options) error {
+	switch c.Evidence {
+	case "":
+	case EvidenceTEE:
+		e, err := s.keys.teeEvidence(time.Now)
+		if err != nil {
+			return err
+		}
+		s.ended = append(s.ended, e)
+		o.Own = e
+	default:
+		o.Own = server.EvidenceFile(c.path(c.Evidence))
+	}
+	return nil
 }
 
 // durable opens the log of verdicts.

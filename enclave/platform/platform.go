@@ -38,6 +38,14 @@ type Platform interface {
 	Close() error
 }
 
+// TEE is a platform whose hardware signs 64 bytes of anybody's: a TD or an SNP
+// guest.
+type TEE interface {
+	Platform
+	// Over returns the CPU's evidence over report data.
+	Over(ctx context.Context, data [64]byte) (*evidence.CPU, error)
+}
+
 // Sources are the kernel's and the host's ends of a machine, for Open.
 type Sources struct {
 	TSM  configfsi.Client
@@ -121,6 +129,11 @@ func (t *td) CPU(ctx context.Context, claims *evidence.Claims) (*evidence.CPU, e
 	if err != nil {
 		return nil, err
 	}
+	return t.Over(ctx, data)
+}
+
+// Over implements TEE.
+func (t *td) Over(ctx context.Context, data [64]byte) (*evidence.CPU, error) {
 	log, err := t.EventLog()
 	if err != nil {
 		return nil, err
@@ -162,6 +175,11 @@ func (g *guest) CPU(ctx context.Context, claims *evidence.Claims) (*evidence.CPU
 	if err != nil {
 		return nil, err
 	}
+	return g.Over(ctx, data)
+}
+
+// Over implements TEE.
+func (g *guest) Over(ctx context.Context, data [64]byte) (*evidence.CPU, error) {
 	_, raw, cert, err := g.Report(ctx, data)
 	if err != nil {
 		return nil, err

@@ -24,6 +24,7 @@ import (
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/result"
+	"cocoon/verifier/self"
 	"cocoon/verifier/tpm"
 	"cocoon/verifier/wire"
 )
@@ -302,6 +303,28 @@ func (c *Client) Info(ctx context.Context) (*wire.Info, error) {
 		return nil, badResponse(err)
 	}
 	return &out, nil
+}
+
+// Own returns what the service says of itself with the evidence of its machine,
+// which is over these keys, policies and this log, and over each of the keys that
+// the caller pinned. What it is worth is for appraise.AppraiseVerifier to say: here
+// nobody has looked at who signed it.
+func (c *Client) Own(ctx context.Context) (*wire.Info, *self.Document, error) {
+	info, err := c.Info(ctx)
+	if err != nil {
+		return nil, nil, err
+	}
+	if !self.Is(info.Evidence) {
+		return nil, nil, fault.New(fault.ExitRefused, self.CodeAbsent, "ask a verifier that runs in a TEE and shows it (evidence: tee)", "looking for the verifier's own evidence: it shows none that binds its keys")
+	}
+	d, err := self.Parse(info.Evidence)
+	if err != nil {
+		return nil, nil, err
+	}
+	if err := d.Bound(info, c.o.Keys...); err != nil {
+		return nil, nil, err
+	}
+	return info, d, nil
 }
 
 // Healthy returns nil if the service answers.

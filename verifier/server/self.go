@@ -2,27 +2,29 @@ package server
 
 import (
 	"context"
-	"encoding/json"
 	"fmt"
 	"os"
 	"sync"
 	"time"
 
 	"cocoon/verifier/evidence"
+	"cocoon/verifier/self"
+	"cocoon/verifier/wire"
 )
 
 // maxOwnEvidence bounds the evidence that the description of the service
 // carries, in bytes.
 const maxOwnEvidence = 2 << 20
 
-// OwnEvidence returns the evidence of the machine that the service runs in, as
-// whoever collects it there last did: the supervisor of a confidential VM.
+// OwnEvidence returns the evidence of the machine that the service runs in, over
+// what the service's description says (self.Document), or as whoever collects it
+// there last did: the supervisor of a confidential VM.
 type OwnEvidence interface {
-	Evidence(ctx context.Context) ([]byte, error)
+	Evidence(ctx context.Context, c self.Claims) ([]byte, error)
 }
 
 // EvidenceFile is OwnEvidence in a file that is replaced by rename whenever
-// there is newer.
+// there is newer. It binds none of the service's keys.
 func EvidenceFile(path string) OwnEvidence { return &evidenceFile{path: path} }
 
 type evidenceFile struct {
@@ -35,7 +37,7 @@ type evidenceFile struct {
 }
 
 // Evidence implements OwnEvidence. The file is read again when it has changed.
-func (f *evidenceFile) Evidence(context.Context) ([]byte, error) {
+func (f *evidenceFile) Evidence(context.Context, self.Claims) ([]byte, error) {
 	st, err := os.Stat(f.path)
 	if err != nil {
 		return nil, fmt.Errorf("reading own evidence: %w", err)
@@ -59,16 +61,23 @@ func (f *evidenceFile) Evidence(context.Context) ([]byte, error) {
 	return b, nil
 }
 
-// ownEvidence is what the description carries: nothing where there is none, and
-// nothing where it cannot be read. It is for whoever asks to appraise.
-func (s *Server) ownEvidence(ctx context.Context) json.RawMessage {
+// describe returns the description of the service, with its own evidence or why
+// that is not there.
+func (s *Server) describe(ctx context.Context) (*wire.Info, error) {
+	info := s.trust.Load().info(s.o.Build, s.o.Clock())
+	info.LogKey = s.logKey()
 	if s.o.Own == nil {
-		return nil
+		return &info, nil
 	}
-	b, err := s.o.Own.Evidence(ctx)
-	if err != nil {
-		s.log.ErrorContext(ctx, "own evidence is not there", "error", err)
-		return nil
+	b, err := s.o.Own.Evidence(ctx, self.ClaimsOf(&info))
+	if err == nil {
+		info.Evidence = b
 	}
-	return b
+	return &info, err
+}
+
+// CheckOwn reports why the service cannot show evidence of its machine.
+func (s *Server) CheckOwn(ctx context.Context) error {
+	_, err := s.describe(ctx)
+	return err
 }

@@ -14,8 +14,10 @@ import (
 // web adds what is served beside the API's methods.
 func (s *Server) web() {
 	s.get(wire.PathInfo, func(w http.ResponseWriter, r *http.Request) {
-		info := s.trust.Load().info(s.o.Build, s.o.Clock())
-		info.LogKey, info.Evidence = s.logKey(), s.ownEvidence(r.Context())
+		info, err := s.describe(r.Context())
+		if err != nil { // the description goes without: it is for whoever asks to want it
+			s.log.ErrorContext(r.Context(), "own evidence is not there", "error", err)
+		}
 		writeJSON(w, info)
 	})
 	s.get(wire.PathJWKS, s.getJWKS)

@@ -36,9 +36,9 @@ type Info struct {
 	// TestRoots are the roots in use that are not the makers' own: every verdict
 	// says so, and none is of a hardware class.
 	TestRoots []string `json:"test_roots"`
-	// Evidence is of the machine that the service runs in, where that has any:
-	// the latest that its supervisor collected. It is for whoever asks to
-	// appraise, and binds no key of this document.
+	// Evidence is of the machine that the service runs in, where that has any,
+	// and for whoever asks to appraise: a self.Document, which binds the keys,
+	// policies and log of this one, or what a supervisor collected, which does not.
 	Evidence json.RawMessage `json:"evidence,omitempty"`
 	// LogKey is the verifier key (C2SP signed-note) of the log that has every
 	// verdict, served below the same address; empty without one.
