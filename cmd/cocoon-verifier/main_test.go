@@ -124,6 +124,44 @@ func TestServiceIsACacheOfRIMs(t *testing.T) {
 	}
 }
 
+// TestTheCacheOfRIMsIsWithinACallersRate uses up what a caller may ask for at one
+// address, and asks at the others.
+func TestTheCacheOfRIMsIsWithinACallersRate(t *testing.T) {
+	up := httptest.NewServer(rimtest.NewServer())
+	defer up.Close()
+	srv := httptest.NewServer(started(t, install(t, func(m map[string]any) {
+		m["gpu_cache"] = map[string]any{"rim": up.URL, "dir": "rims", "ttl_seconds": 3600}
+		m["limits"] = map[string]any{"per_second": 0.001, "burst": 3}
+	})))
+	defer srv.Close()
+	do := func(method, path string) *http.Response {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, srv.URL+path, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+		return resp
+	}
+	for range 3 {
+		if resp := do("GET", "/v1/rim/ids"); resp.StatusCode == http.StatusTooManyRequests {
+			t.Fatalf("status %d", resp.StatusCode)
+		}
+	}
+	for _, r := range [][2]string{{"GET", "/v1/rim/ids"}, {"GET", "/v1/rim/x"}, {"POST", "/ocsp"}, {"GET", wire.PathInfo}} {
+		if resp := do(r[0], r[1]); resp.StatusCode != http.StatusTooManyRequests || resp.Header.Get("Retry-After") == "" {
+			t.Errorf("%s %s over the rate: status %d", r[0], r[1], resp.StatusCode)
+		}
+	}
+	if resp := do("GET", wire.PathHealth); resp.StatusCode != http.StatusOK {
+		t.Errorf("its state: %d", resp.StatusCode)
+	}
+}
+
 func TestTheDocumentedCacheIsRead(t *testing.T) {
 	root, err := toolstree.RepoRoot()
 	if err != nil {

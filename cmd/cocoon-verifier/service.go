@@ -208,8 +208,9 @@ func (s *service) routes() http.Handler {
 	mux := http.NewServeMux()
 	mux.Handle("/", s.server)
 	rims := s.cache.Handler()
-	mux.Handle("/v1/rim/", rims)
-	mux.Handle("/ocsp", rims)
+	for _, path := range []string{"/v1/rim/", "/ocsp"} {
+		mux.Handle(path, s.server.Limited(path, rims))
+	}
 	return mux
 }
 

@@ -25,8 +25,13 @@ var files = map[string]struct{ name, typ string }{
 	"/page/page.js":  {"assets/page.js", "text/javascript; charset=utf-8"},
 }
 
+// Mux takes handlers for patterns, as http.ServeMux does.
+type Mux interface {
+	Handle(pattern string, h http.Handler)
+}
+
 // Register adds the page to a mux.
-func Register(mux *http.ServeMux) {
+func Register(mux Mux) {
 	for path := range files {
 		pattern := "GET " + path
 		if path == "/" {

@@ -95,14 +95,8 @@ func (s *Server) serveLog() {
 	if !ok {
 		return
 	}
-	serve := func(label string) http.HandlerFunc {
-		return func(w http.ResponseWriter, r *http.Request) {
-			s.metrics.requests.WithLabelValues(label).Inc()
-			if !s.admit(r) {
-				w.Header().Set("Retry-After", "1")
-				s.writeProblem(w, r, http.StatusTooManyRequests, errTooManyRequests)
-				return
-			}
+	serve := func(label string) http.Handler {
+		return s.Limited(label, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 			path := j.File(r.URL.Path)
 			if path == "" {
 				http.NotFound(w, r)
@@ -118,10 +112,10 @@ func (s *Server) serveLog() {
 				h.Set("Cache-Control", map[bool]string{true: "public, max-age=60", false: "public, max-age=31536000, immutable"}[strings.Contains(path, ".p/")])
 			}
 			http.ServeFile(w, r, path)
-		}
+		}))
 	}
-	s.mux.HandleFunc("GET "+pathCheckpoint, serve(pathCheckpoint))
-	s.mux.HandleFunc("GET "+pathTile, serve(pathTile))
+	s.mux.Handle("GET "+pathCheckpoint, serve(pathCheckpoint))
+	s.mux.Handle("GET "+pathTile, serve(pathTile))
 }
 
 // Paths of the log.

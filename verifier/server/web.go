@@ -34,21 +34,35 @@ func (s *Server) web() {
 	s.mux.Handle("GET "+wire.PathMetrics, s.metrics.handler())
 	s.mux.HandleFunc("POST "+wire.PathMAA, s.attestTDX)
 	s.serveLog()
-	page.Register(s.mux)
+	page.Register(limitedMux{s})
+}
+
+// limitedMux registers handlers within the caller's rate.
+type limitedMux struct{ s *Server }
+
+// Handle implements page.Mux.
+func (m limitedMux) Handle(pattern string, h http.Handler) {
+	m.s.mux.Handle(pattern, m.s.Limited("page", h))
 }
 
 // get serves a document within the caller's rate.
 func (s *Server) get(path string, h http.HandlerFunc) {
-	s.mux.HandleFunc("GET "+path, func(w http.ResponseWriter, r *http.Request) {
-		s.metrics.requests.WithLabelValues(path).Inc()
+	s.mux.Handle("GET "+path, s.Limited(path, h))
+}
+
+// Limited holds callers of a handler to their rate, which is one for all that the
+// service does for them. label names it in metrics.
+func (s *Server) Limited(label string, next http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		s.metrics.requests.WithLabelValues(label).Inc()
 		if !s.admit(r) {
 			w.Header().Set("Retry-After", "1")
 			s.metrics.turned.WithLabelValues(turnedRate).Inc()
-			s.metrics.refused(path, wire.CodeRateLimited)
+			s.metrics.refused(label, wire.CodeRateLimited)
 			s.writeProblem(w, r, http.StatusTooManyRequests, errTooManyRequests)
 			return
 		}
-		h(w, r)
+		next.ServeHTTP(w, r)
 	})
 }
 
