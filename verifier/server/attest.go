@@ -67,7 +67,7 @@ const codeBody = "request.body"
 
 var (
 	errMediaType = fault.New(fault.ExitParse, "request.content_type", "send application/json", "reading request: not JSON")
-	errTooLarge  = fault.New(fault.ExitParse, "request.too_large", "send at most 4 MiB", "reading request: too large")
+	errTooLarge  = fault.New(fault.ExitParse, codeTooLarge, "send at most 4 MiB", "reading request: too large")
 )
 
 // attest decides on a request. The challenge is used up by the attempt.

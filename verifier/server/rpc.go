@@ -61,6 +61,12 @@ func (s *Server) rpc(next http.Handler) http.Handler {
 		case verifierv1connect.VerifierServiceTCBStatusProcedure:
 			limit = maxTCB
 		}
+		if r.ContentLength > limit {
+			w = bound(w, r, limit)
+			s.metrics.refused(method(r.URL.Path), codeTooLarge)
+			_ = s.errors.Write(w, r, tooLarge(limit)) // an error here is the peer's hang-up
+			return
+		}
 		if limit > maxSmall { // what takes a slot
 			if !s.enter(r) {
 				s.turnAway(w, r, turnedQueue, s.busy)
@@ -74,7 +80,9 @@ func (s *Server) rpc(next http.Handler) http.Handler {
 			}
 			defer end()
 		}
-		r.Body = http.MaxBytesReader(w, r.Body, limit)
+		if !plainAppraise(r) { // that has said how much comes, and it is less
+			w = bound(w, r, limit)
+		}
 		next.ServeHTTP(w, r)
 	})
 }

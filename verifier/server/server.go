@@ -197,7 +197,7 @@ func setDefaults(o *Options) {
 func (s *Server) Drain() { s.draining.Store(true) }
 
 func (s *Server) routes() {
-	path, h := verifierv1connect.NewVerifierServiceHandler(&service{s}, connect.WithReadMaxBytes(maxMessage), connect.WithCompressMinBytes(compressFrom))
+	path, h := verifierv1connect.NewVerifierServiceHandler(&service{s}, connect.WithReadMaxBytes(maxMessage), connect.WithCompressMinBytes(compressFrom), withGunzip())
 	s.mux.Handle(path, s.rpc(s.unary(h)))
 	s.web()
 }
