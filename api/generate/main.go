@@ -31,7 +31,7 @@ var sources = []struct {
 	proto string
 	extra func(paths object)
 }{
-	{"verifier/v1/verifier.proto", func(paths object) { paths["/attest/TdxVm"] = object{"post": attestTDX()} }},
+	{"verifier/v1/verifier.proto", verifierPaths},
 	{"hostd/v1/hostd.proto", func(paths object) { paths["/metrics"] = object{"get": hostMetrics()} }},
 }
 
