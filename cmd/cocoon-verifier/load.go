@@ -37,8 +37,9 @@ type loaded struct {
 	trust      server.Trust
 	cert       *tls.Certificate // nil: no TLS
 	registry   *registrysource.Source
-	registryID [32]byte // of what it was opened from
-	enrollerID [32]byte // of what the enroller was made from
+	registryID [32]byte                   // of what it was opened from
+	listed     *registrysource.Collection // nil without manifest_sources
+	enrollerID [32]byte                   // of what the enroller was made from
 	made       []io.Closer
 }
 
@@ -59,7 +60,7 @@ func (s *service) load(c *Config, before *loaded) (l *loaded, err error) {
 	if err := s.openRegistry(c, p, l, before); err != nil {
 		return l, err
 	}
-	manifests, err := c.manifests(p, l.registry)
+	manifests, err := c.manifests(p, l)
 	if err != nil {
 		return l, err
 	}
@@ -127,7 +128,7 @@ func (c *Config) readPolicy() (*policy.Policy, error) {
 	return p, nil
 }
 
-func (c *Config) manifests(p *policy.Policy, registry *registrysource.Source) ([]*manifest.Verified, error) {
+func (c *Config) manifests(p *policy.Policy, l *loaded) ([]*manifest.Verified, error) {
 	var published []manifest.Published
 	for _, f := range c.Manifests {
 		e, err := c.readFile(f, manifest.MaxEnvelope)
@@ -140,7 +141,7 @@ func (c *Config) manifests(p *policy.Policy, registry *registrysource.Source) ([
 		}
 		published = append(published, manifest.Published{Envelope: e, Inclusion: proof})
 	}
-	published, err := c.listed(registry, published)
+	published, err := c.listed(l, published)
 	if err != nil {
 		return nil, err
 	}
@@ -187,8 +188,8 @@ const maxNetwork = 4 << 20
 
 // listed adds what the registry lists beside the files, from other verifiers.
 // A manifest that none of them has is an error: this verifier would refuse
-// workers that the registry accepts.
-func (c *Config) listed(registry *registrysource.Source, published []manifest.Published) ([]manifest.Published, error) {
+// workers that the registry accepts. What it lists later is taken in by follow.
+func (c *Config) listed(l *loaded, published []manifest.Published) ([]manifest.Published, error) {
 	if len(c.Sources) == 0 {
 		return published, nil
 	}
@@ -202,11 +203,12 @@ func (c *Config) listed(registry *registrysource.Source, published []manifest.Pu
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), fetchTimeout)
 	defer cancel()
-	state, err := registry.State(ctx)
+	state, err := l.registry.State(ctx)
 	if err != nil {
 		return nil, err
 	}
-	return registrysource.Manifests(ctx, state, published, from)
+	l.listed = registrysource.NewCollection(published, from)
+	return l.listed.Listed(ctx, state)
 }
 
 func (s *service) enroller(c *Config, p *policy.Policy, l, before *loaded) error {

@@ -48,6 +48,8 @@ type service struct {
 	cfg    *Config
 	loaded *loaded
 	ended  []io.Closer // in the order of making
+
+	taking sync.Mutex // held while manifests are taken in
 }
 
 // caches are kept over reloads: their keys have everything that entries depend
@@ -124,6 +126,7 @@ func newServiceOn(machine *keystore, path string, log *slog.Logger) (s *service,
 		}
 	}
 	s.mux = s.routes()
+	s.startFollowing()
 	return s, nil
 }
 
