@@ -160,7 +160,7 @@ func (r *run) stop() {
 func (r *run) all(ctx context.Context) error {
 	for _, f := range []func(context.Context) error{
 		r.image, r.startLedger, r.startHost, r.measurements, r.startVerifier, r.startGateway,
-		r.boot, r.openJob, r.chat, r.settle, r.refusals, r.contractRefusals, r.summary,
+		r.boot, r.openJob, r.chat, r.settle, r.liveEvidence, r.refusals, r.contractRefusals, r.summary,
 	} {
 		if err := f(ctx); err != nil {
 			return err

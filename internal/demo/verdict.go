@@ -56,6 +56,11 @@ func (k *kept) verdictTime() (time.Time, *result.EAR, error) {
 	if err := json.Unmarshal(b, &v); err != nil {
 		return time.Time{}, nil, fault.New(fault.ExitParse, "demo.verdict", "run make demo again", "reading %s: %w", fileVerdict, err)
 	}
+	return k.signed(&v)
+}
+
+// signed verifies a verdict of the run's verifier as of when it was made.
+func (k *kept) signed(v *verdictDoc) (time.Time, *result.EAR, error) {
 	hexKey, err := k.read(fileVKey)
 	if err != nil {
 		return time.Time{}, nil, err
