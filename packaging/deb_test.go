@@ -3,6 +3,7 @@
 package packaging
 
 import (
+	"errors"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -63,16 +64,27 @@ func TestThePackageInstallsInACleanTree(t *testing.T) {
 		t.Errorf("the installed configuration: %s", out)
 	}
 	chroot("cocoon", "doctor", "--help")
-	if out := chroot("systemd-analyze", "verify", "/usr/lib/systemd/system/cocoon-hostd.service"); strings.TrimSpace(out) != "" {
-		t.Errorf("systemd-analyze verify: %s", out)
+	chroot("getent", "passwd", "cocoon-verifier")
+	chroot("runuser", "-u", "cocoon-verifier", "--", "cocoon-verifier", "keygen", "--dir", "/var/lib/cocoon-verifier")
+	for _, unit := range []string{"cocoon-hostd.service", "cocoon-verifier.service"} {
+		if out := chroot("systemd-analyze", "verify", "/usr/lib/systemd/system/"+unit); strings.TrimSpace(out) != "" {
+			t.Errorf("systemd-analyze verify: %s", out)
+		}
 	}
 	chroot("dpkg", "-r", "cocoon")
-	if _, err := os.Stat(filepath.Join(tree, "etc/cocoon/hostd.json")); err != nil {
-		t.Errorf("the configuration went with the package: %v", err)
+	for _, name := range []string{"etc/cocoon/hostd.json", "etc/cocoon/verifier.yaml"} {
+		if _, err := os.Stat(filepath.Join(tree, name)); err != nil {
+			t.Errorf("the configuration went with the package: %v", err)
+		}
 	}
 	chroot("dpkg", "-P", "cocoon")
-	if _, err := os.Stat(filepath.Join(tree, "etc/cocoon/hostd.json")); !os.IsNotExist(err) {
-		t.Errorf("the configuration outlived a purge: %v", err)
+	for _, name := range []string{"etc/cocoon/hostd.json", "etc/cocoon/verifier.yaml", "var/lib/cocoon-verifier"} {
+		if _, err := os.Stat(filepath.Join(tree, name)); !os.IsNotExist(err) {
+			t.Errorf("%s outlived a purge: %v", name, err)
+		}
+	}
+	if kept, err := filepath.Glob(filepath.Join(tree, "var/backups/cocoon-verifier-*/verifier.key")); err != nil || len(kept) != 1 {
+		t.Errorf("a purge kept %v of the verifier's keys, %v", kept, err)
 	}
 }
 
@@ -95,6 +107,12 @@ func TestAPurgeKeepsVouchers(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
+		verifier := filepath.Join(root, "var/lib/cocoon-verifier")
+		if len(files) > 0 {
+			if err := errors.Join(os.MkdirAll(verifier, 0o700), os.WriteFile(filepath.Join(verifier, "verifier.key"), nil, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
 		for range 2 { // a second purge finds nothing
 			cmd := exec.CommandContext(t.Context(), "sh", "postrm", "purge")
 			cmd.Env = append(os.Environ(), "DPKG_ROOT="+root, "PATH="+bin+":"+os.Getenv("PATH"))
@@ -104,6 +122,12 @@ func TestAPurgeKeepsVouchers(t *testing.T) {
 		}
 		if _, err := os.Stat(state); !os.IsNotExist(err) {
 			t.Errorf("%s: the state is still there: %v", name, err)
+		}
+		if _, err := os.Stat(verifier); !os.IsNotExist(err) {
+			t.Errorf("%s: the verifier's state is still there: %v", name, err)
+		}
+		if kept, err := filepath.Glob(filepath.Join(root, "var/backups/cocoon-verifier-*/verifier.key")); err != nil || (len(kept) == 1) != (len(files) > 0) {
+			t.Errorf("%s: kept %v of the verifier's, %v", name, kept, err)
 		}
 		kept, err := filepath.Glob(filepath.Join(root, "var/backups/cocoon-vouchers-*/a/00ff.json"))
 		if err != nil || len(kept) != map[bool]int{true: 1}[name == "with a voucher"] {

@@ -119,7 +119,7 @@ func announce(log *slog.Logger, p *policy.Policy, manifests []*manifest.Verified
 func (c *Config) readPolicy() (*policy.Policy, error) {
 	b, err := c.readFile(c.Policy, policy.MaxSize)
 	if err != nil {
-		return nil, fault.New(fault.ExitInternal, "verifier.policy", "check \"policy\" in the config", "reading policy: %w", err)
+		return nil, fault.New(fault.ExitInternal, "verifier.policy", "put a policy there (docs/policy.md), or correct \"policy\" in the config", "reading policy: %w", err)
 	}
 	p, err := policy.Parse(b)
 	if err != nil {
