@@ -43,7 +43,7 @@ var elsewhere = []struct{ command, file, text string }{
 	{"make release", "scripts/soak", "make release"},
 	{"make rebuild", "scripts/soak", "make rebuild RELEASE=build/release"},
 	{"cocoon audit build/release --trust build/keys/keys.json --rebuild", "scripts/soak", "cocoon audit build/release --trust build/keys/keys.json --rebuild"},
-	{"go test", "Makefile", "go test -timeout 20m ./..."},
+	{"go test", "Makefile", "go test -timeout 60m ./..."},
 	{"cocoon-hostd serve", "cmd/cocoon/testdata/vm/page.txtar", "exec $HOSTD serve --config"},
 	{"cocoon-gateway --config", "cmd/cocoon/docs_test.go", `"cocoon-gateway"), "--config", "gateway.json"`},
 	{"cocoon-verifier keygen", "cmd/cocoon/docs_test.go", `{"cocoon-verifier", "keygen", "--dir", "keys"}`},
