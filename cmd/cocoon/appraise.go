@@ -1,24 +1,16 @@
 package main
 
 import (
-	"context"
-	"crypto/ed25519"
-	"errors"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"cocoon/internal/fault"
-	"cocoon/measurements/digest"
 	"cocoon/verifier/client"
+	"cocoon/verifier/client/quorum"
 	"cocoon/verifier/evidence"
-	"cocoon/verifier/result"
 )
-
-// maxVerifiers bounds how many verifiers one command asks.
-const maxVerifiers = 16
 
 // appraiseFlags are the flags of "cocoon appraise".
 type appraiseFlags struct {
@@ -76,40 +68,13 @@ refused; 3 no verifier answers; 4 refused by policy alone; 5 unparsable input.`,
 	return cmd
 }
 
-// agreed is what verifiers must agree on: the contents of the common cell
-// (DESIGN section 4, verdict) that an EAR states. Network and registry are in
-// the config, which the evidence's hash covers.
-type agreed struct {
-	TrustClass string        `json:"trust_class"`
-	ReceiptKey digest.SHA256 `json:"receipt_key"`
-	TLSKey     digest.SHA256 `json:"tls_spki_sha256"`
-	Payout     string        `json:"payout"`
-	Manifest   digest.SHA256 `json:"manifest"`
-	ModelRoot  digest.SHA256 `json:"model_root"`
-	Policy     digest.SHA256 `json:"policy_sha256"`
-	Evidence   digest.SHA256 `json:"evidence_sha256"`
-}
-
-// appraiseAnswer is one verifier's word.
-type appraiseAnswer struct {
-	Verifier string      `json:"verifier"`
-	KeyID    string      `json:"kid,omitempty"`
-	Agreed   *agreed     `json:"agreed,omitempty"`
-	EAR      string      `json:"ear,omitempty"`
-	Checks   []byte      `json:"checks,omitempty"`
-	Claims   *result.EAR `json:"claims,omitempty"`
-	Error    string      `json:"error,omitempty"`
-
-	err error
-}
-
 func runAppraise(cmd *cobra.Command, path string, f *appraiseFlags) error {
 	doc, err := readInput("evidence", path, evidence.MaxEvidence)
 	if err != nil {
 		return err
 	}
-	if len(f.verifiers) > maxVerifiers || f.quorum < 1 || f.quorum > len(f.verifiers) {
-		return usage("--quorum %d of %d verifiers: want 1 to as many as there are, at most %d", f.quorum, len(f.verifiers), maxVerifiers)
+	if len(f.verifiers) > quorum.MaxVerifiers || f.quorum < 1 || f.quorum > len(f.verifiers) {
+		return usage("--quorum %d of %d verifiers: want 1 to as many as there are, at most %d", f.quorum, len(f.verifiers), quorum.MaxVerifiers)
 	}
 	now, err := parseAt(f.at)
 	if err != nil {
@@ -122,13 +87,8 @@ func runAppraise(cmd *cobra.Command, path string, f *appraiseFlags) error {
 	if foreign {
 		return appraiseForeign(cmd, doc, now, f)
 	}
-	ev, err := evidence.Parse(doc)
-	if err != nil {
+	if _, err := evidence.Parse(doc); err != nil {
 		return fault.New(fault.ExitParse, "evidence.parse", "give the evidence as it was served", "%w", err)
-	}
-	hash, err := ev.Hash()
-	if err != nil {
-		return fmt.Errorf("hashing evidence: %w", err)
 	}
 	if f.jwks == "" && len(f.keys) == 0 {
 		return usage("--jwks or --key is needed: a verdict is believed only under a key that you trust")
@@ -137,110 +97,18 @@ func runAppraise(cmd *cobra.Command, path string, f *appraiseFlags) error {
 	if err != nil {
 		return err
 	}
-	answers := make([]appraiseAnswer, len(f.verifiers))
-	var wg sync.WaitGroup
-	for i, url := range f.verifiers {
-		wg.Go(func() {
-			answers[i] = ask(cmd.Context(), url, doc, hash, result.EAROptions{Keys: keys, Now: now, AllowDevelopment: f.development})
-		})
+	out, err := quorum.Ask(cmd.Context(), doc, quorum.Options{Verifiers: f.verifiers, Keys: keys, Need: f.quorum, AllowDevelopment: f.development, Now: now})
+	if out == nil {
+		return err
 	}
-	wg.Wait()
-	return f.conclude(cmd, answers)
+	return f.conclude(cmd, out, err)
 }
 
-// ask has one verifier appraise evidence and verifies its verdict. The service
-// is not trusted: what counts is the token, its key, and that it speaks of this
-// evidence.
-func ask(ctx context.Context, url string, doc []byte, hash digest.SHA256, o result.EAROptions) appraiseAnswer {
-	a := appraiseAnswer{Verifier: url}
-	failed := func(err error) appraiseAnswer {
-		a.err, a.Error = err, err.Error()
-		return a
-	}
-	c, err := client.New(client.Options{BaseURL: url})
-	if err != nil {
-		return failed(usage("%w", err))
-	}
-	v, err := c.VerifyBytes(ctx, doc)
-	if err != nil {
-		return failed(err)
-	}
-	e, err := result.VerifyEAR(v.EAR, o)
-	if err == nil {
-		err = e.OpenChecks(v.Checks)
-	}
-	if err != nil {
-		return failed(err)
-	}
-	if e.EvidenceSHA256 != hash {
-		return failed(fault.Mismatch(fault.ExitRefused, "verdict.evidence", "the verdict's evidence", hash.String(), e.EvidenceSHA256.String(), "ask another verifier"))
-	}
-	receipt, err := e.ReceiptKey()
-	if err != nil {
-		return failed(err)
-	}
-	a.EAR, a.Checks, a.Claims, a.KeyID = v.EAR, v.Checks, e, signer(v.EAR, o)
-	a.Agreed = &agreed{e.TrustClass, receipt, e.TLSSPKISHA256, e.Payout, e.Manifest.SHA256, e.Model.VerityRoot, e.PolicySHA256, e.EvidenceSHA256}
-	return a
-}
-
-// signer returns the id of the pinned key under which a token verifies.
-func signer(token string, o result.EAROptions) string {
-	for _, k := range o.Keys {
-		one := o
-		one.Keys = []ed25519.PublicKey{k}
-		if _, err := result.VerifyEAR(token, one); err == nil {
-			return result.KeyID(k)
-		}
-	}
-	return ""
-}
-
-// quorate returns the largest group of answers that agree, one for each key:
-// who is asked twice, at one address or at two, counts once.
-func quorate(answers []appraiseAnswer) []appraiseAnswer {
-	type vote struct {
-		agreed
-		key string
-	}
-	seen := map[vote]bool{}
-	groups := map[agreed][]appraiseAnswer{}
-	var best []appraiseAnswer
-	for _, a := range answers {
-		if a.err != nil || a.KeyID == "" || seen[vote{*a.Agreed, a.KeyID}] {
-			continue
-		}
-		seen[vote{*a.Agreed, a.KeyID}] = true
-		g := append(groups[*a.Agreed], a)
-		groups[*a.Agreed] = g
-		if len(g) > len(best) {
-			best = g
-		}
-	}
-	return best
-}
-
-// conclude counts who agrees and writes the outcome.
-func (f *appraiseFlags) conclude(cmd *cobra.Command, answers []appraiseAnswer) error {
-	agree := quorate(answers)
-	var err error
-	if len(agree) < f.quorum {
-		var errs []error
-		for _, a := range answers {
-			if a.err != nil {
-				errs = append(errs, fmt.Errorf("%s: %w", a.Verifier, a.err))
-			}
-		}
-		if len(agree) > 0 || len(errs) == 0 {
-			q := fault.New(fault.ExitRefused, "verdict.quorum", "compare what the verifiers say (--json)", "asking verifiers: not enough of them agree under keys of their own")
-			q.Expected, q.Actual = fmt.Sprint(f.quorum), fmt.Sprint(len(agree))
-			errs = append(errs, q)
-		}
-		err = errors.Join(errs...)
-	}
+// conclude writes the outcome; err says why not enough agree.
+func (f *appraiseFlags) conclude(cmd *cobra.Command, o *quorum.Outcome, err error) error {
 	out := cmd.OutOrStdout()
 	if f.json {
-		if werr := writeJSON(out, map[string]any{"accepted": err == nil, "quorum": f.quorum, "agree": len(agree), "answers": answers}); werr != nil {
+		if werr := writeJSON(out, map[string]any{"accepted": err == nil, "quorum": f.quorum, "agree": len(o.Agree), "answers": o.Answers}); werr != nil {
 			return werr
 		}
 		return reported(err)
@@ -248,15 +116,15 @@ func (f *appraiseFlags) conclude(cmd *cobra.Command, answers []appraiseAnswer) e
 	if err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "accepted  %d of %d verifiers agree, %d wanted\n", len(agree), len(answers), f.quorum)
-	for _, a := range answers {
-		if a.err != nil {
+	fmt.Fprintf(out, "accepted  %d of %d verifiers agree, %d wanted\n", len(o.Agree), len(o.Answers), f.quorum)
+	for _, a := range o.Answers {
+		if a.Err != nil {
 			fmt.Fprintf(out, "otherwise %s: %s\n", plain(a.Verifier), plain(a.Error))
 		} else {
 			fmt.Fprintf(out, "key       %s %s\n", a.KeyID, plain(a.Verifier))
 		}
 	}
-	return verdictLines(out, agree[0].Claims)
+	return verdictLines(out, o.Agree[0].Claims)
 }
 
 // appraiseForeign has recorded evidence appraised by the first verifier.
