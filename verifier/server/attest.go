@@ -2,6 +2,7 @@ package server
 
 import (
 	"context"
+	"encoding/base64"
 	"errors"
 	"io"
 	"mime"
@@ -55,12 +56,15 @@ func (s *Server) attestTDX(w http.ResponseWriter, r *http.Request) {
 		s.attestFailed(w, r, err, nil)
 		return
 	}
-	token, refused, err := s.attest(r.Context(), body)
+	given, refused, err := s.attest(r.Context(), body)
 	if err != nil || refused != nil {
 		s.attestFailed(w, r, err, refused)
 		return
 	}
-	writeJSON(w, map[string]string{"token": token})
+	if p := given.Logged.Promise; p != "" {
+		w.Header().Set(wire.HeaderPromise, base64.StdEncoding.EncodeToString([]byte(p)))
+	}
+	writeJSON(w, map[string]string{"token": given.EAR})
 }
 
 const codeBody = "request.body"
@@ -71,32 +75,32 @@ var (
 )
 
 // attest decides on a request. The challenge is used up by the attempt.
-func (s *Server) attest(ctx context.Context, body []byte) (token string, refused *result.Result, err error) {
+func (s *Server) attest(ctx context.Context, body []byte) (given *Given, refused *result.Result, err error) {
 	req, doc, t, p, err := s.judgePlatform(ctx, body)
 	if err != nil {
-		return "", nil, err
+		return nil, nil, err
 	}
 	res := p.Result
 	if !p.Good {
 		s.refused(ctx, doc, res, answered(p))
-		return "", res, nil
+		return nil, res, nil
 	}
 	key, err := t.signer(res.Time)
 	if err != nil {
-		return "", nil, err
+		return nil, nil, err
 	}
 	start := time.Now()
 	g := &Given{EvidenceSHA256: res.EvidenceSHA256, PolicySHA256: res.PolicySHA256, KeyID: digest.Sum256(key.public), Issued: res.Time, NotAfter: res.NotAfter}
 	if g.EAR, err = req.Token(p, res.EvidenceSHA256, key, s.o.Build); err != nil {
-		return "", nil, err
+		return nil, nil, err
 	}
 	g.EARSHA256 = digest.Sum256([]byte(g.EAR))
 	s.metrics.signing.Observe(time.Since(start).Seconds())
 	if err := s.keep(ctx, doc, res, g); err != nil {
-		return "", nil, err
+		return nil, nil, err
 	}
 	s.log.InfoContext(ctx, "platform attested", "evidence_sha256", g.EvidenceSHA256.String(), "trust_class", res.TrustClass, "not_after", g.NotAfter)
-	return g.EAR, nil, nil
+	return g, nil, nil
 }
 
 // judgePlatform reads a request and holds its quote against the policy, in a slot.

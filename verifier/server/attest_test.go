@@ -154,7 +154,7 @@ func TestATDIsAttestedInAzuresShape(t *testing.T) {
 	c := a.fresh(t)
 	c.body = func(b []byte) { h := sha512.Sum384([]byte(initTime)); copy(b[184:232], h[:]) }
 	c.member = map[string]any{"nonce": "of the caller", "initTimeData": map[string]string{"data": base64.URLEncoding.EncodeToString([]byte(initTime)), "dataType": "Binary"}}
-	status, _, body := a.post(bytes.NewReader(a.request(t, c)))
+	status, header, body := a.post(bytes.NewReader(a.request(t, c)))
 	var answer map[string]string
 	if err := json.Unmarshal(body, &answer); err != nil || status != http.StatusOK || len(answer) != 1 {
 		t.Fatalf("status %d, %v: %s", status, err, body)
@@ -207,7 +207,24 @@ func TestATDIsAttestedInAzuresShape(t *testing.T) {
 	}
 	found, err := a.log.Find(journal.ByEvidence, h, 2)
 	if err != nil || len(found) != 1 || found[0].Entry.Verdict != digest.Sum256([]byte(token.Raw)) || !found[0].Entry.Manifest.IsZero() || !found[0].Entry.Cell.IsZero() {
-		t.Errorf("in the log: %+v, %v", found, err)
+		t.Fatalf("in the log: %+v, %v", found, err)
+	}
+	// And the log has said that it will be, at this place.
+	raw, err := base64.StdEncoding.DecodeString(header.Get(wire.HeaderPromise))
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := found[0].Entry.Leaf()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if p, err := journal.OpenPromise(raw, a.log.Key()); err != nil || p.Index != found[0].Index || p.Leaf != leaf {
+		t.Errorf("promised: %+v, %v", p, err)
+	}
+	var stored verifierv1.GetVerdictResponse
+	call(t, a.server, verifierv1connect.VerifierServiceGetVerdictProcedure, &verifierv1.GetVerdictRequest{EvidenceSha256: h.String()}, &stored)
+	if stored.Ear != token.Raw || stored.Promise != string(raw) {
+		t.Errorf("by its jti: %v", &stored)
 	}
 }
 

@@ -23,6 +23,10 @@ const (
 	PathMetrics = "/metrics"
 )
 
+// HeaderPromise is the header in which an answer in Azure's call shape, which has
+// no place for it, carries the log's promise (package journal), in base64.
+const HeaderPromise = "Cocoon-Log-Promise"
+
 // CodeNoManifest is the fault of a verifier that does not have a manifest.
 const CodeNoManifest = "manifest.unknown"
 
