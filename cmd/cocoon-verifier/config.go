@@ -37,7 +37,7 @@ type Config struct {
 	Ledger     *Ledger      `json:"ledger,omitempty"`           // needed where the policy names a registry; reload
 
 	Archive  string   `json:"archive,omitempty"`  // directory that keeps evidence and results
-	Journal  *Journal `json:"journal,omitempty"`  // log of verdicts on disk; without it they are remembered in memory only
+	Journal  *Journal `json:"journal,omitempty"`  // log of verdicts on disk; without it, under a development policy alone, they are remembered in memory
 	Replicas int      `json:"replicas,omitempty"` // of this service behind one address; more than one need a shared store
 	Shared   *Shared  `json:"shared_store,omitempty"`
 	Limits   Limits   `json:"limits,omitzero"` // 0: the default of each

@@ -57,6 +57,9 @@ func (s *service) load(c *Config, before *loaded) (l *loaded, err error) {
 	if err != nil {
 		return l, err
 	}
+	if err := c.checkJournal(p); err != nil {
+		return l, err
+	}
 	if err := s.openRegistry(c, p, l, before); err != nil {
 		return l, err
 	}
@@ -150,6 +153,17 @@ func (c *Config) manifests(p *policy.Policy, l *loaded) ([]*manifest.Verified, e
 		return nil, fault.New(fault.ExitPolicy, "verifier.manifest", "name the manifest's hash or its signers in the policy", "%w", err)
 	}
 	return out, nil
+}
+
+// checkJournal refuses verdicts that nobody could find again: a verifier that
+// appraises and does not log has to be visible (docs/verifier-api.md, Run it).
+// What a development policy accepts nobody relies on.
+func (c *Config) checkJournal(p *policy.Policy) error {
+	if c.Journal != nil || p.Environment == policy.Development {
+		return nil
+	}
+	return fault.New(fault.ExitInternal, "verifier.journal.missing", "add \"journal\" with dir, origin and key to the config; cocoon-verifier keygen makes a key",
+		"the policy is for production, and the config names no journal: every verdict has to be in a log")
 }
 
 // openRegistry opens the ledger, where the config names one.

@@ -43,6 +43,7 @@ func install(t *testing.T, change func(map[string]any)) string {
 	cfg := map[string]any{
 		"listen": "127.0.0.1:0", "policy": "policy.json", "manifests": []string{"manifest.json"}, "signing_key": "keys/verifier.key",
 		"ak_ca": map[string]any{"certificate": "keys/ak-ca.crt", "key": "keys/ak-ca.key"}, "archive": "archive",
+		"journal": map[string]any{"dir": "journal", "origin": "localhost/verifier", "key": "keys/journal.key"},
 	}
 	if change != nil {
 		change(cfg)
@@ -220,6 +221,11 @@ func TestBadConfigsAreRefused(t *testing.T) {
 		}, "verifier.make_keys"},
 		"a type that is not exact": {func(m map[string]any) { m["limits"] = map[string]any{"burst": "40"} }, "verifier.config"},
 		"a journal without a key":  {func(m map[string]any) { m["journal"] = map[string]any{"dir": "j", "origin": "o.example/v"} }, "verifier.config"},
+		"production without a journal": {func(m map[string]any) {
+			m["policy"] = "production.json"
+			delete(m, "journal")
+			delete(m, "ak_ca")
+		}, "verifier.journal.missing"},
 		"a journal of no name": {func(m map[string]any) {
 			m["journal"] = map[string]any{"dir": "j", "origin": "a b", "key": "keys/journal.key"}
 		}, "verifier.journal"},

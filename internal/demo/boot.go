@@ -114,11 +114,11 @@ func (r *run) boot(ctx context.Context) error {
 	for _, g := range st.Guest.Stages {
 		r.note("%7.1f s  %-10s %s", float64(g.HostMS)/1000, g.Name, g.Status)
 	}
-	return r.takeEvidence()
+	return r.takeEvidence(ctx)
 }
 
 // takeEvidence keeps what the verifier accepted.
-func (r *run) takeEvidence() error {
+func (r *run) takeEvidence(ctx context.Context) error {
 	name, err := only(filepath.Join(r.archive, "accepted"))
 	if err != nil {
 		return err
@@ -131,7 +131,10 @@ func (r *run) takeEvidence() error {
 	if err != nil {
 		return err
 	}
-	kept, err := verdict.marshal()
+	if err := r.logged(ctx, res.EvidenceSHA256, verdict); err != nil {
+		return err
+	}
+	text, err := verdict.marshal()
 	if err != nil {
 		return err
 	}
@@ -146,7 +149,15 @@ func (r *run) takeEvidence() error {
 		return err
 	}
 	r.note("verdict %s, trust class %s, evidence %s", res.Status(), res.TrustClass, res.EvidenceSHA256)
-	return errors.Join(writeFile(r.keep(fileEvidence), doc), writeFile(r.keep(fileVerdict), kept))
+	if err := errors.Join(writeFile(r.keep(fileEvidence), doc), writeFile(r.keep(fileVerdict), text)); err != nil {
+		return err
+	}
+	where, err := (&kept{dir: r.Out}).log()
+	if err != nil {
+		return err
+	}
+	r.note("%s", where)
+	return nil
 }
 
 // comparePCRs sets predicted beside measured registers; a difference in a

@@ -53,6 +53,7 @@ const (
 	fileEvidence  = "evidence.json"
 	fileVerdict   = "verdict.json"
 	fileVKey      = "verifier-key.hex"
+	fileLogKey    = "verifier-log.pub"
 	fileEnrolment = "enrolment-refusal.json"
 	dirRefusals   = "refusals"
 	dirLogs       = "logs"
@@ -309,8 +310,12 @@ func (r *run) runVerifier(ctx context.Context, dir string, clientPolicy *policy.
 	cfg := map[string]any{
 		"listen": r.verifierAddr, "policy": r.keep(fileVPolicy), "manifests": []string{r.keep(fileManifest)},
 		"signing_key": filepath.Join(dir, "verifier.key"), "archive": r.archive,
-		"ledger": map[string]any{"config": r.keep(fileTON)},
-		"ak_ca":  map[string]any{"certificate": filepath.Join(dir, "ak-ca.crt"), "key": filepath.Join(dir, "ak-ca.key")},
+		"ledger":  map[string]any{"config": r.keep(fileTON)},
+		"journal": map[string]any{"dir": filepath.Join(dir, "journal"), "origin": logOrigin, "key": filepath.Join(dir, "journal.key")},
+		"ak_ca":   map[string]any{"certificate": filepath.Join(dir, "ak-ca.crt"), "key": filepath.Join(dir, "ak-ca.key")},
+	}
+	if err := r.keepLogKey(filepath.Join(dir, "journal.key")); err != nil {
+		return err
 	}
 	cfgFile := filepath.Join(dir, "verifier.yaml")
 	if err := writeJSON(cfgFile, cfg); err != nil {

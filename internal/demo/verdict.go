@@ -10,6 +10,7 @@ import (
 
 	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
+	"cocoon/measurements/log"
 	"cocoon/verifier/result"
 )
 
@@ -18,6 +19,10 @@ import (
 type verdictDoc struct {
 	EAR    string `json:"ear"`
 	Checks []byte `json:"checks"`
+	// What came with it from the verifier: the verdict for contracts, and the
+	// proof that its log has both.
+	Cell      string `json:"cell,omitempty"`
+	Inclusion string `json:"inclusion,omitempty"`
 }
 
 // readResult reads what a verifier's archive has of one appraisal.
@@ -45,18 +50,47 @@ func (v *verdictDoc) marshal() ([]byte, error) {
 	return append(b, '\n'), nil
 }
 
-// verdictTime returns when the verdict was made, and the verdict, verified as of
-// then under the key of the run's verifier, with its checks.
-func (k *kept) verdictTime() (time.Time, *result.EAR, error) {
+func (k *kept) verdictDoc() (*verdictDoc, error) {
 	b, err := k.read(fileVerdict)
 	if err != nil {
-		return time.Time{}, nil, err
+		return nil, err
 	}
 	var v verdictDoc
 	if err := json.Unmarshal(b, &v); err != nil {
-		return time.Time{}, nil, fault.New(fault.ExitParse, "demo.verdict", "run make demo again", "reading %s: %w", fileVerdict, err)
+		return nil, fault.New(fault.ExitParse, "demo.verdict", "run make demo again", "reading %s: %w", fileVerdict, err)
 	}
-	return k.signed(&v)
+	return &v, nil
+}
+
+// log verifies that the verdict is in the log of the run's verifier.
+func (k *kept) log() (string, error) {
+	v, err := k.verdictDoc()
+	if err != nil {
+		return "", err
+	}
+	_, ear, err := k.verdictTime()
+	if err != nil {
+		return "", err
+	}
+	b, err := k.read(fileLogKey)
+	if err != nil {
+		return "", err
+	}
+	key, err := log.ParseKey(strings.TrimSpace(string(b)))
+	if err != nil {
+		return "", fault.New(fault.ExitParse, "demo.log", "run make demo again", "reading %s: %w", fileLogKey, err)
+	}
+	return inLog(v, ear, key)
+}
+
+// verdictTime returns when the verdict was made, and the verdict, verified as of
+// then under the key of the run's verifier, with its checks.
+func (k *kept) verdictTime() (time.Time, *result.EAR, error) {
+	v, err := k.verdictDoc()
+	if err != nil {
+		return time.Time{}, nil, err
+	}
+	return k.signed(v)
 }
 
 // signed verifies a verdict of the run's verifier as of when it was made.

@@ -70,6 +70,7 @@ func Verify(dir string) (*Verification, error) {
 		{"evidence", k.evidence, true},
 		{"registers", k.registers, false},
 		{"verdict", k.verdict, false},
+		{"log", k.log, false},
 		{"live", k.live, false},
 		{"refusals", k.refusals, false},
 		{"registry", k.registry, false},
