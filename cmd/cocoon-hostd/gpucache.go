@@ -51,7 +51,7 @@ func (g *gpuCache) serve(ctx context.Context, log *slog.Logger) (end func() erro
 	if g == nil {
 		return func() error { return nil }, nil
 	}
-	cache, err := g.Open("", nil, nil, log)
+	cache, err := g.Open("", nil, nil, time.Now, log)
 	if err != nil {
 		return nil, err
 	}

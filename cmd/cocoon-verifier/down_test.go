@@ -5,6 +5,7 @@ import (
 	"context"
 	"crypto/sha256"
 	"encoding/hex"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -69,7 +70,21 @@ func impatient(t *testing.T, path string) string {
 
 func startSourced(t *testing.T, path string) *sourced {
 	t.Helper()
-	s := started(t, path)
+	return startSourcedAt(t, path, time.Now)
+}
+
+// startSourcedAt is startSourced by a clock. Machines are of the present.
+func startSourcedAt(t *testing.T, path string, clock func() time.Time) *sourced {
+	t.Helper()
+	s, err := newServiceOn(&keystore{}, clock, path, slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := s.Close(); err != nil {
+			t.Error(err)
+		}
+	})
 	api := httptest.NewServer(s)
 	t.Cleanup(api.Close)
 	c, err := client.New(client.Options{BaseURL: api.URL})

@@ -125,7 +125,7 @@ func checkConfig(path string, log *slog.Logger, stdout io.Writer) error {
 	if err != nil {
 		return err
 	}
-	s := &service{log: log, keys: &keystore{}}
+	s := &service{log: log, keys: &keystore{}, clock: time.Now}
 	l, err := s.load(cfg, nil)
 	if err == nil {
 		err = errors.Join(server.CheckTrust(l.trust, time.Now()), closeAll(l.made))

@@ -42,7 +42,7 @@ func showing(t *testing.T, machine *keystore) *shown {
 	s := &shown{}
 	s.dir = installFleet(t, newFleet(t), func(m map[string]any) { m["evidence"], s.cfg = "tee", m })
 	var err error
-	if s.service, err = newServiceOn(machine, filepath.Join(s.dir, "config.yaml"), slog.New(slog.DiscardHandler)); err != nil {
+	if s.service, err = newServiceOn(machine, time.Now, filepath.Join(s.dir, "config.yaml"), slog.New(slog.DiscardHandler)); err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() {
@@ -190,7 +190,7 @@ func TestATEEThatFailsIsNoEvidence(t *testing.T) {
 	if info, err := dial(t, s.url).Info(t.Context()); err != nil || info.Evidence != nil || len(info.Keys) != 1 {
 		t.Errorf("%+v, %v", info, err)
 	}
-	if _, err := newServiceOn(on(platform.SNP, g), filepath.Join(s.dir, "config.yaml"), slog.New(slog.DiscardHandler)); err == nil {
+	if _, err := newServiceOn(on(platform.SNP, g), time.Now, filepath.Join(s.dir, "config.yaml"), slog.New(slog.DiscardHandler)); err == nil {
 		t.Error("a second service on one journal started")
 	}
 	dir := installFleet(t, newFleet(t), func(m map[string]any) { m["evidence"] = "tee" })
@@ -198,7 +198,7 @@ func TestATEEThatFailsIsNoEvidence(t *testing.T) {
 		codeTEE: {machine: func() (platform.Platform, error) {
 			return nil, fault.New(fault.ExitNotReady, codeTEE, remedyTEE, "no TEE")
 		}}} {
-		if _, err := newServiceOn(machine, filepath.Join(dir, "config.yaml"), slog.New(slog.DiscardHandler)); !fault.Has(err, want) {
+		if _, err := newServiceOn(machine, time.Now, filepath.Join(dir, "config.yaml"), slog.New(slog.DiscardHandler)); !fault.Has(err, want) {
 			t.Errorf("starting: %v, want %s", err, want)
 		}
 	}

@@ -37,6 +37,7 @@ type service struct {
 	log  *slog.Logger
 
 	keys   *keystore
+	clock  func() time.Time
 	caches caches
 	cache  *services.Client // nil: none
 	shared *shared.Store    // nil: none
@@ -67,12 +68,12 @@ func (c closer) Close() error { return c() }
 
 // newService loads everything that the config names and makes the service.
 func newService(path string, log *slog.Logger) (*service, error) {
-	return newServiceOn(&keystore{}, path, log)
+	return newServiceOn(&keystore{}, time.Now, path, log)
 }
 
-// newServiceOn is newService on a machine.
-func newServiceOn(machine *keystore, path string, log *slog.Logger) (s *service, err error) {
-	s = &service{path: path, log: log, keys: machine, caches: caches{dcap.NewCache(dcap.CacheOptions{}), snp.NewCache(snp.CacheOptions{}), nvgpu.NewCache(nvgpu.CacheOptions{})}}
+// newServiceOn is newService on a machine, by a clock.
+func newServiceOn(machine *keystore, clock func() time.Time, path string, log *slog.Logger) (s *service, err error) {
+	s = &service{path: path, log: log, keys: machine, clock: clock, caches: caches{dcap.NewCache(dcap.CacheOptions{}), snp.NewCache(snp.CacheOptions{}), nvgpu.NewCache(nvgpu.CacheOptions{})}}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.Close())
@@ -93,7 +94,7 @@ func newServiceOn(machine *keystore, path string, log *slog.Logger) (s *service,
 		if err != nil {
 			return s, err
 		}
-		if s.cache, err = c.GPUCache.Open(c.dir, roots, s.fetched(), log); err != nil {
+		if s.cache, err = c.GPUCache.Open(c.dir, roots, s.fetched(), clock, log); err != nil {
 			return s, err
 		}
 		s.ended = append(s.ended, closer(func() error { s.cache.Close(); return nil }))
@@ -103,7 +104,7 @@ func newServiceOn(machine *keystore, path string, log *slog.Logger) (s *service,
 	}
 	s.cert.Store(s.loaded.cert)
 	o := server.Options{
-		Trust: s.loaded.trust, Build: build(), Log: log, ArchiveDir: c.path(c.Archive),
+		Trust: s.loaded.trust, Build: build(), Log: log, Clock: clock, ArchiveDir: c.path(c.Archive),
 		PerSecond: c.Limits.PerSecond, Burst: c.Limits.Burst, Concurrent: c.Limits.Concurrent, Queue: c.Limits.Queue, Delay: time.Duration(c.Limits.QueueMillis) * time.Millisecond,
 		ChallengeTTL: time.Duration(c.Limits.ChallengeSeconds) * time.Second,
 		ArchiveBytes: c.Limits.ArchiveBytes, ArchiveAge: time.Duration(c.Limits.ArchiveDays) * 24 * time.Hour,
@@ -135,7 +136,7 @@ func (s *service) own(c *Config, o *server.Options) error {
 	switch c.Evidence {
 	case "":
 	case EvidenceTEE:
-		e, err := s.keys.teeEvidence(time.Now)
+		e, err := s.keys.teeEvidence(s.clock)
 		if err != nil {
 			return err
 		}
@@ -168,7 +169,7 @@ func (s *service) durable(c *Config, o *server.Options) error {
 		return fault.New(fault.ExitInternal, "verifier.journal", "run cocoon-verifier fsck on it, and see that no other verifier uses it", "opening journal: %w", err)
 	}
 	s.ended = append(s.ended, j)
-	o.Journal = server.NewDurable(j, time.Now)
+	o.Journal = server.NewDurable(j, s.clock)
 	return nil
 }
 

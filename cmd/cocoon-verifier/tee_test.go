@@ -68,7 +68,7 @@ func signsSealed(t *testing.T, machine *keystore, sealed map[string]any) (dir st
 	if err := sealKey(machine, k, &out); err != nil {
 		t.Fatal(err)
 	}
-	s, err := newServiceOn(machine, config, slog.New(slog.DiscardHandler))
+	s, err := newServiceOn(machine, time.Now, config, slog.New(slog.DiscardHandler))
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -67,6 +67,13 @@ func (c *Client) elsewhere(key string) *entry {
 	return e
 }
 
+// fresh reports whether what was fetched then need not be asked for again. What was
+// fetched in the future, by a clock that was set back, is of no known age.
+func fresh(fetched, now time.Time, ttl time.Duration) bool {
+	age := now.Sub(fetched)
+	return age >= 0 && age < ttl
+}
+
 // fresher returns what another replica fetched of a key within ttl, where good
 // says that it verifies and is no older than what is held. It is kept in memory.
 func (c *Client) fresher(key string, ttl time.Duration, good func(*entry) bool) *entry {
@@ -74,7 +81,7 @@ func (c *Client) fresher(key string, ttl time.Duration, good func(*entry) bool) 
 	if e == nil {
 		return nil
 	}
-	if age := c.opts.Clock().Sub(e.Fetched); age < 0 || age >= ttl || !good(e) {
+	if !fresh(e.Fetched, c.opts.Clock(), ttl) || !good(e) {
 		return nil
 	}
 	return c.believe(key, e)

@@ -38,8 +38,9 @@ func (c *Config) Validate() error {
 }
 
 // Open makes the client that the section describes; Dir is relative to base,
-// nil roots are NVIDIA's, and a nil store is shared with nobody.
-func (c *Config) Open(base string, roots *rim.Roots, store Shared, log *slog.Logger) (*Client, error) {
+// nil roots are NVIDIA's, a nil store is shared with nobody, and a nil clock is the
+// system's.
+func (c *Config) Open(base string, roots *rim.Roots, store Shared, clock func() time.Time, log *slog.Logger) (*Client, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}
@@ -48,5 +49,5 @@ func (c *Config) Open(base string, roots *rim.Roots, store Shared, log *slog.Log
 		dir = filepath.Join(base, dir)
 	}
 	return New(Options{RIMURL: c.RIM, OCSPURL: c.OCSP, Roots: roots, CacheDir: dir, Shared: store, TTL: time.Duration(c.TTLSeconds) * time.Second,
-		Timeout: time.Duration(c.TimeoutSeconds) * time.Second, Logger: log})
+		Timeout: time.Duration(c.TimeoutSeconds) * time.Second, Clock: clock, Logger: log})
 }

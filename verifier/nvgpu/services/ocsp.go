@@ -68,7 +68,7 @@ func (c *Client) rawOCSP(ctx context.Context, der []byte, signed func([]byte) bo
 	case have.common || !validOCSP(have.Data, req.Key(), now):
 		have = nil
 	}
-	if have != nil && now.Sub(have.Fetched) < c.opts.OCSPTTL {
+	if have != nil && fresh(have.Fetched, now, c.opts.OCSPTTL) {
 		return have.Data, Origin{Held: true}, nil
 	}
 	e, err := c.once(ctx, key, func(ctx context.Context) (*entry, error) {

@@ -63,7 +63,7 @@ func (c *Client) RIM(ctx context.Context, id string) (*RIM, error) {
 	key := "rim " + id
 	now := c.opts.Clock()
 	have := c.heldRIM(ctx, id, now)
-	if have != nil && now.Sub(have.Fetched) < c.opts.TTL {
+	if have != nil && fresh(have.Fetched, now, c.opts.TTL) {
 		have.From = Origin{Held: true}
 		return have, nil
 	}
@@ -226,7 +226,7 @@ func (c *Client) IDs(ctx context.Context) (*IDs, error) {
 		return &IDs{IDs: ids, Fetched: e.Fetched}
 	}
 	have := open(c.held(key))
-	if have != nil && now.Sub(have.Fetched) < c.opts.TTL {
+	if have != nil && fresh(have.Fetched, now, c.opts.TTL) {
 		return have, nil
 	}
 	e, err := c.once(ctx, key, c.fetchIDs)
