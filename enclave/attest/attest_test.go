@@ -41,6 +41,7 @@ type verifier struct {
 	life      time.Duration
 	verifyErr error
 	change    func(*client.Verdict)
+	used      map[string]bool // evidence whose challenge is used up
 	n         byte
 	mu        sync.Mutex // for verifyErr and n
 }
@@ -62,6 +63,9 @@ func (v *verifier) VerifyBytes(_ context.Context, ev []byte) (*client.Verdict, e
 	defer v.mu.Unlock()
 	if v.verifyErr != nil {
 		return nil, v.verifyErr
+	}
+	if v.used[string(ev)] {
+		return nil, fault.New(fault.ExitRefused, "nonce", "", "the challenge was used before")
 	}
 	exp := v.clock().Add(v.life)
 	out := &client.Verdict{Cell: "cell", EAR: jwt(fmt.Sprintf(`{"exp":%d,"iat":%d}`, exp.Unix(), v.clock().Unix())), Result: &result.Result{

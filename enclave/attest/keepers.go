@@ -20,12 +20,15 @@ import (
 type Keepers struct {
 	names []string // of the models, in the config's order
 	all   []*Keeper
+	// unsure has the keepers whose last submission got no answer: the verifier may
+	// have seen the evidence all the same. Of Submit, which is called by one.
+	unsure map[*Keeper]bool
 }
 
 // NewKeepers returns keepers of the models with nothing in force; opt.OnChange
 // is not used, but change, which gets the model's name, too.
 func NewKeepers(opt Options, models []evidence.ConfigModel, change func(model string, c Current)) *Keepers {
-	k := &Keepers{}
+	k := &Keepers{unsure: map[*Keeper]bool{}}
 	for _, m := range models {
 		o := opt
 		o.Collector = opt.Collector.For(m)
@@ -61,7 +64,8 @@ func (k *Keepers) Collect(ctx context.Context) ([][]byte, error) {
 
 // Submit has each evidence of Collect judged; what was refused is all returned.
 // One for which a verdict is in force already is not sent again: its challenge
-// is used up.
+// is used up. So may be that of one whose answer was lost: where it is refused when
+// it is sent again, new evidence takes its place in docs and is judged.
 func (k *Keepers) Submit(ctx context.Context, docs [][]byte) error {
 	var errs []error
 	for i, one := range k.all {
@@ -69,6 +73,12 @@ func (k *Keepers) Submit(ctx context.Context, docs [][]byte) error {
 			continue
 		}
 		err := one.Submit(ctx, docs[i])
+		if err != nil && k.unsure[one] && refusal(err) {
+			if docs[i], err = one.Collect(ctx); err == nil {
+				err = one.Submit(ctx, docs[i])
+			}
+		}
+		k.unsure[one] = err != nil && fault.ExitCode(err) == fault.ExitNetwork
 		if err == nil {
 			continue
 		}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -126,6 +127,41 @@ func TestNothingIsServedWhileOneModelIsRefused(t *testing.T) {
 	}
 	if err := submit(t, n); !fault.Has(err, "model.registry") || !fault.Has(k.Err(), CodeNoVerdict) {
 		t.Errorf("refused: %v, serving: %v", err, k.Err())
+	}
+}
+
+// TestALostAnswerEndsNoBoot: the verifier saw the evidence, its answer did not
+// come, and the challenge is used up. What is refused for another reason is refused
+// with new evidence, too.
+func TestALostAnswerEndsNoBoot(t *testing.T) {
+	v := &verifier{life: time.Hour}
+	k, _, _ := keepersOf(t, v)
+	docs, err := k.Collect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent := slices.Clone(docs)
+	v.fail(fault.New(fault.ExitNetwork, "verifier.unreachable", "", "x"))
+	if err := k.Submit(t.Context(), docs); !fault.Has(err, "verifier.unreachable") {
+		t.Fatal(err)
+	}
+	v.fail(nil)
+	v.used = map[string]bool{string(docs[0]): true}
+	if err := k.Submit(t.Context(), docs); err != nil || k.Err() != nil {
+		t.Errorf("after a lost answer: %v, serving: %v", err, k.Err())
+	}
+	if string(docs[0]) == string(sent[0]) || string(docs[1]) != string(sent[1]) {
+		t.Error("only what was used up is to be made again")
+	}
+	// A refusal without a lost answer before it stands at once.
+	docs, err = k.Collect(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	sent = slices.Clone(docs)
+	v.used = map[string]bool{string(docs[0]): true}
+	if err := k.Submit(t.Context(), docs); !fault.Has(err, "nonce") || string(docs[0]) != string(sent[0]) {
+		t.Errorf("refused at once: %v", err)
 	}
 }
 
