@@ -11,6 +11,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"strings"
 )
 
 // Exit codes of every command (DESIGN section 8). They are a contract.
@@ -47,10 +48,29 @@ func Mismatch(exit int, code, what, expected, actual, remedy string) *Fault {
 	return &Fault{Code: code, Exit: exit, Msg: what + " differs", Expected: expected, Actual: actual, Remedy: remedy}
 }
 
-// Error returns the message, with the values where they exist.
+// Expect sets what would have passed. What was found instead is what the cause
+// says, where it is not set yet.
+func (f *Fault) Expect(expected string) *Fault {
+	if f.Expected = expected; f.Actual == "" && f.Err != nil {
+		f.Actual = strings.ReplaceAll(f.Err.Error(), "\n", "; ")
+	}
+	return f
+}
+
+// Found sets what was found.
+func (f *Fault) Found(actual string) *Fault {
+	f.Actual = actual
+	return f
+}
+
+// Error returns the message, with the values where they exist and it does not say
+// them itself.
 func (f *Fault) Error() string {
 	s := f.Msg
-	if f.Expected != "" || f.Actual != "" {
+	switch {
+	case f.Err != nil && f.Actual != "" && strings.HasSuffix(s, f.Actual):
+		s += fmt.Sprintf(" (expected %s)", f.Expected)
+	case f.Expected != "" || f.Actual != "":
 		s += fmt.Sprintf(" (expected %s, actual %s)", f.Expected, f.Actual)
 	}
 	return s + " [" + f.Code + "]"

@@ -16,6 +16,9 @@ import (
 	"cocoon/verifier/result"
 )
 
+// RemedyEncoding is the remedy where what was parsed cannot be written again.
+const RemedyEncoding = "send the evidence as the machine gave it, unchanged"
+
 // mayBeSkipped are the checks without which evidence can be accepted: those
 // that the caller's options switch on. Any other skipped check refuses.
 var mayBeSkipped = []string{"nonce.challenge", "tls.spki"}
@@ -32,7 +35,7 @@ func Appraise(ev *evidence.Evidence, o *Options) *result.Result {
 	if h, err := hashOf(ev, o); err == nil {
 		r.EvidenceSHA256 = h
 	} else {
-		a.fail(result.SubCPU, "evidence.parse", "evidence that can be encoded", err.Error(), "evidence cannot be encoded", "")
+		a.fail(result.SubCPU, "evidence.parse", "evidence that can be encoded", oneLine(err), "evidence cannot be encoded", RemedyEncoding)
 	}
 	if o.Policy == nil {
 		a.fail(result.SubCPU, "policy.missing", "a policy", "none", "nothing is accepted without a policy", "give a policy")
@@ -175,7 +178,7 @@ func (a *appraisal) skip(sub, id, reason string) {
 // equal compares two texts.
 func (a *appraisal) equal(sub, id, expected, actual, reason, remedy string) {
 	if expected != actual {
-		a.fail(sub, id, expected, actual, reason, remedy)
+		a.fail(sub, id, quoteEmpty(expected), quoteEmpty(actual), reason, remedy)
 		return
 	}
 	a.pass(sub, id, actual)
@@ -241,13 +244,13 @@ func (a *appraisal) checkNonce() {
 func (a *appraisal) checkClaims() {
 	c := &a.ev.Claims
 	if h, err := a.ev.Config.Hash(); err != nil {
-		a.fail(result.SubConfig, "claims.config_sha256", "a config that can be hashed", oneLine(err), "config cannot be hashed", "")
+		a.fail(result.SubConfig, "claims.config_sha256", "a config that can be hashed", oneLine(err), "config cannot be hashed", "correct the config")
 	} else {
 		a.equal(result.SubConfig, "claims.config_sha256", h.String(), c.ConfigSHA256.String(), "claims carry the hash of another config", "quote over this config")
 	}
 	a.checkClaimedModel()
 	if h, err := evidence.GPUHash(a.ev.GPUs); err != nil {
-		a.fail(result.SubCPU, "claims.gpu_evidence_sha256", "GPU evidence that can be hashed", oneLine(err), "GPU evidence cannot be hashed", "")
+		a.fail(result.SubCPU, "claims.gpu_evidence_sha256", "GPU evidence that can be hashed", oneLine(err), "GPU evidence cannot be hashed", RemedyEncoding)
 	} else {
 		a.equal(result.SubCPU, "claims.gpu_evidence_sha256", h.String(), c.GPUEvidenceSHA256.String(), "claims carry the hash of other GPU evidence", "quote over this GPU evidence")
 	}
@@ -290,7 +293,7 @@ func (a *appraisal) checkStages() *evidence.Stages {
 	if a.ev.Stages != nil {
 		h, err := a.ev.Stages.Hash()
 		if err != nil {
-			a.fail(result.SubCPU, id, "a stage record that can be hashed", oneLine(err), "the stage record cannot be hashed", "")
+			a.fail(result.SubCPU, id, "a stage record that can be hashed", oneLine(err), "the stage record cannot be hashed", RemedyEncoding)
 			return nil
 		}
 		expected = h.String()
@@ -397,6 +400,9 @@ func vector(sub, class string, test, good bool) result.Vector {
 }
 
 func join(ds []digest.SHA256) string {
+	if len(ds) == 0 {
+		return "none"
+	}
 	s := make([]string, 0, 4)
 	for i, d := range ds {
 		if i == 3 && len(ds) > 4 {

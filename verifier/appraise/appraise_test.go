@@ -18,6 +18,7 @@ import (
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/result"
+	"cocoon/verifier/resulttest"
 	"cocoon/verifier/tpmtest"
 )
 
@@ -42,7 +43,7 @@ func TestGoodEvidenceIsAccepted(t *testing.T) {
 	challenge := d("challenge")
 	o := options(t, w)
 	o.Challenges, o.TLSSPKI = []digest.SHA256{challenge}, &w.TLSSPKI
-	r := appraise.Appraise(w.Evidence(t, challenge, d("another")), o)
+	r := resulttest.Complete(t, appraise.Appraise(w.Evidence(t, challenge, d("another")), o))
 	if !r.Accepted {
 		t.Fatalf("refused: %v", r.Err())
 	}
@@ -68,16 +69,16 @@ func TestTheRecordOfTheBootIsShownAndDecidesNothing(t *testing.T) {
 	w := tpmtest.NewWorld(t)
 	o := &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tpmtest.Now}
 	ev := w.Evidence(t)
-	if r := appraise.Appraise(ev, o); !r.Accepted || r.Stages != nil {
+	if r := resulttest.Complete(t, appraise.Appraise(ev, o)); !r.Accepted || r.Stages != nil {
 		t.Errorf("without a record: stages %v, %v", r.Stages, r.Err())
 	}
 	w.GiveStages(t, ev)
-	r := appraise.Appraise(ev, o)
+	r := resulttest.Complete(t, appraise.Appraise(ev, o))
 	if !r.Accepted || r.Stages == nil || !slices.Equal(r.Stages.List, ev.Stages.List) {
 		t.Errorf("with a record: stages %v, %v", r.Stages, r.Err())
 	}
 	ev.Stages.List[0].Name = "another"
-	if r := appraise.Appraise(ev, o); r.Accepted || r.Stages != nil {
+	if r := resulttest.Complete(t, appraise.Appraise(ev, o)); r.Accepted || r.Stages != nil {
 		t.Errorf("with another record: accepted %v, stages %v", r.Accepted, r.Stages)
 	}
 }
@@ -119,6 +120,10 @@ func TestEachChangeIsRefusedByItsCode(t *testing.T) {
 		},
 		"an engine argument outside the rules": {
 			machine: func(w *world) { w.Config.Engine.Args = []string{"--log-file", "/tmp/prompts"} },
+			want:    []string{"config.engine.args"}, exit: fault.ExitPolicy,
+		},
+		"an empty engine argument, and others behind it": {
+			machine: func(w *world) { w.Config.Engine.Args = []string{"", "--log-file", "/tmp/prompts"} },
 			want:    []string{"config.engine.args"}, exit: fault.ExitPolicy,
 		},
 		"an engine argument twice": {
@@ -424,7 +429,7 @@ func TestEachChangeIsRefusedByItsCode(t *testing.T) {
 			if c.options != nil {
 				c.options(t, w, o)
 			}
-			r := appraise.Appraise(ev, o)
+			r := resulttest.Complete(t, appraise.Appraise(ev, o))
 			if r.Accepted {
 				t.Fatal("accepted")
 			}
@@ -448,7 +453,7 @@ func TestFailuresSayWhatDiffers(t *testing.T) {
 	w := tpmtest.NewWorld(t)
 	good := w.Boot.Components.InitrdSHA256
 	w.Boot.Components.InitrdSHA256 = d("evil")
-	r := appraise.Appraise(w.Evidence(t), options(t, w))
+	r := resulttest.Complete(t, appraise.Appraise(w.Evidence(t), options(t, w)))
 	for _, c := range r.Failed() {
 		if c.ID == "image.initrd" {
 			if c.Expected != good.String() || c.Actual != d("evil").String() {
@@ -463,7 +468,7 @@ func TestFailuresSayWhatDiffers(t *testing.T) {
 func TestResultIsJSONThatSaysTheSame(t *testing.T) {
 	w := tpmtest.NewWorld(t)
 	w.Boot.Cmdline += " x"
-	r := appraise.Appraise(w.Evidence(t), options(t, w))
+	r := resulttest.Complete(t, appraise.Appraise(w.Evidence(t), options(t, w)))
 	b, err := jcs.Marshal(r)
 	if err != nil {
 		t.Fatal(err)

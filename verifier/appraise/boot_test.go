@@ -11,6 +11,7 @@ import (
 	"cocoon/measurements/manifest"
 	"cocoon/measurements/pcr"
 	"cocoon/verifier/appraise"
+	"cocoon/verifier/resulttest"
 	"cocoon/verifier/tpmtest"
 )
 
@@ -59,10 +60,10 @@ func TestALogOfARealBootIsRead(t *testing.T) {
 	ev.CPU.EventLog = log
 	w.Requote(t, ev)
 	initrd := hash("42fab21498c66deb17d152f9195e25c09c7e991c936cc6b59bfcdc3e408d67c6")
-	if r := appraise.Appraise(ev, publish(initrd)); !r.Accepted {
+	if r := resulttest.Complete(t, appraise.Appraise(ev, publish(initrd))); !r.Accepted {
 		t.Errorf("refused: %v", r.Err())
 	}
-	r := appraise.Appraise(ev, publish(d("another initrd")))
+	r := resulttest.Complete(t, appraise.Appraise(ev, publish(d("another initrd"))))
 	if diff := cmp.Diff([]string{"image.initrd", "pcr.9"}, failedIDs(r)); diff != "" {
 		t.Errorf("failed checks (-want +got):\n%s", diff)
 	}

@@ -44,11 +44,11 @@ func (a *appraisal) checkConfig(m *manifest.Manifest) {
 	oneOf(a, "config.engine.kind", kinds, c.Engine.Kind, "the engine is not allowed")
 	oneOf(a, "config.engine.image_digest", digests, c.Engine.Verity.Root, "the engine's image is not one of the manifest's")
 	if engine == nil {
-		a.fail(sub, "config.engine.args", "an engine of the manifest", truncate(c.Engine.Kind, 64), "no rules for this engine's arguments", remedyConfig)
+		a.fail(sub, "config.engine.args", "an engine of the manifest", quoteEmpty(truncate(c.Engine.Kind, 64)), "no rules for this engine's arguments", remedyConfig)
 		return
 	}
-	if bad := argFault(engine.Args, c.Engine.Args); bad != "" {
-		a.fail(sub, "config.engine.args", argText(engine.Args), bad, "an engine argument is not allowed", remedyConfig)
+	if bad, ok := argFault(engine.Args, c.Engine.Args); !ok {
+		a.fail(sub, "config.engine.args", argText(engine.Args), quoteEmpty(bad), "an engine argument is not allowed", remedyConfig)
 		return
 	}
 	a.pass(sub, "config.engine.args", strings.Join(c.Engine.Args, " "))
@@ -131,7 +131,7 @@ func (a *appraisal) checkModel(m *manifest.Manifest, c *evidence.ConfigModel) {
 			a.pass(result.SubModel, id, got)
 			return
 		}
-		a.fail(result.SubModel, id, strings.Join(allowed, " or "), got, reason, "serve a model that the manifest names, unchanged")
+		a.fail(result.SubModel, id, oneOfText(allowed), quoteEmpty(got), reason, "serve a model that the manifest names, unchanged")
 	}
 	in("model.name", names, c.Name, "the model is not one of the manifest's")
 	in("model.verity_root", roots, c.Verity.Root.String(), "the model's content differs")
@@ -148,7 +148,7 @@ func oneOf[T comparable](a *appraisal, id string, allowed []T, got T, reason str
 	for i, v := range allowed {
 		text[i] = quoteEmpty(textOf(v))
 	}
-	a.fail(result.SubConfig, id, strings.Join(text, " or "), quoteEmpty(truncate(textOf(got), 128)), reason, remedyConfig)
+	a.fail(result.SubConfig, id, oneOfText(text), quoteEmpty(truncate(textOf(got), 128)), reason, remedyConfig)
 }
 
 // textOf is fmt.Sprint, without its detours for what a config has.
@@ -164,6 +164,14 @@ func textOf(v any) string {
 	return fmt.Sprint(v)
 }
 
+// oneOfText shows an allow list; an empty one allows nothing.
+func oneOfText(allowed []string) string {
+	if len(allowed) == 0 {
+		return "none"
+	}
+	return strings.Join(allowed, " or ")
+}
+
 func quoteEmpty(s string) string {
 	if s == "" {
 		return `""`
@@ -171,19 +179,19 @@ func quoteEmpty(s string) string {
 	return s
 }
 
-// argFault returns the first argument that the rules do not allow, or "".
-// Arguments are flags, each followed by its value where its rule has one;
-// nothing is taken twice.
-func argFault(rules []manifest.ArgRule, args []string) string {
+// argFault returns the first argument that the rules do not allow; ok says that
+// they allow all. Arguments are flags, each followed by its value where its rule
+// has one; nothing is taken twice.
+func argFault(rules []manifest.ArgRule, args []string) (bad string, ok bool) {
 	used := map[string]bool{}
 	for i := 0; i < len(args); i++ {
 		flag := args[i]
 		k := slices.IndexFunc(rules, func(r manifest.ArgRule) bool { return r.Flag == flag })
 		if k < 0 {
-			return truncate(flag, 64)
+			return truncate(flag, 64), false
 		}
 		if used[flag] {
-			return flag + " twice"
+			return flag + " twice", false
 		}
 		used[flag] = true
 		r := rules[k]
@@ -192,13 +200,13 @@ func argFault(rules []manifest.ArgRule, args []string) string {
 		}
 		i++
 		if i == len(args) {
-			return flag + " without a value"
+			return flag + " without a value", false
 		}
 		if !valueAllowed(r, args[i]) {
-			return flag + " " + truncate(args[i], 64)
+			return flag + " " + truncate(args[i], 64), false
 		}
 	}
-	return ""
+	return "", true
 }
 
 func valueAllowed(r manifest.ArgRule, v string) bool {

@@ -9,6 +9,7 @@ import (
 	"cocoon/verifier/appraise"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy"
+	"cocoon/verifier/resulttest"
 	"cocoon/verifier/tpm"
 	"cocoon/verifier/tpmtest"
 )
@@ -83,12 +84,12 @@ func TestAVerdictEndsWithTheFirstOfItsBounds(t *testing.T) {
 			if c.options != nil {
 				c.options(t, w, o)
 			}
-			r := appraise.Appraise(ev, o)
+			r := resulttest.Complete(t, appraise.Appraise(ev, o))
 			if want := tpmtest.Now.Add(c.want); !r.Accepted || !r.NotAfter.Equal(want) {
 				t.Fatalf("accepted %v until %s, want %s: %v", r.Accepted, r.NotAfter, want, r.Err())
 			}
 			o.Now = tpmtest.Now.Add(c.want + time.Second)
-			if r := appraise.Appraise(ev, o); r.Accepted != c.lives {
+			if r := resulttest.Complete(t, appraise.Appraise(ev, o)); r.Accepted != c.lives {
 				t.Errorf("a second after it: accepted %v, failed %v", r.Accepted, r.Failed())
 			}
 		})

@@ -1,6 +1,7 @@
 package appraise
 
 import (
+	"cmp"
 	"fmt"
 	"maps"
 	"strings"
@@ -46,7 +47,7 @@ func appraiseForeign(ev *evidence.Foreign, o *Options) (*result.Result, any, tim
 	}
 	h, err := ev.Hash()
 	if err != nil {
-		f.fail(f.first, "evidence.parse", "evidence that can be encoded", oneLine(err), "evidence cannot be encoded", "")
+		f.fail(f.first, "evidence.parse", "evidence that can be encoded", oneLine(err), "evidence cannot be encoded", RemedyEncoding)
 	}
 	r.EvidenceSHA256 = h
 	f.skip(f.first, checkUnbound, "recorded evidence names no key and answers no challenge: it is no proof that such a machine runs")
@@ -100,7 +101,7 @@ func (f *foreign) cpu(r *result.Result) {
 	}
 	cpu, ok := f.o.CPUs[f.ev.CPU.Type].(ForeignCPU)
 	if !ok {
-		f.fail(result.SubCPU, "evidence.type.unsupported", strings.Join(f.o.foreignTypes(), ", "), fmt.Sprintf("%.32q", f.ev.CPU.Type),
+		f.fail(result.SubCPU, "evidence.type.unsupported", cmp.Or(strings.Join(f.o.foreignTypes(), ", "), "none"), fmt.Sprintf("%.32q", f.ev.CPU.Type),
 			"this appraiser does not read recorded evidence of this type", "use a verifier that reads it")
 		return
 	}

@@ -8,6 +8,7 @@ import (
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
 	"cocoon/verifier/policy"
+	"cocoon/verifier/resulttest"
 	"cocoon/verifier/tpmtest"
 )
 
@@ -45,7 +46,7 @@ func TestASupersededManifestEndsWithItsGrace(t *testing.T) {
 		"by a manifest that is not newer": {later(after, 1, "test-image"), w.Policy, true},
 		"by a manifest that is untrusted": {later(after, 2, "test-image"), &untrusted, true},
 	} {
-		r := appraise.Appraise(ev, &appraise.Options{Policy: c.policy, Manifests: []*manifest.Verified{old, c.later}, Now: tpmtest.Now})
+		r := resulttest.Complete(t, appraise.Appraise(ev, &appraise.Options{Policy: c.policy, Manifests: []*manifest.Verified{old, c.later}, Now: tpmtest.Now}))
 		if r.Accepted != c.want {
 			t.Errorf("%s: accepted %v, want %v: %v", name, r.Accepted, c.want, r.Err())
 		}
@@ -77,7 +78,7 @@ func TestOfSeveralManifestsTheFittingOneCounts(t *testing.T) {
 		want   digest.SHA256
 	}{{old.Manifest.TPM.Components.InitrdSHA256, old.SHA256}, {newer.Manifest.TPM.Components.InitrdSHA256, newer.SHA256}} {
 		w.Boot.Components.InitrdSHA256 = c.initrd
-		r := appraise.Appraise(w.Evidence(t), o)
+		r := resulttest.Complete(t, appraise.Appraise(w.Evidence(t), o))
 		if !r.Accepted || r.Manifest.SHA256 != c.want {
 			t.Errorf("initrd %s: accepted %v by %v, want %s: %v", c.initrd, r.Accepted, r.Manifest, c.want, r.Err())
 		}

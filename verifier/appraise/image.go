@@ -169,8 +169,15 @@ func (a *appraisal) try(cpu CPU, m *manifest.Verified) *candidate {
 		if !g.NotAfter.IsZero() && g.NotAfter.Before(c.notAfter) {
 			c.notAfter = g.NotAfter
 		}
+		for i := range c.gpus {
+			if len(c.gpus[i]) == 0 {
+				c.gpus[i] = []result.Check{{ID: "gpu.unchecked", Status: result.Fail, Expected: "checks of the device", Actual: "none",
+					Reason: "the appraiser made no checks of this device", Remedy: "report this"}}
+			}
+		}
 		if len(c.gpus) != len(a.ev.GPUs) {
-			c.gpus = append(c.gpus, []result.Check{{ID: "gpu.count", Status: result.Fail, Reason: "a GPU was not appraised"}})
+			c.gpus = append(c.gpus, []result.Check{{ID: "gpu.count", Status: result.Fail, Expected: fmt.Sprintf("checks of %d devices", len(a.ev.GPUs)),
+				Actual: fmt.Sprintf("of %d", len(c.gpus)), Reason: "the appraiser did not make checks of every device", Remedy: "report this"}})
 		}
 	}
 	return c

@@ -6,6 +6,7 @@ import (
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
 	"cocoon/verifier/evidence"
+	"cocoon/verifier/resulttest"
 	"cocoon/verifier/tpmtest"
 )
 
@@ -19,7 +20,7 @@ func TestEachOfSeveralModelsMayBeClaimed(t *testing.T) {
 		ev := w.Evidence(t)
 		ev.Claims.Model = evidence.Model{Name: m.Name, VerityRoot: m.Verity.Root}
 		w.Requote(t, ev)
-		r := appraise.Appraise(ev, options(t, w))
+		r := resulttest.Complete(t, appraise.Appraise(ev, options(t, w)))
 		if !r.Accepted || r.Claims.Model.Name != m.Name {
 			t.Errorf("%s: accepted %v, %v", m.Name, r.Accepted, r.Err())
 		}

@@ -38,7 +38,11 @@ func AppraisePlatform(ev *evidence.Foreign, o *Options, bind func(map[string]str
 	}
 	a := &appraisal{o: o, now: r.Time, roots: r.TestRoots, subs: map[string]*[]result.Check{result.SubCPU: &checks}}
 	if len(o.Challenges) == 0 {
-		a.fail(result.SubCPU, "nonce.challenge", "a challenge of this appraiser", o.NoChallenge, "the quote answers no challenge", "ask the appraiser for a challenge and quote with it")
+		actual := o.NoChallenge
+		if actual == "" {
+			actual = "none given"
+		}
+		a.fail(result.SubCPU, "nonce.challenge", "a challenge of this appraiser", actual, "the quote answers no challenge", "ask the appraiser for a challenge and quote with it")
 	} else {
 		a.pass(result.SubCPU, "nonce.challenge", o.Challenges[0].String())
 	}

@@ -11,6 +11,7 @@ import (
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/result"
+	"cocoon/verifier/resulttest"
 	"cocoon/verifier/tpmtest"
 )
 
@@ -34,8 +35,8 @@ func (f fixed) AppraiseGPUs(*evidence.Evidence, *manifest.Verified, *policy.Poli
 // TestAppraisersOfOtherTypesPlugIn gives TDX evidence with GPUs to appraisers
 // of the caller's.
 func TestAppraisersOfOtherTypesPlugIn(t *testing.T) {
-	pass := []result.Check{{ID: "x", Status: result.Pass}}
-	fail := []result.Check{{ID: "tdx.quote.signature", Status: result.Fail, Reason: "r", Actual: "a"}}
+	pass := []result.Check{{ID: "tdx.quote.signature", Status: result.Pass}}
+	fail := []result.Check{{ID: "tdx.quote.signature", Status: result.Fail, Expected: "e", Actual: "a", Reason: "r", Remedy: "d"}}
 	skip := []result.Check{{ID: "gpu.cert", Status: result.Skip}}
 	tdx := func(cpu, image []result.Check) appraise.CPUResult {
 		return appraise.CPUResult{TrustClass: policy.ClassTDX, CPU: cpu, Image: image, NotAfter: tpmtest.Now.Add(time.Minute)}
@@ -50,7 +51,7 @@ func TestAppraisersOfOtherTypesPlugIn(t *testing.T) {
 		"a bad GPU":             {fixed{tdx(pass, pass), [][]result.Check{fail}, nil}, false, []string{"tdx.quote.signature"}},
 		"no checks of the CPU":  {fixed{tdx(nil, pass), [][]result.Check{pass}, nil}, false, []string{"evidence.cpu.unchecked"}},
 		"no checks of image":    {fixed{tdx(pass, nil), [][]result.Check{pass}, nil}, false, []string{"evidence.cpu.unchecked"}},
-		"no checks of the GPU":  {fixed{tdx(pass, pass), [][]result.Check{nil}, nil}, false, nil},
+		"no checks of the GPU":  {fixed{tdx(pass, pass), [][]result.Check{nil}, nil}, false, []string{"gpu.unchecked"}},
 		"no word of the GPU":    {fixed{tdx(pass, pass), nil, nil}, false, []string{"gpu.count"}},
 		"a GPU check left out":  {fixed{tdx(pass, pass), [][]result.Check{skip}, nil}, false, nil},
 		"a class that is not":   {fixed{appraise.CPUResult{TrustClass: "snp", CPU: pass, Image: pass}, [][]result.Check{pass}, nil}, false, []string{"policy.trust_class"}},
@@ -70,7 +71,7 @@ func TestAppraisersOfOtherTypesPlugIn(t *testing.T) {
 			}
 			o := options(t, w)
 			o.CPUs, o.GPUs = map[string]appraise.CPU{evidence.TypeTDX: c.f}, c.f
-			r := appraise.Appraise(ev, o)
+			r := resulttest.Complete(t, appraise.Appraise(ev, o))
 			if r.Accepted != c.accepted {
 				t.Errorf("accepted %v, want %v", r.Accepted, c.accepted)
 			}

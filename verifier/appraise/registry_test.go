@@ -10,6 +10,7 @@ import (
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/appraise"
 	"cocoon/verifier/policy"
+	"cocoon/verifier/resulttest"
 	"cocoon/verifier/tpmtest"
 )
 
@@ -58,7 +59,7 @@ func TestARegistryDecidesAboutManifestAndModel(t *testing.T) {
 			if c.none {
 				reg = nil
 			}
-			r := appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: manifests, Registry: reg, Now: tpmtest.Now})
+			r := resulttest.Complete(t, appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: manifests, Registry: reg, Now: tpmtest.Now}))
 			if diff := cmp.Diff(c.want, failedIDs(r)); diff != "" {
 				t.Errorf("failed checks (-want +got):\n%s", diff)
 			}
@@ -80,7 +81,7 @@ func TestOpeningUnderAnotherTrustIsNoWayAround(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := appraise.Appraise(w.Evidence(t), &appraise.Options{Policy: w.Policy, Manifests: []*manifest.Verified{v}, Now: tpmtest.Now})
+	r := resulttest.Complete(t, appraise.Appraise(w.Evidence(t), &appraise.Options{Policy: w.Policy, Manifests: []*manifest.Verified{v}, Now: tpmtest.Now}))
 	if diff := cmp.Diff([]string{"manifest.trusted"}, failedIDs(r)); diff != "" || r.Accepted {
 		t.Errorf("accepted %v, failed checks (-want +got):\n%s", r.Accepted, diff)
 	}

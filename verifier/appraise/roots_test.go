@@ -11,6 +11,7 @@ import (
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/result"
+	"cocoon/verifier/resulttest"
 	"cocoon/verifier/tpmtest"
 )
 
@@ -55,7 +56,7 @@ func TestNothingUnderATestRootIsOfAHardwareClass(t *testing.T) {
 					cpus[other] = fixed{cpu: appraise.CPUResult{TrustClass: other, CPU: pass, Image: pass}, roots: roots[:len(roots)/2]}
 				}
 				o := &appraise.Options{Policy: &p, Manifests: manifests, Now: tpmtest.Now, CPUs: cpus, GPUs: fixed{gpus: [][]result.Check{pass}, roots: roots[len(roots)/2:]}}
-				r := appraise.Appraise(&e, o)
+				r := resulttest.Complete(t, appraise.Appraise(&e, o))
 				name := strings.Join(roots, "+") + " " + typ + " " + env
 				want := policy.ClassOf(typ)
 				if len(roots) > 0 && want != policy.ClassVTPM {
@@ -96,7 +97,7 @@ func TestNothingUnderATestRootIsOfAHardwareClass(t *testing.T) {
 						t.Errorf("%s: a verdict of class tdx was signed", name)
 					}
 				}
-				f := appraise.AppraiseForeign(&evidence.Foreign{CPU: &e.CPU}, o)
+				f := resulttest.Complete(t, appraise.AppraiseForeign(&evidence.Foreign{CPU: &e.CPU}, o))
 				if forRoots := roots[:len(roots)/2]; len(forRoots) > 0 && f.TrustClass != want {
 					t.Errorf("%s: foreign evidence is of class %s", name, f.TrustClass)
 				}

@@ -6,6 +6,7 @@ import (
 	"cocoon/verifier/appraise"
 	"cocoon/verifier/policy/rules"
 	"cocoon/verifier/result"
+	"cocoon/verifier/resulttest"
 	"cocoon/verifier/tpmtest"
 )
 
@@ -30,7 +31,7 @@ func TestRulesOfThePolicyCanOnlyRefuse(t *testing.T) {
 			if c.spoil {
 				ev.CPU.Signature[len(ev.CPU.Signature)-1] ^= 1
 			}
-			r := appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tpmtest.Now})
+			r := resulttest.Complete(t, appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tpmtest.Now}))
 			if r.Accepted != c.accepted {
 				t.Errorf("accepted %t: %v", r.Accepted, r.Err())
 			}
@@ -53,13 +54,13 @@ func TestRulesThatAreNotThePolicysRefuse(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, set := range map[string]*rules.Set{"another set": none} {
-		r := appraise.Appraise(w.Evidence(t), &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tpmtest.Now, Rules: set})
+		r := resulttest.Complete(t, appraise.Appraise(w.Evidence(t), &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tpmtest.Now, Rules: set}))
 		if r.Accepted {
 			t.Errorf("%s: accepted", name)
 		}
 	}
 	w.Policy.Rules[0].Expression = "nonsense"
-	if r := appraise.Appraise(w.Evidence(t), &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tpmtest.Now}); r.Accepted {
+	if r := resulttest.Complete(t, appraise.Appraise(w.Evidence(t), &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tpmtest.Now})); r.Accepted {
 		t.Error("rules that do not compile: accepted")
 	}
 }

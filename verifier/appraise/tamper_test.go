@@ -7,6 +7,7 @@ import (
 	"cocoon/measurements/eventlog"
 	"cocoon/verifier/appraise"
 	"cocoon/verifier/evidence"
+	"cocoon/verifier/resulttest"
 	"cocoon/verifier/tpmtest"
 )
 
@@ -48,7 +49,7 @@ func TestNoFlippedByteIsAccepted(t *testing.T) {
 		t.Fatal(err)
 	}
 	good, err := evidence.Parse(raw)
-	if err != nil || !appraise.Appraise(good, o).Accepted {
+	if err != nil || !resulttest.Complete(t, appraise.Appraise(good, o)).Accepted {
 		t.Fatalf("good evidence is refused: %v", err)
 	}
 	parsed, accepted := 0, 0
@@ -60,7 +61,7 @@ func TestNoFlippedByteIsAccepted(t *testing.T) {
 			continue
 		}
 		parsed++
-		if !appraise.Appraise(ev, o).Accepted {
+		if !resulttest.Complete(t, appraise.Appraise(ev, o)).Accepted {
 			continue
 		}
 		accepted++
@@ -88,7 +89,7 @@ func FuzzEvidence(f *testing.F) {
 		if err != nil {
 			return
 		}
-		r := appraise.Appraise(ev, o)
+		r := resulttest.Complete(t, appraise.Appraise(ev, o))
 		if !r.Accepted {
 			if r.Err() == nil {
 				t.Fatal("refused without a fault")

@@ -64,14 +64,14 @@ func (tpmCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *policy
 	}
 	q, err := ev.Claims.QualifyingData()
 	if err != nil {
-		fail("claims.encoding", "claims that can be encoded", oneLine(err), "claims cannot be encoded", "")
+		fail("claims.encoding", "claims that can be encoded", oneLine(err), "claims cannot be encoded", RemedyEncoding)
 	}
 	opts.QualifyingData = q[:]
 	in := &tpm.Evidence{Attest: ev.CPU.Quote, Signature: ev.CPU.Signature, CertChain: ev.CPU.CertChain, EventLog: ev.CPU.EventLog}
 	for _, e := range ev.CPU.RuntimeEvents {
 		b, err := e.Bytes()
 		if err != nil {
-			fail("tpm.runtime_events", "events that can be encoded", oneLine(err), "a runtime event cannot be encoded", "")
+			fail("tpm.runtime_events", "events that can be encoded", oneLine(err), "a runtime event cannot be encoded", RemedyEncoding)
 			continue
 		}
 		in.RuntimeEvents = append(in.RuntimeEvents, b)
@@ -99,7 +99,8 @@ func (tpmCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *policy
 func CheckRuntimeEvents(id string, ev *evidence.Evidence) result.Check {
 	want, err := evidence.RuntimeEvents(&ev.Config)
 	if err != nil {
-		return result.Check{ID: id, Status: result.Fail, Reason: "the config's events cannot be computed: " + oneLine(err)}
+		return result.Check{ID: id, Status: result.Fail, Expected: "a config whose events can be computed", Actual: oneLine(err),
+			Reason: "nothing says what the supervisor had to measure", Remedy: "correct the config"}
 	}
 	if !slices.Equal(want, ev.CPU.RuntimeEvents) {
 		return result.Check{ID: id, Status: result.Fail, Expected: eventText(want), Actual: eventText(ev.CPU.RuntimeEvents),

@@ -35,7 +35,7 @@ func Verify(ev *Evidence, o *Options) (*Result, error) {
 	}
 	h, err := hcl.Parse(ev.HCL)
 	if err != nil {
-		return nil, fault.New(fault.ExitParse, "azure.hcl.parse", "send the HCL report from NV index 0x01400001 of the virtual TPM, as it is", "%w", err)
+		return nil, fault.New(fault.ExitParse, "azure.hcl.parse", "send the HCL report from NV index 0x01400001 of the virtual TPM, as it is", "%w", err).Expect("an HCL report of SNP or TDX with its runtime data")
 	}
 	v := &run{ev: ev, o: o, now: o.Now, res: &Result{HCL: h}}
 	if v.now.IsZero() {
@@ -95,7 +95,7 @@ func (v *run) hardware(checks []result.Check, err error) {
 		}
 	}
 	if err != nil && len(fault.All(err)) == 0 {
-		v.fail("azure.hardware", "a report that verifies", err.Error(), "hardware's report is refused", "")
+		v.fail("azure.hardware", "a report that verifies", err.Error(), "hardware's report is refused", remedyReboot)
 	}
 }
 

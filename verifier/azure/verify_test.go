@@ -94,7 +94,7 @@ func TestEvidenceOfRealVMsVerifies(t *testing.T) {
 			if o.QualifyingData, err = hex.DecodeString(c.data); err != nil {
 				t.Fatal(err)
 			}
-			r, err := azure.Verify(ev, o)
+			r, err := verified(t, ev, o)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -118,7 +118,7 @@ func TestEvidenceOfRealVMsVerifies(t *testing.T) {
 				t.Errorf("%d registers are proven", len(got))
 			}
 			o.QualifyingData[0] ^= 1
-			if r, err := azure.Verify(ev, o); err == nil || !slices.Equal(failed(r.Checks), []string{tpm.CheckExtraData}) {
+			if r, err := verified(t, ev, o); err == nil || !slices.Equal(failed(r.Checks), []string{tpm.CheckExtraData}) {
 				t.Errorf("another challenge: %v", err)
 			}
 		})
@@ -135,7 +135,7 @@ func TestEveryByteMatters(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			ev, o := load(t, name), options(t)
-			if _, err := azure.Verify(ev, o); err != nil {
+			if _, err := verified(t, ev, o); err != nil {
 				t.Fatal(err)
 			}
 			parts := map[string][]byte{"quote": ev.Attest, "signature": ev.Signature, "HCL report": ev.HCL, "TD quote": ev.TDQuote}
@@ -158,7 +158,7 @@ func TestEveryByteMatters(t *testing.T) {
 					}
 					b[i] ^= 1 << (i % 8)
 					flips++
-					if r, err := azure.Verify(ev, o); err == nil || r != nil && r.Genuine {
+					if r, err := verified(t, ev, o); err == nil || r != nil && r.Genuine {
 						t.Errorf("byte %d of the %s: accepted", i, what)
 					}
 					b[i] ^= 1 << (i % 8)
@@ -170,14 +170,14 @@ func TestEveryByteMatters(t *testing.T) {
 				b[i] ^= 1
 				changed := *ev
 				changed.VCEK = b
-				if _, err := azure.Verify(&changed, o); err == nil && !bytes.HasPrefix(b, []byte("-----BEGIN")) && !sameBase64(ev.VCEK, b) {
+				if _, err := verified(t, &changed, o); err == nil && !bytes.HasPrefix(b, []byte("-----BEGIN")) && !sameBase64(ev.VCEK, b) {
 					t.Errorf("byte %d of the certificate: accepted", i)
 				}
 			}
 			if flips < 1600 {
 				t.Errorf("%d flips, want 1600 or more", flips)
 			}
-			if _, err := azure.Verify(ev, o); err != nil {
+			if _, err := verified(t, ev, o); err != nil {
 				t.Errorf("unchanged at the end: %v", err)
 			}
 		})
@@ -226,7 +226,7 @@ func TestForgedEvidenceIsRefused(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			ev, other, o := load(t, c.of), load(t, v2), options(t)
 			c.change(ev, other)
-			r, err := azure.Verify(ev, o)
+			r, err := verified(t, ev, o)
 			if err == nil || r == nil {
 				t.Fatalf("result %v, error %v", r, err)
 			}
@@ -302,7 +302,7 @@ func TestMalformedHCLReportsDoNotParse(t *testing.T) {
 			}
 			ev := load(t, "snp-trustee-evidence-v2.json")
 			ev.HCL = in
-			if r, err := azure.Verify(ev, options(t)); r != nil || fault.ExitCode(err) != fault.ExitParse || !fault.Has(err, "azure.hcl.parse") {
+			if r, err := verified(t, ev, options(t)); r != nil || fault.ExitCode(err) != fault.ExitParse || !fault.Has(err, "azure.hcl.parse") {
 				t.Errorf("verified: %v, %v", r, err)
 			}
 		})

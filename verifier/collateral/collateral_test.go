@@ -13,6 +13,7 @@ import (
 	"cocoon/verifier/collateral"
 	"cocoon/verifier/pck"
 	"cocoon/verifier/quote"
+	"cocoon/verifier/resulttest"
 	"cocoon/verifier/tdxtest"
 )
 
@@ -70,7 +71,7 @@ func TestJSONIsReadStrictly(t *testing.T) {
 		if bad == doc {
 			t.Errorf("%s: nothing was changed", name)
 		}
-		if _, err := collateral.ParseJSON([]byte(bad)); !fault.Has(err, "dcap.collateral.parse") || fault.ExitCode(err) != fault.ExitParse {
+		if _, err := collateral.ParseJSON([]byte(bad)); !fault.Has(resulttest.Faults(t, err), "dcap.collateral.parse") || fault.ExitCode(err) != fault.ExitParse {
 			t.Errorf("%s: error is %v", name, err)
 		}
 	}

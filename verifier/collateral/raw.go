@@ -3,6 +3,7 @@ package collateral
 import (
 	"encoding/hex"
 	"encoding/json"
+	"strings"
 
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
@@ -134,6 +135,7 @@ func (r *Raw) check() error {
 }
 
 func parseFault(format string, args ...any) *fault.Fault {
-	return fault.New(fault.ExitParse, "dcap.collateral.parse",
-		fetchRemedy, format, args...)
+	f := fault.New(fault.ExitParse, "dcap.collateral.parse", fetchRemedy, format, args...)
+	_, f.Actual, _ = strings.Cut(f.Msg, ": ")
+	return f.Expect("collateral in nine parts, each as Intel's service answers")
 }

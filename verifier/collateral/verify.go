@@ -69,8 +69,16 @@ type opener struct {
 	errs  []error
 }
 
+// wanted is what would have passed, by the last part of the code.
+var wanted = map[string]string{
+	"chain":     "what the PCK certificate and CRL profile says, issued by a trusted root",
+	"root":      "a chain that ends in a trusted root",
+	"signature": "a signature by the key of its issuer chain",
+	"revoked":   "a certificate that the root CA's CRL does not name",
+}
+
 func (o *opener) refuse(code, what string, err error) {
-	o.errs = append(o.errs, fault.New(fault.ExitRefused, "dcap.collateral."+code, fetchRemedy, "verifying %s: %w", what, err))
+	o.errs = append(o.errs, fault.New(fault.ExitRefused, "dcap.collateral."+code, fetchRemedy, "verifying %s: %w", what, err).Expect(wanted[code]))
 }
 
 // refuseChain files a chain's error under the code that tells its cause.

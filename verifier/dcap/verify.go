@@ -30,11 +30,12 @@ func Parse(raw []byte, tee *TEE, o *Options) (*quote.Quote, error) {
 		if errors.Is(err, quote.ErrTrailing) && !o.AllowZeroPadding {
 			remedy = "cut what follows the quote, or allow zero padding where it is known to be padded"
 		}
-		return nil, fault.New(fault.ExitParse, tee.Name+".quote.parse", remedy, "reading quote: %w", err)
+		return nil, fault.New(fault.ExitParse, tee.Name+".quote.parse", remedy, "reading quote: %w", err).Expect("one whole raw quote of version 3, 4 or 5")
 	}
 	if q.TEE != tee.Type {
 		return nil, fault.New(fault.ExitParse, tee.Name+".quote.parse", "verify it as a quote of its own TEE",
-			"reading quote: TEE type is %#x, not %#x", q.TEE, tee.Type)
+			"reading quote: TEE type is %#x, not %#x", q.TEE, tee.Type).
+			Expect(fmt.Sprintf("TEE type %#x", tee.Type)).Found(fmt.Sprintf("TEE type %#x", q.TEE))
 	}
 	return q, nil
 }
@@ -125,12 +126,13 @@ func (r *Run) collateral() {
 	roots := r.o.roots()
 	switch {
 	case set == nil && r.o.RawCollateral == nil:
-		err = fault.New(fault.ExitRefused, "dcap.collateral.missing", "give collateral, or a PCS to fetch it from", "no collateral was given")
+		err = fault.New(fault.ExitRefused, "dcap.collateral.missing", "give collateral, or a PCS to fetch it from", "no collateral was given").
+			Expect("collateral of the platform").Found("none")
 	case set == nil:
 		set, err = collateral.Open(r.o.RawCollateral, roots)
 	case set.Roots() != roots && set.Roots().Hash() != roots.Hash():
 		err = fault.New(fault.ExitRefused, "dcap.collateral.root", "open the collateral under the roots that the quote is verified with",
-			"collateral was verified under other roots")
+			"collateral was verified under other roots").Expect(rootsText(roots)).Found(rootsText(set.Roots()))
 	}
 	if err != nil {
 		r.broken = true
@@ -164,7 +166,7 @@ func (r *Run) chain() *[32]byte {
 		pem = r.o.PCKChain
 	}
 	if len(pem) == 0 {
-		r.Fail(fault.ExitRefused, "dcap.pck.missing", "", fmt.Sprintf("certification data of type %d", r.Quote.Cert.Type),
+		r.Fail(fault.ExitRefused, "dcap.pck.missing", "a PCK certificate chain", fmt.Sprintf("certification data of type %d", r.Quote.Cert.Type),
 			"quote carries no PCK certificate", "give the platform's PCK certificate chain, as Intel's PCS returns it")
 		return nil
 	}
@@ -184,7 +186,7 @@ func (r *Run) chain() *[32]byte {
 			if errors.Is(err, pck.ErrUntrustedRoot) {
 				code = "dcap.pck.root"
 			}
-			r.note(fault.New(fault.ExitRefused, code, remedy, "verifying PCK chain: %w", err))
+			r.note(fault.New(fault.ExitRefused, code, remedy, "verifying PCK chain: %w", err).Expect("PCK certificate, PCK CA and a trusted root, each issued by the next"))
 			return nil
 		}
 		r.Platform = e
@@ -197,6 +199,11 @@ func (r *Run) chain() *[32]byte {
 	r.Pass("dcap.pck.chain")
 	r.checkPlatform()
 	return &key
+}
+
+func rootsText(roots *pck.Roots) string {
+	h := roots.Hash()
+	return "roots with hash " + hexOf(h[:])
 }
 
 func (r *Run) verifyChain(pem []byte, leafOnly bool, roots *pck.Roots) (*Entry, error) {
@@ -264,7 +271,7 @@ func (r *Run) signatures(chainKey *[32]byte) {
 		key, err := ecsig.Key(q.AttestationKey)
 		if err != nil {
 			r.broken = true
-			r.note(fault.New(fault.ExitRefused, r.ids.attestationKey, "have the quote made again", "reading attestation key: %w", err))
+			r.note(fault.New(fault.ExitRefused, r.ids.attestationKey, "have the quote made again", "reading attestation key: %w", err).Expect("a point of P-256"))
 			return
 		}
 		signed = ecsig.Verify(key, digest[:], x, y)

@@ -23,6 +23,9 @@ type run struct {
 	ocsp  *ocspSet
 }
 
+// oneLine is an error's text on one line.
+func oneLine(err error) string { return strings.ReplaceAll(err.Error(), "\n", "; ") }
+
 const remedyCollect = "collect the evidence again, from the device itself"
 
 // device verifies one device. Every check that can be made is made.
@@ -30,7 +33,7 @@ func (r *run) device(it *Item) *Device {
 	d := &Device{}
 	var err error
 	if d.report, err = spdm.Parse(it.Report); err != nil {
-		d.fail("gpu.parse", "an SPDM attestation report", "", err.Error(), remedyCollect)
+		d.fail("gpu.parse", "an SPDM attestation report", oneLine(err), "the report does not parse", remedyCollect)
 	}
 	r.chain(d, it)
 	if d.report == nil {
@@ -63,7 +66,7 @@ func (r *run) chain(d *Device, it *Item) {
 		if !r.roots.nvidia {
 			expected = "a chain under the pinned root"
 		}
-		d.fail(id, expected, "", "verifying the certificate chain: "+err.Error(), "give the device's attestation certificate chain, five certificates, leaf first")
+		d.fail(id, expected, oneLine(err), "the certificate chain does not verify", "give the device's attestation certificate chain, five certificates, leaf first")
 		return
 	}
 	d.chain, d.key = c, c.key
@@ -123,7 +126,7 @@ func (d *Device) decode() bool {
 		d.Model = models[d.Board]
 	}
 	if err != nil {
-		d.fail("gpu.parse", "opaque data of a "+string(d.Kind), "", err.Error(), remedyCollect)
+		d.fail("gpu.parse", "opaque data of a "+string(d.Kind), oneLine(err), "the report's opaque data does not parse", remedyCollect)
 		return false
 	}
 	d.pass("gpu.parse", fmt.Sprintf("%d measurements", len(d.report.Measurements)))
@@ -181,7 +184,7 @@ func (d *Device) mode() {
 	const id = "gpu.mode"
 	m, err := modeOf(d.gpu, d.Arch)
 	if err != nil {
-		d.fail(id, "spt, mpt or ppcie", "", err.Error(), "use a driver and a mode that this version knows")
+		d.fail(id, "spt, mpt or ppcie", oneLine(err), "the GPU names no mode that is known", "use a driver and a mode that this version knows")
 		return
 	}
 	d.Mode = m

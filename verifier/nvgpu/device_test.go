@@ -100,7 +100,7 @@ func (s *scene) make(t testing.TB) (nvgpu.Item, *nvgpu.Options) {
 func (s *scene) checked(t testing.TB) (bad, skipped string, m *nvgpu.Machine) {
 	t.Helper()
 	it, o := s.make(t)
-	m = nvgpu.Verify([]nvgpu.Item{it}, o)
+	m = verified(t, []nvgpu.Item{it}, o)
 	var skips []string
 	for _, c := range m.Checks() {
 		if c.Status == result.Skip {
@@ -239,14 +239,14 @@ func TestARevocationBesideGoodAnswersIsOne(t *testing.T) {
 	for name, answers := range map[string][][]byte{"before": append([][]byte{revoked}, good...), "behind": append(slices.Clone(good), revoked),
 		"before many": append([][]byte{revoked}, slices.Repeat(good[:1], 100)...)} {
 		o.OCSP = answers
-		if d := nvgpu.Verify([]nvgpu.Item{it}, o).Devices[0]; d.Check("gpu.ocsp").Status != result.Fail {
+		if d := verified(t, []nvgpu.Item{it}, o).Devices[0]; d.Check("gpu.ocsp").Status != result.Fail {
 			t.Errorf("%s: %+v", name, d.Check("gpu.ocsp"))
 		}
 	}
 	junk := slices.Clone(good[0])
 	junk[len(junk)-1] ^= 1
 	o.OCSP = slices.Repeat([][]byte{junk}, 100)
-	if d := nvgpu.Verify([]nvgpu.Item{it}, o).Devices[0]; d.Check("gpu.ocsp").Status != result.Fail {
+	if d := verified(t, []nvgpu.Item{it}, o).Devices[0]; d.Check("gpu.ocsp").Status != result.Fail {
 		t.Errorf("junk: %+v", d.Check("gpu.ocsp"))
 	}
 }
@@ -271,7 +271,7 @@ func TestACacheChangesNothing(t *testing.T) {
 	it, o := s.make(t)
 	o.Cache = nvgpu.NewCache(nvgpu.CacheOptions{})
 	for range 3 {
-		if bad := failed(nvgpu.Verify([]nvgpu.Item{it}, o).Checks()); bad != "" {
+		if bad := failed(verified(t, []nvgpu.Item{it}, o).Checks()); bad != "" {
 			t.Fatal(bad)
 		}
 	}
@@ -280,18 +280,18 @@ func TestACacheChangesNothing(t *testing.T) {
 	}
 	late := *o
 	late.Now = nvgputest.Now.AddDate(40, 0, 0)
-	if bad := failed(nvgpu.Verify([]nvgpu.Item{it}, &late).Checks()); bad != "chain ocsp rim.driver rim.vbios" {
+	if bad := failed(verified(t, []nvgpu.Item{it}, &late).Checks()); bad != "chain ocsp rim.driver rim.vbios" {
 		t.Errorf("in forty years: %q", bad)
 	}
 	other := *o
 	other.Roots = nvgpu.NVIDIARoots()
-	if bad := failed(nvgpu.Verify([]nvgpu.Item{it}, &other).Checks()); bad != "count chain" {
+	if bad := failed(verified(t, []nvgpu.Item{it}, &other).Checks()); bad != "count chain" {
 		t.Errorf("under other roots: %q", bad)
 	}
 	forged := it
 	forged.Report = slices.Clone(it.Report)
 	forged.Report[60] ^= 1
-	if bad := failed(nvgpu.Verify([]nvgpu.Item{forged}, o).Checks()); bad != "signature measurements" {
+	if bad := failed(verified(t, []nvgpu.Item{forged}, o).Checks()); bad != "signature measurements" {
 		t.Errorf("a forged report: %q", bad)
 	}
 }

@@ -29,7 +29,7 @@ func realBoard(t testing.TB) ([]nvgpu.Item, *nvgpu.Options) {
 func TestARealBoardIsOneMachine(t *testing.T) {
 	items, o := realBoard(t)
 	o.Cache = nvgpu.NewCache(nvgpu.CacheOptions{})
-	m := nvgpu.Verify(items, o)
+	m := verified(t, items, o)
 	if bad := m.Failed(); len(bad) > 0 {
 		t.Fatalf("%+v", bad)
 	}
@@ -46,7 +46,7 @@ func TestARealBoardIsOneMachine(t *testing.T) {
 	}
 	// The order of the devices says nothing.
 	slices.Reverse(items)
-	if bad := nvgpu.Verify(items, o).Failed(); len(bad) > 0 {
+	if bad := verified(t, items, o).Failed(); len(bad) > 0 {
 		t.Errorf("in another order: %+v", bad)
 	}
 
@@ -62,13 +62,13 @@ func TestARealBoardIsOneMachine(t *testing.T) {
 			"from elsewhere":     slices.Replace(slices.Clone(items), at, at+1, other),
 			"from another nonce": slices.Replace(slices.Clone(items), at, at+1, same),
 		} {
-			if m := nvgpu.Verify(set, o); len(m.Failed()) == 0 {
+			if m := verified(t, set, o); len(m.Failed()) == 0 {
 				t.Errorf("%s %s: %s: accepted", d.Kind, d.PDI, name)
 			}
 			// The count is not what finds it.
 			open := *o
 			open.GPUs = 0
-			if m := nvgpu.Verify(set, &open); len(m.Failed()) == 0 {
+			if m := verified(t, set, &open); len(m.Failed()) == 0 {
 				t.Errorf("%s %s: %s: accepted where no count is claimed", d.Kind, d.PDI, name)
 			}
 		}
@@ -94,8 +94,8 @@ func board(t *testing.T, change func([]nvgputest.Device) []nvgputest.Device) ([]
 }
 
 func TestMachinesThatAreNotOne(t *testing.T) {
-	if items, o := board(t, nil); len(nvgpu.Verify(items, o).Failed()) > 0 {
-		t.Fatalf("the board itself: %+v", nvgpu.Verify(items, o).Failed())
+	if items, o := board(t, nil); len(verified(t, items, o).Failed()) > 0 {
+		t.Fatalf("the board itself: %+v", verified(t, items, o).Failed())
 	}
 	type ds = []nvgputest.Device
 	for name, c := range map[string]struct {
@@ -132,7 +132,7 @@ func TestMachinesThatAreNotOne(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			items, o := board(t, c.change)
-			m := nvgpu.Verify(items, o)
+			m := verified(t, items, o)
 			if got := failed(m.Checks()); got != c.want {
 				t.Errorf("failed %q, want %q\n%+v", got, c.want, m.Failed())
 			}
@@ -147,7 +147,7 @@ func TestNoDeviceIsNoMachine(t *testing.T) {
 		for i := range set {
 			set[i] = items[i%len(items)]
 		}
-		if got := failed(nvgpu.Verify(set, o).Checks()); got != "count" {
+		if got := failed(verified(t, set, o).Checks()); got != "count" {
 			t.Errorf("%d devices: failed %q", n, got)
 		}
 	}

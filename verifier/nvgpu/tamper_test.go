@@ -23,10 +23,10 @@ func TestNoChangedByteIsAccepted(t *testing.T) {
 	for _, name := range []string{"ocsp-gpu_certificate_l2.der", "ocsp-gpu_certificate_l3.der", "ocsp-gpu_certificate_l4.der"} {
 		o.OCSP = append(o.OCSP, vector(t, dir+name))
 	}
-	if !accepted(it, o, "gpu.ocsp") {
+	if !accepted(t, it, o, "gpu.ocsp") {
 		t.Fatal("what is not changed is refused")
 	}
-	if accepted(it, &nvgpu.Options{Now: o.Now, Nonce: nonce, GPUs: 1, RIMs: o.RIMs, Cache: o.Cache}, "gpu.ocsp") {
+	if accepted(t, it, &nvgpu.Options{Now: o.Now, Nonce: nonce, GPUs: 1, RIMs: o.RIMs, Cache: o.Cache}, "gpu.ocsp") {
 		t.Fatal("without OCSP responses revocation is good")
 	}
 	report, part, rims := 1, 2, 25
@@ -49,12 +49,12 @@ func TestNoChangedByteIsAccepted(t *testing.T) {
 			}
 		}
 	}
-	each("report", it.Report, report, func(b []byte) bool { return accepted(nvgpu.Item{Report: b, Chain: it.Chain}, &bare, "") })
+	each("report", it.Report, report, func(b []byte) bool { return accepted(t, nvgpu.Item{Report: b, Chain: it.Chain}, &bare, "") })
 	for k := range it.Chain {
 		each("chain", it.Chain[k], part, func(b []byte) bool {
 			chain := slices.Clone(it.Chain)
 			chain[k] = b
-			return accepted(nvgpu.Item{Report: it.Report, Chain: chain}, &bare, "")
+			return accepted(t, nvgpu.Item{Report: it.Report, Chain: chain}, &bare, "")
 		})
 	}
 	for k := range o.OCSP {
@@ -62,7 +62,7 @@ func TestNoChangedByteIsAccepted(t *testing.T) {
 			bad := *o
 			bad.OCSP = slices.Clone(o.OCSP)
 			bad.OCSP[k] = b
-			return accepted(it, &bad, "gpu.ocsp")
+			return accepted(t, it, &bad, "gpu.ocsp")
 		})
 	}
 	for k := range o.RIMs {
@@ -70,16 +70,16 @@ func TestNoChangedByteIsAccepted(t *testing.T) {
 			bad := bare
 			bad.RIMs = slices.Clone(o.RIMs)
 			bad.RIMs[k] = b
-			return accepted(it, &bad, "")
+			return accepted(t, it, &bad, "")
 		})
 	}
 	for what, chain := range map[string][][]byte{"reversed": reversed(it.Chain), "without the leaf": it.Chain[1:], "empty": nil} {
-		if accepted(nvgpu.Item{Report: it.Report, Chain: chain}, &bare, "") {
+		if accepted(t, nvgpu.Item{Report: it.Report, Chain: chain}, &bare, "") {
 			t.Errorf("chain %s: accepted", what)
 		}
 	}
 	for n := range it.Report {
-		if n%17 == 0 && accepted(nvgpu.Item{Report: it.Report[:n], Chain: it.Chain}, &bare, "") {
+		if n%17 == 0 && accepted(t, nvgpu.Item{Report: it.Report[:n], Chain: it.Chain}, &bare, "") {
 			t.Errorf("report cut to %d bytes: accepted", n)
 		}
 	}
@@ -88,8 +88,8 @@ func TestNoChangedByteIsAccepted(t *testing.T) {
 
 // accepted reports whether nothing failed, and what had to pass passed: also
 // names one check more, or none.
-func accepted(it nvgpu.Item, o *nvgpu.Options, also string) bool {
-	m := nvgpu.Verify([]nvgpu.Item{it}, o)
+func accepted(t testing.TB, it nvgpu.Item, o *nvgpu.Options, also string) bool {
+	m := verified(t, []nvgpu.Item{it}, o)
 	for _, id := range []string{"gpu.chain", "gpu.signature", "gpu.nonce", "gpu.fwid", "gpu.rim.driver", "gpu.rim.vbios", "gpu.measurements", also} {
 		if id != "" && m.Devices[0].Check(id).Status != result.Pass {
 			return false

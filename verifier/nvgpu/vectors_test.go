@@ -138,7 +138,7 @@ func TestRealEvidenceGivesItsVerdict(t *testing.T) {
 		for _, name := range c.ocsp {
 			o.OCSP = append(o.OCSP, vector(t, name))
 		}
-		m := nvgpu.Verify([]nvgpu.Item{it}, o)
+		m := verified(t, []nvgpu.Item{it}, o)
 		d := m.Devices[0]
 		seen[c.name] = true
 		verdict, skipped := "PASS", []string{}

@@ -3,6 +3,7 @@ package server
 import (
 	"context"
 	"errors"
+	"fmt"
 	"time"
 
 	verifierv1 "cocoon/api/verifier/v1"
@@ -47,7 +48,8 @@ func (s *Server) appraise(ctx context.Context, body []byte) (*verifierv1.Apprais
 
 func checkSize(body []byte) error {
 	if len(body) > evidence.MaxEvidence {
-		return fault.New(fault.ExitParse, codeBody, "send at most 8 MiB of evidence", "reading evidence: %d bytes", len(body))
+		return fault.New(fault.ExitParse, codeBody, "send at most 8 MiB of evidence", "reading evidence: %d bytes", len(body)).
+			Expect(fmt.Sprintf("at most %d bytes", evidence.MaxEvidence)).Found(fmt.Sprintf("%d bytes", len(body)))
 	}
 	return nil
 }
@@ -121,7 +123,7 @@ func (s *Server) judge(ctx context.Context, body []byte) (*judgement, error) {
 	t := s.trust.Load()
 	ev, hash, err := evidence.ParseHashed(body)
 	if err != nil {
-		return nil, fault.New(fault.ExitParse, "evidence.parse", "send evidence of profile "+evidence.Profile, "reading evidence: %w", err)
+		return nil, fault.New(fault.ExitParse, "evidence.parse", "send evidence of profile "+evidence.Profile, "reading evidence: %w", err).Expect("a JSON document of profile " + evidence.Profile)
 	}
 	var registry *appraise.Registry
 	if t.Policy.Manifests.Registry != nil {
@@ -198,12 +200,12 @@ func (s *Server) foreign(ctx context.Context, in *verifierv1.AppraiseRequest) (*
 	t := s.trust.Load()
 	ev, err := evidence.ParseForeign(in.Evidence)
 	if err != nil {
-		return nil, fault.New(fault.ExitParse, "evidence.parse", "send evidence of profile "+evidence.ProfileForeign, "reading evidence: %w", err)
+		return nil, fault.New(fault.ExitParse, "evidence.parse", "send evidence of profile "+evidence.ProfileForeign, "reading evidence: %w", err).Expect("a JSON document of profile " + evidence.ProfileForeign)
 	}
 	now := s.o.Clock()
 	if in.At != nil {
 		if err := in.At.CheckValid(); err != nil {
-			return nil, fault.New(fault.ExitParse, "request.at", "send an RFC 3339 time", "reading time: %w", err)
+			return nil, fault.New(fault.ExitParse, "request.at", "send an RFC 3339 time", "reading time: %w", err).Expect("a time from year 1 to 9999")
 		}
 		now = in.At.AsTime()
 	}

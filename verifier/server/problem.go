@@ -22,7 +22,7 @@ func (s *Server) writeProblemOf(w http.ResponseWriter, r *http.Request, status i
 		if len(p.Faults) == 0 {
 			p.Code = f.Code
 		}
-		p.Faults = append(p.Faults, wire.Fault{Code: f.Code, Message: f.Msg, Expected: f.Expected, Actual: f.Actual, Remedy: f.Remedy, Exit: f.Exit})
+		p.Faults = append(p.Faults, wire.FaultOf(f))
 	}
 	if len(p.Faults) == 0 {
 		s.log.ErrorContext(r.Context(), "request failed", "path", r.URL.Path, "error", err)

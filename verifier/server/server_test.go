@@ -3,6 +3,7 @@ package server_test
 import (
 	"context"
 	"crypto/ed25519"
+	"encoding/base64"
 	"encoding/json"
 	"io"
 	"net/http"
@@ -14,6 +15,10 @@ import (
 	"testing"
 	"time"
 
+	"google.golang.org/protobuf/proto"
+
+	verifierv1 "cocoon/api/verifier/v1"
+	"cocoon/api/verifier/v1/verifierv1connect"
 	"cocoon/internal/fault"
 	"cocoon/internal/verdictcell"
 	"cocoon/measurements/digest"
@@ -279,6 +284,40 @@ func TestRequestsThatAreNoneAreRefused(t *testing.T) {
 				t.Errorf("status %d %s, want %d %s", resp.StatusCode, b, c.status, c.code)
 			}
 		})
+	}
+}
+
+// TestEvidenceThatDoesNotParseIsRefusedInFull wants of a document that is no
+// evidence what every failure has: it is refused before there are checks.
+func TestEvidenceThatDoesNotParseIsRefusedInFull(t *testing.T) {
+	s := start(t, tpmtest.NewWorld(t), nil)
+	for name, body := range map[string]string{"no object": `{"evidence":"W10="}`, "an empty one": `{"evidence":"e30="}`, "recorded": `{"foreign":true,"evidence":"e30="}`} {
+		resp, err := http.Post(s.http.URL+verifierv1connect.VerifierServiceAppraiseProcedure, "application/json", strings.NewReader(body))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer resp.Body.Close()
+		var answer struct {
+			Details []struct {
+				Value string
+			}
+		}
+		if err := json.NewDecoder(resp.Body).Decode(&answer); err != nil || resp.StatusCode != http.StatusBadRequest || len(answer.Details) != 1 {
+			t.Fatalf("%s: status %d, %+v: %v", name, resp.StatusCode, answer, err)
+		}
+		b, err := base64.RawStdEncoding.DecodeString(answer.Details[0].Value)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var faults verifierv1.Faults
+		if err := proto.Unmarshal(b, &faults); err != nil || len(faults.Faults) == 0 {
+			t.Fatalf("%s: %v: %v", name, &faults, err)
+		}
+		for _, f := range faults.Faults {
+			if f.Code != "evidence.parse" || f.Message == "" || f.Expected == "" || f.Actual == "" || f.Remedy == "" || f.Document == "" || f.Section == "" {
+				t.Errorf("%s: %v leaves something out", name, f)
+			}
+		}
 	}
 }
 

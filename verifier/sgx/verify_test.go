@@ -25,7 +25,7 @@ func TestResultHasWhatTheQuoteSays(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		res, err := sgx.Verify(raw, &sgx.Options{Roots: p.Roots(), RawCollateral: coll, Now: tdxtest.Now})
+		res, err := verified(t, raw, &sgx.Options{Roots: p.Roots(), RawCollateral: coll, Now: tdxtest.Now})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -50,7 +50,7 @@ func TestTDXQuotesAndGarbageAreRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	for name, raw := range map[string][]byte{"a TDX quote": raw, "nothing": nil, "garbage": []byte("SGX quote")} {
-		res, err := sgx.Verify(raw, nil)
+		res, err := verified(t, raw, nil)
 		if res != nil || !fault.Has(err, "sgx.quote.parse") || fault.ExitCode(err) != fault.ExitParse {
 			t.Errorf("%s: result %v, error %v", name, res, err)
 		}

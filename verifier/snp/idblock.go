@@ -24,7 +24,7 @@ func (v *run) idBlock() {
 		if errors.Is(err, idblock.ErrMalformed) {
 			code, exit = "snp.id_block.parse", fault.ExitParse
 		}
-		v.note(fault.New(exit, code, "give the ID block and the ID authentication that the guest was launched with", "verifying ID block: %w", err))
+		v.note(fault.New(exit, code, "give the ID block and the ID authentication that the guest was launched with", "verifying ID block: %w", err).Expect("an ID block with sound signatures"))
 		return
 	}
 	v.pass("snp.id_block.signature")

@@ -54,7 +54,7 @@ func TestEveryVersionProductAndSignerVerifies(t *testing.T) {
 				crl := snptest.DefaultCRL(product)
 				der := must[[]byte](t)(p.CRL(&crl))
 				o := &snp.Options{Roots: p.Roots(), Now: snptest.Now, Certificate: cert, Chain: p.Chain(product, signer), CRL: der, RequireCRL: true}
-				res, err := snp.Verify(raw, o)
+				res, err := verified(t, raw, o)
 				if err != nil || !res.Genuine || res.Product != product || res.Signer != signer || res.Version != int(version) {
 					t.Errorf("v%d %s %s: %+v, %v", version, product, signer, res, err)
 					continue
@@ -66,14 +66,14 @@ func TestEveryVersionProductAndSignerVerifies(t *testing.T) {
 					t.Errorf("v%d: mitigations %+v", version, res.Mitigations)
 				}
 				// PEM, and the extended report's table, are as good.
-				if _, err := snp.Verify(raw, &snp.Options{Roots: p.Roots(), Now: snptest.Now, Certificate: snptest.PEM(cert)}); err != nil {
+				if _, err := verified(t, raw, &snp.Options{Roots: p.Roots(), Now: snptest.Now, Certificate: snptest.PEM(cert)}); err != nil {
 					t.Errorf("certificate in PEM: %v", err)
 				}
-				if _, err := snp.Verify(p.Table(raw, signer, product, cert), &snp.Options{Roots: p.Roots(), Now: snptest.Now}); err != nil {
+				if _, err := verified(t, p.Table(raw, signer, product, cert), &snp.Options{Roots: p.Roots(), Now: snptest.Now}); err != nil {
 					t.Errorf("extended report: %v", err)
 				}
 				// AMD's roots do not know the test's.
-				if _, err := snp.Verify(raw, &snp.Options{Now: snptest.Now, Certificate: cert}); !fault.Has(err, "snp.chain") {
+				if _, err := verified(t, raw, &snp.Options{Now: snptest.Now, Certificate: cert}); !fault.Has(err, "snp.chain") {
 					t.Errorf("under AMD's roots: %v", err)
 				}
 			}
@@ -226,7 +226,7 @@ func (b *bad) check(t *testing.T) {
 		b.options(o)
 	}
 	for _, state := range []string{"cold", "warm"} {
-		res, err := snp.Verify(raw, o)
+		res, err := verified(t, raw, o)
 		if res == nil || res.Genuine || !fault.Has(err, b.code) || status(res, b.code) != result.Fail {
 			t.Fatalf("%s: no %s in %v", state, b.code, err)
 		}
@@ -252,7 +252,7 @@ func TestEveryFailureIsReportedAtOnce(t *testing.T) {
 	l := snptest.DefaultCRL(report.Genoa)
 	l.Revoked, l.NextUpdate = []int64{snptest.SerialASK}, snptest.Now.Add(-time.Hour)
 	r.CommittedFirmware.Major++
-	_, err := snp.Verify(must[[]byte](t)(p.Report(&r)), &snp.Options{Roots: p.Roots(), Now: snptest.Now,
+	_, err := verified(t, must[[]byte](t)(p.Report(&r)), &snp.Options{Roots: p.Roots(), Now: snptest.Now,
 		Certificate: must[[]byte](t)(p.Certificate(&c)), CRL: must[[]byte](t)(p.CRL(&l)), IDBlock: []byte{1}})
 	for _, code := range []string{"snp.signature", "snp.cert.chip_id", "snp.cert.tcb", "snp.cert.expired", "snp.crl.current",
 		"snp.cert.revoked", "snp.firmware.committed", "snp.id_block.parse"} {
@@ -277,7 +277,7 @@ func TestIDBlocksAreVerified(t *testing.T) {
 				t.Fatal(err)
 			}
 			o := snp.Options{Roots: p.Roots(), Now: snptest.Now, Certificate: cert, IDBlock: block, IDAuth: auth, Cache: snp.NewCache(snp.CacheOptions{})}
-			res, err := snp.Verify(raw, &o)
+			res, err := verified(t, raw, &o)
 			if err != nil || res.IDBlock == nil || res.IDBlock.HasAuthor != (author != "") {
 				t.Fatalf("%+v, %v", res, err)
 			}
@@ -292,7 +292,7 @@ func TestIDBlocksAreVerified(t *testing.T) {
 				other := r
 				change(&other)
 				raw := must[[]byte](t)(p.Report(&other))
-				if res, err := snp.Verify(raw, &o); !fault.Has(err, what) || res.IDBlock != nil || len(fault.All(err)) != 1 {
+				if res, err := verified(t, raw, &o); !fault.Has(err, what) || res.IDBlock != nil || len(fault.All(err)) != 1 {
 					t.Errorf("no %s in %v", what, err)
 				}
 			}

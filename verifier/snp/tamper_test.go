@@ -61,7 +61,7 @@ func TestTamperedBytesAreRefused(t *testing.T) {
 	for _, c := range tamperCases(t) {
 		t.Run(c.name, func(t *testing.T) {
 			c.opts.Cache = snp.NewCache(snp.CacheOptions{})
-			if _, err := snp.Verify(c.raw, &c.opts); err != nil {
+			if _, err := verified(t, c.raw, &c.opts); err != nil {
 				t.Fatalf("untampered: %v", err)
 			}
 			total := 0
@@ -79,7 +79,7 @@ func TestTamperedBytesAreRefused(t *testing.T) {
 					bad := bytes.Clone(part.good)
 					bad[i] ^= 1 << (i % 8)
 					part.set(&raw, &o, bad)
-					res, err := snp.Verify(raw, &o)
+					res, err := verified(t, raw, &o)
 					if exit := fault.ExitCode(err); (exit != fault.ExitRefused && exit != fault.ExitParse) || (res != nil && res.Genuine) {
 						t.Errorf("%s: byte %d of %d changed: error %v", part.name, i, len(part.good), err)
 					}
@@ -90,7 +90,7 @@ func TestTamperedBytesAreRefused(t *testing.T) {
 						continue
 					}
 					part.set(&raw, &o, part.good[:n])
-					if _, err := snp.Verify(raw, &o); err == nil {
+					if _, err := verified(t, raw, &o); err == nil {
 						t.Errorf("%s cut to %d bytes: accepted", part.name, n)
 					}
 				}
@@ -110,7 +110,7 @@ func TestNoSignedBitIsMalleable(t *testing.T) {
 		for bit := 0x188 * 8; bit < 0x18D*8; bit++ {
 			bad := bytes.Clone(c.raw)
 			bad[bit/8] ^= 1 << (bit % 8)
-			if _, err := snp.Verify(bad, &c.opts); err == nil {
+			if _, err := verified(t, bad, &c.opts); err == nil {
 				t.Errorf("%s: bit %d of byte %#x changed: accepted", c.name, bit%8, bit/8)
 			}
 		}
@@ -119,12 +119,12 @@ func TestNoSignedBitIsMalleable(t *testing.T) {
 
 func TestTrailingBytesAreRefused(t *testing.T) {
 	for _, c := range tamperCases(t) {
-		if _, err := snp.Verify(append(bytes.Clone(c.raw), 1), &c.opts); !fault.Has(err, "snp.report.parse") {
+		if _, err := verified(t, append(bytes.Clone(c.raw), 1), &c.opts); !fault.Has(err, "snp.report.parse") {
 			t.Errorf("%s with a byte after it: %v", c.name, err)
 		}
 		o := c.opts
 		o.Certificate = append(bytes.Clone(o.Certificate), 0)
-		if _, err := snp.Verify(c.raw, &o); err == nil {
+		if _, err := verified(t, c.raw, &o); err == nil {
 			t.Errorf("%s with a byte after its certificate: accepted", c.name)
 		}
 	}
@@ -175,7 +175,7 @@ func TestVerificationsShareOptionsAndCache(t *testing.T) {
 		wg.Go(func() {
 			for i := range 24 {
 				j := jobs[(w+i)%len(jobs)]
-				_, err := snp.Verify(j.raw, j.o)
+				_, err := verified(t, j.raw, j.o)
 				if (j.code == "" && err != nil) || (j.code != "" && !fault.Has(err, j.code)) {
 					t.Errorf("want %q, got %v", j.code, err)
 				}
@@ -202,7 +202,7 @@ func TestACachedCertificateIsBoundToWhatItWasVerifiedWith(t *testing.T) {
 	cache := snp.NewCache(snp.CacheOptions{})
 	good := snp.Options{Roots: p.Roots(), Now: snptest.Now, Certificate: cert, CRL: clear, Cache: cache}
 	for range 2 {
-		if _, err := snp.Verify(raw, &good); err != nil {
+		if _, err := verified(t, raw, &good); err != nil {
 			t.Fatal(err)
 		}
 		for code, change := range map[string]func(*snp.Options){
@@ -214,7 +214,7 @@ func TestACachedCertificateIsBoundToWhatItWasVerifiedWith(t *testing.T) {
 		} {
 			o := good
 			change(&o)
-			if _, err := snp.Verify(raw, &o); !fault.Has(err, code) {
+			if _, err := verified(t, raw, &o); !fault.Has(err, code) {
 				t.Errorf("no %s in %v", code, err)
 			}
 		}

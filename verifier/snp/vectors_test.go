@@ -73,7 +73,7 @@ func TestEveryRealReportHasTheExpectedVerdict(t *testing.T) {
 	for _, v := range all {
 		t.Run(v.Name, func(t *testing.T) {
 			o := &snp.Options{Certificate: v.cert, Now: v.at, Cache: cache}
-			res, err := snp.Verify(v.raw, o)
+			res, err := verified(t, v.raw, o)
 			if res == nil {
 				t.Fatalf("no result: %v", err)
 			}
@@ -104,7 +104,7 @@ func TestEveryRealReportHasTheExpectedVerdict(t *testing.T) {
 			t.Logf("ours: accept (%s %s v%d); go-sev-guest v0.15.0: %s", res.Product, res.Signer, res.Version, peer)
 			accepted++
 			// The same from the cache.
-			again, err := snp.Verify(v.raw, o)
+			again, err := verified(t, v.raw, o)
 			if err != nil || len(again.Checks) != len(res.Checks) {
 				t.Errorf("warm: %v", err)
 			}
@@ -129,7 +129,7 @@ func TestRealInvalidCertificatesAreRefused(t *testing.T) {
 	for _, name := range []string{"neg-trustee-vcek-invalid-legacy", "neg-trustee-vcek-invalid-new"} {
 		cert := readFile(t, dir, "snp", name+".vcek.der")
 		for _, v := range all {
-			_, err := snp.Verify(v.raw, &snp.Options{Certificate: cert, Now: v.at})
+			_, err := verified(t, v.raw, &snp.Options{Certificate: cert, Now: v.at})
 			if err == nil {
 				t.Errorf("%s: accepted with %s", v.Name, name)
 			}
@@ -147,7 +147,7 @@ func TestRealCertificateOfAnotherReportIsRefused(t *testing.T) {
 			if b.Cert == "" || string(a.cert) == string(b.cert) {
 				continue
 			}
-			res, err := snp.Verify(a.raw, &snp.Options{Certificate: b.cert, Now: b.at})
+			res, err := verified(t, a.raw, &snp.Options{Certificate: b.cert, Now: b.at})
 			if err == nil || res.Genuine || fault.ExitCode(err) != fault.ExitRefused {
 				t.Errorf("%s with the certificate of %s: %v", a.Name, b.Name, err)
 			}

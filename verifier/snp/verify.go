@@ -60,8 +60,10 @@ func Verify(raw []byte, o *Options) (*Result, error) {
 }
 
 func parseFault(err error) error {
-	return fault.New(fault.ExitParse, "snp.report.parse", "check that the file holds one whole report, version 2 to 5, and nothing after it but its certificate table",
-		"reading report: %w", err)
+	f := fault.New(fault.ExitParse, "snp.report.parse", "check that the file holds one whole report, version 2 to 5, and nothing after it but its certificate table",
+		"reading report: %w", err).Expect("one whole report of version 2 to 5")
+	f.Msg = "reading report: " + f.Actual // on one line
+	return f
 }
 
 // run is one verification on its way through the checks. A check that fails
@@ -175,7 +177,7 @@ func (v *run) verifyCertificate(cert, chain []byte, roots *vek.Roots) (e *entry,
 		if errors.Is(err, vek.ErrMalformed) {
 			code, exit = "snp.crl.parse", fault.ExitParse
 		}
-		v.note(fault.New(exit, code, "fetch the CRL of "+string(c.Line)+" anew", "verifying CRL: %w", err))
+		v.note(fault.New(exit, code, "fetch the CRL of "+string(c.Line)+" anew", "verifying CRL: %w", err).Expect("a CRL that ARK-" + string(c.Line) + " signed"))
 		return e, false
 	}
 	e.crl = crl
@@ -186,15 +188,17 @@ func (v *run) verifyCertificate(cert, chain []byte, roots *vek.Roots) (e *entry,
 // certFault gives a certificate's error its code.
 func certFault(err error) *fault.Fault {
 	code, exit, remedy := "snp.chain", fault.ExitRefused, "use the certificate that AMD's KDS has for this chip, or the host's"
+	expected := "a certificate that a trusted ASK or ASVK issued, and no other chain beside it"
 	switch {
 	case errors.Is(err, vek.ErrKind):
 		code, remedy = "snp.cert.signer", "give the certificate of the kind of key that signed the report"
+		expected = "a certificate of the kind of key that signed the report"
 	case errors.Is(err, vek.ErrMalformed):
-		code, exit = "snp.cert.parse", fault.ExitParse
+		code, exit, expected = "snp.cert.parse", fault.ExitParse, "a certificate as AMD's specification says, DER or PEM"
 	case errors.Is(err, vek.ErrProduct):
-		code = "snp.cert.product"
+		code, expected = "snp.cert.product", "a certificate of a product line with trusted roots"
 	}
-	return fault.New(exit, code, remedy, "verifying certificate: %w", err)
+	return fault.New(exit, code, remedy, "verifying certificate: %w", err).Expect(expected)
 }
 
 // times checks the validity of the certificate and those above it.
@@ -278,7 +282,8 @@ func (v *run) binding() {
 	c := v.entry.cert
 	switch {
 	case v.p.Version < 3 && c.Line == report.Turin:
-		v.fail("snp.cert.product", "report of version 3 or later", "version 2", "reports of Turin name their product, this one does not", "")
+		v.fail("snp.cert.product", "report of version 3 or later", "version 2", "reports of Turin name their product, this one does not",
+			"give the certificate of the machine that made the report, or have its host update the firmware")
 	case v.p.Version < 3:
 		v.res.Product = c.Line
 		v.pass("snp.cert.product")

@@ -48,24 +48,24 @@ func TestNewCollateralDropsWhatIsCached(t *testing.T) {
 	o := &tdx.Options{Roots: p.Roots(), Now: tdxtest.Now, Cache: dcap.NewCache(dcap.CacheOptions{})}
 	for range 2 {
 		o.Collateral = good
-		if _, err := tdx.Verify(raw, o); err != nil {
+		if _, err := verified(t, raw, o); err != nil {
 			t.Fatalf("with the first collateral: %v", err)
 		}
 		o.Collateral = revoking
-		if _, err := tdx.Verify(raw, o); !fault.Has(err, "dcap.pck.revoked") {
+		if _, err := verified(t, raw, o); !fault.Has(err, "dcap.pck.revoked") {
 			t.Errorf("with a CRL that names the PCK: %v", err)
 		}
 		o.Collateral = otherQE
-		if _, err := tdx.Verify(raw, o); !fault.Has(err, "tdx.qe.identity") {
+		if _, err := verified(t, raw, o); !fault.Has(err, "tdx.qe.identity") {
 			t.Errorf("with another QE identity: %v", err)
 		}
 	}
 	o.Collateral, o.Now = good, tdxtest.Now.AddDate(0, 0, 30)
-	if _, err := tdx.Verify(raw, o); !fault.Has(err, "dcap.collateral.expired") {
+	if _, err := verified(t, raw, o); !fault.Has(err, "dcap.collateral.expired") {
 		t.Errorf("after the collateral's end: %v", err)
 	}
 	o.Roots, o.Now = nil, tdxtest.Now
-	if _, err := tdx.Verify(raw, o); !fault.Has(err, "dcap.collateral.root") || !fault.Has(err, "dcap.pck.root") {
+	if _, err := verified(t, raw, o); !fault.Has(err, "dcap.collateral.root") || !fault.Has(err, "dcap.pck.root") {
 		t.Errorf("under other roots: %v", err)
 	}
 }
@@ -84,7 +84,7 @@ func TestCachedQEReportDoesNotVouchForAnotherKey(t *testing.T) {
 	}
 	o := &tdx.Options{Roots: p.Roots(), Now: tdxtest.Now, Collateral: openCollateral(t, p, &c.Collateral), Cache: dcap.NewCache(dcap.CacheOptions{})}
 	for _, q := range [][]byte{a, b, a, b} {
-		if _, err := tdx.Verify(q, o); err != nil {
+		if _, err := verified(t, q, o); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -95,7 +95,7 @@ func TestCachedQEReportDoesNotVouchForAnotherKey(t *testing.T) {
 	const sig = 48 + 584 + 4
 	mixed := bytes.Clone(a)
 	copy(mixed[sig:sig+128], b[sig:sig+128])
-	if _, err := tdx.Verify(mixed, o); !fault.Has(err, "tdx.qe.binding") {
+	if _, err := verified(t, mixed, o); !fault.Has(err, "tdx.qe.binding") {
 		t.Errorf("with another attestation key: %v", err)
 	}
 }
@@ -134,7 +134,7 @@ func TestVerificationsShareOptions(t *testing.T) {
 		wg.Go(func() {
 			for i := range 24 {
 				j := jobs[(w+i)%len(jobs)]
-				res, _ := verifyKind(j.kind, j.quote, j.o)
+				res, _ := verifyKind(t, j.kind, j.quote, j.o)
 				if res == nil || res.TCB.Status != j.want {
 					t.Errorf("result is %+v, not %s", res, j.want)
 				}
@@ -180,7 +180,7 @@ func TestMemoryStaysFlat(t *testing.T) {
 					t.Error(err)
 					return
 				}
-				if _, err := tdx.Verify(raw, o); err != nil {
+				if _, err := verified(t, raw, o); err != nil {
 					t.Errorf("quote %d: %v", n, err)
 				}
 				return
@@ -188,7 +188,7 @@ func TestMemoryStaysFlat(t *testing.T) {
 			bad := bytes.Clone(base)
 			bad[600+n%32] ^= byte(1 + n%255) // report data
 			bad[48+136+n%48] ^= byte(n >> 8) // MRTD
-			if _, err := tdx.Verify(bad, o); err == nil {
+			if _, err := verified(t, bad, o); err == nil {
 				t.Errorf("quote %d: accepted although it was changed", n)
 			}
 		})

@@ -56,7 +56,7 @@ func TestComparisonWithOtherVerifiers(t *testing.T) {
 			want := c.want()
 			coll := readCollateral(t, dir, c.Collateral)
 			at := time.Unix(c.VerifyAt, 0)
-			res, err := verifyKind(q.Kind, raw, &dcap.Options{RawCollateral: coll, Now: at})
+			res, err := verifyKind(t, q.Kind, raw, &dcap.Options{RawCollateral: coll, Now: at})
 			if res == nil {
 				t.Fatal(err)
 			}

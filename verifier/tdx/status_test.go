@@ -41,7 +41,7 @@ func verifyCase(t testing.TB, p *tdxtest.PKI, c *tdxtest.Case, change func(*dcap
 	if c.Quote.TEE == quote.TEESGX {
 		kind = "sgx"
 	}
-	res, err := verifyKind(kind, raw, o)
+	res, err := verifyKind(t, kind, raw, o)
 	if res == nil {
 		t.Fatalf("no result: %v", err)
 	}
@@ -381,14 +381,14 @@ func TestPaddingNeedsTheOption(t *testing.T) {
 	}
 	o := &dcap.Options{Roots: p.Roots(), RawCollateral: coll, Now: tdxtest.Now}
 	padded := append(raw, 0, 0, 0)
-	if _, err := tdx.Verify(padded, o); !fault.Has(err, "tdx.quote.parse") || fault.ExitCode(err) != fault.ExitParse {
+	if _, err := verified(t, padded, o); !fault.Has(err, "tdx.quote.parse") || fault.ExitCode(err) != fault.ExitParse {
 		t.Errorf("without the option: %v", err)
 	}
 	o.AllowZeroPadding = true
-	if _, err := tdx.Verify(padded, o); err != nil {
+	if _, err := verified(t, padded, o); err != nil {
 		t.Errorf("with the option: %v", err)
 	}
-	if _, err := tdx.Verify(append(padded, 1), o); !fault.Has(err, "tdx.quote.parse") {
+	if _, err := verified(t, append(padded, 1), o); !fault.Has(err, "tdx.quote.parse") {
 		t.Errorf("with a byte that is not zero: %v", err)
 	}
 }
@@ -402,7 +402,7 @@ func TestResultHasWhatTheQuoteSays(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	res, err := tdx.Verify(raw, &tdx.Options{Roots: p.Roots(), RawCollateral: coll, Now: tdxtest.Now})
+	res, err := verified(t, raw, &tdx.Options{Roots: p.Roots(), RawCollateral: coll, Now: tdxtest.Now})
 	if err != nil {
 		t.Fatal(err)
 	}

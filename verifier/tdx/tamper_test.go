@@ -85,18 +85,18 @@ func TestTamperedQuotesAreRefused(t *testing.T) {
 				t.Fatal(err)
 			}
 			o.Collateral = set
-			if _, err := verifyKind(c.kind, c.quote, &o); err != nil {
+			if _, err := verifyKind(t, c.kind, c.quote, &o); err != nil {
 				t.Fatalf("untampered: %v", err)
 			}
 			// The bytes of a good quote fill the cache: no tampered one may profit.
 			o.Cache = dcap.NewCache(dcap.CacheOptions{})
-			if _, err := verifyKind(c.kind, c.quote, &o); err != nil {
+			if _, err := verifyKind(t, c.kind, c.quote, &o); err != nil {
 				t.Fatalf("untampered: %v", err)
 			}
 			parallel(len(c.quote), func(i int) {
 				bad := bytes.Clone(c.quote)
 				bad[i] ^= 1 << (i % 8)
-				res, err := verifyKind(c.kind, bad, &o)
+				res, err := verifyKind(t, c.kind, bad, &o)
 				exit := fault.ExitCode(err)
 				if err == nil || (exit != fault.ExitRefused && exit != fault.ExitParse) || (res != nil && res.Genuine) {
 					t.Errorf("byte %d flipped: error %v", i, err)
@@ -185,7 +185,7 @@ func TestSwappedPartsAreRefused(t *testing.T) {
 				*partsOf(&raw)[i].data = other
 				o := a.opts
 				o.RawCollateral = &raw
-				_, err := verifyKind(a.kind, a.quote, &o)
+				_, err := verifyKind(t, a.kind, a.quote, &o)
 				// Another root CRL or issuer chain is as good as its own times.
 				if err == nil && part.name != "root_ca_crl" && part.name != "pck_crl_issuer_chain" &&
 					part.name != "tcb_info_issuer_chain" && part.name != "qe_identity_issuer_chain" {

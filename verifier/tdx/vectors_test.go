@@ -15,9 +15,7 @@ import (
 	"cocoon/internal/vectors"
 	"cocoon/verifier/collateral"
 	"cocoon/verifier/dcap"
-	"cocoon/verifier/sgx"
 	"cocoon/verifier/tcb"
-	"cocoon/verifier/tdx"
 )
 
 // vectorQuote is an entry of the vectors' index.
@@ -86,15 +84,15 @@ func readCollateral(t testing.TB, parts ...string) *collateral.Raw {
 }
 
 // verifyKind verifies a quote of either kind and returns the common result.
-func verifyKind(kind string, quote []byte, o *dcap.Options) (*dcap.Result, error) {
+func verifyKind(t testing.TB, kind string, quote []byte, o *dcap.Options) (*dcap.Result, error) {
 	if kind == "sgx" {
-		res, err := sgx.Verify(quote, o)
+		res, err := verifiedSGX(t, quote, o)
 		if res == nil {
 			return nil, err
 		}
 		return &res.Result, err
 	}
-	res, err := tdx.Verify(quote, o)
+	res, err := verified(t, quote, o)
 	if res == nil {
 		return nil, err
 	}
@@ -123,7 +121,7 @@ func TestEveryRealCaseHasTheVerdictOfIntelsLibrary(t *testing.T) {
 }
 
 func checkCase(t *testing.T, kind string, raw []byte, c *vectorCase, o *dcap.Options) {
-	res, err := verifyKind(kind, raw, o)
+	res, err := verifyKind(t, kind, raw, o)
 	if res == nil {
 		t.Fatalf("no result: %v", err)
 	}
@@ -156,7 +154,7 @@ func checkCase(t *testing.T, kind string, raw []byte, c *vectorCase, o *dcap.Opt
 	// The same verdict with opened collateral and a filled cache.
 	warm := *o
 	warm.RawCollateral, warm.Collateral = nil, set
-	again, _ := verifyKind(kind, raw, &warm)
+	again, _ := verifyKind(t, kind, raw, &warm)
 	if diff := cmp.Diff(res, again); diff != "" {
 		t.Errorf("warm result differs (-cold +warm):\n%s", diff)
 	}
@@ -183,7 +181,7 @@ func TestRealNegativesAreRefused(t *testing.T) {
 			continue
 		}
 		t.Run(q.Name, func(t *testing.T) {
-			res, err := verifyKind(q.Kind, readFile(t, dir, q.Quote), &dcap.Options{Now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)})
+			res, err := verifyKind(t, q.Kind, readFile(t, dir, q.Quote), &dcap.Options{Now: time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)})
 			if res == nil {
 				t.Fatalf("no result: %v", err)
 			}
@@ -208,7 +206,7 @@ func TestRealNegativesAreRefused(t *testing.T) {
 }
 
 func TestErrorsJoinFaults(t *testing.T) {
-	_, err := tdx.Verify([]byte("no quote"), nil)
+	_, err := verified(t, []byte("no quote"), nil)
 	var f *fault.Fault
 	if !errors.As(err, &f) || f.Code != "tdx.quote.parse" || f.Exit != fault.ExitParse {
 		t.Errorf("error is %v", err)
@@ -233,7 +231,7 @@ func TestRealCasesOutsideTheirWindowAreRefused(t *testing.T) {
 				sum.EarliestExpiry:                  "",
 				sum.EarliestExpiry.Add(time.Second): "dcap.collateral.expired",
 			} {
-				res, err := verifyKind(q.Kind, raw, &dcap.Options{Collateral: set, Now: at})
+				res, err := verifyKind(t, q.Kind, raw, &dcap.Options{Collateral: set, Now: at})
 				if code == "" {
 					if fault.Has(err, "dcap.collateral.expired") || fault.Has(err, "dcap.collateral.not_yet_valid") {
 						t.Errorf("%s at %s: %v", c.Collateral, at, err)
@@ -259,7 +257,7 @@ func TestRealCollateralOfAnotherPlatformIsRefused(t *testing.T) {
 			pairs++
 			c := b.Cases[0]
 			o := &dcap.Options{RawCollateral: readCollateral(t, dir, c.Collateral), Now: time.Unix(c.VerifyAt, 0)}
-			_, err := verifyKind(a.Kind, readFile(t, dir, a.Quote), o)
+			_, err := verifyKind(t, a.Kind, readFile(t, dir, a.Quote), o)
 			want := "dcap.collateral.fmspc"
 			if a.Kind != b.Kind {
 				want = "dcap.collateral.tee"

@@ -12,6 +12,7 @@ import (
 	"cocoon/verifier/dcap"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/policy"
+	"cocoon/verifier/resulttest"
 	"cocoon/verifier/snp"
 	"cocoon/verifier/testfleet"
 )
@@ -54,11 +55,11 @@ func TestTheFleetIsAcceptedForItsChallenges(t *testing.T) {
 				t.Errorf("%s: not in RFC 8785 form: %v", kind, err)
 			}
 			o.Challenges = []digest.SHA256{c}
-			if r := appraise.Appraise(ev, &o); !r.Accepted {
+			if r := resulttest.Complete(t, appraise.Appraise(ev, &o)); !r.Accepted {
 				t.Errorf("%s: %v", kind, r.Err())
 			}
 			o.Challenges = []digest.SHA256{digest.Sum256(nil)}
-			if r := appraise.Appraise(ev, &o); r.Accepted {
+			if r := resulttest.Complete(t, appraise.Appraise(ev, &o)); r.Accepted {
 				t.Errorf("%s: accepted for another challenge", kind)
 			}
 			if m.Size() != len(doc) {

@@ -71,7 +71,7 @@ func TestQuotesOfEveryKeyAndBankVerify(t *testing.T) {
 				attest, sig := ak.Quote(t, []byte("challenge"), sel, banks)
 				o := &tpm.Options{Key: ak.Key.Public(), QualifyingData: []byte("challenge"), AnySelection: true}
 				ev := &tpm.Evidence{Attest: attest, Signature: sig, EventLog: raw}
-				r := tpm.Verify(ev, o)
+				r := verified(t, ev, o)
 				if got := failed(r); got != nil {
 					t.Fatalf("failed: %v %+v", got, r.Checks)
 				}
@@ -81,25 +81,25 @@ func TestQuotesOfEveryKeyAndBankVerify(t *testing.T) {
 					}
 				}
 				ev.EventLog, ev.PCRs = nil, banks
-				if got := failed(tpm.Verify(ev, o)); got != nil {
+				if got := failed(verified(t, ev, o)); got != nil {
 					t.Errorf("with values instead of a log: %v", got)
 				}
 				// What a worker shows must be over exactly the SHA-256 bank.
 				strict := *o
 				strict.AnySelection = false
-				if got := failed(tpm.Verify(ev, &strict)); !slices.Contains(got, tpm.CheckSelection) {
+				if got := failed(verified(t, ev, &strict)); !slices.Contains(got, tpm.CheckSelection) {
 					t.Errorf("accepted as a worker's: %v", got)
 				}
 				for i := range sig {
 					sig[i] ^= 1
-					if failed(tpm.Verify(ev, o)) == nil {
+					if failed(verified(t, ev, o)) == nil {
 						t.Fatalf("byte %d of the signature: accepted", i)
 					}
 					sig[i] ^= 1
 				}
 				for i := range attest {
 					attest[i] ^= 1
-					if failed(tpm.Verify(ev, o)) == nil {
+					if failed(verified(t, ev, o)) == nil {
 						t.Fatalf("byte %d of the quote: accepted", i)
 					}
 					attest[i] ^= 1
@@ -160,7 +160,7 @@ func TestQuotesWithOtherRegistersAreRefused(t *testing.T) {
 			if c.o.QualifyingData == nil {
 				c.o.QualifyingData = []byte("x")
 			}
-			if diff := cmp.Diff(c.want, failed(tpm.Verify(&c.ev, &c.o))); diff != "" {
+			if diff := cmp.Diff(c.want, failed(verified(t, &c.ev, &c.o))); diff != "" {
 				t.Errorf("failed checks (-want +got):\n%s", diff)
 			}
 		})
@@ -192,7 +192,7 @@ func TestKeysSignInTheirOwnSchemeOnly(t *testing.T) {
 		t.Fatal(err)
 	}
 	verify := func(attest, sig []byte) []string {
-		return failed(tpm.Verify(&tpm.Evidence{Attest: attest, Signature: sig, CertChain: [][]byte{der}, EventLog: raw},
+		return failed(verified(t, &tpm.Evidence{Attest: attest, Signature: sig, CertChain: [][]byte{der}, EventLog: raw},
 			&tpm.Options{AKRoots: roots, Now: tpmtest.Now, QualifyingData: []byte("x")}))
 	}
 	if got := verify(pss.Quote(t, []byte("x"), sel, banks)); got != nil {
@@ -225,7 +225,7 @@ func TestResultSaysUnderWhichAuthorityAKeyWasEnrolled(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			c.o.AKRoots, c.o.Now = roots, tpmtest.Now
-			for _, k := range tpm.Verify(&tpm.Evidence{CertChain: ev.CPU.CertChain}, &c.o).Checks {
+			for _, k := range verified(t, &tpm.Evidence{CertChain: ev.CPU.CertChain}, &c.o).Checks {
 				if k.ID == tpm.CheckAKEnrolment {
 					if k.Status != c.status || !bytes.HasPrefix([]byte(k.Actual), []byte(c.actual)) {
 						t.Errorf("%+v", k)

@@ -67,7 +67,7 @@ func TestEnrolmentIssuesACertificateForTheKeyInTheTPM(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	r := tpm.Verify(in, &tpm.Options{AKRoots: roots, Now: tpmtest.Now, QualifyingData: q[:]})
+	r := verified(t, in, &tpm.Options{AKRoots: roots, Now: tpmtest.Now, QualifyingData: q[:]})
 	for _, c := range r.Checks {
 		if c.Status != "pass" {
 			t.Errorf("check %s: %+v", c.ID, c)

@@ -38,7 +38,7 @@ func TestEveryByteOfAQuoteMatters(t *testing.T) {
 		events = append(events, b)
 	}
 	good := func() bool {
-		r := tpm.Verify(&tpm.Evidence{Attest: ev.CPU.Quote, Signature: ev.CPU.Signature, CertChain: ev.CPU.CertChain, EventLog: ev.CPU.EventLog, RuntimeEvents: events},
+		r := verified(t, &tpm.Evidence{Attest: ev.CPU.Quote, Signature: ev.CPU.Signature, CertChain: ev.CPU.CertChain, EventLog: ev.CPU.EventLog, RuntimeEvents: events},
 			&tpm.Options{AKRoots: roots, Now: tpmtest.Now, QualifyingData: q[:]})
 		for _, c := range r.Checks {
 			if c.Status != "pass" {
@@ -114,7 +114,7 @@ func TestForgedStructuresAreRefused(t *testing.T) {
 		}), tpm.CheckPCRDigest},
 	} {
 		t.Run(name, func(t *testing.T) {
-			r := tpm.Verify(&tpm.Evidence{Attest: c.attest, Signature: w.TPM.Sign(t, c.attest), CertChain: ev.CPU.CertChain, EventLog: ev.CPU.EventLog},
+			r := verified(t, &tpm.Evidence{Attest: c.attest, Signature: w.TPM.Sign(t, c.attest), CertChain: ev.CPU.CertChain, EventLog: ev.CPU.EventLog},
 				&tpm.Options{AKRoots: roots, Now: tpmtest.Now, QualifyingData: q[:]})
 			for _, k := range r.Checks {
 				if k.ID == c.want && k.Status == "fail" {
@@ -218,7 +218,7 @@ func FuzzVerify(f *testing.F) {
 	f.Add(ev.CPU.Quote, ev.CPU.Signature, ev.CPU.CertChain[0], ev.CPU.EventLog)
 	f.Fuzz(func(t *testing.T, attest, signature, cert, log []byte) {
 		// Other qualifying data than the seed's: nothing can be good.
-		r := tpm.Verify(&tpm.Evidence{Attest: attest, Signature: signature, CertChain: [][]byte{cert}, EventLog: log},
+		r := verified(t, &tpm.Evidence{Attest: attest, Signature: signature, CertChain: [][]byte{cert}, EventLog: log},
 			&tpm.Options{AKRoots: roots, Now: tpmtest.Now, QualifyingData: make([]byte, 32)})
 		for _, c := range r.Checks {
 			if c.Status == "fail" {

@@ -1,6 +1,7 @@
 package tpm
 
 import (
+	"cmp"
 	"crypto"
 	"crypto/x509"
 	"encoding/hex"
@@ -221,7 +222,7 @@ func (r *Result) checkQuote(ev *Evidence, o *Options, key crypto.PublicKey, fixe
 	case o.AnyQualifyingData:
 		r.skip(CheckExtraData, "no qualifying data was asked for: nothing says when the quote was made; it carries "+got)
 	case want != got:
-		r.fail(CheckExtraData, want, got, "quote does not carry the hash of the claims", "quote over these claims")
+		r.fail(CheckExtraData, cmp.Or(want, "none"), cmp.Or(got, "none"), "quote does not carry the hash of the claims", "quote over these claims")
 	default:
 		r.pass(CheckExtraData, got)
 	}
@@ -366,7 +367,7 @@ func (r *Result) checkDigest() {
 	r.Banks = picked
 	want, got := hex.EncodeToString(r.Quote.PCRDigest), hex.EncodeToString(picked.digest(r.Quote.Selection, h))
 	if want != got {
-		r.fail(CheckPCRDigest, want, got, "event log and runtime events do not replay to the quoted registers", "send the log and events of the same boot")
+		r.fail(CheckPCRDigest, cmp.Or(want, "none"), cmp.Or(got, "none"), "event log and runtime events do not replay to the quoted registers", "send the log and events of the same boot")
 		return
 	}
 	r.pass(CheckPCRDigest, got)

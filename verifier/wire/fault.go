@@ -43,7 +43,8 @@ func Error(err error) *connect.Error {
 	out := connect.NewError(code(err), err)
 	d := &verifierv1.Faults{}
 	for _, f := range all {
-		d.Faults = append(d.Faults, &verifierv1.Fault{Code: f.Code, Message: f.Msg, Expected: f.Expected, Actual: f.Actual, Remedy: f.Remedy, Exit: int32(f.Exit)})
+		w := FaultOf(f)
+		d.Faults = append(d.Faults, &verifierv1.Fault{Code: w.Code, Message: w.Message, Expected: w.Expected, Actual: w.Actual, Remedy: w.Remedy, Exit: int32(w.Exit), Document: w.Document, Section: w.Section})
 	}
 	if detail, derr := connect.NewErrorDetail(d); derr == nil {
 		out.AddDetail(detail)

@@ -7,6 +7,7 @@ package wire
 import (
 	"encoding/json"
 
+	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
 	"cocoon/verifier/result"
 )
@@ -95,4 +96,14 @@ type Fault struct {
 	Actual   string `json:"actual,omitempty"`
 	Remedy   string `json:"remedy,omitempty"`
 	Exit     int    `json:"exit"` // exit code of a command that meets it
+	// Document and Section are what the refused thing would have followed, as of a
+	// check; empty where the code is no check's.
+	Document string `json:"document,omitempty"`
+	Section  string `json:"section,omitempty"`
+}
+
+// FaultOf returns a fault as it is in a Problem.
+func FaultOf(f *fault.Fault) Fault {
+	ref := result.ReferenceOf(f.Code)
+	return Fault{Code: f.Code, Message: f.Msg, Expected: f.Expected, Actual: f.Actual, Remedy: f.Remedy, Exit: f.Exit, Document: ref.Document, Section: ref.Section}
 }

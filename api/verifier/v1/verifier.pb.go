@@ -1858,7 +1858,11 @@ type Fault struct {
 	Actual   string `protobuf:"bytes,4,opt,name=actual,proto3" json:"actual,omitempty"`
 	Remedy   string `protobuf:"bytes,5,opt,name=remedy,proto3" json:"remedy,omitempty"`
 	// Exit code of a command that meets it.
-	Exit          int32 `protobuf:"varint,6,opt,name=exit,proto3" json:"exit,omitempty"`
+	Exit int32 `protobuf:"varint,6,opt,name=exit,proto3" json:"exit,omitempty"`
+	// What the refused thing would have followed, as of a check; empty where the
+	// code is no check's.
+	Document      string `protobuf:"bytes,7,opt,name=document,proto3" json:"document,omitempty"`
+	Section       string `protobuf:"bytes,8,opt,name=section,proto3" json:"section,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1933,6 +1937,20 @@ func (x *Fault) GetExit() int32 {
 		return x.Exit
 	}
 	return 0
+}
+
+func (x *Fault) GetDocument() string {
+	if x != nil {
+		return x.Document
+	}
+	return ""
+}
+
+func (x *Fault) GetSection() string {
+	if x != nil {
+		return x.Section
+	}
+	return ""
 }
 
 var File_verifier_v1_verifier_proto protoreflect.FileDescriptor
@@ -2084,14 +2102,16 @@ const file_verifier_v1_verifier_proto_rawDesc = "" +
 	"\n" +
 	"expires_at\x18\x04 \x01(\v2\x1a.google.protobuf.TimestampR\texpiresAt\";\n" +
 	"\x06Faults\x121\n" +
-	"\x06faults\x18\x01 \x03(\v2\x19.cocoon.verifier.v1.FaultR\x06faults\"\x95\x01\n" +
+	"\x06faults\x18\x01 \x03(\v2\x19.cocoon.verifier.v1.FaultR\x06faults\"\xcb\x01\n" +
 	"\x05Fault\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1a\n" +
 	"\bexpected\x18\x03 \x01(\tR\bexpected\x12\x16\n" +
 	"\x06actual\x18\x04 \x01(\tR\x06actual\x12\x16\n" +
 	"\x06remedy\x18\x05 \x01(\tR\x06remedy\x12\x12\n" +
-	"\x04exit\x18\x06 \x01(\x05R\x04exit*P\n" +
+	"\x04exit\x18\x06 \x01(\x05R\x04exit\x12\x1a\n" +
+	"\bdocument\x18\a \x01(\tR\bdocument\x12\x18\n" +
+	"\asection\x18\b \x01(\tR\asection*P\n" +
 	"\aPurpose\x12\x17\n" +
 	"\x13PURPOSE_UNSPECIFIED\x10\x00\x12\x14\n" +
 	"\x10PURPOSE_APPRAISE\x10\x01\x12\x16\n" +

@@ -141,7 +141,7 @@ func (t *task) items() []nvgpu.Item {
 func (a *Appraiser) AppraiseGPUs(ev *evidence.Evidence, m *manifest.Verified, p *policy.Policy, now time.Time) appraise.GPUResult {
 	t, err := own(ev)
 	if err != nil {
-		return refuse(len(ev.GPUs), "gpu.nonce", "claims that can be hashed", "", err.Error(), "report this")
+		return refuse(len(ev.GPUs), "gpu.nonce", "claims that can be hashed", err.Error(), "the nonce cannot be computed", "report this")
 	}
 	var floors []manifest.GPUFloor
 	if m != nil {
@@ -171,7 +171,7 @@ func (a *Appraiser) appraise(t *task, floors []manifest.GPUFloor, p *policy.Poli
 	}
 	brought, err := collateralOf(t.collateral)
 	if err != nil {
-		return nil, refuse(len(t.gpus), "gpu.collateral.parse", `rims and ocsp in the member "nvgpu"`, "", err.Error(), "leave the evidence's collateral out, or correct it")
+		return nil, refuse(len(t.gpus), "gpu.collateral.parse", `rims and ocsp in the member "nvgpu"`, err.Error(), "collateral for GPUs does not parse", "leave the evidence's collateral out, or correct it")
 	}
 	o, items := a.options(t, brought, p, now), t.items()
 	fetched := a.got
@@ -233,6 +233,9 @@ func machineChecks(m *nvgpu.Machine, mode string) []result.Check {
 	c := result.Check{ID: "gpu.config.mode", Status: result.Pass, Expected: mode, Actual: string(m.Topology.Mode)}
 	good := mode == "on" && (m.Topology.Mode == nvgpu.SPT || m.Topology.Mode == nvgpu.MPT) || mode == "ppcie" && m.Topology.Mode == nvgpu.PPCIE
 	if !good {
+		if c.Actual == "" {
+			c.Actual = "no mode that is known"
+		}
 		c.Status, c.Reason, c.Remedy = result.Fail, "the GPUs are in another mode than the config says", "set the mode of the config on all GPUs, or correct the config"
 	}
 	return append(checks, c)

@@ -47,14 +47,14 @@ func (a azureCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *po
 	for _, e := range ev.CPU.RuntimeEvents {
 		b, err := e.Bytes()
 		if err != nil {
-			out.fail("tpm.runtime_events", "events that can be encoded", oneLine(err), "a runtime event cannot be encoded", "")
+			out.fail("tpm.runtime_events", "events that can be encoded", oneLine(err), "a runtime event cannot be encoded", appraise.RemedyEncoding)
 			continue
 		}
 		in.RuntimeEvents = append(in.RuntimeEvents, b)
 	}
 	q, err := ev.Claims.QualifyingData()
 	if err != nil {
-		out.fail("claims.encoding", "claims that can be encoded", oneLine(err), "claims cannot be encoded", "")
+		out.fail("claims.encoding", "claims that can be encoded", oneLine(err), "claims cannot be encoded", appraise.RemedyEncoding)
 	}
 	if p.SNP != nil {
 		s.RequireCRL, s.CRLMaxAge = p.SNP.RequireCRL, p.SNP.CRLMaxAge()

@@ -27,6 +27,7 @@ import (
 	snppolicy "cocoon/verifier/policy/snp"
 	"cocoon/verifier/quote"
 	"cocoon/verifier/result"
+	"cocoon/verifier/resulttest"
 	"cocoon/verifier/tdxtest"
 	"cocoon/verifier/tpm"
 	"cocoon/verifier/tpmtest"
@@ -170,13 +171,13 @@ func TestRealAzureEvidenceIsNotAWorkers(t *testing.T) {
 	w.Policy.Environment, w.Policy.TrustClasses, w.Policy.DCAP = policy.Production, []string{policy.ClassAzSNP}, &dcappolicy.Policy{TDX: &dcappolicy.TDX{}}
 	ev := w.Evidence(t)
 	ev.CPU = evidence.CPU{Type: evidence.TypeAzSNP, Quote: az.Attest, Signature: az.Signature, CertChain: [][]byte{az.VCEK}, HCLReport: az.HCL, RuntimeEvents: ev.CPU.RuntimeEvents}
-	r := appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tdxtest.Now.Add(time.Hour), CPUs: tee.CPUs(tee.Options{})})
+	r := resulttest.Complete(t, appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tdxtest.Now.Add(time.Hour), CPUs: tee.CPUs(tee.Options{})}))
 	if diff := cmp.Diff([]string{"manifest.az-snp", "policy.snp.section", "tpm.event_log.format", "tpm.quote.extra_data", "tpm.quote.pcr_digest", "tpm.quote.pcr_selection"}, failed(r)); diff != "" {
 		t.Errorf("failed checks (-want +got):\n%s", diff)
 	}
 	// A policy that accepts SNP leaves the rest.
 	w.Policy.SNP = snppolicy.Default()
-	r = appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tdxtest.Now.Add(time.Hour), CPUs: tee.CPUs(tee.Options{})})
+	r = resulttest.Complete(t, appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tdxtest.Now.Add(time.Hour), CPUs: tee.CPUs(tee.Options{})}))
 	if diff := cmp.Diff([]string{"manifest.az-snp", "tpm.event_log.format", "tpm.quote.extra_data", "tpm.quote.pcr_digest", "tpm.quote.pcr_selection"}, failed(r)); diff != "" {
 		t.Errorf("failed checks under a policy with SNP (-want +got):\n%s", diff)
 	}

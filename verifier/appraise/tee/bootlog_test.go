@@ -12,6 +12,7 @@ import (
 	"cocoon/verifier/dcap"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/result"
+	"cocoon/verifier/resulttest"
 	"cocoon/verifier/tdxtest"
 )
 
@@ -25,7 +26,7 @@ func TestAKnownLogIsHeldAgainstEachQuote(t *testing.T) {
 	}})
 	manifests := w.Manifests(t)
 	appraised := func(ev *evidence.Evidence) *result.Result {
-		return appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: manifests, Now: tdxtest.Now, CPUs: cpus})
+		return resulttest.Complete(t, appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: manifests, Now: tdxtest.Now, CPUs: cpus}))
 	}
 	good := w.evidence(t)
 	first := appraised(good)

@@ -18,6 +18,7 @@ import (
 	"cocoon/verifier/policy"
 	dcappolicy "cocoon/verifier/policy/dcap"
 	snppolicy "cocoon/verifier/policy/snp"
+	"cocoon/verifier/resulttest"
 	"cocoon/verifier/snp"
 	"cocoon/verifier/snp/report"
 	"cocoon/verifier/snptest"
@@ -80,13 +81,13 @@ func TestATDsVerdictEndsWithTheFirstOfItsBounds(t *testing.T) {
 			o := &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tdxtest.Now,
 				CPUs: tee.CPUs(tee.Options{DCAP: dcap.Options{Roots: w.pki.Roots(), Cache: dcap.NewCache(dcap.CacheOptions{})}})}
 			for _, cache := range []string{"cold", "warm"} {
-				r := appraise.Appraise(ev, o)
+				r := resulttest.Complete(t, appraise.Appraise(ev, o))
 				if want := tdxtest.Now.Add(c.want); !r.Accepted || !r.NotAfter.Equal(want) {
 					t.Fatalf("%s: accepted %v until %s, want %s: %v", cache, r.Accepted, r.NotAfter, want, r.Err())
 				}
 			}
 			o.Now = tdxtest.Now.Add(c.want + time.Second)
-			if r := appraise.Appraise(ev, o); r.Accepted != c.lives {
+			if r := resulttest.Complete(t, appraise.Appraise(ev, o)); r.Accepted != c.lives {
 				t.Errorf("a second after it: accepted %v", r.Accepted)
 			}
 		})
@@ -171,13 +172,13 @@ func TestAnSNPGuestsVerdictEndsWithTheFirstOfItsBounds(t *testing.T) {
 			o := &appraise.Options{Policy: p, Manifests: manifests, Now: now, Challenges: []digest.SHA256{challenge},
 				CPUs: tee.CPUs(tee.Options{SNP: snp.Options{Roots: pki.Roots(), CRL: crl, Cache: snp.NewCache(snp.CacheOptions{})}})}
 			for _, cache := range []string{"cold", "warm"} {
-				r := appraise.Appraise(ev, o)
+				r := resulttest.Complete(t, appraise.Appraise(ev, o))
 				if want := now.Add(c.want); !r.Accepted || !r.NotAfter.Equal(want) {
 					t.Fatalf("%s: accepted %v until %s, want %s: %v", cache, r.Accepted, r.NotAfter, want, r.Err())
 				}
 			}
 			o.Now = now.Add(c.want + time.Second)
-			if r := appraise.Appraise(ev, o); r.Accepted != c.lives {
+			if r := resulttest.Complete(t, appraise.Appraise(ev, o)); r.Accepted != c.lives {
 				t.Errorf("a second after it: accepted %v", r.Accepted)
 			}
 		})
@@ -249,11 +250,11 @@ func TestAnAzureVMsAppraisalEndsWithItsHardwares(t *testing.T) {
 	both := func(t *testing.T, w *world, ev *evidence.Evidence, o tee.Options, m []*manifest.Verified) {
 		t.Helper()
 		options := &appraise.Options{Policy: w.Policy, Manifests: m, Now: tdxtest.Now, CPUs: tee.CPUs(o)}
-		if r := appraise.Appraise(ev, options); !r.NotAfter.Equal(end) {
+		if r := resulttest.Complete(t, appraise.Appraise(ev, options)); !r.NotAfter.Equal(end) {
 			t.Errorf("good until %s, want %s: %v", r.NotAfter, end, r.Err())
 		}
 		f := &evidence.Foreign{Profile: evidence.ProfileForeign, CPU: &ev.CPU, Collateral: ev.Collateral}
-		if r := appraise.AppraiseForeign(f, options); !r.NotAfter.Equal(end) {
+		if r := resulttest.Complete(t, appraise.AppraiseForeign(f, options)); !r.NotAfter.Equal(end) {
 			t.Errorf("recorded: good until %s, want %s: %v", r.NotAfter, end, r.Err())
 		}
 	}

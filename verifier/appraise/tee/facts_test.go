@@ -51,9 +51,4 @@ func TestFailuresInFivePlacesAreAllReturned(t *testing.T) {
 			t.Errorf("%s is not among the failures %v", id, got)
 		}
 	}
-	for _, c := range r.Failed() {
-		if c.Expected+c.Actual+c.Reason == "" || c.Document == "" || c.Section == "" {
-			t.Errorf("%+v", c)
-		}
-	}
 }

@@ -17,6 +17,7 @@ import (
 	dcappolicy "cocoon/verifier/policy/dcap"
 	snppolicy "cocoon/verifier/policy/snp"
 	"cocoon/verifier/result"
+	"cocoon/verifier/resulttest"
 	"cocoon/verifier/tdxtest"
 )
 
@@ -58,7 +59,7 @@ func TestRecordedEvidenceHasItsTCBAndNoMore(t *testing.T) {
 			cases++
 			ev := &evidence.Foreign{Profile: evidence.ProfileForeign, Collateral: read(t, dir, c.Collateral),
 				CPU: &evidence.CPU{Type: q.Kind, Quote: read(t, dir, q.Quote), CertChain: [][]byte{}, RuntimeEvents: []evidence.RuntimeEvent{}}}
-			r := appraiseForeign(ev, time.Unix(c.VerifyAt, 0))
+			r := appraiseForeign(t, ev, time.Unix(c.VerifyAt, 0))
 			bad := map[string]bool{}
 			for _, k := range r.Failed() {
 				bad[k.ID] = true
@@ -92,7 +93,7 @@ func TestRecordedEvidenceHasItsTCBAndNoMore(t *testing.T) {
 				chain = append(chain, b)
 			}
 		}
-		r := appraiseForeign(&evidence.Foreign{Profile: evidence.ProfileForeign, CPU: &evidence.CPU{Type: evidence.TypeSNP, Quote: read(t, path), CertChain: chain}},
+		r := appraiseForeign(t, &evidence.Foreign{Profile: evidence.ProfileForeign, CPU: &evidence.CPU{Type: evidence.TypeSNP, Quote: read(t, path), CertChain: chain}},
 			time.Date(2025, 6, 1, 0, 0, 0, 0, time.UTC))
 		if len(r.Measurements["launch_digest"]) != 96 {
 			t.Errorf("%s: measurements %v", path, r.Measurements)
@@ -100,8 +101,8 @@ func TestRecordedEvidenceHasItsTCBAndNoMore(t *testing.T) {
 	}
 }
 
-func appraiseForeign(ev *evidence.Foreign, at time.Time) *result.Result {
-	return appraise.AppraiseForeign(ev, &appraise.Options{Policy: foreignPolicy(), Now: at, CPUs: tee.CPUs(tee.Options{})})
+func appraiseForeign(t *testing.T, ev *evidence.Foreign, at time.Time) *result.Result {
+	return resulttest.Complete(t, appraise.AppraiseForeign(ev, &appraise.Options{Policy: foreignPolicy(), Now: at, CPUs: tee.CPUs(tee.Options{})}))
 }
 
 // TestForeignEvidenceIsNeverAffirmed appraises evidence that is good in all
@@ -132,7 +133,7 @@ func TestForeignEvidenceIsNeverAffirmed(t *testing.T) {
 			cpu := own.CPU
 			f := &evidence.Foreign{Profile: evidence.ProfileForeign, CPU: &cpu, Collateral: doc}
 			c.change(f)
-			r := appraise.AppraiseForeign(f, &appraise.Options{Policy: w.Policy, Now: tdxtest.Now, CPUs: tee.CPUs(tee.Options{DCAP: dcap.Options{Roots: w.pki.Roots()}})})
+			r := resulttest.Complete(t, appraise.AppraiseForeign(f, &appraise.Options{Policy: w.Policy, Now: tdxtest.Now, CPUs: tee.CPUs(tee.Options{DCAP: dcap.Options{Roots: w.pki.Roots()}})}))
 			if r.Accepted || !r.Foreign || r.Status() != c.want {
 				t.Errorf("accepted %v, foreign %v, status %s, want %s: %v", r.Accepted, r.Foreign, r.Status(), c.want, r.Failed())
 			}

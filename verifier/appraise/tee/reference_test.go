@@ -21,6 +21,7 @@ import (
 	snppolicy "cocoon/verifier/policy/snp"
 	"cocoon/verifier/quote"
 	"cocoon/verifier/result"
+	"cocoon/verifier/resulttest"
 	snpverify "cocoon/verifier/snp"
 	"cocoon/verifier/snp/report"
 	"cocoon/verifier/snptest"
@@ -198,8 +199,8 @@ func TestAnSNPGuestThatRunsThePublishedImageIsAccepted(t *testing.T) {
 				t.Fatal(err)
 			}
 			ev.CPU.Quote, ev.CPU.CertChain = raw, [][]byte{cert}
-			got := appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: snptest.Now,
-				CPUs: tee.CPUs(tee.Options{SNP: snpverify.Options{Roots: pki.Roots()}})})
+			got := resulttest.Complete(t, appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: snptest.Now,
+				CPUs: tee.CPUs(tee.Options{SNP: snpverify.Options{Roots: pki.Roots()}})}))
 			if diff := cmp.Diff(c.want, failed(got)); diff != "" || got.Accepted != (c.want == nil) {
 				t.Errorf("accepted %v, failed checks (-want +got):\n%s\n%v", got.Accepted, diff, got.Err())
 			}

@@ -38,7 +38,7 @@ func (a sgxCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *poli
 	}
 	want, err := ev.Claims.ReportData()
 	if err != nil {
-		out.fail("claims.encoding", "claims that can be encoded", oneLine(err), "claims cannot be encoded", "")
+		out.fail("claims.encoding", "claims that can be encoded", oneLine(err), "claims cannot be encoded", appraise.RemedyEncoding)
 	} else {
 		out.CPU = append(out.CPU, dcappolicy.ReportData("sgx", want, res.Enclave.ReportData))
 	}

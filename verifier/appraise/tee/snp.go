@@ -58,7 +58,7 @@ func (a snpCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *poli
 	out.policy(p.SNP.Appraise(res))
 	want, err := ev.Claims.ReportData()
 	if err != nil {
-		out.fail("claims.encoding", "claims that can be encoded", oneLine(err), "claims cannot be encoded", "")
+		out.fail("claims.encoding", "claims that can be encoded", oneLine(err), "claims cannot be encoded", appraise.RemedyEncoding)
 	} else {
 		out.CPU = append(out.CPU, dcappolicy.ReportData("snp", want, res.Report.ReportData))
 	}

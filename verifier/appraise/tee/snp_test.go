@@ -12,6 +12,7 @@ import (
 	"cocoon/verifier/policy"
 	snppolicy "cocoon/verifier/policy/snp"
 	"cocoon/verifier/result"
+	"cocoon/verifier/resulttest"
 	"cocoon/verifier/snp"
 	"cocoon/verifier/snp/report"
 	"cocoon/verifier/snptest"
@@ -73,8 +74,8 @@ func TestAnSNPGuestIsGoodButForReferenceValues(t *testing.T) {
 			if c.policy != nil {
 				c.policy(w.Policy)
 			}
-			res := appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: snptest.Now,
-				CPUs: tee.CPUs(tee.Options{SNP: snp.Options{Roots: pki.Roots()}})})
+			res := resulttest.Complete(t, appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: snptest.Now,
+				CPUs: tee.CPUs(tee.Options{SNP: snp.Options{Roots: pki.Roots()}})}))
 			var got []string
 			for _, k := range res.Checks() {
 				bad := k.Status == result.Fail || k.Status == result.Skip && k.ID == "snp.cert.revoked"

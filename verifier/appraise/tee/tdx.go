@@ -53,7 +53,7 @@ func (a *tdxCPU) AppraiseCPU(ev *evidence.Evidence, m *manifest.Verified, p *pol
 	floor(m, res, out)
 	want, err := ev.Claims.ReportData()
 	if err != nil {
-		out.fail("claims.encoding", "claims that can be encoded", oneLine(err), "claims cannot be encoded", "")
+		out.fail("claims.encoding", "claims that can be encoded", oneLine(err), "claims cannot be encoded", appraise.RemedyEncoding)
 	} else {
 		out.CPU = append(out.CPU, dcappolicy.ReportData("tdx", want, res.TD.ReportData))
 	}
@@ -207,7 +207,7 @@ func runtimeRegister(ev *evidence.Evidence, res *tdx.Result, out *outcome) {
 	for _, e := range ev.CPU.RuntimeEvents {
 		b, err := e.Bytes()
 		if err != nil {
-			out.fail(checkRuntime, "events that can be encoded", oneLine(err), "a runtime event cannot be encoded", "")
+			out.fail(checkRuntime, "events that can be encoded", oneLine(err), "a runtime event cannot be encoded", appraise.RemedyEncoding)
 			return
 		}
 		d := sha512.Sum384(b)

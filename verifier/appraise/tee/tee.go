@@ -9,7 +9,6 @@
 package tee
 
 import (
-	"strings"
 	"time"
 
 	"cocoon/internal/fault"
@@ -86,14 +85,10 @@ func (out *outcome) fail(id, expected, actual, reason, remedy string) {
 // faults takes over failures that no check stands for.
 func (out *outcome) faults(err error) {
 	for _, f := range fault.All(err) {
-		expected := f.Expected
-		if expected == "" && f.Actual == "" && strings.HasSuffix(f.Code, ".parse") {
-			expected = "the form that " + result.ReferenceOf(f.Code).Document + " gives"
-		}
-		out.fail(f.Code, expected, f.Actual, f.Msg, f.Remedy)
+		out.fail(f.Code, f.Expected, f.Actual, f.Msg, f.Remedy)
 	}
 	if err != nil && len(fault.All(err)) == 0 {
-		out.fail("evidence.cpu.refused", "evidence that verifies", err.Error(), "verification failed", "")
+		out.fail("evidence.cpu.refused", "evidence that verifies", oneLine(err), "verification failed", "send the evidence as the machine gave it")
 	}
 }
 

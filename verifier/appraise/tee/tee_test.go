@@ -21,6 +21,7 @@ import (
 	"cocoon/verifier/policy"
 	dcappolicy "cocoon/verifier/policy/dcap"
 	"cocoon/verifier/result"
+	"cocoon/verifier/resulttest"
 	"cocoon/verifier/tcb"
 	"cocoon/verifier/tdxtest"
 	"cocoon/verifier/tpmtest"
@@ -82,19 +83,7 @@ func (w *world) appraise(t testing.TB, ev *evidence.Evidence) *result.Result {
 	o := tee.Options{DCAP: dcap.Options{Roots: w.pki.Roots()}, Collateral: func([]byte, time.Time) (*collateral.Set, error) {
 		return collateral.Open(w.raw, w.pki.Roots())
 	}}
-	r := appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tdxtest.Now, CPUs: tee.CPUs(o)})
-	cited(t, r)
-	return r
-}
-
-// cited checks that every check says what it follows.
-func cited(t testing.TB, r *result.Result) {
-	t.Helper()
-	for _, c := range r.Checks() {
-		if c.Document == "" || c.Section == "" || c.Status == result.Fail && c.Reason == "" {
-			t.Errorf("%+v follows no document, or has no reason", c)
-		}
-	}
+	return resulttest.Complete(t, appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tdxtest.Now, CPUs: tee.CPUs(o)}))
 }
 
 func failed(r *result.Result) []string {
@@ -209,8 +198,8 @@ func TestCollateralOfTheEvidenceIsVerified(t *testing.T) {
 		t.Fatal(err)
 	}
 	run := func() *result.Result {
-		return appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tdxtest.Now,
-			CPUs: tee.CPUs(tee.Options{DCAP: dcap.Options{Roots: w.pki.Roots()}})})
+		return resulttest.Complete(t, appraise.Appraise(ev, &appraise.Options{Policy: w.Policy, Manifests: w.Manifests(t), Now: tdxtest.Now,
+			CPUs: tee.CPUs(tee.Options{DCAP: dcap.Options{Roots: w.pki.Roots()}})}))
 	}
 	ev.Collateral = doc
 	if diff := cmp.Diff([]string{"manifest.tdx"}, failed(run())); diff != "" {

@@ -183,7 +183,7 @@ func (c *Client) elsewhere(ref partRef) *entry {
 func (c *Client) fetchPart(ref partRef) (*entry, error) {
 	if c.opts.Offline {
 		return nil, fault.New(fault.ExitNetwork, "dcap.collateral.fetch.offline",
-			"fetch it while there is a network: see cocoon collateral fetch", "fetching %s: not held, and offline", ref)
+			"fetch it while there is a network: see cocoon collateral fetch", "fetching %s: not held, and offline", ref).Expect("a part that is held, or a network").Found("neither")
 	}
 	now := c.opts.Clock()
 	c.mu.Lock()

@@ -161,5 +161,5 @@ func isHex(b []byte) bool {
 func malformed(url string, err error) *fault.Fault {
 	return fault.New(fault.ExitNetwork, "dcap.collateral.fetch.malformed",
 		"use Intel's service or another cache: this one does not answer as the API says",
-		"reading the answer of %s: %w", url, err)
+		"reading the answer of %s: %w", url, err).Expect("an answer as Intel's API says")
 }

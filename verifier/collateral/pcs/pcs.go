@@ -249,7 +249,7 @@ func (c *Client) Lookup(ctx context.Context, req Request) (*collateral.Set, Orig
 		return res.Val.(*collateral.Set), Origin{Held: ok && h.kept}, nil
 	case <-ctx.Done():
 		return nil, Origin{}, fault.New(fault.ExitNetwork, "dcap.collateral.fetch.cancelled",
-			"give it more time, or give the collateral as a file", "fetching collateral: %w", ctx.Err())
+			"give it more time, or give the collateral as a file", "fetching collateral: %w", ctx.Err()).Expect("an answer in time")
 	}
 }
 

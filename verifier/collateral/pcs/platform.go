@@ -18,7 +18,7 @@ var ErrNoChain = errors.New("quote carries no PCK certificate chain")
 func RequestOf(raw, chain []byte, padding bool, roots *pck.Roots) (Request, error) {
 	q, err := quote.Parse(raw, quote.Options{AllowZeroPadding: padding})
 	if err != nil {
-		return Request{}, fault.New(fault.ExitParse, "dcap.quote.parse", "check that the file holds one whole raw quote", "reading quote: %w", err)
+		return Request{}, fault.New(fault.ExitParse, "dcap.quote.parse", "check that the file holds one whole raw quote", "reading quote: %w", err).Expect("one whole raw quote")
 	}
 	if q.Cert.Type == quote.CertPCKChain {
 		chain = q.Cert.PEM

@@ -131,9 +131,9 @@ func (g *Getter) attempt(ctx context.Context, r Request) (*Response, *attemptErr
 		}
 		if errors.Is(err, errOffHost) {
 			return &attemptError{err: fault.New(fault.ExitNetwork, g.Prefix+".redirect",
-				"name the service that answers by itself", "fetching %s: %w", r.URL, err)}
+				"name the service that answers by itself", "fetching %s: %w", r.URL, err).Expect("an answer of this host")}
 		}
-		return &attemptError{retry: true, err: fault.New(fault.ExitNetwork, g.Prefix+".unreachable", g.Unreachable, "fetching %s: %w", r.URL, err)}
+		return &attemptError{retry: true, err: fault.New(fault.ExitNetwork, g.Prefix+".unreachable", g.Unreachable, "fetching %s: %w", r.URL, err).Expect("an answer")}
 	}
 	method, body := http.MethodGet, io.Reader(http.NoBody)
 	if r.Body != nil {

@@ -163,9 +163,9 @@ func (v *verification) note(exit int, id, remedy string, err error) {
 		v.checks = append(v.checks, result.Check{ID: id, Status: result.Pass})
 		return
 	}
-	f := fault.New(exit, id, remedy, "verifying NRAS token: %w", err)
+	f := fault.New(exit, id, remedy, "verifying NRAS token: %w", err).Expect("tokens of NVIDIA's service, as its API says")
 	v.errs = append(v.errs, f)
-	v.checks = append(v.checks, result.Check{ID: id, Status: result.Fail, Reason: f.Msg, Remedy: remedy})
+	v.checks = append(v.checks, result.Check{ID: id, Status: result.Fail, Expected: f.Expected, Actual: f.Actual, Reason: f.Msg, Remedy: remedy})
 }
 
 // parse reads [["JWT", overall], {name: token, …}].

@@ -125,7 +125,7 @@ func Verify(doc []byte, o *Options) (*Document, []result.Check, error) {
 func open(raw []byte, roots *Roots, r *report) *Document {
 	s, err := parse(raw)
 	if err != nil {
-		r.fail(fault.New(fault.ExitParse, CheckParse, "get the document again from the RIM service", "reading RIM: %w", err))
+		r.fail(fault.New(fault.ExitParse, CheckParse, "get the document again from the RIM service", "reading RIM: %w", err).Expect("a signed CoSWID document in SWID form"))
 		for _, id := range []string{CheckDigest, CheckSignature, CheckChain} {
 			r.skip(id, "the document was not read")
 		}
@@ -165,6 +165,13 @@ func (r *report) fail(f *fault.Fault) {
 	r.errs = append(r.errs, f)
 }
 
+// wanted is what would have passed, by check.
+var wanted = map[string]string{
+	CheckDigest:    "the content that was signed",
+	CheckSignature: "a signature by the signer's key",
+	CheckChain:     "a signer under a pinned root",
+}
+
 // note records a check as passed or failed and returns which.
 func (r *report) note(id string, err error, remedy string) bool {
 	if err == nil {
@@ -175,6 +182,8 @@ func (r *report) note(id string, err error, remedy string) bool {
 	var m *mismatchError
 	if errors.As(err, &m) {
 		f.Expected, f.Actual = m.expected, m.actual
+	} else {
+		f.Expect(wanted[id])
 	}
 	r.fail(f)
 	return false

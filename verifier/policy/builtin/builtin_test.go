@@ -11,6 +11,7 @@ import (
 	"cocoon/verifier/appraise"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/policy/builtin"
+	"cocoon/verifier/resulttest"
 	"cocoon/verifier/tpmtest"
 )
 
@@ -70,7 +71,7 @@ func TestProductionTakesHardwareAndDevelopmentDoesNot(t *testing.T) {
 		policy *policy.Policy
 		want   bool
 	}{{"development", development, true}, {"production", production, false}} {
-		r := appraise.Appraise(w.Evidence(t, challenge), &appraise.Options{Policy: c.policy, Manifests: w.Manifests(t), Now: tpmtest.Now, Challenges: []digest.SHA256{challenge}})
+		r := resulttest.Complete(t, appraise.Appraise(w.Evidence(t, challenge), &appraise.Options{Policy: c.policy, Manifests: w.Manifests(t), Now: tpmtest.Now, Challenges: []digest.SHA256{challenge}}))
 		if r.Accepted != c.want {
 			t.Errorf("%s: accepted is %v: %v", c.name, r.Accepted, r.Err())
 		}

@@ -50,7 +50,7 @@ func (p *Policy) Appraise(d *nvgpu.Device, floors []manifest.GPUFloor, nonce boo
 			a.pass("model", d.Model+" "+d.Board)
 		} else {
 			a.judge(slices.Contains(p.Models, d.Board) || d.Model != "" && slices.Contains(p.Models, d.Model), "model", strings.Join(p.Models, " or "),
-				strings.TrimSpace(d.Model+" "+d.Board), "the model is not one that the policy accepts", "use a GPU that the policy names, or add the board to it")
+				stated(strings.TrimSpace(d.Model+" "+d.Board)), "the model is not one that the policy accepts", "use a GPU that the policy names, or add the board to it")
 		}
 		modes := p.Modes
 		if len(modes) == 0 {
@@ -114,16 +114,20 @@ func (a *appraisal) judge(ok bool, id, expected, actual, reason, remedy string) 
 	a.checks = append(a.checks, c)
 }
 
+// stated is what a device says, for people.
+func stated(s string) string {
+	if s == "" {
+		return "not stated"
+	}
+	return s
+}
+
 func allow[T ~string](a *appraisal, id string, accepted []T, got T, remedy string) {
 	texts := make([]string, len(accepted))
 	for i, v := range accepted {
 		texts[i] = string(v)
 	}
-	actual := string(got)
-	if actual == "" {
-		actual = "not stated"
-	}
-	a.judge(slices.Contains(accepted, got), id, strings.Join(texts, " or "), actual, "the policy does not accept this "+id, remedy)
+	a.judge(slices.Contains(accepted, got), id, strings.Join(texts, " or "), stated(string(got)), "the policy does not accept this "+id, remedy)
 }
 
 // floor checks driver and VBIOS against the oldest accepted ones.
@@ -131,7 +135,7 @@ func (a *appraisal) floor(d *nvgpu.Device, floors []manifest.GPUFloor, whose str
 	i := slices.IndexFunc(floors, func(f manifest.GPUFloor) bool { return f.Arch == string(d.Arch) })
 	if i < 0 {
 		if len(floors) > 0 && d.Kind == nvgpu.KindGPU {
-			a.judge(false, "floor", "a floor for "+string(d.Arch), "none", "the "+whose+" names the oldest driver and VBIOS of other architectures only", "use a GPU of an architecture that it names")
+			a.judge(false, "floor", "a floor for "+stated(string(d.Arch)), "none", "the "+whose+" names the oldest driver and VBIOS of other architectures only", "use a GPU of an architecture that it names")
 		}
 		return
 	}
@@ -148,5 +152,5 @@ func (a *appraisal) atLeast(id, least, got string, base int, whose string) {
 	want, err := version(least, base)
 	have, err2 := version(got, base)
 	ok := err == nil && err2 == nil && slices.Compare(have, want) >= 0
-	a.judge(ok, id, fmt.Sprintf("%s or newer", least), got, fmt.Sprintf("the %s is older than the %s accepts", id, whose), "update the "+id)
+	a.judge(ok, id, fmt.Sprintf("%s or newer", least), stated(got), fmt.Sprintf("the %s is older than the %s accepts", id, whose), "update the "+id)
 }

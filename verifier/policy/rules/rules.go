@@ -154,7 +154,9 @@ func (s *Set) Appraise(f *Facts) []result.Check {
 			c.Actual = "true"
 		}
 		if c.Status == result.Fail {
-			c.Reason, c.Remedy = r.Reason, r.Remedy
+			if c.Reason, c.Remedy = r.Reason, r.Remedy; c.Remedy == "" {
+				c.Remedy = "ask who runs the verifier what rule " + r.ID + " of the policy wants"
+			}
 		}
 		out = append(out, c)
 	}

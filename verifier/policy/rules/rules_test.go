@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"cocoon/verifier/result"
+	"cocoon/verifier/resulttest"
 )
 
 func facts() *Facts {
@@ -47,6 +48,21 @@ func TestRulesDecideByFacts(t *testing.T) {
 		}
 		if want == result.Fail && (got[0].Reason != "reason" || got[0].Remedy != "remedy" || got[0].Actual == "") {
 			t.Errorf("%s: a failed check says %+v", expression, got[0])
+		}
+	}
+}
+
+// TestAFailedRuleWithoutARemedyHasOne wants what every failed check has.
+func TestAFailedRuleWithoutARemedyHasOne(t *testing.T) {
+	s, err := Compile([]Rule{{ID: "no.remedy", Expression: `trust_class == "snp"`, Reason: "reason"}, {ID: "no.fact", Expression: "cpu.smt == true", Reason: "reason"}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	checks := s.Appraise(facts())
+	resulttest.CompleteChecks(t, checks)
+	for i, id := range []string{"no.remedy", "no.fact"} {
+		if c := checks[i]; c.Status != result.Fail || !strings.Contains(c.Remedy, id) {
+			t.Errorf("%+v", c)
 		}
 	}
 }

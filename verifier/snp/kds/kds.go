@@ -188,7 +188,8 @@ type Origin = fetch.Origin
 func (c *Client) LookupCertificate(ctx context.Context, r *report.Report) ([]byte, Origin, error) {
 	if r.Signer != report.VCEK {
 		return nil, Origin{}, fault.New(fault.ExitNetwork, "snp.kds.vlek", "give the certificate that came with the report, as a file or in its certificate table",
-			"fetching certificate: the KDS hands a %s out to its cloud provider only", r.Signer)
+			"fetching certificate: the KDS hands a %s out to its cloud provider only", r.Signer).
+			Expect("a certificate with the report, or a VCEK's").Found("none, and a " + string(r.Signer))
 	}
 	lines := []report.Product{r.Product.Line()}
 	if r.Product == "" {
@@ -250,7 +251,7 @@ func (c *Client) get(ctx context.Context, d document) ([]byte, Origin, error) {
 		a := res.Val.(answer)
 		return a.body, a.from, nil
 	case <-ctx.Done():
-		return nil, Origin{}, fault.New(fault.ExitNetwork, "snp.kds.cancelled", "give it more time, or give the document as a file", "fetching %s: %w", d.path(), ctx.Err())
+		return nil, Origin{}, fault.New(fault.ExitNetwork, "snp.kds.cancelled", "give it more time, or give the document as a file", "fetching %s: %w", d.path(), ctx.Err()).Expect("an answer in time")
 	}
 }
 
@@ -354,7 +355,8 @@ func (c *Client) fetchDocument(ctx context.Context, d document) (answer, error) 
 	var err error
 	switch {
 	case c.opts.Offline:
-		return answer{}, fault.New(fault.ExitNetwork, "snp.kds.offline", "fetch it while there is a network, or give it as a file", "fetching %s: not held, and offline", d.path())
+		return answer{}, fault.New(fault.ExitNetwork, "snp.kds.offline", "fetch it while there is a network, or give it as a file", "fetching %s: not held, and offline", d.path()).
+			Expect("a document that is held, or a network").Found("neither")
 	case last != nil && now.Before(last.until):
 		err = last.err
 	default:
@@ -411,11 +413,12 @@ func (c *Client) ask(ctx context.Context, d document) ([]byte, error) {
 	}
 	if err != nil {
 		return nil, fault.New(fault.ExitNetwork, "snp.kds.answer", "use AMD's service or another cache: this one's answer does not hold",
-			"reading the answer of %s: %w", c.base+d.path(), err)
+			"reading the answer of %s: %w", c.base+d.path(), err).Expect("a document that verifies under the trusted roots")
 	}
 	if !d.current(body, c.opts.Clock()) {
 		return nil, fault.New(fault.ExitNetwork, "snp.kds.answer", "check the clock, or use AMD's service: this one's answer is out of date",
-			"reading the answer of %s: not valid at this time", c.base+d.path())
+			"reading the answer of %s: not valid at this time", c.base+d.path()).
+			Expect("a document that is valid at " + c.opts.Clock().UTC().Format(time.RFC3339)).Found("one that is not")
 	}
 	return body, nil
 }

@@ -1,0 +1,29 @@
+package tdx_test
+
+import (
+	"testing"
+
+	"cocoon/verifier/resulttest"
+	"cocoon/verifier/sgx"
+	"cocoon/verifier/tdx"
+)
+
+// verified is tdx.Verify, whose failed checks and faults have to be complete.
+func verified(t testing.TB, in []byte, o *tdx.Options) (*tdx.Result, error) {
+	t.Helper()
+	res, err := tdx.Verify(in, o)
+	if res != nil {
+		resulttest.CompleteChecks(t, res.Checks)
+	}
+	return res, resulttest.Faults(t, err)
+}
+
+// verifiedSGX is sgx.Verify, whose failed checks and faults have to be complete.
+func verifiedSGX(t testing.TB, in []byte, o *sgx.Options) (*sgx.Result, error) {
+	t.Helper()
+	res, err := sgx.Verify(in, o)
+	if res != nil {
+		resulttest.CompleteChecks(t, res.Checks)
+	}
+	return res, resulttest.Faults(t, err)
+}
