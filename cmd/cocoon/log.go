@@ -308,7 +308,7 @@ too. Exit codes: 0 verified; 1 usage; 2 refused; 5 not a proof.`,
 				}
 				from, to, err := p.Verify(k)
 				if err == nil {
-					err = cosigned(to, witnesses)
+					err = cosigned(to.Raw, witnesses)
 				}
 				if err != nil {
 					return logFault(err)
@@ -326,7 +326,7 @@ too. Exit codes: 0 verified; 1 usage; 2 refused; 5 not a proof.`,
 			}
 			c, err := p.Verify(d, k)
 			if err == nil {
-				err = cosigned(c, witnesses)
+				err = cosigned(c.Raw, witnesses)
 			}
 			if err != nil {
 				return logFault(err)
@@ -341,11 +341,11 @@ too. Exit codes: 0 verified; 1 usage; 2 refused; 5 not a proof.`,
 	return cmd
 }
 
-// cosigned checks that every witness has cosigned a checkpoint.
-func cosigned(c *log.Checkpoint, witnesses []string) error {
+// cosigned checks that every witness has cosigned a checkpoint, a signed note.
+func cosigned(checkpoint []byte, witnesses []string) error {
 	var errs []error
 	for _, key := range witnesses {
-		_, err := witness.Check(c.Raw, key)
+		_, err := witness.Check(checkpoint, key)
 		errs = append(errs, err)
 	}
 	return errors.Join(errs...)

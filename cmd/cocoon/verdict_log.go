@@ -45,12 +45,14 @@ func openLog(ctx context.Context, where, key string) (*tiles.Log, error) {
 // loggedFlags say in which log a verdict must be.
 type loggedFlags struct {
 	log, key, promise string
+	witnesses         []string
 }
 
 func (f *loggedFlags) register(cmd *cobra.Command) {
 	fs := cmd.Flags()
 	fs.StringVar(&f.log, "log", "", "verifier's `URL`: the verdict must be in its log, too")
 	fs.StringVar(&f.key, "log-key", "", "the log's verifier `key` (C2SP signed-note), from elsewhere than the log")
+	fs.StringArrayVar(&f.witnesses, "witness", nil, "a witness's verifier `key`; may be repeated: all of them must have cosigned the log's checkpoint")
 	fs.StringVar(&f.promise, "promise", "", "`file` with the promise that came with the verdict; without it the verifier is asked")
 }
 
@@ -58,8 +60,8 @@ func (f *loggedFlags) register(cmd *cobra.Command) {
 // verdict, and the log has it there. Nothing is checked without --log.
 func (f *loggedFlags) check(ctx context.Context, token string, e *result.EAR) error {
 	if f.log == "" {
-		if f.key != "" || f.promise != "" {
-			return usage("--log-key and --promise are for --log")
+		if f.key != "" || f.promise != "" || len(f.witnesses) > 0 {
+			return usage("--log-key, --promise and --witness are for --log")
 		}
 		return nil
 	}
@@ -71,13 +73,14 @@ func (f *loggedFlags) check(ctx context.Context, token string, e *result.EAR) er
 	if err != nil {
 		return err
 	}
-	if _, err := l.ProveLeaf(ctx, index, leaf); err != nil {
+	p, err := l.ProveLeaf(ctx, index, leaf)
+	if err != nil {
 		if errors.Is(err, tiles.ErrNotPublished) {
 			return fault.New(fault.ExitNetwork, "verdict.log.pending", "try again in some seconds; if it stays so, keep the promise: it shows that the verifier broke its word", "%w", err)
 		}
 		return logFault(err)
 	}
-	return nil
+	return logFault(cosigned(p.Checkpoint, f.witnesses))
 }
 
 func notLogged(format string, args ...any) error {
@@ -127,6 +130,9 @@ func (f *loggedFlags) place(ctx context.Context, token string, e *result.EAR, k 
 func loggedLine(f *loggedFlags) string {
 	if f.log == "" {
 		return "verified"
+	}
+	if len(f.witnesses) > 0 {
+		return fmt.Sprintf("verified, and in the log at %s, cosigned by every witness", f.log)
 	}
 	return fmt.Sprintf("verified, and in the log at %s", f.log)
 }

@@ -5,6 +5,8 @@ import (
 	"context"
 	"crypto/ed25519"
 	"encoding/hex"
+	"fmt"
+	"log/slog"
 	"net/http/httptest"
 	"os"
 	"path/filepath"
@@ -13,6 +15,8 @@ import (
 	"time"
 
 	"cocoon/internal/fault"
+	"cocoon/measurements/log"
+	"cocoon/measurements/log/witness"
 	"cocoon/verifier/client"
 	"cocoon/verifier/journal"
 	"cocoon/verifier/server"
@@ -21,12 +25,12 @@ import (
 
 // loggedVerifier runs a verifier with a log and returns its address, the key of
 // its log and a verdict of it.
-func loggedVerifier(t *testing.T, name string) (address, key string, v *client.Verdict) {
+func loggedVerifier(t *testing.T, name string, witnesses ...byte) (address, key string, v *client.Verdict) {
 	t.Helper()
 	w := tpmtest.NewWorld(t)
 	clock := func() time.Time { return tpmtest.Now }
 	j, err := journal.Open(journal.Options{Dir: filepath.Join(t.TempDir(), "journal"), Origin: "log.example/" + name, Key: scriptKey("log " + name), Promises: true,
-		Publish: &journal.Publish{Interval: 100 * time.Millisecond}})
+		Publish: &journal.Publish{Interval: 100 * time.Millisecond, Witnesses: witnesses}})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -53,7 +57,18 @@ func loggedVerifier(t *testing.T, name string) (address, key string, v *client.V
 }
 
 func TestAVerdictMustBeInItsVerifiersLog(t *testing.T) {
-	address, key, v := loggedVerifier(t, "one")
+	logKey, err := log.NewKey("log.example/one", scriptKey("log one").Public().(ed25519.PublicKey))
+	if err != nil {
+		t.Fatal(err)
+	}
+	w, err := witness.Open(witness.Options{Dir: t.TempDir(), Name: "witness.example/w", Key: scriptKey("witness"), Logs: []log.Key{logKey}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer w.Close()
+	asked := httptest.NewServer(w.Handler(slog.New(slog.DiscardHandler)))
+	defer asked.Close()
+	address, key, v := loggedVerifier(t, "one", fmt.Appendf(nil, "witness one %s %s\nquorum one\n", w.Key(), asked.URL)...)
 	other, otherKey, foreign := loggedVerifier(t, "two")
 	dir := t.TempDir()
 	promise := filepath.Join(dir, "promise")
@@ -87,17 +102,28 @@ func TestAVerdictMustBeInItsVerifiersLog(t *testing.T) {
 			t.Errorf("%v: %v: %s", args, err, out)
 		}
 	}
+	if out, err := verify("--log", address, "--log-key", key, "--witness", w.Key()); err != nil || !strings.HasPrefix(out, "verified, and in the log at "+address+", cosigned by every witness") {
+		t.Errorf("with the witness: %v: %s", err, out)
+	}
+	stranger, err := witness.Open(witness.Options{Dir: t.TempDir(), Name: "witness.example/other", Key: scriptKey("other witness"), Logs: []log.Key{logKey}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer stranger.Close()
 	for name, c := range map[string]struct {
 		args []string
 		code string
 	}{
-		"another verifier":             {[]string{"--log", other, "--log-key", otherKey}, "verdict.unknown"},
-		"another verdict's promise":    {[]string{"--log", other, "--log-key", otherKey, "--promise", foreignPromise}, "verdict.log"},
-		"a promise of another log":     {[]string{"--log", other, "--log-key", otherKey, "--promise", promise}, "verdict.log"},
-		"another key":                  {[]string{"--log", address, "--log-key", otherKey}, "log.proof"},
-		"no key":                       {[]string{"--log", address}, "usage"},
-		"nobody at the address":        {[]string{"--log", "http://127.0.0.1:1", "--log-key", key}, "log.unreachable"},
-		"a key without a log to check": {[]string{"--log-key", key}, "usage"},
+		"a witness that has not seen it": {[]string{"--log", address, "--log-key", key, "--witness", w.Key(), "--witness", stranger.Key()}, "log.not_cosigned"},
+		"a witness's key that is none":   {[]string{"--log", address, "--log-key", key, "--witness", "w"}, "log.parse"},
+		"a witness without a log":        {[]string{"--witness", w.Key()}, "usage"},
+		"another verifier":               {[]string{"--log", other, "--log-key", otherKey}, "verdict.unknown"},
+		"another verdict's promise":      {[]string{"--log", other, "--log-key", otherKey, "--promise", foreignPromise}, "verdict.log"},
+		"a promise of another log":       {[]string{"--log", other, "--log-key", otherKey, "--promise", promise}, "verdict.log"},
+		"another key":                    {[]string{"--log", address, "--log-key", otherKey}, "log.proof"},
+		"no key":                         {[]string{"--log", address}, "usage"},
+		"nobody at the address":          {[]string{"--log", "http://127.0.0.1:1", "--log-key", key}, "log.unreachable"},
+		"a key without a log to check":   {[]string{"--log-key", key}, "usage"},
 	} {
 		if out, err := verify(c.args...); !fault.Has(err, c.code) {
 			t.Errorf("%s: %v, want %s: %s", name, err, c.code, out)
