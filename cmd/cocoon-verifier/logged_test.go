@@ -10,6 +10,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"cocoon/internal/fault"
 	"cocoon/internal/manifestfile"
@@ -17,7 +18,10 @@ import (
 	"cocoon/measurements/log"
 	"cocoon/measurements/log/tiles"
 	"cocoon/measurements/manifest"
+	"cocoon/verifier/client"
+	"cocoon/verifier/journal"
 	"cocoon/verifier/policy"
+	"cocoon/verifier/result"
 	"cocoon/verifier/testfleet"
 )
 
@@ -44,6 +48,64 @@ func wantLog(t *testing.T, f *fleet, dir string) (*tiles.Log, ed25519.PrivateKey
 		t.Fatal(err)
 	}
 	return l, key
+}
+
+// TestTheProofComesAtTheServicesOwnPace has the service publish as its config
+// says nothing of: the answer to GetVerdict brings the proof of a verdict. How
+// long that takes is held to two seconds where the times are (package server);
+// a busy machine may need another request.
+func TestTheProofComesAtTheServicesOwnPace(t *testing.T) {
+	f := newFleet(t)
+	srv := httptest.NewServer(started(t, filepath.Join(installFleet(t, f, nil), "config.yaml")))
+	defer srv.Close()
+	c := dial(t, srv.URL)
+	doc, err := f.live(t.Context(), c)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := c.VerifyBytes(t.Context(), doc); err != nil {
+		t.Fatal(err)
+	}
+	var v *client.Verdict
+	for end := time.Now().Add(time.Minute); ; {
+		if v, err = c.Logged(t.Context(), hash(t, doc)); err == nil {
+			break
+		}
+		if !fault.Has(err, "verifier.log.pending") || time.Now().After(end) {
+			t.Fatal(err)
+		}
+	}
+	info, err := c.Info(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	k, err := log.ParseKey(info.LogKey)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ear, err := result.ParseEAR(v.EAR)
+	if err != nil {
+		t.Fatal(err)
+	}
+	entry, err := journal.EntryOf(v.EAR, ear, v.Cell)
+	if err != nil {
+		t.Fatal(err)
+	}
+	leaf, err := entry.Leaf()
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := log.ParseInclusion([]byte(v.Inclusion))
+	if err != nil {
+		t.Fatal(err)
+	}
+	promise, err := journal.OpenPromise([]byte(v.Promise), k)
+	if err != nil || promise.Index != p.Index || promise.Leaf != leaf {
+		t.Errorf("promised %+v, %v; proven at %d", promise, err, p.Index)
+	}
+	if _, err := p.VerifyLeaf(leaf, k); err != nil {
+		t.Error(err)
+	}
 }
 
 // TestAManifestWithoutAProofOfTheLogIsRefused has a policy name the log of

@@ -117,6 +117,18 @@ func (j *Journal) promise(g *group, index uint64) ([]byte, error) {
 	return promiseText(&Promise{Index: index, Leaf: g.leaves[i]}, g.path(i), g.note), nil
 }
 
+// PromisedPlace returns the log and the index that a promise names, unverified:
+// for a hint where to ask. ok is false where it has no promise's form.
+func PromisedPlace(raw []byte) (origin string, index uint64, ok bool) {
+	top, signed, _ := bytes.Cut(raw, []byte("\n\n"))
+	lines, group := strings.SplitN(string(top), "\n", 3), strings.SplitN(string(signed), "\n", 3)
+	if len(raw) > maxPromise || len(lines) < 3 || lines[0] != promiseHead || len(group) < 3 || group[0] != groupHead {
+		return "", 0, false
+	}
+	index, err := strconv.ParseUint(lines[1], 10, 63)
+	return group[1], index, err == nil
+}
+
 // OpenPromise verifies a promise as one of the key's log.
 func OpenPromise(raw []byte, k log.Key) (*Promise, error) {
 	bad := func() (*Promise, error) { return nil, fmt.Errorf("opening promise: %w", log.ErrForm) }

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"time"
@@ -37,6 +38,11 @@ const (
 	gather       = 300 * time.Millisecond
 	publishRetry = time.Second
 )
+
+// PublishedWithin is how long after an entry is durable a checkpoint covers it,
+// at the default interval: gathering, and the wait for the next checkpoint. What
+// disk, storage and witnesses take comes on top.
+const PublishedWithin = gather + tiles.DefaultInterval
 
 // publisher copies durable entries into the published log.
 type publisher struct {
@@ -204,11 +210,11 @@ func (j *Journal) ProvePublished(ctx context.Context, index uint64, leaf digest.
 	return j.publisher.w.ProveLeaf(ctx, index, leaf)
 }
 
-// PublishedDir returns the directory of the published log, "" where it is not
-// in one.
-func (j *Journal) PublishedDir() string {
-	if j.publisher == nil || j.o.Publish.Driver != nil {
-		return ""
+// ReadPublished returns the part of the published log that a path of C2SP
+// tlog-tiles names, fs.ErrNotExist where it names none.
+func (j *Journal) ReadPublished(ctx context.Context, path string) ([]byte, error) {
+	if j.publisher == nil {
+		return nil, fs.ErrNotExist
 	}
-	return filepath.Join(j.o.Dir, LogDir)
+	return j.publisher.w.Read(ctx, path)
 }

@@ -9,7 +9,6 @@ import (
 	"cocoon/internal/verdictcell"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/log"
-	"cocoon/measurements/log/tiles"
 	"cocoon/verifier/journal"
 )
 
@@ -90,11 +89,7 @@ func (d *Durable) Prove(ctx context.Context, l *Logged) ([]byte, error) {
 // Key implements Log.
 func (d *Durable) Key() log.Key { return d.log.Key() }
 
-// File implements Log.
-func (d *Durable) File(request string) string {
-	dir := d.log.PublishedDir()
-	if dir == "" {
-		return ""
-	}
-	return tiles.Path(dir, request)
+// Read implements Log.
+func (d *Durable) Read(ctx context.Context, path string) ([]byte, error) {
+	return d.log.ReadPublished(ctx, path)
 }

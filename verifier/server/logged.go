@@ -1,7 +1,10 @@
 package server
 
 import (
+	"bytes"
 	"context"
+	"errors"
+	"io/fs"
 	"net/http"
 	"strings"
 	"time"
@@ -27,11 +30,12 @@ type Log interface {
 	// Prove returns the proof that a verdict is under a published checkpoint
 	// (C2SP tlog-proof), nil where none covers it yet.
 	Prove(ctx context.Context, l *Logged) ([]byte, error)
-	// File returns the file that a path of C2SP tlog-tiles names, "" for none.
-	File(path string) string
+	// Read returns the part that a path of C2SP tlog-tiles names, fs.ErrNotExist
+	// for none.
+	Read(ctx context.Context, path string) ([]byte, error)
 }
 
-// Waiting for the proof of a verdict.
+// Waiting for the proof of a verdict. It is longer than journal.PublishedWithin.
 const (
 	proofWait = 2 * time.Second
 	proofPoll = 50 * time.Millisecond
@@ -88,7 +92,7 @@ func (s *Server) logKey() string {
 	return ""
 }
 
-// serveLog serves the log's files as C2SP tlog-tiles has them. Full tiles never
+// serveLog serves the log, in whatever storage it is, as C2SP tlog-tiles has them. Full tiles never
 // change.
 func (s *Server) serveLog() {
 	j, ok := s.journal.(Log)
@@ -97,9 +101,13 @@ func (s *Server) serveLog() {
 	}
 	serve := func(label string) http.Handler {
 		return s.Limited(label, http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-			path := j.File(r.URL.Path)
-			if path == "" {
+			part, err := j.Read(r.Context(), r.URL.Path)
+			if errors.Is(err, fs.ErrNotExist) {
 				http.NotFound(w, r)
+				return
+			}
+			if err != nil {
+				s.writeProblem(w, r, http.StatusServiceUnavailable, fault.New(fault.ExitNetwork, "verifier.journal", "try again; the verifier's operator has to look at its log", "reading log: %w", err))
 				return
 			}
 			h := w.Header()
@@ -109,9 +117,9 @@ func (s *Server) serveLog() {
 				h.Set("Cache-Control", "no-store")
 			} else {
 				h.Set("Content-Type", "application/octet-stream")
-				h.Set("Cache-Control", map[bool]string{true: "public, max-age=60", false: "public, max-age=31536000, immutable"}[strings.Contains(path, ".p/")])
+				h.Set("Cache-Control", map[bool]string{true: "public, max-age=60", false: "public, max-age=31536000, immutable"}[strings.Contains(r.URL.Path, ".p/")])
 			}
-			http.ServeFile(w, r, path)
+			http.ServeContent(w, r, "", time.Time{}, bytes.NewReader(part))
 		}))
 	}
 	s.mux.Handle("GET "+pathCheckpoint, serve(pathCheckpoint))

@@ -2,12 +2,14 @@ package server
 
 import (
 	"context"
+	"fmt"
 	"net/http"
 	"net/netip"
 	"time"
 
 	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
+	"cocoon/verifier/journal"
 )
 
 // Verdicts are the latest verdicts of all replicas (package shared). They are
@@ -57,8 +59,16 @@ func (s *Server) share(ctx context.Context, g *Given) {
 	}
 }
 
-var errElsewhere = fault.New(fault.ExitNetwork, "verifier.log.elsewhere", "read the proof from the log that the promise names, or ask the replica that keeps it",
-	"another replica gave the verdict, and has it in its own log")
+// elsewhere says which log has a verdict of another replica's. Its address only
+// the operator knows.
+func elsewhere(g *Given) error {
+	where := "its own log"
+	if origin, index, ok := journal.PromisedPlace([]byte(g.Logged.Promise)); ok {
+		where = fmt.Sprintf("its own log, %s, as entry %d", origin, index)
+	}
+	return fault.New(fault.ExitNetwork, "verifier.log.elsewhere", "read the proof from that log, or ask the replica that keeps it; the promise binds it meanwhile",
+		"another replica gave the verdict, and has it in %s", where)
+}
 
 // stored finds a verdict, of this replica or of another.
 func (s *Server) stored(ctx context.Context, evidence digest.SHA256) (g Given, own, ok bool, err error) {

@@ -194,7 +194,7 @@ func (s *service) GetVerdict(ctx context.Context, in *connect.Request[verifierv1
 		out.Ear, out.Checks, out.Cell, out.NotAfter, out.Promise = g.EAR, g.Checks, g.Cell, timestamppb.New(g.NotAfter), g.Logged.Promise
 		switch {
 		case in.Msg.Inclusion && !own:
-			return errElsewhere
+			return elsewhere(&g)
 		case in.Msg.Inclusion:
 			out.Inclusion, err = s.prove(ctx, &g.Logged)
 		}

@@ -7,12 +7,12 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
-	"os"
-	"path/filepath"
+	"strings"
 	"sync"
 	"time"
 
 	"github.com/transparency-dev/tessera"
+	"github.com/transparency-dev/tessera/api/layout"
 	"github.com/transparency-dev/tessera/storage/posix"
 	"k8s.io/klog/v2"
 
@@ -85,11 +85,29 @@ func OpenWriter(o WriterOptions) (*Writer, error) {
 		return nil, fmt.Errorf("opening log: %w", err)
 	}
 	w.Log = &Log{dir: o.Dir, key: k, f: w.reader}
-	if _, err := w.Checkpoint(ctx); err != nil { // it may be of another key
+	if err := w.begun(ctx); err != nil {
 		cancel()
 		return nil, err
 	}
 	return w, nil
+}
+
+// begun waits until there is a checkpoint: a storage may take a while for the
+// first. It may be of another key.
+func (w *Writer) begun(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, closeTimeout)
+	defer cancel()
+	for {
+		_, err := w.Checkpoint(ctx)
+		if !errors.Is(err, fs.ErrNotExist) {
+			return err
+		}
+		select {
+		case <-time.After(pollInterval):
+		case <-ctx.Done():
+			return err
+		}
+	}
 }
 
 // directory makes the log where there is none. A first checkpoint, of nothing,
@@ -195,25 +213,32 @@ func Quiet() {
 	klog.SetOutput(io.Discard)
 }
 
-// Handler's paths.
+// Paths of C2SP tlog-tiles.
 const (
-	checkpointFile = "checkpoint"
-	tilesDir       = "tile"
+	checkpointPath = "/checkpoint"
+	tilePath       = "/tile/"
+	entriesPath    = "/tile/entries/"
 )
 
-// Path returns the file of the log in a directory that a request's path names,
-// "" where it names none: nothing else in the directory is served.
-func Path(dir, request string) string {
-	rel, err := filepath.Rel("/", filepath.Clean("/"+request))
-	if err != nil || rel != checkpointFile && filepath.Dir(rel) == "." {
-		return ""
+// Read returns the part of the log that a request's path names (C2SP
+// tlog-tiles), from whatever storage there is; fs.ErrNotExist where it names
+// none.
+func (w *Writer) Read(ctx context.Context, path string) ([]byte, error) {
+	if path == checkpointPath {
+		return w.reader.ReadCheckpoint(ctx)
 	}
-	if first := rel[:min(len(rel), len(tilesDir)+1)]; rel != checkpointFile && first != tilesDir+"/" {
-		return ""
+	if at, ok := strings.CutPrefix(path, entriesPath); ok {
+		index, partial, err := layout.ParseTileIndexPartial(at)
+		if err != nil {
+			return nil, fs.ErrNotExist
+		}
+		return w.reader.ReadEntryBundle(ctx, index, partial)
 	}
-	p := filepath.Join(dir, rel)
-	if st, err := os.Stat(p); err != nil || !st.Mode().IsRegular() {
-		return ""
+	at, ok := strings.CutPrefix(path, tilePath)
+	level, index, _ := strings.Cut(at, "/")
+	l, i, partial, err := layout.ParseTileLevelIndexPartial(level, index)
+	if !ok || err != nil {
+		return nil, fs.ErrNotExist
 	}
-	return p
+	return w.reader.ReadTile(ctx, l, i, partial)
 }

@@ -13,6 +13,7 @@ import (
 	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
 	"cocoon/verifier/client"
+	"cocoon/verifier/journal"
 	"cocoon/verifier/result"
 	"cocoon/verifier/server"
 	"cocoon/verifier/server/shared"
@@ -56,7 +57,12 @@ func sharing(t *testing.T, w *tpmtest.World, f *fake, change func(*server.Option
 // while the store is there.
 func TestAVerdictOfOneReplicaIsHadFromAnother(t *testing.T) {
 	f, w := newFake(t), tpmtest.NewWorld(t)
-	a, b := sharing(t, w, f, nil), sharing(t, w, f, nil)
+	j, err := journal.Open(journal.Options{Dir: t.TempDir(), Origin: "log.example/a", Key: w.ManifestKey, Promises: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer j.Close()
+	a, b := sharing(t, w, f, func(o *server.Options) { o.Journal = server.NewDurable(j, o.Clock) }), sharing(t, w, f, nil)
 	ctx := t.Context()
 	ch, err := a.Challenge(ctx)
 	if err != nil {
@@ -75,7 +81,7 @@ func TestAVerdictOfOneReplicaIsHadFromAnother(t *testing.T) {
 	if err != nil || got.EAR != v.EAR || got.Cell != v.Cell {
 		t.Fatalf("from the other replica: %+v, %v", got, err)
 	}
-	if _, err := b.Logged(ctx, h); !fault.Has(err, "verifier.log.elsewhere") {
+	if _, err := b.Logged(ctx, h); !fault.Has(err, "verifier.log.elsewhere") || !strings.Contains(err.Error(), "log.example/a, as entry 1") {
 		t.Errorf("the proof from the other replica: %v", err)
 	}
 	if _, err := b.Stored(ctx, digest.Sum256(nil)); !fault.Has(err, wire.CodeNoVerdict) {
