@@ -57,4 +57,4 @@ func cmdExits(ts *testscript.TestScript, neg bool, args []string) {
 }
 
 // scriptSetups prepare a script's directory and environment.
-var scriptSetups = []func(*testscript.Env) error{setupDCAP, setupSNP, setupTPM, setupDevnet, setupJob, setupEvidence, setupGPU, setupVerifyGPU, setupVerdict, setupAppraise, setupIdle, setupFetch}
+var scriptSetups = []func(*testscript.Env) error{setupDCAP, setupSNP, setupTPM, setupDevnet, setupJob, setupEvidence, setupGPU, setupVerifyGPU, setupVerdict, setupAppraise, setupService, setupIdle, setupFetch}

@@ -36,6 +36,7 @@ func newVerifyCmd() *cobra.Command {
 		newVerifySNPCmd(),
 		newVerifyTPMCmd(),
 		newVerifyEvidenceCmd(),
+		newVerifyServiceCmd(),
 		newVerifyGPUCmd(),
 		newVerifyRIMCmd(),
 	)
