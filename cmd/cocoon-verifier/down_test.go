@@ -51,6 +51,7 @@ func (src *testSource) config(t *testing.T) string {
 			key = "rim"
 		}
 		m[src.section] = map[string]any{key: srv.URL, "timeout_seconds": 20}
+		delete(m, "journal") // tests start several services of it
 	})
 }
 

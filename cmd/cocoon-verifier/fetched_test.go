@@ -43,6 +43,7 @@ func TestOneReplicasFetchServesTheOther(t *testing.T) {
 				m[src.section] = map[string]any{key: srv.URL, "timeout_seconds": 20}
 				m["replicas"], m["shared_store"] = 2, map[string]any{"url": "redis://" + store.Addr(), "prefix": "test"}
 				delete(m, "archive")
+				delete(m, "journal") // each replica has its own, and here is one config
 			})
 			replica := func() *sourced { return startSourced(t, path) }
 			fetched := func() (list []string) {

@@ -31,6 +31,7 @@ func TestReplicasOfOneConfigShareItsStore(t *testing.T) {
 		m["replicas"], m["shared_store"] = 2, map[string]any{"url": "redis://" + store.Addr(), "prefix": "test"}
 		m["limits"] = map[string]any{"per_second": 0.001, "burst": 10}
 		delete(m, "archive")
+		delete(m, "journal") // each replica has its own, and here is one config
 	})
 	// A world of which the TPM is known.
 	w := tpmtest.NewWorld(t)
