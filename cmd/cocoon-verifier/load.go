@@ -109,10 +109,11 @@ func (s *service) load(c *Config, before *loaded) (l *loaded, err error) {
 
 func announce(log *slog.Logger, p *policy.Policy, manifests []*manifest.Verified) {
 	for _, m := range manifests {
-		log.Info("manifest accepted", "sha256", m.SHA256.String(), "image", m.Manifest.Image.Name, "version", m.Manifest.Image.Version)
-		if m.Logged != nil && m.Logged.Err != nil {
-			log.Warn("manifest is refused: no proof shows that a log of the policy's has it", "sha256", m.SHA256.String(), "error", m.Logged.Err)
+		if err := appraise.CheckLogged(p, m); err != nil {
+			log.Warn("manifest is refused", "sha256", m.SHA256.String(), "image", m.Manifest.Image.Name, "version", m.Manifest.Image.Version, "error", err)
+			continue
 		}
+		log.Info("manifest accepted", "sha256", m.SHA256.String(), "image", m.Manifest.Image.Name, "version", m.Manifest.Image.Version)
 	}
 	if p.Environment == policy.Development {
 		log.Warn("development policy: no verdict of it says that a machine is confidential", "policy", p.Name, "trust_classes", p.TrustClasses)
@@ -138,7 +139,7 @@ func (c *Config) manifests(p *policy.Policy, l *loaded) ([]*manifest.Verified, e
 		if err != nil {
 			return nil, fault.New(fault.ExitInternal, "verifier.manifest", "check \"manifests\" in the config", "reading manifest: %w", err)
 		}
-		proof, err := manifestfile.Inclusion(c.path(f))
+		proof, err := manifestfile.Inclusion(c.path(f), p.Manifests.Log != nil)
 		if err != nil {
 			return nil, fault.New(fault.ExitInternal, "verifier.manifest", "check the file beside the manifest", "%w", err)
 		}

@@ -121,7 +121,7 @@ func TestAManifestWithoutAProofOfTheLogIsRefused(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer s.Close()
-	if !strings.Contains(said.String(), "manifest is refused") {
+	if !strings.Contains(said.String(), "manifest is refused") || strings.Contains(said.String(), "manifest accepted") {
 		t.Errorf("the service says %s", said.String())
 	}
 	srv := httptest.NewServer(s)
@@ -171,6 +171,10 @@ func TestAManifestWithoutAProofOfTheLogIsRefused(t *testing.T) {
 	proof := beside(m.SHA256)
 	if err := verdict(); err != nil {
 		t.Errorf("with the proof: %v", err)
+	}
+	loggedManifest(t, srv.URL, m.SHA256)
+	if !strings.Contains(said.String(), "manifest accepted") {
+		t.Errorf("the service says %s", said.String())
 	}
 	if p, err := c.Manifest(t.Context(), m.SHA256); err != nil || !bytes.Equal(p.Inclusion, proof) {
 		t.Errorf("the proof is handed on as %q, %v", p.Inclusion, err)

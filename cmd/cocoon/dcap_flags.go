@@ -21,6 +21,7 @@ import (
 	"cocoon/verifier/collateral/bundle"
 	"cocoon/verifier/collateral/pcs"
 	"cocoon/verifier/pck"
+	"cocoon/verifier/policy"
 	"cocoon/verifier/quote"
 )
 
@@ -171,12 +172,13 @@ func readInput(flag, path string, limit int) ([]byte, error) {
 	return b, nil
 }
 
-// readManifest reads a manifest, and the proof of a log that lies beside it.
-func readManifest(path string) (p manifest.Published, err error) {
+// readManifest reads a manifest, and the proof of a log that lies beside it, which
+// a policy may want.
+func readManifest(path string, want *policy.Policy) (p manifest.Published, err error) {
 	if p.Envelope, err = readInput("--manifest", path, manifest.MaxEnvelope); err != nil {
 		return p, err
 	}
-	if p.Inclusion, err = manifestfile.Inclusion(path); err != nil {
+	if p.Inclusion, err = manifestfile.Inclusion(path, want != nil && want.Manifests.Log != nil); err != nil {
 		return p, fault.New(fault.ExitInternal, "file.unreadable", "check the file beside the manifest", "%w", err)
 	}
 	return p, nil

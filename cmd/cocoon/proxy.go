@@ -212,7 +212,7 @@ func loadTrust(policyFile string, manifestFiles []string) (*client.Trust, error)
 	}
 	t := &client.Trust{Policy: p}
 	for _, name := range manifestFiles {
-		m, err := readManifest(name)
+		m, err := readManifest(name, p)
 		if err != nil {
 			return nil, err
 		}

@@ -148,7 +148,7 @@ func (f *verifyEvidenceFlags) read(ctx context.Context, doc []byte) (*evidence.E
 	}
 	var manifests []manifest.Published
 	for _, path := range f.manifests {
-		if p, err := readManifest(path); keep(err) {
+		if p, err := readManifest(path, o.Policy); keep(err) {
 			manifests = append(manifests, p)
 		}
 	}

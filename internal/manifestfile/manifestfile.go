@@ -9,6 +9,7 @@ import (
 	"io/fs"
 	"os"
 	"path/filepath"
+	"syscall"
 
 	"cocoon/measurements/log"
 	"cocoon/measurements/release"
@@ -19,11 +20,21 @@ const Suffix = ".inclusion"
 
 // Inclusion returns the proof of inclusion (C2SP tlog-proof) beside a manifest:
 // FILE.inclusion or, as in the directory of a release, log/inclusion; nil where
-// there is neither.
-func Inclusion(path string) ([]byte, error) {
+// there is neither. Where it is not wanted, because the policy names no log, it is
+// only to be handed on, and what cannot be read is as good as absent.
+func Inclusion(path string, wanted bool) ([]byte, error) {
+	b, err := inclusion(path)
+	if err != nil && !wanted {
+		return nil, nil
+	}
+	return b, err
+}
+
+func inclusion(path string) ([]byte, error) {
 	for _, name := range []string{path + Suffix, filepath.Join(filepath.Dir(path), filepath.FromSlash(release.InclusionFile))} {
 		f, err := os.Open(name)
-		if errors.Is(err, fs.ErrNotExist) {
+		// Beside a manifest "log" may be anything: a file, too.
+		if errors.Is(err, fs.ErrNotExist) || errors.Is(err, syscall.ENOTDIR) {
 			continue
 		}
 		if err != nil {

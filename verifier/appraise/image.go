@@ -185,6 +185,10 @@ func (a *appraisal) try(cpu CPU, m *manifest.Verified) *candidate {
 
 // checkManifest checks that the manifest is good at this time.
 func (a *appraisal) checkManifest(m *manifest.Verified) {
+	// A log is for what is accepted and not for what is no longer: a successor
+	// that nobody has shown in public still ends its predecessor, so this is not
+	// part of checkTrust.
+	a.checkLogged(m)
 	a.checkTrust(m)
 	if slices.Contains(a.o.Policy.Manifests.Revoked, m.SHA256) {
 		a.fail(result.SubImage, "manifest.revoked", "a manifest in force", m.SHA256.String(), "the manifest is revoked", "boot a newer image")

@@ -51,15 +51,37 @@ func openLogged(want *policy.Log, m digest.SHA256, proof []byte) *manifest.Logge
 // found when it was opened may be of another policy: it counts as far as it
 // is of this one's logs and witnesses.
 func (a *appraisal) checkLogged(m *manifest.Verified) {
-	want, l := a.o.Policy.Manifests.Log, m.Logged
+	want := a.o.Policy.Manifests.Log
 	if want == nil {
 		return
 	}
-	if l != nil && l.Err == nil && hasLog(want.Keys, &l.Log) && cosigners(want.Witnesses, l.Witnesses) >= want.Threshold {
-		a.pass(result.SubImage, "manifest.logged", l.Text)
+	if inLog(want, m.Logged) {
+		a.pass(result.SubImage, "manifest.logged", m.Logged.Text)
 		return
 	}
-	reason, actual := "no proof shows that a log of the policy's has the manifest", errNoProof.Error()
+	reason, actual := notLogged(want, m.Logged)
+	a.fail(result.SubImage, "manifest.logged", loggedText(want), actual, reason,
+		"append the manifest to the log (cocoon log append), and put the proof beside it (cocoon log prove)")
+}
+
+// CheckLogged returns why a manifest fails the check manifest.logged under a
+// policy, nil if it passes or the policy names no log.
+func CheckLogged(p *policy.Policy, m *manifest.Verified) error {
+	want := p.Manifests.Log
+	if want == nil || inLog(want, m.Logged) {
+		return nil
+	}
+	reason, actual := notLogged(want, m.Logged)
+	return fmt.Errorf("%s: %s", reason, actual)
+}
+
+func inLog(want *policy.Log, l *manifest.Logged) bool {
+	return l != nil && l.Err == nil && hasLog(want.Keys, &l.Log) && cosigners(want.Witnesses, l.Witnesses) >= want.Threshold
+}
+
+// notLogged says what is wrong with what is not inLog, and what there is.
+func notLogged(want *policy.Log, l *manifest.Logged) (reason, actual string) {
+	reason, actual = "no proof shows that a log of the policy's has the manifest", errNoProof.Error()
 	switch {
 	case l == nil:
 	case l.Err != nil:
@@ -69,8 +91,7 @@ func (a *appraisal) checkLogged(m *manifest.Verified) {
 	default:
 		reason, actual = "too few witnesses have cosigned the log's checkpoint", l.Text
 	}
-	a.fail(result.SubImage, "manifest.logged", loggedText(want), actual, reason,
-		"append the manifest to the log (cocoon log append), and put the proof beside it (cocoon log prove)")
+	return reason, actual
 }
 
 func hasLog(keys []log.Key, k *log.Key) bool {

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	fnote "github.com/transparency-dev/formats/note"
 	"github.com/transparency-dev/merkle/rfc6962"
@@ -142,6 +143,40 @@ func TestAManifestMustBeInTheLogThatThePolicyNames(t *testing.T) {
 				t.Errorf("check %+v, failed %v", got, failedIDs(r))
 			}
 		})
+	}
+}
+
+// TestASuccessorThatNoLogHasEndsItsPredecessorAllTheSame has the one manifest's
+// grace end by another that the policy trusts and nobody has put into the log: the
+// log narrows what is accepted and never keeps anything in force.
+func TestASuccessorThatNoLogHasEndsItsPredecessorAllTheSame(t *testing.T) {
+	w := tpmtest.NewWorld(t)
+	ev, id, env := w.Evidence(t), w.Manifests(t)[0].SHA256, w.Envelope(t)
+	later := *w.Manifest
+	later.Image.Version++
+	later.Supersedes = []manifest.Superseded{{Manifest: id, GraceUntil: tpmtest.Now.Add(-time.Minute).UTC().Truncate(time.Second)}}
+	w.Manifest = &later
+	ours := newLogger(t, "log.example/cocoon")
+	p := *w.Policy
+	p.Manifests.Log = &policy.Log{Keys: []log.Key{ours.key}}
+	ms, err := appraise.OpenManifests(&p, []manifest.Published{{Envelope: env, Inclusion: ours.prove(t, id)}, {Envelope: w.Envelope(t)}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if appraise.CheckLogged(&p, ms[0]) != nil || appraise.CheckLogged(&p, ms[1]) == nil {
+		t.Fatalf("in the log: %v, %v", appraise.CheckLogged(&p, ms[0]), appraise.CheckLogged(&p, ms[1]))
+	}
+	r := appraise.Appraise(ev, &appraise.Options{Policy: &p, Manifests: ms[:1], Now: tpmtest.Now})
+	if !r.Accepted {
+		t.Fatalf("the older one alone: %v", r.Err())
+	}
+	r = appraise.Appraise(ev, &appraise.Options{Policy: &p, Manifests: ms, Now: tpmtest.Now})
+	if r.Accepted {
+		t.Errorf("accepted %v by %v after its grace", r.Accepted, r.Manifest)
+	}
+	r = appraise.Appraise(ev, &appraise.Options{Policy: &p, Manifests: ms[1:], Now: tpmtest.Now})
+	if r.Accepted || !slices.Equal(failedIDs(r), []string{"manifest.logged"}) {
+		t.Errorf("the later one alone: accepted %v, failed %v", r.Accepted, failedIDs(r))
 	}
 }
 

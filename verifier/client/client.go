@@ -21,6 +21,7 @@ import (
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
 	"cocoon/measurements/digest"
+	"cocoon/measurements/log"
 	"cocoon/measurements/manifest"
 	"cocoon/verifier/evidence"
 	"cocoon/verifier/result"
@@ -287,6 +288,9 @@ func (c *Client) Manifest(ctx context.Context, hash digest.SHA256) (manifest.Pub
 	}
 	if v.SHA256 != hash {
 		return none, fault.Mismatch(fault.ExitRefused, "manifest.hash", "the manifest's hash", hash.String(), v.SHA256.String(), "ask another verifier")
+	}
+	if len(m.Inclusion) > log.MaxProof {
+		m.Inclusion = nil // it is no proof, and would be kept and handed on
 	}
 	return manifest.Published{Envelope: m.Envelope, Inclusion: m.Inclusion}, nil
 }

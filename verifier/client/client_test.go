@@ -16,6 +16,8 @@ import (
 
 	verifierv1 "cocoon/api/verifier/v1"
 	"cocoon/internal/fault"
+	"cocoon/measurements/log"
+	"cocoon/verifier/tpmtest"
 	"cocoon/verifier/wire"
 )
 
@@ -89,6 +91,31 @@ func TestAnswersAreNotTrusted(t *testing.T) {
 				t.Errorf("got %v, %v (exit %d), want %s (exit %d)", got, err, fault.ExitCode(err), c.code, c.exit)
 			}
 		})
+	}
+}
+
+// TestAProofThatIsTooLargeIsDropped has a verifier hand out a manifest with more
+// than a proof can be: the manifest is good all the same.
+func TestAProofThatIsTooLargeIsDropped(t *testing.T) {
+	w := tpmtest.NewWorld(t)
+	for n, want := range map[int]int{log.MaxProof: log.MaxProof, log.MaxProof + 1: 0} {
+		srv := httptest.NewServer(http.HandlerFunc(func(rw http.ResponseWriter, _ *http.Request) {
+			b, err := proto.Marshal(&verifierv1.GetManifestResponse{Envelope: w.Envelope(t), Inclusion: make([]byte, n)})
+			if err != nil {
+				t.Error(err)
+			}
+			rw.Header().Set("Content-Type", "application/proto")
+			_, _ = rw.Write(b)
+		}))
+		defer srv.Close()
+		cl, err := New(Options{BaseURL: srv.URL})
+		if err != nil {
+			t.Fatal(err)
+		}
+		p, err := cl.Manifest(t.Context(), w.Manifests(t)[0].SHA256)
+		if err != nil || len(p.Envelope) == 0 || len(p.Inclusion) != want {
+			t.Errorf("of %d bytes there are %d, want %d: %v", n, len(p.Inclusion), want, err)
+		}
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"cocoon/internal/fault"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/log"
+	"cocoon/verifier/appraise"
 )
 
 // Logged says where a verdict is in the log of a Journal that is a Log.
@@ -70,13 +71,17 @@ func (s *Server) prove(ctx context.Context, l *Logged) (string, error) {
 	}
 }
 
-// logManifests puts the manifests that are accepted into the log.
+// logManifests puts the manifests that are accepted into the log: not those that
+// every appraisal will refuse.
 func (s *Server) logManifests(m *material) error {
 	j, ok := s.o.Journal.(Log)
 	if !ok {
 		return nil
 	}
 	for _, v := range m.Manifests {
+		if appraise.CheckLogged(m.Policy, v) != nil {
+			continue
+		}
 		if err := j.Manifest(context.Background(), v.SHA256); err != nil {
 			return err
 		}
