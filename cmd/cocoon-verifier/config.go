@@ -96,6 +96,10 @@ type Shared struct {
 	URL          string `json:"url"`                     // redis://host:port/db, rediss:// or unix://, without a password
 	PasswordFile string `json:"password_file,omitempty"` // readable by its owner only
 	Prefix       string `json:"prefix,omitempty"`        // of every key, where others use the store, too
+	// SecretFile has a secret of the replicas, readable by its owner only, that
+	// the store does not have: it authenticates what they fetched. Without it,
+	// each fetches for itself.
+	SecretFile string `json:"secret_file,omitempty"`
 }
 
 // Limits of the service. Those of clients are of all replicas that share a store.

@@ -2,8 +2,11 @@ package main
 
 import (
 	"bytes"
+	"log/slog"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync/atomic"
@@ -11,6 +14,8 @@ import (
 
 	"github.com/alicebob/miniredis/v2"
 	redisserver "github.com/alicebob/miniredis/v2/server"
+
+	"cocoon/internal/fault"
 )
 
 // TestOneReplicasFetchServesTheOther has a machine appraised by one of two
@@ -41,11 +46,15 @@ func TestOneReplicasFetchServesTheOther(t *testing.T) {
 					key = "rim"
 				}
 				m[src.section] = map[string]any{key: srv.URL, "timeout_seconds": 20}
-				m["replicas"], m["shared_store"] = 2, map[string]any{"url": "redis://" + store.Addr(), "prefix": "test"}
+				m["replicas"], m["shared_store"] = 2, map[string]any{"url": "redis://" + store.Addr(), "prefix": "test", "secret_file": "shared.secret"}
 				delete(m, "archive")
 				delete(m, "journal") // each replica has its own, and here is one config
 			})
+			if err := os.WriteFile(filepath.Join(filepath.Dir(path), "shared.secret"), []byte(strings.Repeat("5e", 32)+"\n"), 0o600); err != nil {
+				t.Fatal(err)
+			}
 			replica := func() *sourced { return startSourced(t, path) }
+			alone := withoutSecret(t, path)
 			fetched := func() (list []string) {
 				for _, k := range store.Keys() {
 					if strings.HasPrefix(k, "test:fetched:of:") {
@@ -56,6 +65,9 @@ func TestOneReplicasFetchServesTheOther(t *testing.T) {
 			}
 
 			src.behave(answers)
+			if r := startSourced(t, alone).appraise(t, src.kind); !r.Accepted || len(fetched()) != 0 {
+				t.Errorf("without a secret: failed %s, %d entries", failedIDs(r), len(fetched()))
+			}
 			if r := replica().appraise(t, src.kind); !r.Accepted || !strings.Contains(source(r), "fetched") {
 				t.Fatalf("by the first: %q, failed %s", source(r), failedIDs(r))
 			}
@@ -108,6 +120,65 @@ func TestOneReplicasFetchServesTheOther(t *testing.T) {
 			}
 			if r := replica().appraise(t, src.kind); !r.Accepted || !strings.Contains(source(r), "fetched") {
 				t.Errorf("with an empty store: %q, failed %s", source(r), failedIDs(r))
+			}
+		})
+	}
+}
+
+// withoutSecret writes a config of the same service that names no secret.
+func withoutSecret(t *testing.T, path string) string {
+	t.Helper()
+	b, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	alone := filepath.Join(filepath.Dir(path), "alone.json")
+	if err := os.WriteFile(alone, bytes.Replace(b, []byte(`"secret_file":"shared.secret",`), nil, 1), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return alone
+}
+
+// TestTheSecretOfReplicasIsRefused where others may have it, or could guess it.
+func TestTheSecretOfReplicasIsRefused(t *testing.T) {
+	for name, f := range map[string]struct {
+		secret, password string
+		mode             os.FileMode
+	}{
+		"for everyone to read":   {strings.Repeat("5e", 32), "p", 0o644},
+		"for the group to read":  {strings.Repeat("5e", 32), "p", 0o640},
+		"short":                  {strings.Repeat("5e", 15), "p", 0o600},
+		"empty":                  {"", "p", 0o600},
+		"the store's, as it is":  {strings.Repeat("5e", 32), strings.Repeat("5e", 32), 0o600},
+		"not there":              {"", "p", 0},
+		"as it should be (good)": {strings.Repeat("5e", 32), "p", 0o600},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := install(t, func(m map[string]any) {
+				m["shared_store"] = map[string]any{"url": "redis://127.0.0.1:1", "password_file": "password", "secret_file": "secret"}
+				delete(m, "archive")
+			})
+			dir := filepath.Dir(path)
+			if err := os.WriteFile(filepath.Join(dir, "password"), []byte(f.password), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			if f.mode != 0 {
+				if err := os.WriteFile(filepath.Join(dir, "secret"), []byte(f.secret+"\n"), f.mode); err != nil {
+					t.Fatal(err)
+				}
+			}
+			s, err := newService(path, slog.New(slog.DiscardHandler))
+			if name == "as it should be (good)" {
+				if err != nil {
+					t.Error(err)
+				}
+			} else if !fault.Has(err, "verifier.shared_store") {
+				t.Errorf("started: %v", err)
+			}
+			if err == nil {
+				if err := s.Close(); err != nil {
+					t.Error(err)
+				}
 			}
 		})
 	}

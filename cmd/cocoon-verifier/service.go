@@ -42,8 +42,10 @@ type service struct {
 	cache  *services.Client // nil: none
 	shared *shared.Store    // nil: none
 	server *server.Server
-	mux    http.Handler
-	cert   atomic.Pointer[tls.Certificate]
+	// fetched is what replicas share of what they fetched; nil: nothing.
+	fetched *services.Shared
+	mux     http.Handler
+	cert    atomic.Pointer[tls.Certificate]
 
 	mu     sync.Mutex // held by a reload
 	cfg    *Config
@@ -94,7 +96,7 @@ func newServiceOn(machine *keystore, clock func() time.Time, path string, log *s
 		if err != nil {
 			return s, err
 		}
-		if s.cache, err = c.GPUCache.Open(c.dir, roots, s.fetched(), clock, log); err != nil {
+		if s.cache, err = c.GPUCache.Open(c.dir, roots, s.fetched, clock, log); err != nil {
 			return s, err
 		}
 		s.ended = append(s.ended, closer(func() error { s.cache.Close(); return nil }))
@@ -194,15 +196,23 @@ func (s *service) openShared(c *Config) error {
 	}
 	s.ended = append(s.ended, store)
 	s.shared = store
-	return nil
-}
-
-// fetched is what replicas share of what they fetched; nil without a store.
-func (s *service) fetched() services.Shared {
-	if s.shared == nil {
+	if c.Shared.SecretFile == "" {
+		if c.PCS != nil || c.KDS != nil || c.GPUCache != nil {
+			s.log.Warn("replicas do not share what they fetch: shared_store names no secret_file")
+		}
 		return nil
 	}
-	return shared.Fetched{Store: s.shared}
+	secret, err := c.readSecret(c.Shared.SecretFile)
+	if err == nil && secret == so.Password {
+		err = errors.New("secret_file has the password, which the store knows")
+	}
+	if err == nil {
+		s.fetched, err = shared.Fetched{Store: store}.Under([]byte(secret))
+	}
+	if err != nil {
+		return bad(err)
+	}
+	return nil
 }
 
 func (s *service) routes() http.Handler {

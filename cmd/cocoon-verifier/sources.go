@@ -47,7 +47,7 @@ func validateSources(p *PCS, k *KDS) error {
 // held in memory goes with a reload; what is on disk stays.
 func (s *service) sources(c *Config, o *tee.Options, l *loaded) (err error) {
 	if p := c.PCS; p != nil {
-		o.Sources.PCS, err = pcs.New(pcs.Options{BaseURL: p.URL, RootCRLURL: p.RootCRL, Roots: o.DCAP.Roots, CacheDir: c.path(p.Cache), Shared: s.fetched(),
+		o.Sources.PCS, err = pcs.New(pcs.Options{BaseURL: p.URL, RootCRLURL: p.RootCRL, Roots: o.DCAP.Roots, CacheDir: c.path(p.Cache), Shared: s.fetched,
 			Timeout: wait(p.TimeoutSeconds), Attempts: sourceAttempts, RetryBase: sourceRetryBase, Clock: s.clock, Logger: s.log})
 		if err != nil {
 			return err
@@ -58,7 +58,7 @@ func (s *service) sources(c *Config, o *tee.Options, l *loaded) (err error) {
 	}
 	l.trust.DCAPRoots = o.DCAP.Roots
 	if k := c.KDS; k != nil {
-		o.Sources.KDS, err = kds.New(kds.Options{BaseURL: k.URL, Roots: o.SNP.Roots, CacheDir: c.path(k.Cache), Shared: s.fetched(),
+		o.Sources.KDS, err = kds.New(kds.Options{BaseURL: k.URL, Roots: o.SNP.Roots, CacheDir: c.path(k.Cache), Shared: s.fetched,
 			Timeout: wait(k.TimeoutSeconds), Attempts: sourceAttempts, RetryBase: sourceRetryBase, Clock: s.clock, Logger: s.log})
 	}
 	return err

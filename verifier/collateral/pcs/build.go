@@ -33,7 +33,7 @@ func (c *Client) build(ctx context.Context, req Request, refresh bool) (*collate
 		switch {
 		case e == nil || !e.covers(now):
 			fetch = append(fetch, i)
-		case refresh && c.stale(e, now):
+		case (refresh || e.common) && c.stale(e, now): // a store may bring back what is long replaced
 			old[i] = e
 			fetch = append(fetch, i)
 		default:
@@ -41,8 +41,16 @@ func (c *Client) build(ctx context.Context, req Request, refresh bool) (*collate
 			kept = append(kept, i)
 		}
 	}
-	if err := c.fetchAll(refs, entries, fetch, true); err != nil {
-		return nil, err
+	if err := c.fetchAll(refs, entries, old, fetch, true); err != nil {
+		if refresh {
+			return nil, err
+		}
+		taken := c.fallBack(ctx, entries, old, fetch, err)
+		if taken == nil {
+			return nil, err
+		}
+		fetch = slices.DeleteFunc(fetch, func(i int) bool { return slices.Contains(taken, i) })
+		kept = append(kept, taken...)
 	}
 	set, err := c.verify(entries, now)
 	again := slices.Clone(kept)
@@ -55,7 +63,7 @@ func (c *Client) build(ctx context.Context, req Request, refresh bool) (*collate
 		// A held part may be the bad one (a tampered cache file, dates that
 		// lie): try once without anything that was held.
 		c.log.LogAttrs(ctx, slog.LevelWarn, "held collateral does not verify, fetching all of it", slog.Any("error", err))
-		if err := c.fetchAll(refs, entries, again, false); err != nil {
+		if err := c.fetchAll(refs, entries, old, again, false); err != nil {
 			return nil, err
 		}
 		fetch = append(fetch, kept...)
@@ -94,6 +102,25 @@ func keepLater(log *slog.Logger, refs []partRef, entries, old []*entry) bool {
 	return any
 }
 
+// fallBack takes what was held of the parts that the service did not answer for,
+// and says which: none where one of them was not held. A refresh stays due.
+func (c *Client) fallBack(ctx context.Context, entries, old []*entry, fetched []int, err error) (taken []int) {
+	for _, i := range fetched {
+		if entries[i] != nil {
+			continue
+		}
+		if old[i] == nil {
+			return nil
+		}
+		taken = append(taken, i)
+	}
+	for _, i := range taken {
+		entries[i] = old[i]
+	}
+	c.log.LogAttrs(ctx, slog.LevelWarn, "the service does not answer, using what another replica fetched", slog.Any("error", err))
+	return taken
+}
+
 // nextFailure counts a failure on from the last one and says how long to
 // leave the service alone.
 func (c *Client) nextFailure(last *failure, err error, now time.Time) *failure {
@@ -118,6 +145,7 @@ func (c *Client) heldPart(ctx context.Context, ref partRef) *entry {
 	c.mu.Unlock()
 	if ok {
 		own := *e // entries in memory are shared and never written to
+		own.common = false
 		return &own
 	}
 	if c.disk != nil {
@@ -129,19 +157,25 @@ func (c *Client) heldPart(ctx context.Context, ref partRef) *entry {
 			c.log.LogAttrs(ctx, slog.LevelWarn, "ignoring a cache file", slog.String("part", ref.String()), slog.Any("error", err))
 		}
 	}
-	return c.common.Load(ctx, ref.String(), ref.diskLimit())
+	e = c.common.Load(ctx, ref.String(), ref.diskLimit())
+	if e != nil {
+		e.common = true
+	}
+	return e
 }
 
 // fetchAll fetches the parts at the given indices at once. Its error joins
 // the failures, one of each code: a service that is down is one problem, not
-// four. With shared, what another replica fetched lately is not asked for.
-func (c *Client) fetchAll(refs []partRef, entries []*entry, indices []int, shared bool) error {
+// four. With shared, what another replica fetched lately is not asked for, unless
+// it is older than what was held.
+func (c *Client) fetchAll(refs []partRef, entries, old []*entry, indices []int, shared bool) error {
 	errs := make([]error, len(indices))
 	var wg sync.WaitGroup
 	for n, i := range indices {
 		wg.Go(func() {
 			if shared {
-				if entries[i] = c.elsewhere(refs[i]); entries[i] != nil {
+				if e := c.elsewhere(refs[i]); e != nil && (old[i] == nil || !old[i].Issue.After(e.Issue)) {
+					entries[i] = e
 					return
 				}
 			}

@@ -63,7 +63,7 @@ type Options struct {
 	RootCRLURL string
 	Roots      *pck.Roots // trusted roots; nil: Intel's
 	CacheDir   string     // where parts are kept between runs; empty: nowhere
-	Shared     Shared     // what other replicas fetched; nil: nothing
+	Shared     *Shared    // what other replicas fetched; nil: nothing
 	// RefreshAfter is the age from which held collateral is asked for again in
 	// the background, while it is still valid and still returned.
 	RefreshAfter time.Duration
@@ -122,7 +122,7 @@ type held struct {
 }
 
 // Shared is a store that replicas have in common. What it has is verified as an
-// answer of the service is.
+// answer of the service is, and was fetched when a replica says so.
 type Shared = fetch.Shared
 
 // Origin says where a set came from.

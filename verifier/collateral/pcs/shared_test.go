@@ -3,6 +3,7 @@ package pcs_test
 import (
 	"context"
 	"testing"
+	"time"
 
 	"cocoon/internal/fault"
 	"cocoon/verifier/collateral/pcs"
@@ -14,7 +15,7 @@ import (
 
 // replica is a client without a disk that shares a store.
 func (r *rig) replica(s *fetchtest.Store) *pcs.Client {
-	return r.client(func(o *pcs.Options) { o.CacheDir, o.Shared, o.Attempts = "", s, 1 })
+	return r.client(func(o *pcs.Options) { o.CacheDir, o.Shared, o.Attempts = "", fetchtest.Shared(s), 1 })
 }
 
 func (r *rig) down(down bool) {
@@ -50,7 +51,7 @@ func TestOneReplicasFetchServesAnother(t *testing.T) {
 	}
 	// Another service's, and what is verified under other roots, is not there.
 	elsewhere := r.client(func(o *pcs.Options) {
-		o.CacheDir, o.Shared, o.Attempts, o.RootCRLURL = "", store, 1, r.url+"/root.der"
+		o.CacheDir, o.Shared, o.Attempts, o.RootCRLURL = "", fetchtest.Shared(store), 1, r.url+"/root.der"
 	})
 	if _, err := elsewhere.Set(context.Background(), request()); err == nil {
 		t.Error("collateral of another service")
@@ -115,4 +116,89 @@ func TestAStoreThatIsAwayCostsAFetch(t *testing.T) {
 			t.Errorf("%d requests, want %d", n, want)
 		}
 	}
+}
+
+// lately makes of entries what a replica would have fetched now.
+func (r *rig) lately(entry []byte) []byte { return fetchtest.Fetched(entry, r.clock()) }
+
+// TestAStoreDoesNotSayWhenSomethingWasFetched lets collateral be replaced within
+// its validity, by one that revokes a TCB for example: who is due for a refresh
+// asks, and so does who holds nothing, whatever a store says of its age.
+func TestAStoreDoesNotSayWhenSomethingWasFetched(t *testing.T) {
+	r, store := newRig(t), &fetchtest.Store{}
+	want := mustSet(t, r.replica(store), request()).Hash()
+	r.advance(pcs.DefaultRefreshAfter / 2)
+	held := r.client(func(o *pcs.Options) { o.Shared = fetchtest.Shared(store) })
+	r.add("standard", func(c *tdxtest.Collateral) { c.Info.Evaluation, c.QE.Evaluation = 20, 20 })
+	if mustSet(t, held, request()).Hash() != want {
+		t.Error("what was fetched half the time ago is not used")
+	}
+	r.advance(pcs.DefaultRefreshAfter / 2)
+	r.add("standard", func(c *tdxtest.Collateral) {
+		c.Info.Evaluation, c.QE.Evaluation = 21, 21
+		c.Info.IssueDate, c.QE.IssueDate = r.clock(), r.clock()
+	})
+	forged := store.Forge(r.lately)
+	waitFor(t, "the refreshed set", func() bool { return mustSet(t, held, request()).TCBInfo().Evaluation == 21 })
+	for what, s := range map[string]*fetchtest.Store{"made younger": forged, "brought back": store.Forge(func(e []byte) []byte { return e })} {
+		if got := mustSet(t, r.replica(s), request()).TCBInfo().Evaluation; got != 21 {
+			t.Errorf("%s, with nothing held: evaluation %d", what, got)
+		}
+	}
+}
+
+// TestWhatIsHeldIsRefreshedBesideAForgedStore has only the disk hold anything.
+func TestWhatIsHeldIsRefreshedBesideAForgedStore(t *testing.T) {
+	r, store := newRig(t), &fetchtest.Store{}
+	mustSet(t, r.client(func(o *pcs.Options) { o.Shared = fetchtest.Shared(store) }), request())
+	r.advance(pcs.DefaultRefreshAfter)
+	r.add("standard", func(c *tdxtest.Collateral) {
+		c.Info.Evaluation, c.QE.Evaluation = 21, 21
+		c.Info.IssueDate, c.QE.IssueDate = r.clock(), r.clock()
+	})
+	forged := store.Forge(r.lately)
+	c := r.client(func(o *pcs.Options) { o.Shared = fetchtest.Shared(forged) })
+	waitFor(t, "the refreshed set", func() bool { return mustSet(t, c, request()).TCBInfo().Evaluation == 21 })
+}
+
+// TestWhatIsLongFetchedIsAskedForFirst: a store may have it from before what
+// replaced it, so it counts where the service does not answer.
+func TestWhatIsLongFetchedIsAskedForFirst(t *testing.T) {
+	r, store := newRig(t), &fetchtest.Store{}
+	want := mustSet(t, r.replica(store), request()).Hash()
+	old := store.Forge(func(e []byte) []byte { return e })
+	r.advance(pcs.DefaultRefreshAfter)
+	r.down(true)
+	set, from, err := r.replica(old).Lookup(context.Background(), request())
+	if err != nil || set.Hash() != want || !from.Held {
+		t.Errorf("beside a service that is down: %v, %v", from, err)
+	}
+	r.down(false)
+	n := r.server.Total()
+	if _, from, err = r.replica(old).Lookup(context.Background(), request()); err != nil || from.Held || r.server.Total() != n+4 {
+		t.Errorf("beside a service that answers: %v, %v, %d requests", from, err, r.server.Total()-n)
+	}
+}
+
+// TestAnOlderPartOfAnotherReplicaIsPassedOver: one that was answered from a cache
+// on the way, say, after this replica had a newer one.
+func TestAnOlderPartOfAnotherReplicaIsPassedOver(t *testing.T) {
+	r, store := newRig(t), &fetchtest.Store{}
+	edition := func(n int, issue time.Time) {
+		r.add("standard", func(c *tdxtest.Collateral) {
+			c.Info.Evaluation, c.QE.Evaluation = n, n
+			c.Info.IssueDate, c.QE.IssueDate = issue, issue
+		})
+	}
+	start := r.clock()
+	edition(21, start)
+	c := r.client(nil)
+	mustSet(t, c, request())
+	r.advance(time.Hour)
+	edition(20, start.Add(-time.Hour))
+	mustSet(t, r.replica(store), request())
+	r.advance(pcs.DefaultRefreshAfter - time.Hour)
+	edition(22, r.clock())
+	c = r.client(func(o *pcs.Options) { o.Shared = fetchtest.Shared(store) })
+	waitFor(t, "the refreshed set", func() bool { return mustSet(t, c, request()).TCBInfo().Evaluation == 22 })
 }

@@ -40,7 +40,7 @@ func (c *Config) Validate() error {
 // Open makes the client that the section describes; Dir is relative to base,
 // nil roots are NVIDIA's, a nil store is shared with nobody, and a nil clock is the
 // system's.
-func (c *Config) Open(base string, roots *rim.Roots, store Shared, clock func() time.Time, log *slog.Logger) (*Client, error) {
+func (c *Config) Open(base string, roots *rim.Roots, store *Shared, clock func() time.Time, log *slog.Logger) (*Client, error) {
 	if err := c.Validate(); err != nil {
 		return nil, err
 	}

@@ -64,7 +64,7 @@ type Options struct {
 	Roots    *rim.Roots // nil: NVIDIA's
 	Docs     *rim.Cache // shared with whoever verifies the manifests again; nil: an own one
 	CacheDir string     // where answers are kept between runs; empty: nowhere
-	Shared   Shared     // what other replicas fetched; nil: nothing
+	Shared   *Shared    // what other replicas fetched; nil: nothing
 	Bundle   *Bundle    // answers brought along; nil: none
 
 	// TTL is the age from which a manifest, and the list of ids, is asked for

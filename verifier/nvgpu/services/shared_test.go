@@ -17,7 +17,7 @@ import (
 
 // replica is a client that shares a store.
 func (w *world) replica(s *fetchtest.Store) *services.Client {
-	return w.client(func(o *services.Options) { o.Shared, o.Attempts = s, 1 })
+	return w.client(func(o *services.Options) { o.Shared, o.Attempts = fetchtest.Shared(s), 1 })
 }
 
 // asked is how often the manifest and the responder were asked for.
@@ -156,7 +156,7 @@ func TestWhatARevocationReplacedStays(t *testing.T) {
 		}
 		return bytes.Replace(e, at(rimtest.Now), at(w.clock()), 1)
 	})
-	revoked("beside the store", func(o *services.Options) { o.Shared, o.OCSPTTL = lying, services.DefaultOCSPTTL/4 })
+	revoked("beside the store", func(o *services.Options) { o.Shared, o.OCSPTTL = fetchtest.Shared(lying), services.DefaultOCSPTTL/4 })
 }
 
 // TestACacheForOthersServesNothingUnverified: who asks it may not be able to ask
@@ -171,5 +171,33 @@ func TestACacheForOthersServesNothingUnverified(t *testing.T) {
 	guest := w.client(func(o *services.Options) { o.RIMURL = ts.URL })
 	if _, _, err := w.both(guest); err != nil {
 		t.Error(err)
+	}
+}
+
+// TestAStoreDoesNotSayWhenSomethingWasFetched has a signer revoked and a manifest
+// withdrawn: who is due for the answer has it, whatever a store says of the age of
+// the one before.
+func TestAStoreDoesNotSayWhenSomethingWasFetched(t *testing.T) {
+	w, store := newWorld(t), &fetchtest.Store{}
+	w.server.Answer(w.signer, rimtest.Answer{Status: string(ocsp.Good), Next: w.clock().Add(72 * time.Hour)})
+	dir := t.TempDir()
+	if _, _, err := w.both(w.client(func(o *services.Options) { o.CacheDir, o.Shared = dir, fetchtest.Shared(store) })); err != nil {
+		t.Fatal(err)
+	}
+	w.pass(services.DefaultTTL)
+	w.server.Answer(w.signer, rimtest.Answer{Status: string(ocsp.Revoked), This: w.clock(), Next: w.clock().Add(24 * time.Hour)})
+	w.server.Put(driverID, nil)
+	forged := store.Forge(func(e []byte) []byte { return fetchtest.Fetched(e, w.clock()) })
+	for what, c := range map[string]*services.Client{
+		"held on disk":        w.client(func(o *services.Options) { o.CacheDir, o.Shared = dir, fetchtest.Shared(forged) }),
+		"not held":            w.replica(forged),
+		"not held, from then": w.replica(store.Forge(func(e []byte) []byte { return e })),
+	} {
+		if r, err := c.OCSP(t.Context(), w.signer.Cert, w.pki.L3.Cert, nil); err != nil || r.Status != ocsp.Revoked {
+			t.Errorf("%s: %+v, %v", what, r, err)
+		}
+		if r, err := c.RIM(t.Context(), driverID); !services.IsNotFound(err) {
+			t.Errorf("%s: a manifest that was withdrawn: %v, %v", what, r != nil, err)
+		}
 	}
 }

@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"time"
+
+	"cocoon/verifier/internal/fetch"
 )
 
 // Bounds of what replicas share of what they fetched from the makers' services,
@@ -17,8 +19,13 @@ const (
 // Fetched is what replicas fetched from the makers of hardware: collateral,
 // certificates, revocation lists, manifests and answers about certificates. It is
 // bytes alone: each replica verifies what it reads as if the service had sent it.
-// It implements the Shared of packages pcs, kds and services.
+// See Under, which has the replicas' MACs on them.
 type Fetched struct{ *Store }
+
+// Under returns what was fetched by the replicas that have a secret in common, of
+// at least 32 bytes, which the store does not have. It is for packages pcs, kds and
+// services.
+func (s Fetched) Under(secret []byte) (*fetch.Shared, error) { return fetch.NewShared(s, secret) }
 
 func (s Fetched) latest() latest { return latest{s.Store, "fetched", MaxFetched, MaxFetchedBytes} }
 

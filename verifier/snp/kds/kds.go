@@ -57,7 +57,7 @@ type Options struct {
 	BaseURL  string     // empty: AMD
 	Roots    *vek.Roots // nil: AMD's
 	CacheDir string     // where documents are kept between runs; empty: nowhere
-	Shared   Shared     // what other replicas fetched; nil: nothing
+	Shared   *Shared    // what other replicas fetched; nil: nothing
 	// RefreshAfter is the age from which a held CRL is asked for again. If that
 	// fails, the held one is used as long as it is current.
 	RefreshAfter time.Duration

@@ -3,6 +3,8 @@ package kds_test
 import (
 	"bytes"
 	"context"
+	"os"
+	"path/filepath"
 	"testing"
 
 	"cocoon/internal/fault"
@@ -12,11 +14,12 @@ import (
 	"cocoon/verifier/snp/kdstest"
 	"cocoon/verifier/snp/report"
 	"cocoon/verifier/snp/vek"
+	"cocoon/verifier/snptest"
 )
 
 // replica is a client without a disk that shares a store.
 func (r *rig) replica(s *fetchtest.Store) *kds.Client {
-	return r.client(func(o *kds.Options) { o.CacheDir, o.Shared, o.Attempts = "", s, 1 })
+	return r.client(func(o *kds.Options) { o.CacheDir, o.Shared, o.Attempts = "", fetchtest.Shared(s), 1 })
 }
 
 func (r *rig) down(down bool) {
@@ -102,4 +105,38 @@ func TestARefreshOfOneReplicaServesAnother(t *testing.T) {
 		}
 		r.advance(kds.DefaultRefreshAfter)
 	}
+}
+
+// TestAStoreDoesNotSayWhenAListWasFetched has a list replaced by one that revokes:
+// who is due for it has it, whatever a store says of the age of the one before.
+func TestAStoreDoesNotSayWhenAListWasFetched(t *testing.T) {
+	r, store := newRig(t), &fetchtest.Store{}
+	c := r.client(func(o *kds.Options) { o.Shared = fetchtest.Shared(store) })
+	first, err := c.CRL(context.Background(), report.Milan)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r.advance(kds.DefaultRefreshAfter)
+	revoking := snptest.DefaultCRL(report.Milan)
+	revoking.Number, revoking.Revoked = 9, []int64{snptest.SerialASK}
+	r.server.SetCRL(revoking)
+	forged := store.Forge(func(e []byte) []byte { return fetchtest.Fetched(e, r.clock()) })
+	for what, c := range map[string]*kds.Client{
+		"held on disk":       r.client(func(o *kds.Options) { o.CacheDir, o.Shared = r.copied(), fetchtest.Shared(forged) }),
+		"not held":           r.replica(forged),
+		"not held, from old": r.replica(store.Forge(func(e []byte) []byte { return e })),
+	} {
+		if got, err := c.CRL(context.Background(), report.Milan); err != nil || bytes.Equal(got, first) {
+			t.Errorf("%s: the list that revokes nothing, %v", what, err)
+		}
+	}
+}
+
+// copied returns a copy of the cache's directory.
+func (r *rig) copied() string {
+	dir := filepath.Join(r.t.TempDir(), "cache")
+	if err := os.CopyFS(dir, os.DirFS(r.dir)); err != nil {
+		r.t.Fatal(err)
+	}
+	return dir
 }

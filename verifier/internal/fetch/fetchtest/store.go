@@ -1,5 +1,6 @@
 // Package fetchtest has a store that replicas share, for tests of what is kept
-// in one: it is honest, or away, or has what somebody made of its entries.
+// in one: it is honest, or away, or has what somebody made of its entries, with
+// the replicas' secret or without.
 package fetchtest
 
 import (
@@ -12,9 +13,23 @@ import (
 	"slices"
 	"sync"
 	"time"
+
+	"cocoon/verifier/internal/fetch"
 )
 
-// Store implements fetch.Shared. The zero value is empty.
+// Shared is a store under the secret of the test's replicas; nil without a store.
+func Shared(s *Store) *fetch.Shared {
+	if s == nil {
+		return nil
+	}
+	out, err := fetch.NewShared(s, []byte("a secret of replicas, of the test"))
+	if err != nil {
+		panic(err)
+	}
+	return out
+}
+
+// Store implements fetch.Store. The zero value is empty.
 type Store struct {
 	mu   sync.Mutex
 	kept map[string][]byte
@@ -32,7 +47,7 @@ func (s *Store) Away(away bool) {
 	s.away = away
 }
 
-// Get implements fetch.Shared.
+// Get implements fetch.Store.
 func (s *Store) Get(_ context.Context, name string, _ int) ([]byte, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -42,7 +57,7 @@ func (s *Store) Get(_ context.Context, name string, _ int) ([]byte, error) {
 	return s.kept[name], nil
 }
 
-// Put implements fetch.Shared.
+// Put implements fetch.Store.
 func (s *Store) Put(_ context.Context, name string, b []byte, ttl time.Duration) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -63,21 +78,45 @@ func (s *Store) TTLs() []time.Duration {
 	return slices.Collect(maps.Values(s.ttls))
 }
 
-// Spoil returns a store with what change makes of each entry, and of another one.
+// Spoil returns a store with what change makes of each entry, and of another one,
+// with the MACs of a replica: so nothing but what is in an entry gives it away.
 func (s *Store) Spoil(change func(entry, other []byte) []byte) *Store {
+	replicas := Shared(s)
+	open := func(name string, b []byte) []byte {
+		doc, err := replicas.Open(name, b)
+		if err != nil {
+			panic(err)
+		}
+		return doc
+	}
+	return s.each(func(name string, b []byte, other string, o []byte) []byte {
+		return replicas.Seal(name, change(open(name, b), open(other, o)))
+	})
+}
+
+// Forge returns a store with what somebody without the replicas' secret makes of
+// each entry: change has the document, and its MAC stays.
+func (s *Store) Forge(change func(entry []byte) []byte) *Store {
+	at := len(Shared(s).Seal("", nil))
+	return s.each(func(_ string, b []byte, _ string, _ []byte) []byte { return append(b[:at:at], change(b[at:])...) })
+}
+
+// each returns a store with what change makes of each entry and of the next one.
+func (s *Store) each(change func(name string, entry []byte, other string, o []byte) []byte) *Store {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	names := slices.Sorted(maps.Keys(s.kept))
 	out := &Store{kept: map[string][]byte{}, ttls: map[string]time.Duration{}}
 	for i, n := range names {
-		out.kept[n] = change(slices.Clone(s.kept[n]), slices.Clone(s.kept[names[(i+1)%len(names)]]))
+		other := names[(i+1)%len(names)]
+		out.kept[n] = change(n, slices.Clone(s.kept[n]), other, slices.Clone(s.kept[other]))
 	}
 	return out
 }
 
-// Spoilers are what a store that lies may have made of its entries. The member
-// is where an entry has its bytes. Unlike the others, the last cannot be told
-// from an honest one but by verifying it.
+// Spoilers are what a replica that lies may have made of entries. The member is
+// where an entry has its bytes. Unlike the others, the last cannot be told from an
+// honest one but by verifying it.
 func Spoilers(member string) map[string]func(entry, other []byte) []byte {
 	return map[string]func(entry, other []byte) []byte{
 		"half of it":   func(e, _ []byte) []byte { return e[:len(e)/2] },
@@ -87,16 +126,31 @@ func Spoilers(member string) map[string]func(entry, other []byte) []byte {
 	}
 }
 
+// Fetched returns an entry that says that it was fetched at a time.
+func Fetched(entry []byte, at time.Time) []byte {
+	return edit(entry, func(e map[string]any) error {
+		e["fetched"] = at.UTC().Format(time.RFC3339Nano)
+		return nil
+	})
+}
+
 // Flip changes the last byte of an entry's bytes.
 func Flip(entry []byte, member string) []byte {
+	return edit(entry, func(e map[string]any) error {
+		b, err := base64.StdEncoding.DecodeString(e[member].(string))
+		if err == nil {
+			b[len(b)-1] ^= 1
+			e[member] = b
+		}
+		return err
+	})
+}
+
+func edit(entry []byte, change func(e map[string]any) error) []byte {
 	var doc map[string]any
 	err := json.Unmarshal(entry, &doc)
 	if err == nil {
-		e := doc["entry"].(map[string]any)
-		var b []byte
-		if b, err = base64.StdEncoding.DecodeString(e[member].(string)); err == nil {
-			b[len(b)-1] ^= 1
-			e[member] = b
+		if err = change(doc["entry"].(map[string]any)); err == nil {
 			entry, err = json.Marshal(doc)
 		}
 	}
