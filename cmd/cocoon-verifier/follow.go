@@ -1,6 +1,7 @@
 package main
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -48,8 +49,8 @@ func (s *service) follow(ctx context.Context, tick <-chan time.Time) {
 	}
 }
 
-// takeIn fetches what the registry lists and this service does not have, and
-// has the server decide by it. Requests and reloads do not wait for the network
+// takeIn fetches what the registry lists and this service does not have, a proof
+// of a log that the policy wants too, and has the server decide by it. Requests and reloads do not wait for the network
 // meanwhile.
 func (s *service) takeIn(ctx context.Context) error {
 	s.taking.Lock()
@@ -69,21 +70,30 @@ func (s *service) takeIn(ctx context.Context) error {
 	published, missing := l.listed.Listed(ctx, state)
 	ms, err := appraise.OpenManifests(l.trust.Policy, published)
 	missing = errors.Join(missing, err) // what could be had counts all the same
-	if len(ms) == len(l.trust.Manifests) {
+
+	had := l.trust.Manifests // written by this function alone
+	if slices.EqualFunc(ms, had, same) {
 		return missing
+	}
+	// Into the log before they count, and without a lock that a reload needs: the
+	// log's disk may be stuck.
+	use, err := s.server.TakeIn(ctx, ms)
+	if err != nil {
+		return err
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.loaded != l {
+	if s.loaded != l || !use() {
 		return nil // a reload has read all of it anew
 	}
-	if err := s.server.SetManifests(ms); err != nil {
-		return err
-	}
-	had := l.trust.Manifests
 	l.trust.Manifests = ms
 	announce(s.log, l.trust.Policy, slices.DeleteFunc(slices.Clone(ms), func(m *manifest.Verified) bool {
-		return slices.ContainsFunc(had, func(o *manifest.Verified) bool { return o.SHA256 == m.SHA256 })
+		return slices.ContainsFunc(had, func(o *manifest.Verified) bool { return same(o, m) })
 	}))
 	return missing
+}
+
+// same reports whether two manifests are one, with one proof of a log.
+func same(a, b *manifest.Verified) bool {
+	return a.SHA256 == b.SHA256 && bytes.Equal(a.Inclusion, b.Inclusion)
 }

@@ -72,9 +72,9 @@ func (s *said) String() string {
 }
 
 // underRegistry starts a service whose policy names a registry, with the
-// manifest of other machines than the fleet's, and the verifier at url to fetch
-// what the registry lists.
-func underRegistry(t *testing.T, f *fleet, r *register, url string, out *said) *service {
+// manifest of other machines than the fleet's, and verifiers to fetch what the
+// registry lists. The policy names the log with the key, if there is one.
+func underRegistry(t *testing.T, f *fleet, r *register, logKeys []log.Key, out *said, urls ...string) *service {
 	t.Helper()
 	other, err := testfleet.New("others")
 	if err != nil {
@@ -87,6 +87,9 @@ func underRegistry(t *testing.T, f *fleet, r *register, url string, out *said) *
 	dir := installFleet(t, f, func(m map[string]any) { m["ledger"] = map[string]any{"config": "network.json"} })
 	p := f.Policy(policy.ClassTDX, policy.ClassTest)
 	p.Manifests.Registry = &policy.Registry{Address: r.now.Address, NetworkID: r.now.NetworkID, MaxAgeSeconds: 3600}
+	if len(logKeys) > 0 {
+		p.Manifests.Log = &policy.Log{Keys: logKeys}
+	}
 	doc, err := json.Marshal(p)
 	if err != nil {
 		t.Fatal(err)
@@ -104,24 +107,26 @@ func underRegistry(t *testing.T, f *fleet, r *register, url string, out *said) *
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = s.Close() })
+	var from []registrysource.Fetcher
+	for _, u := range urls {
+		from = append(from, dial(t, u))
+	}
 	// From here on the ledger is the register.
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.loaded.trust.Registry = r.state
-	s.loaded.listed = registrysource.NewCollection([]manifest.Published{{Envelope: env}}, []registrysource.Fetcher{dial(t, url)})
+	s.loaded.listed = registrysource.NewCollection(p, []manifest.Published{{Envelope: env}}, from)
 	if err := s.server.Reload(s.loaded.trust); err != nil {
 		t.Fatal(err)
 	}
 	return s
 }
 
-// TestAManifestThatIsListedLaterIsTakenIn has a registry list the manifest of
-// machines that a running service did not know. Another verifier has it.
-func TestAManifestThatIsListedLaterIsTakenIn(t *testing.T) {
-	f := newFleet(t)
-	source := httptest.NewServer(started(t, filepath.Join(installFleet(t, f, nil), "config.yaml")))
-	defer source.Close()
-	doc, err := f.live(t.Context(), dial(t, source.URL))
+// registerFor is a registry that lists the models of a fleet's machines and no
+// manifest. The verifier at the URL has a challenge for them.
+func registerFor(t *testing.T, f *fleet, url string) *register {
+	t.Helper()
+	doc, err := f.live(t.Context(), dial(t, url))
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -134,8 +139,18 @@ func TestAManifestThatIsListedLaterIsTakenIn(t *testing.T) {
 	for _, m := range ev.Config.ServedModels() {
 		r.now.Models[m.Verity.Root] = true
 	}
+	return r
+}
+
+// TestAManifestThatIsListedLaterIsTakenIn has a registry list the manifest of
+// machines that a running service did not know. Another verifier has it.
+func TestAManifestThatIsListedLaterIsTakenIn(t *testing.T) {
+	f := newFleet(t)
+	source := httptest.NewServer(started(t, filepath.Join(installFleet(t, f, nil), "config.yaml")))
+	defer source.Close()
+	r := registerFor(t, f, source.URL)
 	var says said
-	s := underRegistry(t, f, r, source.URL, &says)
+	s := underRegistry(t, f, r, nil, &says, source.URL)
 	srv := httptest.NewServer(s)
 	defer srv.Close()
 	c := dial(t, srv.URL)

@@ -145,7 +145,7 @@ func (c *Config) manifests(p *policy.Policy, l *loaded) ([]*manifest.Verified, e
 		}
 		published = append(published, manifest.Published{Envelope: e, Inclusion: proof})
 	}
-	published, err := c.listed(l, published)
+	published, err := c.listed(p, l, published)
 	if err != nil {
 		return nil, err
 	}
@@ -201,10 +201,10 @@ func (s *service) openRegistry(c *Config, p *policy.Policy, l, before *loaded) e
 // maxNetwork bounds a global.config.json.
 const maxNetwork = 4 << 20
 
-// listed adds what the registry lists beside the files, from other verifiers.
-// A manifest that none of them has is an error: this verifier would refuse
+// listed adds what the registry lists beside the files, from other verifiers, and
+// the proofs of a log that the policy wants and the files do not bring. A manifest that none of them has is an error: this verifier would refuse
 // workers that the registry accepts. What it lists later is taken in by follow.
-func (c *Config) listed(l *loaded, published []manifest.Published) ([]manifest.Published, error) {
+func (c *Config) listed(p *policy.Policy, l *loaded, published []manifest.Published) ([]manifest.Published, error) {
 	if len(c.Sources) == 0 {
 		return published, nil
 	}
@@ -222,7 +222,7 @@ func (c *Config) listed(l *loaded, published []manifest.Published) ([]manifest.P
 	if err != nil {
 		return nil, err
 	}
-	l.listed = registrysource.NewCollection(published, from)
+	l.listed = registrysource.NewCollection(p, published, from)
 	return l.listed.Listed(ctx, state)
 }
 

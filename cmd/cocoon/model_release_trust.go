@@ -95,7 +95,7 @@ func (f *ownerTrustFlags) open(ctx context.Context, log *slog.Logger) (_ *ownerT
 		if err != nil {
 			return nil, err
 		}
-		o.listed = registrysource.NewCollection(o.trust.Manifests, from)
+		o.listed = registrysource.NewCollection(o.trust.Policy, o.trust.Manifests, from)
 	}
 	if err := f.sources(o, log); err != nil {
 		return nil, err

@@ -116,7 +116,7 @@ func (f *workerFlags) openInto(ctx context.Context, s *session, log *slog.Logger
 			return err
 		}
 		s.trust.Registry = s.source.State
-		if s.trust.Manifests, err = listedManifests(ctx, s.source, s.trust.Manifests, f.verifiers); err != nil {
+		if s.trust.Manifests, err = listedManifests(ctx, s.trust.Policy, s.source, s.trust.Manifests, f.verifiers); err != nil {
 			return err
 		}
 	} else if len(f.verifiers) > 0 {
@@ -169,7 +169,7 @@ func (f *workerFlags) openPayment(ctx context.Context, s *session, log *slog.Log
 
 // listedManifests adds to manifests what the registry lists beside them, from
 // the verifiers at urls; without any, what files give is all.
-func listedManifests(ctx context.Context, source *registrysource.Source, manifests []manifest.Published, urls []string) ([]manifest.Published, error) {
+func listedManifests(ctx context.Context, p *policy.Policy, source *registrysource.Source, manifests []manifest.Published, urls []string) ([]manifest.Published, error) {
 	if len(urls) == 0 {
 		return manifests, nil
 	}
@@ -181,7 +181,7 @@ func listedManifests(ctx context.Context, source *registrysource.Source, manifes
 	if err != nil {
 		return nil, err
 	}
-	out, err := registrysource.Manifests(ctx, state, manifests, from)
+	out, err := registrysource.Manifests(ctx, p, state, manifests, from)
 	if len(out) > 0 {
 		return out, nil // what could not be had is as good as not listed
 	}

@@ -198,7 +198,7 @@ func (f *verifyEvidenceFlags) ledger(ctx context.Context, p *policy.Policy, mani
 	if err != nil {
 		return nil, manifests, err
 	}
-	manifests, err = listedManifests(ctx, source, manifests, f.verifiers)
+	manifests, err = listedManifests(ctx, p, source, manifests, f.verifiers)
 	return state, manifests, err
 }
 

@@ -39,6 +39,9 @@ func (s *source) Manifest(ctx context.Context, hash digest.SHA256) (manifest.Pub
 	}
 }
 
+// anything is what a policy that names no log wants.
+func anything(manifest.Published) bool { return true }
+
 const never = 1000 * time.Hour
 
 func listing(hashes ...digest.SHA256) *appraise.Registry {
@@ -54,7 +57,7 @@ var first, second = digest.Sum256([]byte("first")), digest.Sum256([]byte("second
 func TestAManifestIsFetchedOnceHoweverManyAsk(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s := &source{takes: map[digest.SHA256]time.Duration{first: time.Second}}
-		c := NewCollection(nil, []Fetcher{s})
+		c := newCollection(nil, []Fetcher{s}, anything)
 		var wg sync.WaitGroup
 		for range 20 {
 			wg.Go(func() {
@@ -73,7 +76,7 @@ func TestAManifestIsFetchedOnceHoweverManyAsk(t *testing.T) {
 func TestASlowVerifierIsLeftForTheNext(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := &source{takes: map[digest.SHA256]time.Duration{first: never}}
-		c := NewCollection(nil, []Fetcher{slow, &source{takes: map[digest.SHA256]time.Duration{first: 0}}})
+		c := newCollection(nil, []Fetcher{slow, &source{takes: map[digest.SHA256]time.Duration{first: 0}}}, anything)
 		begin := time.Now()
 		got, err := c.Listed(t.Context(), listing(first))
 		if err != nil || len(got) != 1 || time.Since(begin) != fetchTimeout {
@@ -85,7 +88,7 @@ func TestASlowVerifierIsLeftForTheNext(t *testing.T) {
 func TestASlowManifestHoldsUpNobodyForLong(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := &source{takes: map[digest.SHA256]time.Duration{first: 0, second: never}}
-		c := NewCollection(nil, []Fetcher{slow, slow, slow})
+		c := newCollection(nil, []Fetcher{slow, slow, slow}, anything)
 		var wg sync.WaitGroup
 		for i := range 8 {
 			wg.Go(func() {

@@ -74,7 +74,7 @@ func TestManifestsComeFromWhoeverHasThem(t *testing.T) {
 		"nobody":                     {nil, []Fetcher{shelf{}}, 0, "manifest.unavailable"},
 		"nobody, beside a wrong one": {[]manifest.Published{{Envelope: []byte("{}")}}, nil, 1, "manifest.unavailable"},
 	} {
-		got, err := Manifests(context.Background(), listed, c.have, c.from)
+		got, err := Manifests(context.Background(), w.Policy, listed, c.have, c.from)
 		if len(got) != c.want || (err == nil) != (c.code == "") || (c.code != "" && !fault.Has(err, c.code)) {
 			t.Errorf("%s: %d envelopes, %v", name, len(got), err)
 		}
@@ -82,7 +82,7 @@ func TestManifestsComeFromWhoeverHasThem(t *testing.T) {
 			t.Errorf("%s: the proof has not come along: %q", name, got[0].Inclusion)
 		}
 	}
-	got, err := Manifests(context.Background(), &appraise.Registry{Manifests: map[digest.SHA256]appraise.ManifestState{hash: {}}}, nil, []Fetcher{shelf{hash: env}})
+	got, err := Manifests(context.Background(), w.Policy, &appraise.Registry{Manifests: map[digest.SHA256]appraise.ManifestState{hash: {}}}, nil, []Fetcher{shelf{hash: env}})
 	if len(got) != 0 || err != nil {
 		t.Errorf("a manifest that is not listed was fetched: %d, %v", len(got), err)
 	}

@@ -42,6 +42,9 @@ const (
 	proofPoll = 50 * time.Millisecond
 )
 
+// logWait is what the log has to take in manifests.
+const logWait = 30 * time.Second
+
 var errNoLog = fault.New(fault.ExitNetwork, "verifier.log.none", "ask a verifier with a journal", "this verifier has no log")
 
 var errNoProof = fault.New(fault.ExitNetwork, "verifier.log.pending", "ask again; the promise in the answer to the appraisal binds the verifier meanwhile",
@@ -72,17 +75,19 @@ func (s *Server) prove(ctx context.Context, l *Logged) (string, error) {
 }
 
 // logManifests puts the manifests that are accepted into the log: not those that
-// every appraisal will refuse.
-func (s *Server) logManifests(m *material) error {
+// every appraisal will refuse. A disk that is stuck is an error after logWait.
+func (s *Server) logManifests(ctx context.Context, m *material) error {
 	j, ok := s.o.Journal.(Log)
 	if !ok {
 		return nil
 	}
+	ctx, cancel := context.WithTimeout(ctx, logWait)
+	defer cancel()
 	for _, v := range m.Manifests {
 		if appraise.CheckLogged(m.Policy, v) != nil {
 			continue
 		}
-		if err := j.Manifest(context.Background(), v.SHA256); err != nil {
+		if err := j.Manifest(ctx, v.SHA256); err != nil {
 			return err
 		}
 	}

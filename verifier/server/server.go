@@ -121,7 +121,7 @@ func New(o Options) (*Server, error) {
 		return nil, fmt.Errorf("making verifier: %w", err)
 	}
 	s.trust.Store(m)
-	if err := s.logManifests(m); err != nil {
+	if err := s.logManifests(context.Background(), m); err != nil {
 		return nil, fmt.Errorf("making verifier: %w", err)
 	}
 	if s.challenges == nil {

@@ -90,7 +90,7 @@ func (s *Server) Reload(t Trust) error {
 		s.ReloadFailed()
 		return fmt.Errorf("reloading: %w", err)
 	}
-	if err := s.logManifests(m); err != nil {
+	if err := s.logManifests(context.Background(), m); err != nil {
 		s.ReloadFailed()
 		return fmt.Errorf("reloading: %w", err)
 	}
@@ -99,17 +99,18 @@ func (s *Server) Reload(t Trust) error {
 	return nil
 }
 
-// SetManifests replaces the manifests that the server decides by, and nothing
-// else. They are in the log before they count; an error leaves everything as it
-// was. It is not called beside Reload or itself.
-func (s *Server) SetManifests(ms []*manifest.Verified) error {
-	m := *s.trust.Load()
+// TakeIn puts manifests into the log, under the policy in force, and returns a
+// function that has the server decide by them in place of those it has. That one
+// writes nothing, and reports false where a Reload has come between. So manifests
+// are in the log before they count, and no Reload waits for the log's disk.
+func (s *Server) TakeIn(ctx context.Context, ms []*manifest.Verified) (use func() bool, err error) {
+	old := s.trust.Load()
+	m := *old
 	m.Manifests = ms
-	if err := s.logManifests(&m); err != nil {
-		return fmt.Errorf("taking in manifests: %w", err)
+	if err := s.logManifests(ctx, &m); err != nil {
+		return nil, fmt.Errorf("taking in manifests: %w", err)
 	}
-	s.trust.Store(&m)
-	return nil
+	return func() bool { return s.trust.CompareAndSwap(old, &m) }, nil
 }
 
 // ReloadFailed counts a reload that came to nothing before there was a Trust.
