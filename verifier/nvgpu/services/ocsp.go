@@ -60,14 +60,12 @@ func (c *Client) rawOCSP(ctx context.Context, der []byte, signed func([]byte) bo
 	key := "ocsp " + req.Key()
 	now := c.opts.Clock()
 	believed := func(e *entry) bool { return signed != nil && validOCSP(e.Data, req.Key(), now) && signed(e.Data) }
-	have := c.held(key)
-	switch {
-	case have == nil:
-	case have.common && believed(have):
-		have = c.believe(key, have)
-	case have.common || !validOCSP(have.Data, req.Key(), now):
-		have = nil
-	}
+	have := c.heldOCSP(key, func(e *entry) bool {
+		if e.common {
+			return believed(e)
+		}
+		return validOCSP(e.Data, req.Key(), now)
+	})
 	if have != nil && fresh(have.Fetched, now, c.opts.OCSPTTL) {
 		return have.Data, Origin{Held: true}, nil
 	}
@@ -99,6 +97,21 @@ func (c *Client) rawOCSP(ctx context.Context, der []byte, signed func([]byte) bo
 		return have.Data, Origin{Held: true, Refresh: err}, nil
 	}
 	return nil, Origin{}, err
+}
+
+// heldOCSP returns the answer of a key that is held and good, or nil: the one that
+// was fetched last, unless another was made later.
+func (c *Client) heldOCSP(key string, good func(*entry) bool) *entry {
+	var best *entry
+	for _, e := range c.candidates(key) {
+		if good(e) && (best == nil || older(best.Data, e)) {
+			best = e
+		}
+	}
+	if best != nil && best.common {
+		best = c.believe(key, best)
+	}
+	return best
 }
 
 func (c *Client) fetchOCSP(ctx context.Context, der []byte, key string) (*entry, error) {

@@ -201,3 +201,27 @@ func TestAStoreDoesNotSayWhenSomethingWasFetched(t *testing.T) {
 		}
 	}
 }
+
+// TestWhatAStoreHasDoesNotHideTheBundle has the other replica's answer be fetched
+// later than the bundle's, and not hold.
+func TestWhatAStoreHasDoesNotHideTheBundle(t *testing.T) {
+	w, store := newWorld(t), &fetchtest.Store{}
+	b, err := w.client(nil).Export(t.Context(), []string{driverID}, []services.Pair{{Cert: w.signer.Cert, Issuer: w.pki.L3.Cert}})
+	must(t, b, err)
+	raw, err := b.Marshal()
+	must(t, raw, err)
+	b, err = services.ParseBundle(raw)
+	must(t, b, err)
+	w.pass(services.DefaultOCSPTTL / 2)
+	if _, _, err := w.both(w.replica(store)); err != nil {
+		t.Fatal(err)
+	}
+	w.server.Misbehave(http.StatusServiceUnavailable, nil, nil)
+	c := w.client(func(o *services.Options) {
+		o.Attempts, o.Bundle = 1, b
+		o.Shared = fetchtest.Shared(store.Spoil(func(e, _ []byte) []byte { return fetchtest.Flip(e, "data") }))
+	})
+	if r, err := c.OCSP(t.Context(), w.signer.Cert, w.pki.L3.Cert, nil); err != nil || r.Status != ocsp.Good {
+		t.Errorf("%+v, %v", r, err)
+	}
+}
