@@ -223,7 +223,7 @@ func (f *fetched) amd(ctx context.Context, o *Options, raw []byte, chain [][]byt
 	if len(f.vcek) == 0 || cert != nil && now.After(cert.NotAfter) {
 		var der []byte
 		var from kds.Origin
-		appraise.Blocking(ctx, func() { der, from, err = c.LookupCertificate(ctx, r) })
+		appraise.Blocking(ctx, func() { der, from, err = c.LookupCertificate(ctx, r, body) })
 		if err != nil {
 			f.snpChecks = append(f.snpChecks, checksOf(err)...)
 		} else {

@@ -1,11 +1,13 @@
 package kds
 
 import (
+	"crypto/sha512"
 	"encoding/hex"
 	"errors"
 	"fmt"
 	"time"
 
+	"cocoon/verifier/internal/ecsig"
 	"cocoon/verifier/snp/report"
 	"cocoon/verifier/snp/vek"
 )
@@ -19,6 +21,9 @@ type document interface {
 	current(body []byte, now time.Time) bool // of a verified body
 	refreshes() bool                         // it changes while it is valid
 	older(a, b []byte) bool                  // a is an older edition than b
+	// proven says that a verified body was asked for because of what it signed, or
+	// is one of a few.
+	proven(body []byte, roots *vek.Roots) bool
 }
 
 // fixed is for documents that do not change.
@@ -28,12 +33,33 @@ func (fixed) refreshes() bool                    { return false }
 func (fixed) older(_, _ []byte) bool             { return false }
 func (fixed) current(_ []byte, _ time.Time) bool { return true }
 
+// few is for documents of which there are few.
+type few struct{}
+
+func (few) proven(_ []byte, _ *vek.Roots) bool { return true }
+
 // vcek is the certificate of a chip at a TCB version.
 type vcek struct {
 	fixed
 	line report.Product
 	chip [64]byte
 	tcb  report.TCB
+
+	report *report.Report // that wants it
+	raw    []byte         // its bytes; nil: it is taken for signed
+}
+
+func (d vcek) proven(body []byte, roots *vek.Roots) bool {
+	if d.raw == nil {
+		return true
+	}
+	c, err := vek.Verify(body, report.VCEK, roots)
+	if err != nil || len(d.raw) < report.SignedSize {
+		return false
+	}
+	digest := sha512.Sum384(d.raw[:report.SignedSize])
+	r, s := d.report.Signature()
+	return ecsig.Verify(c.Key, digest[:], r[:], s[:])
 }
 
 // path is /vcek/v1/{product}/{hwID}?…SPL=…; Turin has hwIDs of 8 bytes, and
@@ -64,6 +90,7 @@ func (d vcek) verify(body []byte, roots *vek.Roots) error {
 // chain is ASK or ASVK, then ARK, in PEM.
 type chain struct {
 	fixed
+	few
 	line   report.Product
 	signer report.Signer
 }
@@ -87,7 +114,10 @@ func (d chain) verify(body []byte, roots *vek.Roots) error {
 }
 
 // crl is the ARK's list of revoked certificates.
-type crl struct{ line report.Product }
+type crl struct {
+	few
+	line report.Product
+}
 
 // path is /vcek/v1/{product}/crl: one list for all that the ARK issued.
 func (d crl) path() string    { return "/vcek/v1/" + string(d.line) + "/crl" }

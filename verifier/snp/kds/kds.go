@@ -100,6 +100,10 @@ type Shared = fetch.Shared
 type entry struct {
 	Body    []byte    `json:"body"`
 	Fetched time.Time `json:"fetched"` // a hint: it decides when to ask again
+
+	// unproven is what was asked for by somebody who has shown nothing: it is in
+	// memory alone, and the first to go.
+	unproven bool
 }
 
 // fileLimit bounds a document's cache file: base64 in JSON is a third longer
@@ -177,15 +181,18 @@ func setDefault[T comparable](v *T, def T) {
 // does not say its product: Milan and then Genoa are asked for. VLEKs are not
 // to be had from the KDS by anyone but their provider.
 func (c *Client) Certificate(ctx context.Context, r *report.Report) ([]byte, error) {
-	der, _, err := c.LookupCertificate(ctx, r)
+	der, _, err := c.LookupCertificate(ctx, r, nil)
 	return der, err
 }
 
 // Origin says where a document came from.
 type Origin = fetch.Origin
 
-// LookupCertificate is Certificate that says where it came from.
-func (c *Client) LookupCertificate(ctx context.Context, r *report.Report) ([]byte, Origin, error) {
+// LookupCertificate is Certificate that says where it came from. With the report's
+// bytes, what the certificate did not sign is kept in memory alone: the service has a
+// certificate of a chip for each TCB version, and who makes reports up could ask for
+// all of them.
+func (c *Client) LookupCertificate(ctx context.Context, r *report.Report, raw []byte) ([]byte, Origin, error) {
 	if r.Signer != report.VCEK {
 		return nil, Origin{}, fault.New(fault.ExitNetwork, "snp.kds.vlek", "give the certificate that came with the report, as a file or in its certificate table",
 			"fetching certificate: the KDS hands a %s out to its cloud provider only", r.Signer).
@@ -197,7 +204,7 @@ func (c *Client) LookupCertificate(ctx context.Context, r *report.Report) ([]byt
 	}
 	var errs []error
 	for _, line := range lines {
-		der, from, err := c.get(ctx, vcek{line: line, chip: r.ChipID, tcb: r.ReportedTCB})
+		der, from, err := c.get(ctx, vcek{line: line, chip: r.ChipID, tcb: r.ReportedTCB, report: r, raw: raw})
 		if err == nil {
 			return der, from, nil
 		}
@@ -237,6 +244,9 @@ type answer struct {
 // the service.
 func (c *Client) get(ctx context.Context, d document) ([]byte, Origin, error) {
 	if e := c.usable(ctx, d); e != nil && !c.stale(d, e) {
+		if e.unproven && d.proven(e.Body, c.opts.Roots) {
+			c.persist(ctx, d, &entry{Body: e.Body, Fetched: e.Fetched})
+		}
 		return e.Body, Origin{Held: true}, nil
 	}
 	// The fetch does not end with the caller's context: one that gives up does
@@ -320,18 +330,34 @@ func (c *Client) stale(d document, e *entry) bool {
 	return d.refreshes() && !c.opts.Offline && (now.Before(e.Fetched) || now.Sub(e.Fetched) >= c.opts.RefreshAfter)
 }
 
-// keep holds an entry in memory, in the place of any other where it is full.
+// keep holds an entry in memory. Where that is full it takes the place of another:
+// one that is unproven, where there is one.
 func (c *Client) keep(d document, e *entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if len(c.held) >= maxHeld {
-		for k := range c.held {
-			delete(c.held, k)
-			break
+		var out string
+		for k, e := range c.held {
+			if out = k; e.unproven {
+				break
+			}
 		}
+		delete(c.held, out)
 	}
 	c.held[d.path()] = e
 	delete(c.fails, d.path())
+}
+
+// persist keeps an entry in memory, with the other replicas and on disk.
+func (c *Client) persist(ctx context.Context, d document, e *entry) {
+	c.keep(d, e)
+	c.common.Store(ctx, d.path(), e, fetch.SharedFor)
+	if c.disk == nil {
+		return
+	}
+	if err := c.disk.Store(d.path(), e); err != nil {
+		c.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "document could not be kept on disk", slog.Any("error", err))
+	}
 }
 
 // fetchDocument asks the service, unless that failed so recently that it is
@@ -367,12 +393,11 @@ func (c *Client) fetchDocument(ctx context.Context, d document) (answer, error) 
 				body = held.Body
 			}
 			e := &entry{Body: body, Fetched: now}
-			c.keep(d, e)
-			c.common.Store(ctx, d.path(), e, fetch.SharedFor)
-			if c.disk != nil {
-				if err := c.disk.Store(d.path(), e); err != nil {
-					c.opts.Logger.LogAttrs(ctx, slog.LevelWarn, "document could not be kept on disk", slog.Any("error", err))
-				}
+			if d.proven(body, c.opts.Roots) {
+				c.persist(ctx, d, e)
+			} else {
+				e.unproven = true
+				c.keep(d, e)
 			}
 			return answer{body: body}, nil
 		}

@@ -36,7 +36,7 @@ func (r *rig) asked() int { return r.server.Requests(kdstest.VCEK) + r.server.Re
 
 // both returns a chip's certificate and its line's CRL.
 func both(c *kds.Client, p *report.Report) (cert, crl []byte, from kds.Origin, err error) {
-	if cert, from, err = c.LookupCertificate(context.Background(), p); err == nil {
+	if cert, from, err = c.LookupCertificate(context.Background(), p, nil); err == nil {
 		crl, err = c.CRL(context.Background(), p.Product.Line())
 	}
 	return cert, crl, from, err
@@ -139,4 +139,36 @@ func (r *rig) copied() string {
 		r.t.Fatal(err)
 	}
 	return dir
+}
+
+// TestMadeUpReportsFillNoStore has somebody ask for what no chip has signed: it is
+// shared and on disk once a report comes that it did sign.
+func TestMadeUpReportsFillNoStore(t *testing.T) {
+	r, store := newRig(t), &fetchtest.Store{}
+	raw, chip := r.report(5, report.Genoa)
+	c := r.client(func(o *kds.Options) { o.Shared = fetchtest.Shared(store) })
+	kept := func() int {
+		files, err := os.ReadDir(r.dir)
+		if err != nil && !os.IsNotExist(err) {
+			t.Fatal(err)
+		}
+		return len(files) + len(store.TTLs())
+	}
+	made := bytes.Clone(raw)
+	made[0x50] ^= 1 // report data, which is signed
+	forged, err := report.Parse(made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for range 2 {
+		if _, _, err := c.LookupCertificate(context.Background(), forged, made); err != nil || kept() != 0 {
+			t.Errorf("of a report that is made up: %v, %d kept", err, kept())
+		}
+	}
+	if _, from, err := c.LookupCertificate(context.Background(), chip, raw); err != nil || !from.Held || kept() != 2 {
+		t.Errorf("of the chip's report: %v, %v, %d kept", from, err, kept())
+	}
+	if n := r.server.Requests(kdstest.VCEK); n != 1 {
+		t.Errorf("%d requests, want 1", n)
+	}
 }
