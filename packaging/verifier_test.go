@@ -114,6 +114,52 @@ func TestThePackageHasTheVerifiersService(t *testing.T) {
 	})
 }
 
+// TestAnUpgradeLeavesTheStateDirectoryToItsOwner runs postinst with programs in
+// the place of those that would change this machine. A service that runs as
+// another user by a drop-in has the directory from systemd.
+func TestAnUpgradeLeavesTheStateDirectoryToItsOwner(t *testing.T) {
+	text, err := os.ReadFile("postinst")
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir()
+	state, bin, log := filepath.Join(dir, "state"), filepath.Join(dir, "bin"), filepath.Join(dir, "log")
+	if err := os.Mkdir(bin, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"getent", "adduser", "systemd-sysusers", "systemctl", "install"} {
+		if err := os.WriteFile(filepath.Join(bin, name), []byte("#!/bin/sh\necho "+name+" \"$@\" >>"+log+"\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	configure := func() string {
+		t.Helper()
+		if err := os.RemoveAll(log); err != nil {
+			t.Fatal(err)
+		}
+		cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", strings.ReplaceAll(string(text), "/var/lib/cocoon-verifier", state), "postinst", "configure")
+		cmd.Env = []string{"PATH=" + bin}
+		if out, err := cmd.CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		b, err := os.ReadFile(log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return string(b)
+	}
+	made := "install -d -m 700 -o cocoon-verifier -g cocoon-verifier " + state + "\n"
+	if did := configure(); !strings.Contains(did, made) {
+		t.Errorf("installed anew it did\n%s", did)
+	}
+	if err := os.Mkdir(state, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if did := configure(); strings.Contains(did, "install ") || !strings.Contains(did, "getent passwd cocoon-verifier\n") {
+		t.Errorf("an upgrade did\n%s", did)
+	}
+}
+
 // TestTheVerifiersDefaultConfigurationWaitsForItsOwner starts it as it is
 // installed, and checks it with a policy, a manifest and keys where it looks.
 func TestTheVerifiersDefaultConfigurationWaitsForItsOwner(t *testing.T) {
@@ -152,6 +198,12 @@ func TestTheVerifiersDefaultConfigurationWaitsForItsOwner(t *testing.T) {
 		}
 	}
 	check := []string{"--config", config, "--check"}
+	// A log keeps its name for good, so nobody gets one that he did not give it.
+	for _, args := range [][]string{check, check[:2]} {
+		refuses(args, "verifier.config", "origin", "verifier.example/verdicts")
+	}
+	named := bytes.Replace(yaml, []byte("  # origin:\n"), []byte("  origin: verifier.test/verdicts\n"), 1)
+	put("verifier.yaml", bytes.ReplaceAll(named, []byte("/var/lib/cocoon-verifier"), []byte(state)))
 	for _, args := range [][]string{check, check[:2]} {
 		refuses(args, "verifier.policy", "verifier/policy.json", "put a policy there")
 	}

@@ -155,7 +155,10 @@ func (c *Config) validate() error {
 		}
 	}
 	bad(c.TLS != nil && (c.TLS.Certificate == "" || c.TLS.Key == ""), "tls needs certificate and key")
-	bad(c.Journal != nil && (c.Journal.Dir == "" || c.Journal.Origin == "" || c.Journal.Key == ""), "a journal needs dir, origin and key")
+	if j := c.Journal; j != nil {
+		bad(j.Dir == "" || j.Key == "", "a journal needs dir and key")
+		bad(j.Origin == "", "a journal needs an origin, which names it for good: host and path, such as verifier.example/verdicts")
+	}
 	bad(len(c.Sources) > 0 && c.Ledger == nil, "manifest_sources need a ledger: the registry says which manifests to fetch")
 	bad(c.Replicas < 0 || c.Replicas > 1024, "replicas is out of range")
 	// Each would accept a challenge that another has seen used.

@@ -57,6 +57,10 @@ func keygen(args []string, stdout, stderr io.Writer) (err error) {
 		}
 		return sealKey(&keystore{}, k, stdout)
 	}
+	if *config != "" && *sealed == "" {
+		// The keys below lie open in files: not what was asked for.
+		return fault.New(fault.ExitInternal, "usage", "name the sealed key's file with --seal", "making keys: --config says what seals a key, and none is to be sealed")
+	}
 	if *dir == "" || *sealed != "" {
 		return fault.New(fault.ExitInternal, "usage", "give --dir, or --seal without it", "making keys: no directory")
 	}

@@ -190,9 +190,6 @@ func TestATEEThatFailsIsNoEvidence(t *testing.T) {
 	if info, err := dial(t, s.url).Info(t.Context()); err != nil || info.Evidence != nil || len(info.Keys) != 1 {
 		t.Errorf("%+v, %v", info, err)
 	}
-	if _, err := newServiceOn(on(platform.SNP, g), time.Now, filepath.Join(s.dir, "config.yaml"), slog.New(slog.DiscardHandler)); err == nil {
-		t.Error("a second service on one journal started")
-	}
 	dir := installFleet(t, newFleet(t), func(m map[string]any) { m["evidence"] = "tee" })
 	for want, machine := range map[string]*keystore{"verifier.evidence": on(platform.SNP, g),
 		codeTEE: {machine: func() (platform.Platform, error) {
@@ -201,6 +198,15 @@ func TestATEEThatFailsIsNoEvidence(t *testing.T) {
 		if _, err := newServiceOn(machine, time.Now, filepath.Join(dir, "config.yaml"), slog.New(slog.DiscardHandler)); !fault.Has(err, want) {
 			t.Errorf("starting: %v, want %s", err, want)
 		}
+	}
+	// It was the TEE: with one that answers, the same service starts.
+	g.Failing = nil
+	good, err := newServiceOn(on(platform.SNP, g), time.Now, filepath.Join(dir, "config.yaml"), slog.New(slog.DiscardHandler))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := good.Close(); err != nil {
+		t.Error(err)
 	}
 }
 

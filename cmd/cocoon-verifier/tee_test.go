@@ -8,9 +8,11 @@ import (
 	"encoding/binary"
 	"encoding/hex"
 	"errors"
+	"io/fs"
 	"log/slog"
 	"net"
 	"net/http/httptest"
+	"os"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -112,6 +114,25 @@ func reopen(t *testing.T, machine *keystore, dir string) (ed25519.PublicKey, err
 		return nil, err
 	}
 	return keys[0].Public().(ed25519.PublicKey), nil
+}
+
+// TestKeygenMakesNoOpenKeyWhereASealedOneWasWanted names a config that seals, and
+// leaves --seal out.
+func TestKeygenMakesNoOpenKeyWhereASealedOneWasWanted(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "keys")
+	for _, args := range [][]string{
+		{"--config", "verifier.yaml", "--dir", dir},
+		{"--config", "verifier.yaml", "--dir", dir, "--next", "2099-01-01T00:00:00Z"},
+		{"--config", "verifier.yaml"},
+	} {
+		var out bytes.Buffer
+		if err := keygen(args, &out, &out); !fault.Has(err, "usage") {
+			t.Errorf("%v: %v\n%s", args, err, out.String())
+		}
+	}
+	if _, err := os.Stat(dir); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("keys were made: %v", err)
+	}
 }
 
 // TestAnSNPGuestSealsTheSigningKey seals by the key that the firmware derives,
