@@ -9,17 +9,18 @@ import (
 )
 
 // AppraiseVerifier holds the evidence of the machine that a verifier runs in
-// against the policy: its TEE and TCB, as AppraiseForeign does, and that the TEE
-// signed the document's claims. The result is never accepted, for no manifest
+// against the policy: its TEE and TCB, as AppraiseForeign does, its trust class and
+// the policy's rules, and that the TEE signed the document's claims. The result is never accepted, for no manifest
 // says what runs there: its registers are for whoever knows what they should be.
-// That the claims are of the verifier's keys is Document.Bound's to say.
+// That the claims are of the verifier's keys is Document.Bound's to say, and how
+// old they are Document.Fresh's.
 //
 // The document brings no collateral: it is the caller's, or nil where o's
 // appraisers have it (PrepareForeign).
 func AppraiseVerifier(d *self.Document, collateral json.RawMessage, o *Options) *result.Result {
 	ev := d.Foreign()
 	ev.Collateral = collateral
-	r, _, _ := appraiseForeign(ev, o)
+	r, facts, _ := appraiseForeign(ev, o)
 	cpu := r.Submods[result.SubCPU]
 	checks := cpu.Checks[:0]
 	for _, c := range cpu.Checks {
@@ -37,6 +38,11 @@ func AppraiseVerifier(d *self.Document, collateral json.RawMessage, o *Options) 
 		a.fail(result.SubCPU, id, hex.EncodeToString(want[:]), got, "the TEE signed something else than these claims", "do not believe this verifier's evidence")
 	default:
 		a.pass(result.SubCPU, id, got)
+	}
+	if o.Policy != nil {
+		a.checkClass(r.TrustClass)
+		a.cpuFacts = facts
+		a.checkRules(r)
 	}
 	v := result.Vector{result.Hardware: result.ValueWarning}
 	for _, c := range checks {

@@ -6,6 +6,7 @@ package client
 import (
 	"context"
 	"crypto/ed25519"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
@@ -310,8 +311,8 @@ func (c *Client) Info(ctx context.Context) (*wire.Info, error) {
 }
 
 // Own returns what the service says of itself with the evidence of its machine,
-// which is over these keys, policies and this log, and over each of the keys that
-// the caller pinned. What it is worth is for appraise.AppraiseVerifier to say: here
+// which is over all of this, and over each of the keys that the caller pinned,
+// and of the last self.MaxAge by the caller's clock. What it is worth is for appraise.AppraiseVerifier to say: here
 // nobody has looked at who signed it.
 func (c *Client) Own(ctx context.Context) (*wire.Info, *self.Document, error) {
 	info, err := c.Info(ctx)
@@ -325,7 +326,11 @@ func (c *Client) Own(ctx context.Context) (*wire.Info, *self.Document, error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	if err := d.Bound(info, c.o.Keys...); err != nil {
+	clock := c.o.Clock
+	if clock == nil {
+		clock = time.Now
+	}
+	if err := errors.Join(d.Bound(info, c.o.Keys...), d.Fresh(clock())); err != nil {
 		return nil, nil, err
 	}
 	return info, d, nil

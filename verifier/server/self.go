@@ -16,9 +16,14 @@ import (
 // carries, in bytes.
 const maxOwnEvidence = 2 << 20
 
+// ownWait is how long somebody who asks for the description waits for evidence
+// that nobody has collected yet: the host, who is not trusted, makes the quote.
+const ownWait = 10 * time.Second
+
 // OwnEvidence returns the evidence of the machine that the service runs in, over
 // what the service's description says (self.Document), or as whoever collects it
-// there last did: the supervisor of a confidential VM.
+// there last did: the supervisor of a confidential VM. With an error may come
+// evidence that is still good, where there is no newer.
 type OwnEvidence interface {
 	Evidence(ctx context.Context, c self.Claims) ([]byte, error)
 }
@@ -69,10 +74,11 @@ func (s *Server) describe(ctx context.Context) (*wire.Info, error) {
 	if s.o.Own == nil {
 		return &info, nil
 	}
-	b, err := s.o.Own.Evidence(ctx, self.ClaimsOf(&info))
-	if err == nil {
-		info.Evidence = b
+	claims, err := self.ClaimsOf(&info)
+	if err != nil {
+		return &info, err
 	}
+	info.Evidence, err = s.o.Own.Evidence(ctx, claims)
 	return &info, err
 }
 
