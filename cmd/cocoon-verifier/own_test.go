@@ -10,6 +10,7 @@ import (
 	"net/http/httptest"
 	"path/filepath"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -21,6 +22,7 @@ import (
 	"cocoon/verifier/appraise/tee"
 	"cocoon/verifier/client"
 	"cocoon/verifier/dcap"
+	"cocoon/verifier/evidence"
 	"cocoon/verifier/jwks"
 	"cocoon/verifier/policy"
 	"cocoon/verifier/result"
@@ -220,37 +222,192 @@ func TestOwnEvidenceIsCollectedAnewInTime(t *testing.T) {
 	}
 	defer e.Close()
 	claims := self.Claims{Keys: []digest.SHA256{{1}}, Policies: []digest.SHA256{}}
-	at := func() string {
+	// at is of when what is shown is, and why there is no newer. A collection that
+	// was begun has ended when it returns.
+	at := func() (string, error) {
 		t.Helper()
 		b, err := e.Evidence(context.Background(), claims)
-		if err != nil {
-			return err.Error()
+		e.mu.Lock()
+		running := e.running
+		e.mu.Unlock()
+		if running != nil {
+			<-running.done
 		}
-		d, err := self.Parse(b)
+		if b == nil {
+			return "", err
+		}
+		d, perr := self.Parse(b)
+		if perr != nil {
+			t.Fatal(perr)
+		}
+		return d.Claims.At, err
+	}
+	stamp := func() string { return now.UTC().Format(time.RFC3339) }
+	for jump, want := range map[time.Duration][2]bool{ // whether it is new at once, and then
+		ownAge - time.Second: {false, false}, ownAge: {false, true}, ownHeld: {true, true}, -time.Hour: {true, true},
+	} {
+		e.at, now = time.Time{}, time.Now()
+		if first, err := at(); first != stamp() {
+			t.Errorf("it is of %s, %v", first, err)
+		}
+		now = now.Add(jump)
+		for i, again := range want {
+			if got, err := at(); (got == stamp()) != again {
+				t.Errorf("after %s, asked %d times, it is of %s, %v", jump, i+1, got, err)
+			}
+		}
+	}
+	// A failure leaves what was, for as long as that may be shown.
+	held := stamp()
+	if _, err := at(); err != nil {
+		t.Fatal(err)
+	}
+	g.Failing = errors.New("no answer")
+	now = now.Add(ownAge)
+	for range 2 {
+		if got, _ := at(); got != held {
+			t.Errorf("after a failure it is of %q, was of %s", got, held)
+		}
+	}
+	now = now.Add(24 * time.Hour)
+	if got, err := at(); got != "" || err == nil || !strings.Contains(err.Error(), "no answer") {
+		t.Errorf("a day later it is of %q, %v", got, err)
+	}
+	g.Failing = nil
+	if got, err := at(); got != "" || err == nil || !strings.Contains(err.Error(), "no answer") {
+		t.Errorf("a failure was forgotten at once: %q, %v", got, err)
+	}
+	now = now.Add(ownRetry)
+	if _, err := at(); err == nil {
+		t.Error("somebody waited while it was tried again")
+	}
+	if got, err := at(); got != stamp() || err != nil {
+		t.Errorf("then it is of %q, %v", got, err)
+	}
+}
+
+// hangingTEE is a TEE whose host answers when it is let.
+type hangingTEE struct {
+	platform.TEE
+	asked  atomic.Int32
+	answer chan struct{}
+}
+
+func (s *hangingTEE) Over(ctx context.Context, data [64]byte) (*evidence.CPU, error) {
+	s.asked.Add(1)
+	select {
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	case <-s.answer:
+		return s.TEE.Over(ctx, data)
+	}
+}
+
+// TestAHostThatHangsHoldsNobodyUp has many ask for evidence that the host does not
+// give: it is asked once, who waits may go, and what there was is shown meanwhile.
+func TestAHostThatHangsHoldsNobodyUp(t *testing.T) {
+	var at atomic.Pointer[time.Time]
+	jump := func(to time.Time) { at.Store(&to) }
+	jump(time.Now())
+	e, err := on(platform.SNP, newGuest(t)).teeEvidence(func() time.Time { return *at.Load() })
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := &hangingTEE{TEE: e.machine, answer: make(chan struct{})}
+	e.machine = s
+	claims := self.Claims{Keys: []digest.SHA256{{1}}, Policies: []digest.SHA256{}}
+	type answer struct {
+		b   []byte
+		err error
+	}
+	ask := func(ctx context.Context, n int) chan answer {
+		out := make(chan answer, n)
+		for range n {
+			go func() {
+				b, err := e.Evidence(ctx, claims)
+				out <- answer{b, err}
+			}()
+		}
+		return out
+	}
+	get := func(c chan answer) answer {
+		t.Helper()
+		select {
+		case a := <-c:
+			return a
+		case <-time.After(time.Minute):
+			t.Fatal("they wait for the host")
+			return answer{}
+		}
+	}
+	const many = 50
+	patient := ask(t.Context(), many)
+	ctx, cancel := context.WithCancel(t.Context())
+	gone := ask(ctx, many)
+	cancel()
+	for range many {
+		if a := get(gone); !errors.Is(a.err, context.Canceled) {
+			t.Errorf("who went had %v", a.err)
+		}
+	}
+	close(s.answer)
+	var first []byte
+	for range many {
+		a := get(patient)
+		if first == nil {
+			first = a.b
+		}
+		if a.err != nil || !bytes.Equal(a.b, first) {
+			t.Errorf("who waited had %d bytes, %v", len(a.b), a.err)
+		}
+	}
+	if n := s.asked.Load(); n != 1 {
+		t.Errorf("the host was asked %d times", n)
+	}
+	// It hangs again when it is time for another.
+	s.answer = make(chan struct{})
+	jump(at.Load().Add(ownAge))
+	again := ask(t.Context(), many)
+	for range many {
+		if a := get(again); a.err != nil || !bytes.Equal(a.b, first) {
+			t.Errorf("meanwhile there were %d bytes, %v", len(a.b), a.err)
+		}
+	}
+	// Close waits for no host.
+	closed := make(chan answer, 1)
+	go func() { closed <- answer{err: e.Close()} }()
+	if a := get(closed); a.err != nil {
+		t.Error(a.err)
+	}
+	if n := s.asked.Load(); n != 2 {
+		t.Errorf("the host was asked %d times", n)
+	}
+}
+
+// TestEvidenceOfAnotherTimeIsRefused dials with clocks that are off.
+func TestEvidenceOfAnotherTimeIsRefused(t *testing.T) {
+	s := showing(t, on(platform.SNP, newGuest(t)))
+	for off, code := range map[time.Duration]string{0: "", self.MaxAge + time.Hour: self.CodeExpired, -time.Hour: self.CodeFuture} {
+		c, err := client.New(client.Options{BaseURL: s.url, Clock: func() time.Time { return time.Now().Add(off) }})
 		if err != nil {
 			t.Fatal(err)
 		}
-		return d.Claims.At
-	}
-	for jump, again := range map[time.Duration]bool{ownAge - time.Second: false, ownAge: true, -time.Hour: true} {
-		e.at, now = time.Time{}, time.Now()
-		first := at()
-		now = now.Add(jump)
-		if got := at(); (got != first) != again {
-			t.Errorf("after %s it is of %s, was of %s", jump, got, first)
+		if _, _, err := c.Own(t.Context()); code == "" && err != nil || code != "" && !fault.Has(err, code) {
+			t.Errorf("with a clock that is off by %s: %v, want %q", off, err, code)
 		}
 	}
-	g.Failing = errors.New("no answer")
-	now = now.Add(24 * time.Hour)
-	if got := at(); !strings.Contains(got, "no answer") {
-		t.Errorf("it is of %s", got)
+}
+
+// TestAVerifierOfAnotherClassFails has a policy that takes no test authorities.
+func TestAVerifierOfAnotherClassFails(t *testing.T) {
+	f, err := testfleet.New(testfleet.ExampleSeed)
+	if err != nil {
+		t.Fatal(err)
 	}
-	g.Failing = nil
-	if got := at(); !strings.Contains(got, "no answer") {
-		t.Errorf("a failure was forgotten at once: %s", got)
-	}
-	now = now.Add(ownRetry)
-	if got := at(); got != now.UTC().Format(time.RFC3339) {
-		t.Errorf("then it is of %s", got)
+	d := showing(t, on(platform.SNP, newGuest(t))).own(t)
+	cpus := tee.CPUs(tee.Options{SNP: snp.Options{Roots: f.SNPPKI().Roots()}})
+	r := appraise.AppraiseVerifier(d, nil, &appraise.Options{Policy: f.Policy(policy.ClassSNP, policy.ClassVTPM), CPUs: cpus, Now: time.Now()})
+	if ids := failedIDs(r); !strings.Contains(ids, "policy.trust_class") {
+		t.Errorf("failed %s", ids)
 	}
 }

@@ -16,6 +16,7 @@ import (
 	"io/fs"
 	"os"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/google/go-configfs-tsm/configfs/configfsi"
@@ -49,6 +50,10 @@ const (
 	attempts   = 12 // about 5 s of pauses in all
 )
 
+// maxLeft is how many requests may be under way in the kernel that nobody waits
+// for any more: a host that answers nothing is not asked ever more.
+const maxLeft = 4
+
 // Blob is an answer.
 type Blob struct {
 	Out []byte // quote or report
@@ -61,14 +66,17 @@ type Reporter struct {
 	Client   configfsi.Client
 	Provider string // that must answer
 	Aux      bool   // the provider has an auxiliary blob
+
+	left atomic.Int32 // requests that nobody waits for any more
 }
 
 // Report returns a report over data. It repeats what failed for another
-// user's sake until ctx ends.
+// user's sake until ctx ends. The kernel cannot be called back: what it was asked
+// goes on where ctx ends first.
 func (r *Reporter) Report(ctx context.Context, data [64]byte) (*Blob, error) {
 	pause := firstPause
 	for n := 1; ; n++ {
-		b, err := r.once(data)
+		b, err := r.once(ctx, data)
 		if err == nil || !transient(err) || n == attempts {
 			return b, err
 		}
@@ -81,8 +89,35 @@ func (r *Reporter) Report(ctx context.Context, data [64]byte) (*Blob, error) {
 	}
 }
 
-// once makes one request.
-func (r *Reporter) once(data [64]byte) (*Blob, error) {
+// once makes one request, and waits for it until ctx ends.
+func (r *Reporter) once(ctx context.Context, data [64]byte) (*Blob, error) {
+	if n := r.left.Load(); n >= maxLeft {
+		return nil, fmt.Errorf("asking configfs-tsm: %w: %d earlier requests have no answer", ErrService, n)
+	}
+	type answer struct {
+		b   *Blob
+		err error
+	}
+	done := make(chan answer, 1)
+	go func() {
+		b, err := r.ask(data)
+		done <- answer{b, err}
+	}()
+	select {
+	case a := <-done:
+		return a.b, a.err
+	case <-ctx.Done():
+		r.left.Add(1)
+		go func() {
+			<-done
+			r.left.Add(-1)
+		}()
+		return nil, fmt.Errorf("asking configfs-tsm: %w", ctx.Err())
+	}
+}
+
+// ask makes one request.
+func (r *Reporter) ask(data [64]byte) (*Blob, error) {
 	w := &watch{Client: r.Client}
 	resp, err := report.Get(w, &report.Request{InBlob: data[:], GetAuxBlob: r.Aux})
 	switch {

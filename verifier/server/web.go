@@ -1,6 +1,7 @@
 package server
 
 import (
+	"context"
 	"crypto/ed25519"
 	"net/http"
 
@@ -14,9 +15,11 @@ import (
 // web adds what is served beside the API's methods.
 func (s *Server) web() {
 	s.get(wire.PathInfo, func(w http.ResponseWriter, r *http.Request) {
-		info, err := s.describe(r.Context())
-		if err != nil { // the description goes without: it is for whoever asks to want it
-			s.log.ErrorContext(r.Context(), "own evidence is not there", "error", err)
+		ctx, cancel := context.WithTimeout(r.Context(), ownWait)
+		defer cancel()
+		info, err := s.describe(ctx)
+		if err != nil { // the description goes without, or with what was: it is for whoever asks to want it
+			s.log.ErrorContext(r.Context(), "no new evidence of its own", "error", err)
 		}
 		writeJSON(w, info)
 	})
