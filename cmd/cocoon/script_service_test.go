@@ -45,7 +45,7 @@ func (s shownBy) Evidence(ctx context.Context, c self.Claims) ([]byte, error) {
 // setupService runs verifiers in a simulated TD, at $AT: $V shows evidence of
 // itself, $FORGED claims that the TD did not sign, $DEBUG is in a TD under debug,
 // $NONE shows nothing. $KEY is their key, and the directory has what verifies it:
-// policy.json, intel.pem, collateral.json.
+// policy.json, hardware.json, which takes no test authorities, intel.pem, collateral.json.
 func setupService(env *testscript.Env) error {
 	if filepath.Base(env.WorkDir) != "script-verify_service" {
 		return nil
@@ -60,6 +60,10 @@ func setupService(env *testscript.Env) error {
 	}
 	p := f.Policy(policy.ClassTDX, policy.ClassTest)
 	doc, err := json.Marshal(p)
+	if err != nil {
+		return err
+	}
+	strict, err := json.Marshal(f.Policy(policy.ClassTDX))
 	if err != nil {
 		return err
 	}
@@ -95,7 +99,7 @@ func setupService(env *testscript.Env) error {
 		env.Defer(h.Close)
 		env.Setenv(name, h.URL)
 	}
-	for name, b := range map[string][]byte{"policy.json": doc, "intel.pem": files[testfleet.FileIntel], "collateral.json": intel} {
+	for name, b := range map[string][]byte{"policy.json": doc, "hardware.json": strict, "intel.pem": files[testfleet.FileIntel], "collateral.json": intel} {
 		if err := os.WriteFile(filepath.Join(env.WorkDir, name), b, 0o644); err != nil {
 			return err
 		}

@@ -6,6 +6,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -30,9 +31,10 @@ func newVerifyServiceCmd() *cobra.Command {
 		Use:   "service URL --policy FILE",
 		Short: "verify the evidence that a verifier shows of itself",
 		Long: `Fetches what a verifier says of itself and verifies the evidence of the machine
-that it runs in: that it is over the keys, policies and log that the verifier
-names, and over each --key or key of --jwks; that the machine's TEE signed that,
-is genuine, up to date and not under debug, as the policy wants it.
+that it runs in: that it is over all that the verifier says, its keys, policies
+and log among it, and over each --key or key of --jwks; that it is of the last two
+hours; that the machine's TEE signed that, is genuine, up to date, not under debug
+and of a trust class that counts, as the policy and its rules want it.
 
 It answers no challenge, and no manifest says what runs there: the registers are
 shown for whoever knows what they should be.
@@ -88,7 +90,7 @@ func runVerifyService(cmd *cobra.Command, url string, f *verifyServiceFlags) err
 	if err != nil {
 		return err
 	}
-	c, err := client.New(client.Options{BaseURL: url, Keys: keys})
+	c, err := client.New(client.Options{BaseURL: url, Keys: keys, Clock: func() time.Time { return o.Now }})
 	if err != nil {
 		return usage("%w", err)
 	}
