@@ -56,8 +56,10 @@ type jumping struct {
 
 func startJumping(t *testing.T, change func(dir string, m map[string]any)) *jumping {
 	t.Helper()
-	j := &jumping{clock: &clock{now: time.Now()}, fleet: newFleet(t)}
-	j.start = j.now
+	j := &jumping{fleet: newFleet(t)}
+	// After the machine was made: its collateral ends 29 days later than that.
+	j.start = time.Now()
+	j.clock = &clock{now: j.start}
 	var cfg map[string]any
 	j.dir = installFleet(t, j.fleet, func(m map[string]any) { cfg = m })
 	change(j.dir, cfg)
