@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bytes"
 	"context"
 	"crypto/ed25519"
 	"encoding/base64"
@@ -19,6 +18,7 @@ import (
 
 	"cocoon/internal/fault"
 	"cocoon/internal/registrysource"
+	"cocoon/internal/syncbuf"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/log"
 	"cocoon/measurements/log/tiles"
@@ -53,28 +53,10 @@ func (r *register) list(m digest.SHA256) {
 	r.now.Manifests[m] = appraise.ManifestState{Listed: true}
 }
 
-// said is what a service says, for several goroutines.
-type said struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *said) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *said) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
-
 // underRegistry starts a service whose policy names a registry, with the
 // manifest of other machines than the fleet's, and verifiers to fetch what the
 // registry lists. The policy names the log with the key, if there is one.
-func underRegistry(t *testing.T, f *fleet, r *register, logKeys []log.Key, out *said, urls ...string) *service {
+func underRegistry(t *testing.T, f *fleet, r *register, logKeys []log.Key, out *syncbuf.Buffer, urls ...string) *service {
 	t.Helper()
 	other, err := testfleet.New("others")
 	if err != nil {
@@ -149,7 +131,7 @@ func TestAManifestThatIsListedLaterIsTakenIn(t *testing.T) {
 	source := httptest.NewServer(started(t, filepath.Join(installFleet(t, f, nil), "config.yaml")))
 	defer source.Close()
 	r := registerFor(t, f, source.URL)
-	var says said
+	var says syncbuf.Buffer
 	s := underRegistry(t, f, r, nil, &says, source.URL)
 	srv := httptest.NewServer(s)
 	defer srv.Close()

@@ -14,6 +14,7 @@ import (
 
 	"cocoon/internal/fault"
 	"cocoon/internal/manifestfile"
+	"cocoon/internal/syncbuf"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/log"
 	"cocoon/measurements/log/tiles"
@@ -65,7 +66,7 @@ func TestAManifestThatIsListedLaterNeedsItsProof(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			r := registerFor(t, f, stripping)
-			var says said
+			var says syncbuf.Buffer
 			s := underRegistry(t, f, r, []log.Key{l.Key()}, &says, c.from...)
 			srv := httptest.NewServer(s)
 			defer srv.Close()
@@ -135,7 +136,7 @@ func TestAStuckLogHoldsUpNoReload(t *testing.T) {
 	source := httptest.NewServer(started(t, filepath.Join(installFleet(t, f, nil), "config.yaml")))
 	defer source.Close()
 	r, m := registerFor(t, f, source.URL), manifestOf(t, f)
-	var says said
+	var says syncbuf.Buffer
 	s := underRegistry(t, f, r, nil, &says, source.URL)
 	l := &stuck{at: m.SHA256, asked: make(chan struct{})}
 	var err error

@@ -10,36 +10,18 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
 	"cocoon/client/modelowner"
 	"cocoon/internal/fault"
 	"cocoon/internal/jcs"
+	"cocoon/internal/syncbuf"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/modelpack"
 	"cocoon/ratls/modelkey"
 	"cocoon/verifier/tpmtest"
 )
-
-// said is what a command says, while it says it.
-type said struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *said) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *said) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
 
 // ownersDir is a directory with an owner's files, and the enclave that asks.
 func ownersDir(t *testing.T) (dir string, w *tpmtest.World, key modelpack.Key, receipt ed25519.PrivateKey) {
@@ -72,7 +54,7 @@ var listeningRE = regexp.MustCompile(`listening (http://\S+)`)
 
 // runService runs the verb, until ctx ends or it ends by itself, and returns its
 // address and what it ends with.
-func runService(ctx context.Context, t *testing.T, dir string, out *said, args ...string) (string, <-chan error) {
+func runService(ctx context.Context, t *testing.T, dir string, out *syncbuf.Buffer, args ...string) (string, <-chan error) {
 	t.Helper()
 	cmd := newKeyServiceCmd(func() time.Time { return tpmtest.Now })
 	cmd.SetOut(out)
@@ -97,7 +79,7 @@ func runService(ctx context.Context, t *testing.T, dir string, out *said, args .
 // one of class vtpm, which the owner's policy accepts for development.
 func TestAModelOwnerReleasesAKeyOnce(t *testing.T) {
 	dir, w, key, receipt := ownersDir(t)
-	var out said
+	var out syncbuf.Buffer
 	url, done := runService(t.Context(), t, dir, &out, "--once")
 	config, err := w.Config.Hash()
 	if err != nil {
@@ -144,7 +126,7 @@ func TestAModelOwnerReleasesAKeyOnce(t *testing.T) {
 // TestAModelOwnersServiceEndsOrderly on a signal.
 func TestAModelOwnersServiceEndsOrderly(t *testing.T) {
 	dir, _, _, _ := ownersDir(t)
-	var out said
+	var out syncbuf.Buffer
 	ctx, cancel := context.WithCancel(t.Context())
 	defer cancel()
 	url, done := runService(ctx, t, dir, &out)

@@ -7,14 +7,13 @@ import (
 	"fmt"
 	"log/slog"
 	"slices"
-	"strings"
-	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	"cocoon/contracts/registry"
 	"cocoon/internal/fault"
+	"cocoon/internal/syncbuf"
 	"cocoon/internal/verdictcell"
 	"cocoon/measurements/digest"
 	"cocoon/ratls"
@@ -196,7 +195,7 @@ func TestAllModelsAreRenewed(t *testing.T) {
 			name := fmt.Sprint("m-", i)
 			c.Config.Models = append(c.Config.Models, evidence.ConfigModel{Name: name, Verity: evidence.Verity{Root: digest.Sum256([]byte(name)), DataBlocks: 1}})
 		}
-		var log lockedLog
+		var log syncbuf.Buffer
 		k := NewKeepers(Options{Collector: c, Verifier: &verifier{life: 30 * time.Minute, clock: time.Now}, TLSKey: own.TLS, Clock: time.Now, Log: slog.New(slog.NewTextHandler(&log, nil))},
 			c.Config.ServedModels(), nil)
 		docs, err := k.Collect(t.Context())
@@ -221,21 +220,4 @@ func TestAllModelsAreRenewed(t *testing.T) {
 			t.Error(text)
 		}
 	})
-}
-
-type lockedLog struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lockedLog) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedLog) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
 }

@@ -12,7 +12,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -21,28 +20,11 @@ import (
 	"cocoon/enclave/meter"
 	"cocoon/enclave/serve"
 	"cocoon/enclave/status"
+	"cocoon/internal/syncbuf"
 )
 
 // secret stands for what a client said and an engine answered.
 const secret = "Zwetschgenroester-4711"
-
-// synced is a buffer that is written and read from several goroutines.
-type synced struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (s *synced) Write(p []byte) (int, error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.Write(p)
-}
-
-func (s *synced) String() string {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	return s.b.String()
-}
 
 // talker is an engine that has the secret in everything it says, and says it
 // in every way that an engine was seen to: well, badly, and not to the end.
@@ -100,7 +82,7 @@ func talker(t *testing.T) (socket string) {
 // and every answer of an engine, and reads all that the host can read: console,
 // status lines, status document, log ring and metrics.
 func TestNoWordReachesTheHost(t *testing.T) {
-	var console, port synced
+	var console, port syncbuf.Buffer
 	ring, m := &logring.Ring{}, &meter.Meter{}
 	doc := filepath.Join(t.TempDir(), "status.json")
 	rep := status.New(status.Options{Clock: time.Now, Uptime: func() time.Duration { return 0 }, Console: &console, Path: doc, Log: ring.Lines})

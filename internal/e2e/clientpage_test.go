@@ -12,6 +12,7 @@ import (
 	"time"
 
 	"cocoon/internal/heldport"
+	"cocoon/internal/syncbuf"
 	"cocoon/internal/toolstree"
 )
 
@@ -130,7 +131,7 @@ func (o *owner) pageCommand(t *testing.T, words []string) string {
 // proxy starts a client's proxy, waits until it listens, and returns what ends it.
 func (o *owner) proxy(t *testing.T, args []string) (stop func()) {
 	t.Helper()
-	var said lockedBuffer
+	var said syncbuf.Buffer
 	cmd := exec.Command(o.program, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = o.dir, &said, &said
 	must(t, cmd.Start())

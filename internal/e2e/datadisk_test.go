@@ -12,6 +12,7 @@ import (
 	"cocoon/hostd/vsock"
 	"cocoon/internal/imagetest"
 	"cocoon/internal/jcs"
+	"cocoon/internal/syncbuf"
 	"cocoon/verifier/evidence"
 )
 
@@ -27,8 +28,8 @@ func TestVsockAndADataDiskThatOutlivesABoot(t *testing.T) {
 	s.DataDisk = &spec.DataDisk{Path: path, SizeMiB: 64}
 	asked := verifier(t, s)
 	var lines lineCount
-	boot := func() (*machine.Machine, *lockedBuffer) {
-		var con lockedBuffer
+	boot := func() (*machine.Machine, *syncbuf.Buffer) {
+		var con syncbuf.Buffer
 		return startIn(t, dir, b, b.Tools, s, &con, lines.see, vsock.User), &con
 	}
 	fails := func(code string) {

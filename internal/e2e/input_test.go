@@ -13,7 +13,6 @@ import (
 	"regexp"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -25,6 +24,7 @@ import (
 	"cocoon/hostd/swtpm"
 	"cocoon/hostd/vsock"
 	"cocoon/internal/imagetest"
+	"cocoon/internal/syncbuf"
 	"cocoon/measurements/pcr"
 	"cocoon/verifier/evidence"
 )
@@ -43,18 +43,18 @@ func (h hostile) Command(ctx context.Context, name string, args ...string) *exec
 }
 
 // start boots a spec in this process, with whatever tools.
-func start(t *testing.T, b imagetest.Build, tools swtpm.Tools, s *spec.Spec, con *lockedBuffer) *machine.Machine {
+func start(t *testing.T, b imagetest.Build, tools swtpm.Tools, s *spec.Spec, con *syncbuf.Buffer) *machine.Machine {
 	t.Helper()
 	return startWith(t, b, tools, s, con, nil, vsock.Serial)
 }
 
-func startWith(t *testing.T, b imagetest.Build, tools swtpm.Tools, s *spec.Spec, con *lockedBuffer, line func(*console.Line), transport string) *machine.Machine {
+func startWith(t *testing.T, b imagetest.Build, tools swtpm.Tools, s *spec.Spec, con *syncbuf.Buffer, line func(*console.Line), transport string) *machine.Machine {
 	t.Helper()
 	return startIn(t, t.TempDir(), b, tools, s, con, line, transport)
 }
 
 // startIn boots in a directory, whose TPM is that of an earlier boot there.
-func startIn(t *testing.T, dir string, b imagetest.Build, tools swtpm.Tools, s *spec.Spec, con *lockedBuffer, line func(*console.Line), transport string) *machine.Machine {
+func startIn(t *testing.T, dir string, b imagetest.Build, tools swtpm.Tools, s *spec.Spec, con *syncbuf.Buffer, line func(*console.Line), transport string) *machine.Machine {
 	t.Helper()
 	ca, err := swtpm.OpenCA(filepath.Join(dir, "ca"), "default", time.Now)
 	if err != nil {
@@ -72,30 +72,13 @@ func startIn(t *testing.T, dir string, b imagetest.Build, tools swtpm.Tools, s *
 	return m
 }
 
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  bytes.Buffer
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // until waits until the guest has passed a stage.
-func until(t *testing.T, m *machine.Machine, con *lockedBuffer, stage string) {
+func until(t *testing.T, m *machine.Machine, con *syncbuf.Buffer, stage string) {
 	t.Helper()
 	untilFor(t, m, con, stage, engineLimit)
 }
 
-func untilFor(t *testing.T, m *machine.Machine, con *lockedBuffer, stage string, most time.Duration) {
+func untilFor(t *testing.T, m *machine.Machine, con *syncbuf.Buffer, stage string, most time.Duration) {
 	t.Helper()
 	limit := time.After(most)
 	for {
@@ -140,11 +123,11 @@ var pcrRE = regexp.MustCompile(`latch measured" pcr15=([0-9a-f]{64})`)
 // shareOverVirtioFS serves a folder with virtiofsd and returns QEMU's arguments
 // for it and what the server says. A vhost-user device works on the guest's
 // memory, which has to be shared for it.
-func shareOverVirtioFS(t *testing.T, b imagetest.Build, s *spec.Spec, dir string) ([]string, *lockedBuffer) {
+func shareOverVirtioFS(t *testing.T, b imagetest.Build, s *spec.Spec, dir string) ([]string, *syncbuf.Buffer) {
 	t.Helper()
 	socket := filepath.Join(t.TempDir(), "fs.sock")
 	server := b.Tools.Command(t.Context(), "virtiofsd", "--socket-path", socket, "--shared-dir", dir, "--sandbox", "none", "--seccomp", "none", "--log-level", "debug")
-	var said lockedBuffer
+	var said syncbuf.Buffer
 	server.Stdout, server.Stderr = &said, &said
 	child, err := proc.Start(server)
 	if err != nil {
@@ -199,7 +182,7 @@ func TestNoUnmeasuredInputReachesADecision(t *testing.T) {
 		"-acpitable", "file="+ssdt(t),
 		"-drive", "if=none,id=twin,format=raw,readonly=on,file="+s.Packs.Model, "-device", "virtio-blk-pci,drive=twin,serial="+qemu.SerialModel,
 	)}
-	var con lockedBuffer
+	var con syncbuf.Buffer
 	m := start(t, b, tools, s, &con)
 	until(t, m, &con, "latch")
 	doc, err := os.ReadFile(s.Config)

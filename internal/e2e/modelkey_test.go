@@ -31,6 +31,7 @@ import (
 	"cocoon/hostd/vsock"
 	"cocoon/internal/imagetest"
 	"cocoon/internal/jcs"
+	"cocoon/internal/syncbuf"
 	"cocoon/internal/toolstree"
 	"cocoon/measurements/digest"
 	"cocoon/measurements/manifest"
@@ -52,7 +53,7 @@ func TestAnEncryptedModelIsServed(t *testing.T) {
 	dir := t.TempDir()
 	gw := o.services(t, s, dir)
 
-	var con lockedBuffer
+	var con syncbuf.Buffer
 	m := startIn(t, dir, b, b.Tools, s, &con, nil, vsock.User)
 	until(t, m, &con, "model-key")
 	if !o.askedAgain.Load() {
@@ -101,9 +102,9 @@ type owner struct {
 	weights    []byte
 	signer     digest.SHA256 // of the manifest
 	askedAgain atomic.Bool
-	said       lockedBuffer
+	said       syncbuf.Buffer
 	ended      chan error
-	seen       lockedBuffer // by the host, on the way to and from the service
+	seen       syncbuf.Buffer // by the host, on the way to and from the service
 }
 
 func (o *owner) path(name string) string { return filepath.Join(o.dir, name) }

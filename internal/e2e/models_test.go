@@ -13,6 +13,7 @@ import (
 	"cocoon/hostd/vsock"
 	"cocoon/internal/imagetest"
 	"cocoon/internal/jcs"
+	"cocoon/internal/syncbuf"
 	"cocoon/internal/toolstree"
 	"cocoon/measurements/modelpack"
 	"cocoon/verifier/evidence"
@@ -128,7 +129,7 @@ func TestTwoModelsAreProvenEach(t *testing.T) {
 	dir := t.TempDir()
 	gw := o.services(t, s, dir)
 
-	var con lockedBuffer
+	var con syncbuf.Buffer
 	m := startIn(t, dir, b, b.Tools, s, &con, nil, vsock.User)
 	untilFor(t, m, &con, "engine", 2*engineLimit)
 	until(t, m, &con, "serve")

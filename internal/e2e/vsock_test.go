@@ -13,6 +13,7 @@ import (
 	"cocoon/hostd/machine"
 	"cocoon/hostd/spec"
 	"cocoon/hostd/vsock"
+	"cocoon/internal/syncbuf"
 )
 
 // lineCount counts the lines of the guest by type.
@@ -50,7 +51,7 @@ func verifier(t *testing.T, s *spec.Spec) <-chan string {
 // talk checks all ways over vsock: the status came from the guest, the host
 // dials the guest, and the guest's connection to its verifier arrives at the
 // target.
-func talk(t *testing.T, m *machine.Machine, con *lockedBuffer, asked <-chan string) {
+func talk(t *testing.T, m *machine.Machine, con *syncbuf.Buffer, asked <-chan string) {
 	t.Helper()
 	st := m.State()
 	if st.Transport != vsock.User || st.TransportWhy == "" || st.BadLines != 0 {

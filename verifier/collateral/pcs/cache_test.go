@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"cocoon/internal/fault"
+	"cocoon/internal/syncbuf"
 	"cocoon/verifier/collateral"
 	"cocoon/verifier/collateral/pcs"
 	"cocoon/verifier/collateral/pcstest"
@@ -186,24 +187,6 @@ func TestACallerThatGivesUpTakesNothingFromTheOthers(t *testing.T) {
 	}
 }
 
-// lockedBuffer is a buffer that a logger and a test share.
-type lockedBuffer struct {
-	mu sync.Mutex
-	b  strings.Builder
-}
-
-func (l *lockedBuffer) Write(p []byte) (int, error) {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.Write(p)
-}
-
-func (l *lockedBuffer) String() string {
-	l.mu.Lock()
-	defer l.mu.Unlock()
-	return l.b.String()
-}
-
 // waitFor polls a condition that a background goroutine brings about.
 func waitFor(t *testing.T, what string, ok func() bool) {
 	t.Helper()
@@ -272,7 +255,7 @@ func TestTheServiceCannotRollCollateralBack(t *testing.T) {
 		c.Info.IssueDate = tdxtest.Now.Add(-time.Hour)
 		c.Info.Evaluation = 21
 	})
-	var log lockedBuffer
+	var log syncbuf.Buffer
 	c := r.client(func(o *pcs.Options) { o.Logger = slog.New(slog.NewTextHandler(&log, nil)) })
 	if n := mustSet(t, c, request()).TCBInfo().Evaluation; n != 21 {
 		t.Fatalf("evaluation is %d", n)
