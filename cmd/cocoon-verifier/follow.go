@@ -50,8 +50,8 @@ func (s *service) follow(ctx context.Context, tick <-chan time.Time) {
 }
 
 // takeIn fetches what the registry lists and this service does not have, a proof
-// of a log that the policy wants too, and has the server decide by it. Requests and reloads do not wait for the network
-// meanwhile.
+// of a log that the policy wants too, and has the server decide by it. Requests
+// and reloads do not wait for the network meanwhile.
 func (s *service) takeIn(ctx context.Context) error {
 	s.taking.Lock()
 	defer s.taking.Unlock()

@@ -202,8 +202,9 @@ func (s *service) openRegistry(c *Config, p *policy.Policy, l, before *loaded) e
 const maxNetwork = 4 << 20
 
 // listed adds what the registry lists beside the files, from other verifiers, and
-// the proofs of a log that the policy wants and the files do not bring. A manifest that none of them has is an error: this verifier would refuse
-// workers that the registry accepts. What it lists later is taken in by follow.
+// the proofs of a log that the policy wants and the files do not bring. A manifest
+// that none of them has is an error: this verifier would refuse workers that the
+// registry accepts. What it lists later is taken in by follow.
 func (c *Config) listed(p *policy.Policy, l *loaded, published []manifest.Published) ([]manifest.Published, error) {
 	if len(c.Sources) == 0 {
 		return published, nil

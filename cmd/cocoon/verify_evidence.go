@@ -259,18 +259,11 @@ func writeStages(line func(string, ...any), s *evidence.Stages) {
 	}
 }
 
-// writeResult writes a result for a person: the verdict, what failed and what
-// to do, then what was found.
-func writeResult(w io.Writer, r *result.Result) error {
-	var b strings.Builder
-	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	class := classText(r.TrustClass, r.Development, r.TestRoots)
-	if r.Accepted {
-		line("accepted  %s", r.Status())
-	} else {
-		line("refused   %d of %d checks failed", len(r.Failed()), len(r.Checks()))
-	}
-	for _, c := range r.Failed() {
+// lineFailed says how many checks failed and, of each, what and what to do.
+func lineFailed(line func(string, ...any), r *result.Result) {
+	failed := r.Failed()
+	line("refused   %d of %d checks failed", len(failed), len(r.Checks()))
+	for _, c := range failed {
 		line("  %s: %s", c.ID, plain(c.Reason))
 		line("    expected %s", plain(c.Expected))
 		line("    actual   %s", plain(c.Actual))
@@ -280,6 +273,19 @@ func writeResult(w io.Writer, r *result.Result) error {
 		if c.Document != "" {
 			line("    see      %s: %s", plain(c.Document), plain(c.Section))
 		}
+	}
+}
+
+// writeResult writes a result for a person: the verdict, what failed and what
+// to do, then what was found.
+func writeResult(w io.Writer, r *result.Result) error {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+	class := classText(r.TrustClass, r.Development, r.TestRoots)
+	if r.Accepted {
+		line("accepted  %s", r.Status())
+	} else {
+		lineFailed(line, r)
 	}
 	line("class     %s", plain(class))
 	if r.Manifest != nil {

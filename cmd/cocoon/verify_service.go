@@ -116,16 +116,8 @@ func (s *serviceReport) write(w io.Writer, d *self.Document) error {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 	r := s.Result
-	if failed := r.Failed(); len(failed) > 0 {
-		line("refused   %d of %d checks failed", len(failed), len(r.Checks()))
-		for _, c := range failed {
-			line("  %s: %s", c.ID, plain(c.Reason))
-			line("    expected %s", plain(c.Expected))
-			line("    actual   %s", plain(c.Actual))
-			if c.Remedy != "" {
-				line("    hint: %s", plain(c.Remedy))
-			}
-		}
+	if len(r.Failed()) > 0 {
+		lineFailed(line, r)
 	} else {
 		line("genuine   a %s machine, over the verifier's %d keys", s.TEE, len(d.Claims.Keys))
 	}

@@ -10,8 +10,9 @@ import (
 
 // AppraiseVerifier holds the evidence of the machine that a verifier runs in
 // against the policy: its TEE and TCB, as AppraiseForeign does, its trust class and
-// the policy's rules, and that the TEE signed the document's claims. The result is never accepted, for no manifest
-// says what runs there: its registers are for whoever knows what they should be.
+// the policy's rules, and that the TEE signed the document's claims. The result is
+// never accepted, for no manifest says what runs there: its registers are for
+// whoever knows what they should be.
 // That the claims are of the verifier's keys is Document.Bound's to say, and how
 // old they are Document.Fresh's.
 //

@@ -312,8 +312,8 @@ func (c *Client) Info(ctx context.Context) (*wire.Info, error) {
 
 // Own returns what the service says of itself with the evidence of its machine,
 // which is over all of this, and over each of the keys that the caller pinned,
-// and of the last self.MaxAge by the caller's clock. What it is worth is for appraise.AppraiseVerifier to say: here
-// nobody has looked at who signed it.
+// and of the last self.MaxAge by the caller's clock. What it is worth is for
+// appraise.AppraiseVerifier to say: here nobody has looked at who signed it.
 func (c *Client) Own(ctx context.Context) (*wire.Info, *self.Document, error) {
 	info, err := c.Info(ctx)
 	if err != nil {

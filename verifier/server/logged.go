@@ -102,8 +102,8 @@ func (s *Server) logKey() string {
 	return ""
 }
 
-// serveLog serves the log, in whatever storage it is, as C2SP tlog-tiles has them. Full tiles never
-// change.
+// serveLog serves the log, in whatever storage it is, as C2SP tlog-tiles has it.
+// Full tiles never change.
 func (s *Server) serveLog() {
 	j, ok := s.journal.(Log)
 	if !ok {

@@ -1,9 +1,10 @@
 // Package shared keeps what replicas of a verifier have in common in a store
 // that speaks the Redis protocol (redis.io/docs, version 6.2 or later, with
 // scripts): challenges, enrolments of TPM keys under way, the latest verdicts, what
-// was fetched from the makers' services and the limits of clients. In come challenges that were issued and evidence's
-// contributions; out comes, once for each, whether one is in force. Everything
-// in the store expires, and is bounded in number or by its expiry.
+// was fetched from the makers' services and the limits of clients. In come
+// challenges that were issued and evidence's contributions; out comes, once for
+// each, whether one is in force. Everything in the store expires, and is bounded in
+// number or by its expiry.
 //
 // An open challenge is a key in the store; taking it removes the key, in one
 // command. So whatever the store loses is refused, and no clock of a replica
